@@ -3,9 +3,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+export GOWORK=off # the tools' modules are not part of the workspace
 bin=$PWD/.cache/bin
 mkdir -p "$bin"
-(cd tools/gen && GOFLAGS=-mod=mod go build -o "$bin/" tool)
+(cd tools/gen && go build -o "$bin/" tool)
 (cd tools/buf && go build -o "$bin/" tool)
 export PATH=$bin:$PATH
 

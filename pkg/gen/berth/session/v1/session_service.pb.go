@@ -111,9 +111,9 @@ func (x *OpenSessionRequest) GetHello() *v1.Hello {
 // OpenSessionResponse has the session.
 type OpenSessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The session's id.
+	// The session's id; a session that is resumed keeps it.
 	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	// Numbers the sessions of one server.
+	// Numbers the sockets of one server.
 	SessionEpoch int64 `protobuf:"varint,2,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	// The key for the next resume; a secret.
 	ResumeKey string `protobuf:"bytes,3,opt,name=resume_key,json=resumeKey,proto3" json:"resume_key,omitempty"`
@@ -427,7 +427,9 @@ type ServerIdentity struct {
 	// The server.
 	ServerId string `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	// The pair.
-	PairId        string `protobuf:"bytes,3,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
+	PairId string `protobuf:"bytes,3,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
+	// The session, as OpenSession named it; together with the frame's number it names the command.
+	SessionId     string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -479,6 +481,13 @@ func (x *ServerIdentity) GetServerId() string {
 func (x *ServerIdentity) GetPairId() string {
 	if x != nil {
 		return x.PairId
+	}
+	return ""
+}
+
+func (x *ServerIdentity) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
 	}
 	return ""
 }
@@ -957,11 +966,13 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
 	"\bidentity\x18\x02 \x01(\v2 .berth.session.v1.ServerIdentityR\bidentity\x120\n" +
 	"\arequest\x18\x03 \x01(\v2\x16.berth.link.v1.RequestR\arequest\x123\n" +
-	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"d\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x83\x01\n" +
 	"\x0eServerIdentity\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x17\n" +
-	"\apair_id\x18\x03 \x01(\tR\x06pairId\"\x85\x01\n" +
+	"\apair_id\x18\x03 \x01(\tR\x06pairId\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x04 \x01(\tR\tsessionId\"\x85\x01\n" +
 	"\rRelayResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\bresponse\x18\x02 \x01(\v2\x17.berth.link.v1.ResponseR\bresponse\x12/\n" +

@@ -1,0 +1,82 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/berth-dev/berth/pkg/conf"
+)
+
+// Process is the part of a service's configuration that concerns its process. Services embed it.
+type Process struct {
+	// AdminAddr is where health, metrics and pprof are served. Default 127.0.0.1:0, any free port; empty: nowhere.
+	AdminAddr string `yaml:"admin_addr" env:"ADMIN_ADDR"`
+	// LogLevel is debug, info, warn or error. Default info.
+	LogLevel string `yaml:"log_level" env:"LOG_LEVEL"`
+	// LogFormat is text or json. Default json.
+	LogFormat string `yaml:"log_format" env:"LOG_FORMAT"`
+}
+
+// Logger returns the logger that the configuration asks for, writing to standard error.
+func (p Process) Logger() (*slog.Logger, error) {
+	var level slog.Level
+	if p.LogLevel != "" {
+		if err := level.UnmarshalText([]byte(p.LogLevel)); err != nil {
+			return nil, fmt.Errorf("log_level: %q is none of debug, info, warn, error", p.LogLevel)
+		}
+	}
+	opts := &slog.HandlerOptions{Level: level}
+	switch p.LogFormat {
+	case "", "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, opts)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
+	default:
+		return nil, fmt.Errorf("log_format: %q is neither text nor json", p.LogFormat)
+	}
+}
+
+// Main is the main function of a service's binary: it reads flags, file and environment into cfg, which holds the defaults, mounts the module and
+// runs it until SIGINT or SIGTERM. process points to the Process within cfg.
+func Main[C any](name, short string, cfg *C, process *Process, module func(C) Module) {
+	var file string
+	var printOnly bool
+	cmd := &cobra.Command{
+		Use: name, Short: short, Args: cobra.NoArgs, SilenceUsage: true, SilenceErrors: true,
+		Long: short + ".\n\nEvery setting can stand in the file given with --config (YAML) or in the environment; --print-config shows them all.",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := conf.Load(file, cfg); err != nil {
+				return err
+			}
+			if printOnly {
+				return yaml.NewEncoder(cmd.OutOrStdout()).Encode(cfg)
+			}
+			log, err := process.Logger()
+			if err != nil {
+				return err
+			}
+			a, err := New(cmd.Context(), Config{Log: log, AdminAddr: process.AdminAddr}, module(*cfg))
+			if err != nil {
+				return err
+			}
+			return a.Run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", os.Getenv("BERTH_CONFIG"), "configuration file (BERTH_CONFIG)")
+	cmd.Flags().BoolVar(&printOnly, "print-config", false, "print the settings in force, without secrets, and exit")
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	err := cmd.ExecuteContext(ctx)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+		os.Exit(1)
+	}
+}

@@ -1,0 +1,66 @@
+package auth
+
+import (
+	"fmt"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+)
+
+// Table maps full method names ("/berth.instance.v1.GameInstanceService/GetGameInstance") to the role that each asks for.
+type Table map[string]Role
+
+// NewTable reads the access option of every rpc of the named services. An rpc without one is an error.
+func NewTable(services ...string) (Table, error) {
+	t := make(Table)
+	for _, name := range services {
+		d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(name))
+		if err != nil {
+			return nil, fmt.Errorf("access of %s: %w", name, err)
+		}
+		service, ok := d.(protoreflect.ServiceDescriptor)
+		if !ok {
+			return nil, fmt.Errorf("access of %s: not a service", name)
+		}
+		for i := range service.Methods().Len() {
+			method := service.Methods().Get(i)
+			access, _ := proto.GetExtension(method.Options(), typev1.E_Access).(*typev1.Access)
+			if access.GetRole() == typev1.Role_ROLE_UNSPECIFIED {
+				return nil, fmt.Errorf("%s: has no access option", method.FullName())
+			}
+			t[fmt.Sprintf("/%s/%s", name, method.Name())] = Role(strings.TrimPrefix(access.GetRole().String(), "ROLE_"))
+		}
+	}
+	return t, nil
+}
+
+// Authorize returns an error unless the principal may call the method.
+func (t Table) Authorize(p Principal, method string) error {
+	want, ok := t[method]
+	if !ok {
+		return errs.New(errs.MethodUnknown, "there is no method %s", method)
+	}
+	if p.Role.Includes(want) {
+		return nil
+	}
+	if p.Role == RolePublic {
+		return errs.New(errs.CredentialsMissing, "%s", missing(want))
+	}
+	return errs.New(errs.RoleRequired, "this call needs role %s, and the credentials have %s", want, p.Role)
+}
+
+func missing(want Role) string {
+	switch want {
+	case RoleGameServer:
+		return "both partner tokens are needed: the game token as \"Authorization: Bearer …\" and the social token as \"Berth-Social-Token: …\""
+	case RoleInternal:
+		return "this call is for Berth's own services"
+	default:
+		return "an API key is needed: \"Authorization: Bearer " + KeyPrefix + "…\""
+	}
+}

@@ -1,0 +1,251 @@
+// Package auth knows who calls and what they may do. Each service checks at its own door: credentials from the call's metadata become a
+// Principal, and the rpc's proto option says which role the Principal must hold. What has no option is refused.
+package auth
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/sdk/go/token"
+)
+
+// Metadata keys that carry credentials. REST and the link's upgrade use headers of the same names.
+const (
+	// MetadataAuthorization is "Bearer KEY" or "Bearer GAME-TOKEN".
+	MetadataAuthorization = "authorization"
+	// MetadataSocialToken is a game server's social token.
+	MetadataSocialToken = "berth-social-token"
+	// MetadataInternalKey is the key that Berth's services show each other.
+	MetadataInternalKey = "berth-internal-key"
+)
+
+// KeyPrefix begins every API key.
+const KeyPrefix = "berth_"
+
+// Role is what a Principal may do; the names are those of berth.type.v1.Role.
+type Role string
+
+// The roles.
+const (
+	RolePublic     Role = "PUBLIC"
+	RoleViewer     Role = "VIEWER"
+	RoleService    Role = "SERVICE"
+	RoleOperator   Role = "OPERATOR"
+	RoleAdmin      Role = "ADMIN"
+	RoleGameServer Role = "GAME_SERVER"
+	RolePool       Role = "POOL"
+	RoleInternal   Role = "INTERNAL"
+)
+
+// ladder holds the roles of which each includes the ones before it.
+var ladder = [...]Role{RoleViewer, RoleService, RoleOperator, RoleAdmin}
+
+// Includes reports whether a holder of r may do what want asks for.
+func (r Role) Includes(want Role) bool {
+	if want == RolePublic || r == want {
+		return true
+	}
+	have, need := slices.Index(ladder[:], r), slices.Index(ladder[:], want)
+	return need >= 0 && have > need
+}
+
+// Principal is who calls.
+type Principal struct {
+	// Role is what they may do; RolePublic for a caller without credentials.
+	Role Role
+	// Name of the API key.
+	Name string
+	// Namespaces that an API key is limited to; empty: all.
+	Namespaces []string
+	// Server is the game server, for RoleGameServer.
+	Server token.Server
+}
+
+// Actor names the principal in history and audit.
+func (p Principal) Actor() string {
+	switch p.Role {
+	case RoleGameServer:
+		return "server:" + p.Server.ID
+	case RoleInternal:
+		return "service:berth"
+	case RolePublic:
+		return "public"
+	default:
+		return "key:" + p.Name
+	}
+}
+
+// MayUse returns an error unless the principal has access to the namespace.
+func (p Principal) MayUse(namespace string) error {
+	if len(p.Namespaces) == 0 || slices.Contains(p.Namespaces, namespace) {
+		return nil
+	}
+	return errs.New(errs.NamespaceDenied, "namespace: this API key has no access to %q", namespace)
+}
+
+type principalKey struct{}
+
+// NewContext returns a context that carries the principal.
+func NewContext(ctx context.Context, p Principal) context.Context {
+	return context.WithValue(ctx, principalKey{}, p)
+}
+
+// FromContext returns the principal of a call; one without any right if there is none.
+func FromContext(ctx context.Context) Principal {
+	p, _ := ctx.Value(principalKey{}).(Principal)
+	return p
+}
+
+// APIKey is a root key in a service's configuration: its hash, never the key.
+type APIKey struct {
+	// Name of the key, for history and audit.
+	Name string `yaml:"name"`
+	// SHA256 of the key, in hex.
+	SHA256 string `yaml:"sha256"`
+	// Role is VIEWER, SERVICE, OPERATOR or ADMIN.
+	Role Role `yaml:"role"`
+	// Namespaces that the key is limited to; empty: all.
+	Namespaces []string `yaml:"namespaces"`
+}
+
+// Config says whom to know.
+type Config struct {
+	// InternalKey is the key that Berth's services show each other. At least 32 characters.
+	InternalKey conf.Secret `yaml:"internal_key" env:"INTERNAL_KEY,unset"`
+	// APIKeys are the root keys.
+	APIKeys []APIKey `yaml:"api_keys"`
+	// APIKeySHA256 is the hash (hex) of one more root key, with role ADMIN: for set-ups without a file.
+	APIKeySHA256 string `yaml:"api_key_sha256" env:"API_KEY_SHA256"`
+}
+
+// Pairs verifies a game server's pair of tokens.
+type Pairs interface {
+	VerifyPair(ctx context.Context, game, social string) (token.Server, error)
+}
+
+// Authenticator turns credentials into principals. It is safe for concurrent use.
+type Authenticator struct {
+	internal [sha256.Size]byte
+	keys     map[[sha256.Size]byte]APIKey
+	pairs    Pairs
+}
+
+// HashKey returns the hash of an API key as configuration wants it.
+func HashKey(key string) string {
+	h := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(h[:])
+}
+
+// New returns an Authenticator. pairs may be nil in a service that game servers never call.
+func New(cfg Config, pairs Pairs) (*Authenticator, error) {
+	if len(cfg.InternalKey) < 32 {
+		return nil, errors.New("auth.internal_key (BERTH_AUTH_INTERNAL_KEY): needs at least 32 characters, the same for all services")
+	}
+	keys := cfg.APIKeys
+	if cfg.APIKeySHA256 != "" {
+		keys = append(slices.Clone(keys), APIKey{Name: "root", SHA256: cfg.APIKeySHA256, Role: RoleAdmin})
+	}
+	a := &Authenticator{internal: sha256.Sum256([]byte(cfg.InternalKey.Reveal())), keys: make(map[[sha256.Size]byte]APIKey, len(keys)), pairs: pairs}
+	for _, k := range keys {
+		sum, err := hex.DecodeString(k.SHA256)
+		if err != nil || len(sum) != sha256.Size {
+			return nil, fmt.Errorf("auth.api_keys: %q: sha256 must be 64 hex digits", k.Name)
+		}
+		if k.Name == "" || !slices.Contains(ladder[:], k.Role) {
+			return nil, fmt.Errorf("auth.api_keys: %q: needs a name and one of the roles %v", k.Name, ladder)
+		}
+		a.keys[[sha256.Size]byte(sum)] = k
+	}
+	return a, nil
+}
+
+// Authenticate returns who shows the credentials in the metadata: a principal with RolePublic when there are none. Each credential that is
+// there must be valid, wanted or not.
+func (a *Authenticator) Authenticate(ctx context.Context, md metadata.MD) (Principal, error) {
+	internal, err := single(md, MetadataInternalKey)
+	if err != nil {
+		return Principal{}, err
+	}
+	if internal != "" {
+		sum := sha256.Sum256([]byte(internal))
+		if subtle.ConstantTimeCompare(sum[:], a.internal[:]) != 1 {
+			return Principal{}, errs.New(errs.CredentialsInvalid, "the internal key is not this deployment's")
+		}
+		return Principal{Role: RoleInternal}, nil
+	}
+	authorization, err := single(md, MetadataAuthorization)
+	if err != nil {
+		return Principal{}, err
+	}
+	social, err := single(md, MetadataSocialToken)
+	if err != nil {
+		return Principal{}, err
+	}
+	bearer, isBearer := bearerOf(authorization)
+	switch {
+	case authorization == "" && social == "":
+		return Principal{Role: RolePublic}, nil
+	case authorization != "" && !isBearer:
+		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: must be \"Bearer\" and a key or token")
+	case strings.HasPrefix(bearer, KeyPrefix):
+		return a.apiKey(bearer)
+	case a.pairs == nil:
+		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: this service takes API keys (%s…) only", KeyPrefix)
+	default:
+		return a.Pair(ctx, bearer, social)
+	}
+}
+
+// Pair returns the principal of a game server's two tokens.
+func (a *Authenticator) Pair(ctx context.Context, game, social string) (Principal, error) {
+	server, err := a.pairs.VerifyPair(ctx, game, social)
+	if err != nil {
+		return Principal{}, TokenErr(err)
+	}
+	return Principal{Role: RoleGameServer, Server: server, Namespaces: []string{server.Namespace}}, nil
+}
+
+func (a *Authenticator) apiKey(key string) (Principal, error) {
+	// A map looked up by hash tells an attacker nothing about the keys in it.
+	k, ok := a.keys[sha256.Sum256([]byte(key))]
+	if !ok {
+		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: this API key is not known")
+	}
+	return Principal{Role: k.Role, Name: k.Name, Namespaces: k.Namespaces}, nil
+}
+
+// TokenErr turns an error of token verification into one that callers may see.
+func TokenErr(err error) error {
+	var te *token.Error
+	if errors.As(err, &te) {
+		return errs.New(errs.Reason(te.Reason), "%s", te.Message)
+	}
+	return errs.Wrap(err, errs.ServiceUnavailable, "tokens cannot be verified now: the signing keys are out of reach")
+}
+
+// single returns the only value of a key; two are an attempt to have two readers see two things.
+func single(md metadata.MD, key string) (string, error) {
+	switch v := md.Get(key); len(v) {
+	case 0:
+		return "", nil
+	case 1:
+		return v[0], nil
+	default:
+		return "", errs.New(errs.CredentialsInvalid, "%s: must be there once, not %d times", key, len(v))
+	}
+}
+
+func bearerOf(authorization string) (string, bool) {
+	scheme, value, ok := strings.Cut(authorization, " ")
+	return strings.TrimSpace(value), ok && strings.EqualFold(scheme, "bearer")
+}

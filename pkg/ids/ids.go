@@ -1,0 +1,62 @@
+// Package ids derives the ids that follow from one another, so that two services that never spoke agree on them and
+// asking twice is asking once.
+package ids
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// DefaultNamespace stands in for an empty namespace.
+const DefaultNamespace = "default"
+
+// Spaces for name-based UUIDs (RFC 9562, version 5). They are part of the contract between services.
+var (
+	instanceSpace = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("instance.berth.dev"))
+	serverSpace   = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("server.berth.dev"))
+	pairSpace     = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("pair.berth.dev"))
+)
+
+// Namespace returns the namespace that a request means.
+func Namespace(ns string) string {
+	if ns == "" {
+		return DefaultNamespace
+	}
+	return ns
+}
+
+// Instance returns the id of the instance that a caller creates with a request id; a fresh one if it is empty.
+func Instance(namespace, caller, requestID string) string {
+	if requestID == "" {
+		return uuid.NewString()
+	}
+	return uuid.NewSHA1(instanceSpace, fmt.Appendf(nil, "%d:%s%d:%s%s", len(namespace), namespace, len(caller), caller, requestID)).String()
+}
+
+// Attempt returns the id of an instance's n-th attempt, counted from 1.
+func Attempt(instanceID string, n int) string { return fmt.Sprintf("%s-%d", instanceID, n) }
+
+// AttemptInstance returns the instance that an attempt belongs to; empty if it is no attempt's id.
+func AttemptInstance(attemptID string) string {
+	id, _, ok := cutLast(attemptID, "-")
+	if !ok || uuid.Validate(id) != nil {
+		return ""
+	}
+	return id
+}
+
+// Server returns the id of the game server that an attempt is for.
+func Server(attemptID string) string { return uuid.NewSHA1(serverSpace, []byte(attemptID)).String() }
+
+// Pair returns the id of the token pair that an attempt's server gets.
+func Pair(attemptID string) string { return uuid.NewSHA1(pairSpace, []byte(attemptID)).String() }
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	i := strings.LastIndex(s, sep)
+	if i < 0 {
+		return s, "", false
+	}
+	return s[:i], s[i+len(sep):], true
+}

@@ -1,0 +1,143 @@
+// Package rpc is how Berth's services speak gRPC: one server with the one chain of interceptors, one way to dial, one mapping of errors.
+package rpc
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/protobuf/protoadapt"
+
+	"buf.build/go/protovalidate"
+
+	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/errs"
+)
+
+type protoadaptMessage = protoadapt.MessageV1
+
+// maxMessage is the largest message, which leaves room around 1 MiB of a game's data.
+const maxMessage = 8 << 20
+
+// Authenticator turns a call's metadata into a principal.
+type Authenticator = *auth.Authenticator
+
+// Config configures a Server.
+type Config struct {
+	// Services are the full proto names of the services that will be registered; their access options make the default-deny table.
+	Services []string
+	// Auth knows the callers.
+	Auth Authenticator
+	// Log is where failures are logged, once each.
+	Log *slog.Logger
+	// Metrics is where calls are counted.
+	Metrics prometheus.Registerer
+}
+
+// Server is a gRPC server whose calls are logged, counted, authenticated, authorised and validated, and whose errors are typed. Register
+// services on it as on a *grpc.Server.
+type Server struct {
+	grpc      *grpc.Server
+	access    auth.Table
+	auth      Authenticator
+	validator protovalidate.Validator
+	log       *slog.Logger
+	calls     *callMetrics
+
+	stopping context.Context // cancelled when streams should end
+	stop     context.CancelFunc
+}
+
+// NewServer returns a Server.
+func NewServer(cfg Config) (*Server, error) {
+	access, err := auth.NewTable(cfg.Services...)
+	if err != nil {
+		return nil, err
+	}
+	validator, err := protovalidate.New()
+	if err != nil {
+		return nil, fmt.Errorf("validation rules: %w", err)
+	}
+	s := &Server{access: access, auth: cfg.Auth, validator: validator, log: cfg.Log, calls: newCallMetrics(cfg.Metrics)}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.grpc = grpc.NewServer(
+		grpc.ChainUnaryInterceptor(s.edge, s.authenticate, s.Guard),
+		grpc.ChainStreamInterceptor(s.edgeStream, s.guardStream),
+		grpc.UnknownServiceHandler(s.unknown),
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+	)
+	return s, nil
+}
+
+// RegisterService registers a service, as generated code wants it. A request that cannot be decoded answers MALFORMED.
+func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	d := *desc
+	d.Methods = make([]grpc.MethodDesc, len(desc.Methods))
+	for i, m := range desc.Methods {
+		handler := m.Handler
+		m.Handler = func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			return handler(srv, ctx, func(msg any) error {
+				if err := dec(msg); err != nil {
+					return Status(errs.Wrap(err, errs.Malformed, "the request is not a valid encoding of %T", msg)).Err()
+				}
+				return nil
+			}, interceptor)
+		}
+		d.Methods[i] = m
+	}
+	s.grpc.RegisterService(&d, impl)
+}
+
+// Mount makes the server run and stop with the program: streams end first, then calls get time to finish.
+func (s *Server) Mount(b *app.Builder, name string, ln net.Listener) {
+	b.OnStop(app.StageDrain, name+" streams", func(context.Context) error { s.stop(); return nil })
+	b.Run(name, func(ctx context.Context) error {
+		served := make(chan error, 1)
+		go func() { served <- s.grpc.Serve(ln) }()
+		select {
+		case err := <-served:
+			if ctx.Err() == nil && s.stopping.Err() == nil {
+				return err
+			}
+			return nil
+		case <-ctx.Done():
+			s.grpc.Stop()
+			<-served
+			return nil
+		}
+	})
+	b.OnStop(app.StageGRPC, name, s.Shutdown)
+}
+
+// Shutdown ends streams, lets calls finish until ctx ends, and then cuts what is left.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.stop()
+	var done sync.WaitGroup
+	done.Go(s.grpc.GracefulStop)
+	stopped := make(chan struct{})
+	go func() { done.Wait(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-time.After(untilDeadline(ctx)):
+		s.grpc.Stop()
+		<-stopped
+	}
+	return nil
+}
+
+// untilDeadline leaves a little of the deadline for the hard stop.
+func untilDeadline(ctx context.Context) time.Duration {
+	if d, ok := ctx.Deadline(); ok {
+		return time.Until(d) * 3 / 4
+	}
+	return time.Minute
+}
