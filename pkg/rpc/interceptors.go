@@ -201,7 +201,12 @@ func (s *Server) call(ctx context.Context, m grpc.MethodDesc, impl any, full str
 		if !ok {
 			return fmt.Errorf("%T is no proto message", msg)
 		}
-		if err := decode(pm); err != nil {
+		err := decode(pm)
+		var typed *errs.Error
+		if errors.As(err, &typed) {
+			return typed
+		}
+		if err != nil {
 			return errs.Wrap(err, errs.Malformed, "payload: not a valid encoding of %s", pm.ProtoReflect().Descriptor().FullName())
 		}
 		return nil

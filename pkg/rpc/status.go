@@ -17,20 +17,27 @@ import (
 // Domain is the domain of every google.rpc.ErrorInfo that Berth sends.
 const Domain = "berth.dev"
 
-// Status turns an error into the status that a caller may see: reason and message of an *errs.Error, without its cause; a fixed text for every other error.
-func Status(err error) *status.Status {
+// Public returns what a caller may see of an error: an *errs.Error as it is, a fixed text for every other one.
+func Public(err error) *errs.Error {
 	var e *errs.Error
 	switch {
-	case err == nil:
-		return nil
 	case errors.As(err, &e):
+		return e
 	case errors.Is(err, context.DeadlineExceeded):
-		e = errs.New(errs.DeadlineExceeded, "the deadline passed; repeating with the same request id is safe")
+		return errs.New(errs.DeadlineExceeded, "the deadline passed; repeating with the same request id is safe")
 	case errors.Is(err, context.Canceled):
-		e = errs.New(errs.Cancelled, "the caller went away")
+		return errs.New(errs.Cancelled, "the caller went away")
 	default:
-		e = errs.New(errs.Internal, "internal error")
+		return errs.New(errs.Internal, "internal error")
 	}
+}
+
+// Status turns an error into the status that a caller may see, without its cause.
+func Status(err error) *status.Status {
+	if err == nil {
+		return nil
+	}
+	e := Public(err)
 	st := status.New(codes.Code(e.Reason.Kind()), e.Message)
 	details := []protoadaptMessage{&errdetails.ErrorInfo{Domain: Domain, Reason: string(e.Reason)}}
 	if e.RetryAfter > 0 {

@@ -810,7 +810,7 @@ type PlayerRecord struct {
 	// The team.
 	TeamId string `protobuf:"bytes,3,opt,name=team_id,json=teamId,proto3" json:"team_id,omitempty"`
 	// The data.
-	Data *v11.Data `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	Data *StoredData `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
 	// The server has opened to the player.
 	Connectable bool `protobuf:"varint,5,opt,name=connectable,proto3" json:"connectable,omitempty"`
 	// What the server says.
@@ -872,7 +872,7 @@ func (x *PlayerRecord) GetTeamId() string {
 	return ""
 }
 
-func (x *PlayerRecord) GetData() *v11.Data {
+func (x *PlayerRecord) GetData() *StoredData {
 	if x != nil {
 		return x.Data
 	}
@@ -900,31 +900,34 @@ func (x *PlayerRecord) GetAddTime() int64 {
 	return 0
 }
 
-// CommandResult is what the store remembers of a command, to answer its repeat.
-type CommandResult struct {
+// StoredData is a game's own data: the fields "data" and "result" of an instance's hash.
+type StoredData struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A digest of the command.
-	Digest []byte `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	// The revision that it made.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The data; unset is none.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*StoredData_Json
+	//	*StoredData_Binary
+	Kind          isStoredData_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *CommandResult) Reset() {
-	*x = CommandResult{}
+func (x *StoredData) Reset() {
+	*x = StoredData{}
 	mi := &file_berth_record_v1_instance_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *CommandResult) String() string {
+func (x *StoredData) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*CommandResult) ProtoMessage() {}
+func (*StoredData) ProtoMessage() {}
 
-func (x *CommandResult) ProtoReflect() protoreflect.Message {
+func (x *StoredData) ProtoReflect() protoreflect.Message {
 	mi := &file_berth_record_v1_instance_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -936,23 +939,372 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
-func (*CommandResult) Descriptor() ([]byte, []int) {
+// Deprecated: Use StoredData.ProtoReflect.Descriptor instead.
+func (*StoredData) Descriptor() ([]byte, []int) {
 	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *CommandResult) GetDigest() []byte {
+func (x *StoredData) GetKind() isStoredData_Kind {
 	if x != nil {
-		return x.Digest
+		return x.Kind
 	}
 	return nil
 }
 
-func (x *CommandResult) GetRevision() int64 {
+func (x *StoredData) GetJson() []byte {
 	if x != nil {
-		return x.Revision
+		if x, ok := x.Kind.(*StoredData_Json); ok {
+			return x.Json
+		}
+	}
+	return nil
+}
+
+func (x *StoredData) GetBinary() []byte {
+	if x != nil {
+		if x, ok := x.Kind.(*StoredData_Binary); ok {
+			return x.Binary
+		}
+	}
+	return nil
+}
+
+type isStoredData_Kind interface {
+	isStoredData_Kind()
+}
+
+type StoredData_Json struct {
+	// A JSON object, as text.
+	Json []byte `protobuf:"bytes,1,opt,name=json,proto3,oneof"`
+}
+
+type StoredData_Binary struct {
+	// Bytes in a format of the game's own.
+	Binary []byte `protobuf:"bytes,2,opt,name=binary,proto3,oneof"`
+}
+
+func (*StoredData_Json) isStoredData_Kind() {}
+
+func (*StoredData_Binary) isStoredData_Kind() {}
+
+// HistoryRecord is an entry of an instance's history list, after "REVISION:".
+type HistoryRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	Time int64 `protobuf:"varint,1,opt,name=time,proto3" json:"time,omitempty"`
+	// What happened.
+	Event string `protobuf:"bytes,2,opt,name=event,proto3" json:"event,omitempty"`
+	// The state before.
+	FromState v1.GameInstance_State `protobuf:"varint,3,opt,name=from_state,json=fromState,proto3,enum=berth.instance.v1.GameInstance_State" json:"from_state,omitempty"`
+	// The state after.
+	ToState v1.GameInstance_State `protobuf:"varint,4,opt,name=to_state,json=toState,proto3,enum=berth.instance.v1.GameInstance_State" json:"to_state,omitempty"`
+	// Who did it.
+	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Why and what.
+	Detail        string `protobuf:"bytes,6,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRecord) Reset() {
+	*x = HistoryRecord{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRecord) ProtoMessage() {}
+
+func (x *HistoryRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRecord.ProtoReflect.Descriptor instead.
+func (*HistoryRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *HistoryRecord) GetTime() int64 {
+	if x != nil {
+		return x.Time
 	}
 	return 0
+}
+
+func (x *HistoryRecord) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
+func (x *HistoryRecord) GetFromState() v1.GameInstance_State {
+	if x != nil {
+		return x.FromState
+	}
+	return v1.GameInstance_State(0)
+}
+
+func (x *HistoryRecord) GetToState() v1.GameInstance_State {
+	if x != nil {
+		return x.ToState
+	}
+	return v1.GameInstance_State(0)
+}
+
+func (x *HistoryRecord) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *HistoryRecord) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// EventRecord is an entry of an instance's mailbox, after "OFFSET:PREVIOUS:". Exactly one field is set.
+type EventRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Players were added.
+	PlayersAdded *PlayerRecords `protobuf:"bytes,1,opt,name=players_added,json=playersAdded,proto3" json:"players_added,omitempty"`
+	// Players were removed.
+	PlayersRemoved *PlayerIds `protobuf:"bytes,2,opt,name=players_removed,json=playersRemoved,proto3" json:"players_removed,omitempty"`
+	// Players' data was replaced.
+	PlayersUpdated *PlayerRecords `protobuf:"bytes,3,opt,name=players_updated,json=playersUpdated,proto3" json:"players_updated,omitempty"`
+	// The custom data was replaced.
+	GameDataUpdated *StoredData `protobuf:"bytes,4,opt,name=game_data_updated,json=gameDataUpdated,proto3" json:"game_data_updated,omitempty"`
+	// The instance is over.
+	Terminated    *TerminationRecord `protobuf:"bytes,5,opt,name=terminated,proto3" json:"terminated,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EventRecord) Reset() {
+	*x = EventRecord{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EventRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EventRecord) ProtoMessage() {}
+
+func (x *EventRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EventRecord.ProtoReflect.Descriptor instead.
+func (*EventRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EventRecord) GetPlayersAdded() *PlayerRecords {
+	if x != nil {
+		return x.PlayersAdded
+	}
+	return nil
+}
+
+func (x *EventRecord) GetPlayersRemoved() *PlayerIds {
+	if x != nil {
+		return x.PlayersRemoved
+	}
+	return nil
+}
+
+func (x *EventRecord) GetPlayersUpdated() *PlayerRecords {
+	if x != nil {
+		return x.PlayersUpdated
+	}
+	return nil
+}
+
+func (x *EventRecord) GetGameDataUpdated() *StoredData {
+	if x != nil {
+		return x.GameDataUpdated
+	}
+	return nil
+}
+
+func (x *EventRecord) GetTerminated() *TerminationRecord {
+	if x != nil {
+		return x.Terminated
+	}
+	return nil
+}
+
+// PlayerRecords is a list of players.
+type PlayerRecords struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The players.
+	Players       []*PlayerRecord `protobuf:"bytes,1,rep,name=players,proto3" json:"players,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlayerRecords) Reset() {
+	*x = PlayerRecords{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlayerRecords) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlayerRecords) ProtoMessage() {}
+
+func (x *PlayerRecords) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlayerRecords.ProtoReflect.Descriptor instead.
+func (*PlayerRecords) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PlayerRecords) GetPlayers() []*PlayerRecord {
+	if x != nil {
+		return x.Players
+	}
+	return nil
+}
+
+// PlayerIds is a list of players' ids.
+type PlayerIds struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The ids.
+	Ids           []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlayerIds) Reset() {
+	*x = PlayerIds{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlayerIds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlayerIds) ProtoMessage() {}
+
+func (x *PlayerIds) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlayerIds.ProtoReflect.Descriptor instead.
+func (*PlayerIds) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PlayerIds) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+// TerminationRecord says why an instance was terminated.
+type TerminationRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The reason.
+	Reason v1.GameInstance_Reason `protobuf:"varint,1,opt,name=reason,proto3,enum=berth.instance.v1.GameInstance_Reason" json:"reason,omitempty"`
+	// The reason in words.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TerminationRecord) Reset() {
+	*x = TerminationRecord{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TerminationRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TerminationRecord) ProtoMessage() {}
+
+func (x *TerminationRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TerminationRecord.ProtoReflect.Descriptor instead.
+func (*TerminationRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TerminationRecord) GetReason() v1.GameInstance_Reason {
+	if x != nil {
+		return x.Reason
+	}
+	return v1.GameInstance_Reason(0)
+}
+
+func (x *TerminationRecord) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 // SessionRecord is a game server's session.
@@ -982,7 +1334,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[8]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1346,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[8]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1359,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{8}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SessionRecord) GetServerId() string {
@@ -1077,7 +1429,7 @@ var File_berth_record_v1_instance_proto protoreflect.FileDescriptor
 
 const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\n" +
-	"\x1eberth/record/v1/instance.proto\x12\x0fberth.record.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\"\xe2\a\n" +
+	"\x1eberth/record/v1/instance.proto\x12\x0fberth.record.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x1cberth/type/v1/endpoint.proto\"\xe2\a\n" +
 	"\fInstanceHead\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12;\n" +
@@ -1146,18 +1498,43 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\n" +
 	"attempt_id\x18\x02 \x01(\tR\tattemptId\x12\x10\n" +
 	"\x03due\x18\x03 \x01(\x03R\x03due\x12\x14\n" +
-	"\x05tries\x18\x04 \x01(\x05R\x05tries\"\xf8\x01\n" +
+	"\x05tries\x18\x04 \x01(\x05R\x05tries\"\x80\x02\n" +
 	"\fPlayerRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bparty_id\x18\x02 \x01(\tR\apartyId\x12\x17\n" +
-	"\ateam_id\x18\x03 \x01(\tR\x06teamId\x12'\n" +
-	"\x04data\x18\x04 \x01(\v2\x13.berth.type.v1.DataR\x04data\x12 \n" +
+	"\ateam_id\x18\x03 \x01(\tR\x06teamId\x12/\n" +
+	"\x04data\x18\x04 \x01(\v2\x1b.berth.record.v1.StoredDataR\x04data\x12 \n" +
 	"\vconnectable\x18\x05 \x01(\bR\vconnectable\x12>\n" +
 	"\bpresence\x18\x06 \x01(\x0e2\".berth.instance.v1.Player.PresenceR\bpresence\x12\x19\n" +
-	"\badd_time\x18\a \x01(\x03R\aaddTime\"C\n" +
-	"\rCommandResult\x12\x16\n" +
-	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"\x9e\x02\n" +
+	"\badd_time\x18\a \x01(\x03R\aaddTime\"D\n" +
+	"\n" +
+	"StoredData\x12\x14\n" +
+	"\x04json\x18\x01 \x01(\fH\x00R\x04json\x12\x18\n" +
+	"\x06binary\x18\x02 \x01(\fH\x00R\x06binaryB\x06\n" +
+	"\x04kind\"\xef\x01\n" +
+	"\rHistoryRecord\x12\x12\n" +
+	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
+	"\x05event\x18\x02 \x01(\tR\x05event\x12D\n" +
+	"\n" +
+	"from_state\x18\x03 \x01(\x0e2%.berth.instance.v1.GameInstance.StateR\tfromState\x12@\n" +
+	"\bto_state\x18\x04 \x01(\x0e2%.berth.instance.v1.GameInstance.StateR\atoState\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\xed\x02\n" +
+	"\vEventRecord\x12C\n" +
+	"\rplayers_added\x18\x01 \x01(\v2\x1e.berth.record.v1.PlayerRecordsR\fplayersAdded\x12C\n" +
+	"\x0fplayers_removed\x18\x02 \x01(\v2\x1a.berth.record.v1.PlayerIdsR\x0eplayersRemoved\x12G\n" +
+	"\x0fplayers_updated\x18\x03 \x01(\v2\x1e.berth.record.v1.PlayerRecordsR\x0eplayersUpdated\x12G\n" +
+	"\x11game_data_updated\x18\x04 \x01(\v2\x1b.berth.record.v1.StoredDataR\x0fgameDataUpdated\x12B\n" +
+	"\n" +
+	"terminated\x18\x05 \x01(\v2\".berth.record.v1.TerminationRecordR\n" +
+	"terminated\"H\n" +
+	"\rPlayerRecords\x127\n" +
+	"\aplayers\x18\x01 \x03(\v2\x1d.berth.record.v1.PlayerRecordR\aplayers\"\x1d\n" +
+	"\tPlayerIds\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\"m\n" +
+	"\x11TerminationRecord\x12>\n" +
+	"\x06reason\x18\x01 \x01(\x0e2&.berth.instance.v1.GameInstance.ReasonR\x06reason\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x9e\x02\n" +
 	"\rSessionRecord\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x17\n" +
@@ -1198,7 +1575,7 @@ func file_berth_record_v1_instance_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_record_v1_instance_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_berth_record_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_berth_record_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_berth_record_v1_instance_proto_goTypes = []any{
 	(DeadlineKind)(0),           // 0: berth.record.v1.DeadlineKind
 	(OutboxKind)(0),             // 1: berth.record.v1.OutboxKind
@@ -1209,38 +1586,51 @@ var file_berth_record_v1_instance_proto_goTypes = []any{
 	(*DeadlineRecord)(nil),      // 6: berth.record.v1.DeadlineRecord
 	(*OutboxCall)(nil),          // 7: berth.record.v1.OutboxCall
 	(*PlayerRecord)(nil),        // 8: berth.record.v1.PlayerRecord
-	(*CommandResult)(nil),       // 9: berth.record.v1.CommandResult
-	(*SessionRecord)(nil),       // 10: berth.record.v1.SessionRecord
-	nil,                         // 11: berth.record.v1.InstanceHead.LabelsEntry
-	(v1.GameInstance_State)(0),  // 12: berth.instance.v1.GameInstance.State
-	(v1.GameInstance_Reason)(0), // 13: berth.instance.v1.GameInstance.Reason
-	(*v1.Placement)(nil),        // 14: berth.instance.v1.Placement
-	(*v11.Endpoint)(nil),        // 15: berth.type.v1.Endpoint
-	(v1.Attempt_Fate)(0),        // 16: berth.instance.v1.Attempt.Fate
-	(*v11.Data)(nil),            // 17: berth.type.v1.Data
-	(v1.Player_Presence)(0),     // 18: berth.instance.v1.Player.Presence
+	(*StoredData)(nil),          // 9: berth.record.v1.StoredData
+	(*HistoryRecord)(nil),       // 10: berth.record.v1.HistoryRecord
+	(*EventRecord)(nil),         // 11: berth.record.v1.EventRecord
+	(*PlayerRecords)(nil),       // 12: berth.record.v1.PlayerRecords
+	(*PlayerIds)(nil),           // 13: berth.record.v1.PlayerIds
+	(*TerminationRecord)(nil),   // 14: berth.record.v1.TerminationRecord
+	(*SessionRecord)(nil),       // 15: berth.record.v1.SessionRecord
+	nil,                         // 16: berth.record.v1.InstanceHead.LabelsEntry
+	(v1.GameInstance_State)(0),  // 17: berth.instance.v1.GameInstance.State
+	(v1.GameInstance_Reason)(0), // 18: berth.instance.v1.GameInstance.Reason
+	(*v1.Placement)(nil),        // 19: berth.instance.v1.Placement
+	(*v11.Endpoint)(nil),        // 20: berth.type.v1.Endpoint
+	(v1.Attempt_Fate)(0),        // 21: berth.instance.v1.Attempt.Fate
+	(v1.Player_Presence)(0),     // 22: berth.instance.v1.Player.Presence
 }
 var file_berth_record_v1_instance_proto_depIdxs = []int32{
-	12, // 0: berth.record.v1.InstanceHead.state:type_name -> berth.instance.v1.GameInstance.State
-	13, // 1: berth.record.v1.InstanceHead.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	14, // 2: berth.record.v1.InstanceHead.placement:type_name -> berth.instance.v1.Placement
-	11, // 3: berth.record.v1.InstanceHead.labels:type_name -> berth.record.v1.InstanceHead.LabelsEntry
-	15, // 4: berth.record.v1.InstanceHead.endpoints:type_name -> berth.type.v1.Endpoint
+	17, // 0: berth.record.v1.InstanceHead.state:type_name -> berth.instance.v1.GameInstance.State
+	18, // 1: berth.record.v1.InstanceHead.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	19, // 2: berth.record.v1.InstanceHead.placement:type_name -> berth.instance.v1.Placement
+	16, // 3: berth.record.v1.InstanceHead.labels:type_name -> berth.record.v1.InstanceHead.LabelsEntry
+	20, // 4: berth.record.v1.InstanceHead.endpoints:type_name -> berth.type.v1.Endpoint
 	3,  // 5: berth.record.v1.InstanceHead.link:type_name -> berth.record.v1.LinkRecord
 	4,  // 6: berth.record.v1.InstanceHead.attempts:type_name -> berth.record.v1.AttemptRecord
 	5,  // 7: berth.record.v1.InstanceHead.timeouts:type_name -> berth.record.v1.TimeoutsRecord
 	6,  // 8: berth.record.v1.InstanceHead.deadlines:type_name -> berth.record.v1.DeadlineRecord
 	7,  // 9: berth.record.v1.InstanceHead.outbox:type_name -> berth.record.v1.OutboxCall
-	16, // 10: berth.record.v1.AttemptRecord.fate:type_name -> berth.instance.v1.Attempt.Fate
+	21, // 10: berth.record.v1.AttemptRecord.fate:type_name -> berth.instance.v1.Attempt.Fate
 	0,  // 11: berth.record.v1.DeadlineRecord.kind:type_name -> berth.record.v1.DeadlineKind
 	1,  // 12: berth.record.v1.OutboxCall.kind:type_name -> berth.record.v1.OutboxKind
-	17, // 13: berth.record.v1.PlayerRecord.data:type_name -> berth.type.v1.Data
-	18, // 14: berth.record.v1.PlayerRecord.presence:type_name -> berth.instance.v1.Player.Presence
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	9,  // 13: berth.record.v1.PlayerRecord.data:type_name -> berth.record.v1.StoredData
+	22, // 14: berth.record.v1.PlayerRecord.presence:type_name -> berth.instance.v1.Player.Presence
+	17, // 15: berth.record.v1.HistoryRecord.from_state:type_name -> berth.instance.v1.GameInstance.State
+	17, // 16: berth.record.v1.HistoryRecord.to_state:type_name -> berth.instance.v1.GameInstance.State
+	12, // 17: berth.record.v1.EventRecord.players_added:type_name -> berth.record.v1.PlayerRecords
+	13, // 18: berth.record.v1.EventRecord.players_removed:type_name -> berth.record.v1.PlayerIds
+	12, // 19: berth.record.v1.EventRecord.players_updated:type_name -> berth.record.v1.PlayerRecords
+	9,  // 20: berth.record.v1.EventRecord.game_data_updated:type_name -> berth.record.v1.StoredData
+	14, // 21: berth.record.v1.EventRecord.terminated:type_name -> berth.record.v1.TerminationRecord
+	8,  // 22: berth.record.v1.PlayerRecords.players:type_name -> berth.record.v1.PlayerRecord
+	18, // 23: berth.record.v1.TerminationRecord.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_berth_record_v1_instance_proto_init() }
@@ -1248,13 +1638,17 @@ func file_berth_record_v1_instance_proto_init() {
 	if File_berth_record_v1_instance_proto != nil {
 		return
 	}
+	file_berth_record_v1_instance_proto_msgTypes[7].OneofWrappers = []any{
+		(*StoredData_Json)(nil),
+		(*StoredData_Binary)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_record_v1_instance_proto_rawDesc), len(file_berth_record_v1_instance_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   10,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

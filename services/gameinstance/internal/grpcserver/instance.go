@@ -1,0 +1,267 @@
+// Package grpcserver has the handlers of game-instance's rpcs: convert, call one use-case, convert.
+package grpcserver
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/ids"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/watch"
+	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
+)
+
+// Instance serves berth.instance.v1.GameInstanceService.
+type Instance struct {
+	instancev1.UnimplementedGameInstanceServiceServer
+	instances *instance.Service
+	watches   *watch.Hub
+}
+
+// NewInstance returns the handlers of GameInstanceService.
+func NewInstance(instances *instance.Service, watches *watch.Hub) *Instance {
+	return &Instance{instances: instances, watches: watches}
+}
+
+// envelope names a backend's command: its request id, under its own name.
+func envelope(ctx context.Context, requestID string, req proto.Message) (instance.Envelope, error) {
+	actor := auth.FromContext(ctx).Actor()
+	env := instance.Envelope{Actor: actor}
+	if requestID == "" {
+		return env, nil
+	}
+	digest, err := digest(req)
+	env.ID, env.Digest = actor+"/"+requestID, digest
+	return env, err
+}
+
+// digest tells one request from another, kind included.
+func digest(req proto.Message) ([]byte, error) {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	h := sha256.New()
+	_, _ = h.Write([]byte(req.ProtoReflect().Descriptor().FullName())) // a hash never fails
+	_, _ = h.Write(b)
+	return h.Sum(nil)[:16], nil
+}
+
+// CreateGameInstance implements the rpc.
+func (s *Instance) CreateGameInstance(ctx context.Context, req *instancev1.CreateGameInstanceRequest) (*instancev1.CreateGameInstanceResponse, error) {
+	players, err := wire.FromPlayers(req.GetPlayers())
+	if err != nil {
+		return nil, err
+	}
+	data, err := wire.FromData("game_data", req.GetGameData())
+	if err != nil {
+		return nil, err
+	}
+	settings, err := wire.FromStruct("settings", req.GetSettings())
+	if err != nil {
+		return nil, err
+	}
+	digest, err := digest(req)
+	if err != nil {
+		return nil, err
+	}
+	namespace, actor := ids.Namespace(req.GetNamespace()), auth.FromContext(ctx).Actor()
+	inst, err := s.instances.Create(ctx, actor, instance.Create{
+		Namespace: namespace, ID: ids.Instance(namespace, actor, req.GetRequestId()), Players: players, GameData: data, Settings: settings,
+		Placement: wire.FromPlacement(req.GetPlacement()), Labels: req.GetLabels(), Timeouts: wire.FromTimeouts(req.GetTimeouts()),
+		SkipAllocation: req.GetSkipAllocation(), Digest: digest, Traceparent: traceparent(ctx),
+	})
+	out, err := answer(inst, err)
+	return &instancev1.CreateGameInstanceResponse{Instance: out}, err
+}
+
+// traceparent is handed on to the game server, so that one trace can span all.
+func traceparent(ctx context.Context) string {
+	if v := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(v) == 1 && len(v[0]) <= 128 {
+		return v[0]
+	}
+	return ""
+}
+
+// answer returns the public message of a use-case's outcome.
+func answer(inst *instance.Instance, err error) (*instancev1.GameInstance, error) {
+	if err != nil {
+		return nil, err
+	}
+	return wire.Instance(inst)
+}
+
+// GetGameInstance implements the rpc.
+func (s *Instance) GetGameInstance(ctx context.Context, req *instancev1.GetGameInstanceRequest) (*instancev1.GetGameInstanceResponse, error) {
+	out, err := answer(s.instances.Get(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId()))
+	return &instancev1.GetGameInstanceResponse{Instance: out}, err
+}
+
+// ListGameInstances implements the rpc.
+func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGameInstancesRequest) (*instancev1.ListGameInstancesResponse, error) {
+	cursor, err := parsePageToken(req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	size := int(req.GetPageSize())
+	if size == 0 {
+		size = 50
+	}
+	page, err := s.instances.List(ctx, ids.Namespace(req.GetNamespace()), size, cursor)
+	if err != nil {
+		return nil, err
+	}
+	out := &instancev1.ListGameInstancesResponse{}
+	for _, inst := range page {
+		m, err := wire.Instance(inst)
+		if err != nil {
+			return nil, err
+		}
+		out.Instances = append(out.Instances, m)
+	}
+	if len(page) == size {
+		last := page[size-1]
+		out.NextPageToken = pageToken(instance.Cursor{CreateTime: last.CreateTime, ID: last.ID})
+	}
+	return out, nil
+}
+
+// WatchGameInstance implements the rpc.
+func (s *Instance) WatchGameInstance(req *instancev1.WatchGameInstanceRequest, stream grpc.ServerStreamingServer[instancev1.WatchGameInstanceResponse]) error {
+	ctx, namespace := stream.Context(), ids.Namespace(req.GetNamespace())
+	// Watching begins before reading, so that no change falls between the two.
+	changed, stop := s.watches.Watch(req.GetInstanceId())
+	defer stop()
+	recheck := time.NewTicker(watch.Recheck)
+	defer recheck.Stop()
+	for sent := int64(0); ; {
+		inst, err := s.instances.Get(ctx, namespace, req.GetInstanceId())
+		if err != nil && (sent == 0 || !errs.Is(err, errs.StoreUnavailable)) {
+			return err
+		}
+		if err == nil && inst.Revision > sent {
+			out, err := wire.Instance(inst)
+			if err != nil {
+				return err
+			}
+			if err := stream.Send(&instancev1.WatchGameInstanceResponse{Instance: out}); err != nil {
+				return err
+			}
+			if inst.State.Final() {
+				return nil
+			}
+			sent = inst.Revision
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		case <-recheck.C:
+		}
+	}
+}
+
+// AllocateGameServer implements the rpc.
+func (s *Instance) AllocateGameServer(ctx context.Context, req *instancev1.AllocateGameServerRequest) (*instancev1.AllocateGameServerResponse, error) {
+	out, err := s.apply(ctx, req, instance.Allocate{})
+	return &instancev1.AllocateGameServerResponse{Instance: out}, err
+}
+
+// command is what all commands of backends have in common.
+type command interface {
+	proto.Message
+	GetNamespace() string
+	GetInstanceId() string
+	GetRequestId() string
+}
+
+func (s *Instance) apply(ctx context.Context, req command, cmd instance.Command) (*instancev1.GameInstance, error) {
+	env, err := envelope(ctx, req.GetRequestId(), req)
+	if err != nil {
+		return nil, err
+	}
+	return answer(s.instances.Apply(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), env, cmd))
+}
+
+// ReplaceGameServer implements the rpc.
+func (s *Instance) ReplaceGameServer(context.Context, *instancev1.ReplaceGameServerRequest) (*instancev1.ReplaceGameServerResponse, error) {
+	return nil, errs.New(errs.NotImplemented, "replacing a live instance's server is not built yet")
+}
+
+// GetPlayerConnection implements the rpc.
+func (s *Instance) GetPlayerConnection(ctx context.Context, req *instancev1.GetPlayerConnectionRequest) (*instancev1.GetPlayerConnectionResponse, error) {
+	c, err := s.instances.Connect(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), req.GetPlayerId())
+	if err != nil {
+		return nil, err
+	}
+	player, err := wire.Player(c.Player)
+	if err != nil {
+		return nil, err
+	}
+	return &instancev1.GetPlayerConnectionResponse{
+		Endpoints: wire.Endpoints(c.Endpoints), Player: player, Ticket: c.Ticket, TicketExpireTime: timestamppb.New(c.Expires),
+	}, nil
+}
+
+// AddPlayers implements the rpc.
+func (s *Instance) AddPlayers(ctx context.Context, req *instancev1.AddPlayersRequest) (*instancev1.AddPlayersResponse, error) {
+	players, err := wire.FromPlayers(req.GetPlayers())
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.apply(ctx, req, instance.AddPlayers{Players: players})
+	return &instancev1.AddPlayersResponse{Instance: out}, err
+}
+
+// RemovePlayers implements the rpc.
+func (s *Instance) RemovePlayers(ctx context.Context, req *instancev1.RemovePlayersRequest) (*instancev1.RemovePlayersResponse, error) {
+	out, err := s.apply(ctx, req, instance.RemovePlayers{IDs: req.GetPlayerIds()})
+	return &instancev1.RemovePlayersResponse{Instance: out}, err
+}
+
+// UpdateGameData implements the rpc.
+func (s *Instance) UpdateGameData(ctx context.Context, req *instancev1.UpdateGameDataRequest) (*instancev1.UpdateGameDataResponse, error) {
+	data, err := wire.FromData("game_data", req.GetGameData())
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.apply(ctx, req, instance.UpdateGameData{Data: data})
+	return &instancev1.UpdateGameDataResponse{Instance: out}, err
+}
+
+// UpdatePlayers implements the rpc.
+func (s *Instance) UpdatePlayers(ctx context.Context, req *instancev1.UpdatePlayersRequest) (*instancev1.UpdatePlayersResponse, error) {
+	updates, err := wire.FromPlayerUpdates(req.GetPlayers())
+	if err != nil {
+		return nil, err
+	}
+	for n, u := range updates {
+		if u.Presence != instance.PresenceUnknown {
+			return nil, errs.New(errs.ValidationFailed, "players[%d].presence: only the game server knows who is in the game; leave it out", n)
+		}
+	}
+	out, err := s.apply(ctx, req, instance.UpdatePlayers{Updates: updates})
+	return &instancev1.UpdatePlayersResponse{Instance: out}, err
+}
+
+// TerminateGameInstance implements the rpc.
+func (s *Instance) TerminateGameInstance(ctx context.Context, req *instancev1.TerminateGameInstanceRequest) (*instancev1.TerminateGameInstanceResponse, error) {
+	env := instance.Envelope{Actor: auth.FromContext(ctx).Actor()}
+	out, err := answer(s.instances.Apply(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), env, instance.Terminate{Message: req.GetMessage()}))
+	return &instancev1.TerminateGameInstanceResponse{Instance: out}, err
+}
+
+// ListHistory implements the rpc.
+func (s *Instance) ListHistory(ctx context.Context, req *instancev1.ListHistoryRequest) (*instancev1.ListHistoryResponse, error) {
+	entries, err := s.instances.History(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId())
+	return &instancev1.ListHistoryResponse{Entries: wire.History(entries)}, err
+}

@@ -1,0 +1,204 @@
+package grpcserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
+	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/rpc"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
+	"github.com/berth-dev/berth/services/gameinstance/internal/session"
+	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
+)
+
+// Session serves berth.session.v1.SessionService.
+type Session struct {
+	sessionv1.UnimplementedSessionServiceServer
+	sessions    *session.Service
+	gameServers *GameServer
+	server      *rpc.Server
+}
+
+// NewSession returns the handlers of SessionService. Relayed calls run through server's guard.
+func NewSession(sessions *session.Service, gameServers *GameServer, server *rpc.Server) *Session {
+	return &Session{sessions: sessions, gameServers: gameServers, server: server}
+}
+
+// OpenSession implements the rpc.
+func (s *Session) OpenSession(ctx context.Context, req *sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error) {
+	h := session.Hello{
+		Namespace: req.GetNamespace(), ServerID: req.GetServerId(), PairID: req.GetPairId(), GatewayID: req.GetGatewayId(), ResumeKey: req.GetHello().GetResumeKey(),
+	}
+	for _, l := range req.GetHello().GetInstances() {
+		h.Links = append(h.Links, session.HelloLink{InstanceID: l.GetInstanceId(), LastOffset: l.GetLastOffset(), Epoch: l.GetLinkEpoch()})
+	}
+	opened, err := s.sessions.Open(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	out := &sessionv1.OpenSessionResponse{SessionId: opened.Session.ID, SessionEpoch: opened.Session.Epoch, ResumeKey: opened.ResumeKey}
+	for _, l := range opened.Links {
+		out.Links = append(out.Links, linkState(l))
+	}
+	return out, nil
+}
+
+func linkState(l session.Link) *sessionv1.LinkState {
+	return &sessionv1.LinkState{InstanceId: l.InstanceID, LinkEpoch: l.Epoch, Offset: l.Offset}
+}
+
+// CloseSession implements the rpc.
+func (s *Session) CloseSession(ctx context.Context, req *sessionv1.CloseSessionRequest) (*sessionv1.CloseSessionResponse, error) {
+	return &sessionv1.CloseSessionResponse{}, s.sessions.Close(ctx, req.GetServerId(), req.GetSessionEpoch(), req.GetInstanceIds())
+}
+
+// PullNotifications implements the rpc.
+func (s *Session) PullNotifications(ctx context.Context, req *sessionv1.PullNotificationsRequest) (*sessionv1.PullNotificationsResponse, error) {
+	deliveries, err := s.sessions.Pull(ctx, req.GetInstanceId(), req.GetAfterOffset())
+	if err != nil {
+		return nil, err
+	}
+	out := &sessionv1.PullNotificationsResponse{Deliveries: make([]*eventv1.Delivery, 0, len(deliveries))}
+	for _, d := range deliveries {
+		m, err := wire.Delivery(d)
+		if err != nil {
+			return nil, err
+		}
+		out.Deliveries = append(out.Deliveries, m)
+	}
+	return out, nil
+}
+
+// AckNotifications implements the rpc.
+func (s *Session) AckNotifications(ctx context.Context, req *sessionv1.AckNotificationsRequest) (*sessionv1.AckNotificationsResponse, error) {
+	for _, a := range req.GetAcks() {
+		if err := s.sessions.Ack(ctx, a.GetInstanceId(), a.GetOffset()); err != nil {
+			return nil, err
+		}
+	}
+	return &sessionv1.AckNotificationsResponse{}, nil
+}
+
+// RenewGateway implements the rpc.
+func (s *Session) RenewGateway(ctx context.Context, req *sessionv1.RenewGatewayRequest) (*sessionv1.RenewGatewayResponse, error) {
+	lease := req.GetLease().AsDuration()
+	if req.GetRelease() {
+		lease = 0
+	} else if lease <= 0 || lease > time.Minute {
+		return nil, errs.New(errs.ValidationFailed, "lease: must be above 0 and at most 1 minute")
+	}
+	standing, undelivered, err := s.sessions.Renew(ctx, req.GetGatewayId(), lease)
+	return &sessionv1.RenewGatewayResponse{Lapsed: !standing, UndeliveredInstanceIds: undelivered}, err
+}
+
+const (
+	// relayConcurrency bounds the calls of one stream that run at once; the stream is read no further while it is reached.
+	relayConcurrency = 256
+	relayTimeout     = 10 * time.Second
+)
+
+// Relay implements the rpc.
+func (s *Session) Relay(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, sessionv1.RelayResponse]) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	slots := make(chan struct{}, relayConcurrency)
+	var running sync.WaitGroup
+	var sending sync.Mutex
+	defer running.Wait()
+	defer cancel()
+	for {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			running.Wait() // what was asked is answered
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		running.Go(func() {
+			defer func() { <-slots }()
+			out := s.relay(ctx, req)
+			sending.Lock()
+			defer sending.Unlock()
+			if err := stream.Send(out); err != nil {
+				cancel() // the stream is gone; the gateway asks again on another
+			}
+		})
+	}
+}
+
+// relay runs one call of a game server.
+func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest) *sessionv1.RelayResponse {
+	timeout := req.GetTimeout().AsDuration()
+	if timeout <= 0 || timeout > relayTimeout {
+		timeout = relayTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	id, in := req.GetIdentity(), req.GetRequest()
+	f := &frame{commandID: fmt.Sprintf("link/%s/%d", id.GetSessionId(), in.GetId()), linkEpoch: in.GetLinkEpoch()}
+	ctx = context.WithValue(ctx, frameKey{}, f)
+	server := token.Server{ID: id.GetServerId(), PairID: id.GetPairId(), Namespace: id.GetNamespace()}
+	principal := auth.Principal{Role: auth.RoleGameServer, Server: server, Namespaces: []string{server.Namespace}}
+	msg, err := s.server.Call(ctx, principal, &gameserverv1.GameServerService_ServiceDesc, s.gameServers, in.GetMethod(), func(m proto.Message) error {
+		if err := proto.Unmarshal(in.GetPayload(), m); err != nil {
+			return err
+		}
+		return setInstance(m, in.GetInstanceId())
+	})
+	out := &sessionv1.RelayResponse{Id: req.GetId(), Response: &linkv1.Response{Id: in.GetId()}}
+	if err == nil {
+		var payload []byte
+		if payload, err = proto.Marshal(msg); err == nil {
+			out.Response.Outcome = &linkv1.Response_Result{Result: payload}
+			if f.linked != nil {
+				out.Link = linkState(*f.linked)
+			}
+			return out
+		}
+	}
+	out.Response.Outcome = &linkv1.Response_Error{Error: linkError(err)}
+	return out
+}
+
+// setInstance fills a request's instance_id from its frame; the two must not differ.
+func setInstance(m proto.Message, instanceID string) error {
+	field := m.ProtoReflect().Descriptor().Fields().ByName("instance_id")
+	if field == nil || instanceID == "" {
+		return nil
+	}
+	if own := m.ProtoReflect().Get(field).String(); own != "" && own != instanceID {
+		return errs.New(errs.ValidationFailed, "instance_id: the frame names %s and its payload %s", instanceID, own)
+	}
+	m.ProtoReflect().Set(field, protoreflect.ValueOfString(instanceID))
+	return nil
+}
+
+// linkError returns the error of a response frame.
+func linkError(err error) *linkv1.Error {
+	e := rpc.Public(err)
+	out := &linkv1.Error{Code: int32(e.Reason.Kind()), Reason: string(e.Reason), Message: e.Message}
+	if e.RetryAfter > 0 {
+		out.RetryAfter = durationpb.New(e.RetryAfter)
+	}
+	return out
+}

@@ -1,0 +1,377 @@
+package instance
+
+import (
+	"slices"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/errs"
+)
+
+func (c Create) decide(t *turn) error {
+	if t.Before != nil {
+		return errs.New(errs.RequestIDReused, "request_id: an instance was created with it already")
+	}
+	t.After = &Instance{
+		Namespace: c.Namespace, ID: c.ID, State: Pending, GameData: c.GameData, Settings: c.Settings, Placement: c.Placement, Labels: c.Labels,
+		Timeouts: c.Timeouts, CreateTime: t.now, Players: map[string]Player{}, Deadlines: map[DeadlineKind]time.Time{}, CreateDigest: c.Digest, Traceparent: c.Traceparent,
+	}
+	t.i = t.After
+	for _, p := range c.Players {
+		if err := t.addPlayer(p); err != nil {
+			return err
+		}
+	}
+	t.arm(DeadlineLifetime, c.Timeouts.Lifetime)
+	t.record("created", "build %s, %d players", c.Placement.Build, len(c.Players))
+	if !c.SkipAllocation {
+		t.newAttempt()
+		t.record("allocating", "attempt %s", t.i.Attempt().ID)
+		t.History[1].From = Pending
+	}
+	return nil
+}
+
+func (Allocate) decide(t *turn) error {
+	if t.i.State != Pending {
+		return errs.New(errs.StateNotAllowed, "the instance is %s; a server can be asked for while it is PENDING", t.i.State)
+	}
+	t.newAttempt()
+	t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	return nil
+}
+
+func (c CallAnswered) decide(t *turn) error {
+	if t.answered(c.Kind, c.AttemptID) {
+		t.changed = true
+	}
+	return nil
+}
+
+func (c CallFailed) decide(t *turn) error {
+	for n := range t.i.Outbox {
+		if call := &t.i.Outbox[n]; call.Kind == c.Kind && call.AttemptID == c.AttemptID {
+			call.Tries++
+			call.Due = t.now.Add(c.Retry)
+			t.changed = true
+		}
+	}
+	return nil
+}
+
+func (c ReportAllocated) decide(t *turn) error {
+	a := t.i.attempt(c.AttemptID)
+	if a == nil || a.Fate == Abandoned || !a.AllocateTime.IsZero() {
+		return nil
+	}
+	a.Provider, a.Region, a.AllocateTime = c.Provider, c.Region, t.now
+	// A server that linked before the provider answered may have named better addresses already.
+	if len(t.i.Endpoints) == 0 {
+		t.i.Endpoints = c.Endpoints
+	}
+	if t.i.State == Allocating {
+		t.i.State = Allocated
+		t.disarm(DeadlineAllocation)
+		t.arm(DeadlineLink, t.i.Timeouts.Link)
+	}
+	t.record("allocated", "by provider %s in region %s", c.Provider, c.Region)
+	return nil
+}
+
+func (c ReportFailed) decide(t *turn) error {
+	if a := t.i.attempt(c.AttemptID); a == nil || a.Fate != Open || t.i.State.Final() {
+		return nil
+	}
+	t.terminate(AllocationFailed, "no server: %s", c.Message)
+	return nil
+}
+
+func (c ReportExited) decide(t *turn) error {
+	a := t.i.attempt(c.AttemptID)
+	if a == nil || a.Fate == Abandoned || t.i.State.Final() {
+		return nil
+	}
+	t.terminate(ServerExited, "the game server ended before the game did: %s", c.Message)
+	return nil
+}
+
+func (c ReportReleased) decide(t *turn) error {
+	a := t.i.attempt(c.AttemptID)
+	if a == nil || !a.ReleaseTime.IsZero() {
+		return nil
+	}
+	a.ReleaseTime = t.now
+	t.answered(CallRelease, c.AttemptID)
+	t.record("released", "the server of attempt %s is gone", c.AttemptID)
+	return nil
+}
+
+func (c LinkServer) decide(t *turn) error {
+	if err := t.assigned(c.Server.ServerID); err != nil {
+		return err
+	}
+	if err := t.live(); err != nil {
+		return err
+	}
+	if t.i.State == Pending {
+		return errs.New(errs.StateNotAllowed, "the instance is PENDING: no server was asked for")
+	}
+	if l := t.i.Link; l != nil && l.Connected && l.SessionEpoch == c.SessionEpoch {
+		return nil // linked through this very socket already
+	}
+	t.i.Link = &Link{ServerID: c.Server.ServerID, SessionEpoch: c.SessionEpoch, GatewayID: c.GatewayID, Epoch: t.linkEpoch(), Connected: true, LinkTime: t.now, ChangeTime: t.now}
+	t.ClearMailbox = true
+	if len(c.Endpoints) > 0 {
+		t.i.Endpoints = c.Endpoints
+	}
+	t.disarm(DeadlineAllocation, DeadlineLink, DeadlineDisconnect)
+	if t.i.State != Running {
+		t.i.Attempt().Fate = Accepted
+		if t.i.State != Linked {
+			t.arm(DeadlineConnectPlayers, t.i.Timeouts.ConnectPlayers)
+		}
+		t.i.State = Linked
+	}
+	t.record("linked", "server %s %s", c.Server.ServerID, c.ServerVersion)
+	return nil
+}
+
+func (c AttachSession) decide(t *turn) error {
+	l := t.i.Link
+	if l == nil || l.ServerID != c.ServerID || l.Epoch != c.LinkEpoch {
+		return errs.New(errs.StaleLinkEpoch, "link_epoch: %d is not this instance's link; link again", c.LinkEpoch)
+	}
+	l.SessionEpoch, l.GatewayID, l.Epoch, l.Connected, l.ChangeTime = c.SessionEpoch, c.GatewayID, t.linkEpoch(), true, t.now
+	t.disarm(DeadlineDisconnect)
+	t.record("reconnected", "server %s", c.ServerID)
+	return nil
+}
+
+// linkEpoch returns a number above every earlier one, also after a store that lost its last writes.
+func (t *turn) linkEpoch() int64 {
+	epoch := t.now.UnixMicro()
+	if l := t.i.Link; l != nil && l.Epoch >= epoch {
+		epoch = l.Epoch + 1
+	}
+	return epoch
+}
+
+func (c LoseSession) decide(t *turn) error {
+	if l := t.i.Link; l != nil && l.ServerID == c.ServerID && l.SessionEpoch == c.SessionEpoch {
+		t.disconnect()
+	}
+	return nil // otherwise it has another socket by now
+}
+
+func (c LoseGateway) decide(t *turn) error {
+	if l := t.i.Link; l != nil && l.GatewayID == c.GatewayID {
+		t.disconnect()
+	}
+	return nil
+}
+
+func (t *turn) disconnect() {
+	l := t.i.Link
+	if !l.Connected {
+		return
+	}
+	l.Connected, l.ChangeTime = false, t.now
+	if !t.i.State.Final() {
+		t.arm(DeadlineDisconnect, t.i.Timeouts.DisconnectGrace)
+	}
+	t.record("disconnected", "server %s", l.ServerID)
+}
+
+func (c ConnectPlayers) decide(t *turn) error {
+	if err := t.linked(c.Server); err != nil {
+		return err
+	}
+	which := c.IDs
+	if len(which) == 0 {
+		for id := range t.i.Players {
+			which = append(which, id)
+		}
+		slices.Sort(which)
+	}
+	opened := 0
+	for _, id := range which {
+		p, ok := t.i.Players[id]
+		if !ok {
+			return unknownPlayer(id)
+		}
+		if !p.Connectable {
+			p.Connectable = true
+			t.setPlayer(p)
+			opened++
+		}
+	}
+	if t.i.State == Linked {
+		t.i.State = Running
+		t.i.StartTime = t.now
+		t.disarm(DeadlineConnectPlayers)
+		t.record("running", "open to %d players", opened)
+	} else if opened > 0 {
+		t.record("players_connectable", "open to %d more players", opened)
+	}
+	return nil
+}
+
+func (c AddPlayers) decide(t *turn) error {
+	if err := t.open(c.Server); err != nil {
+		return err
+	}
+	added := make([]Player, 0, len(c.Players))
+	for _, p := range c.Players {
+		if err := t.addPlayer(p); err != nil {
+			return err
+		}
+		added = append(added, t.i.Players[p.ID])
+	}
+	if c.Server.ServerID == "" {
+		t.tell(Event{PlayersAdded: added})
+	}
+	t.record("players_added", "%d players", len(c.Players))
+	return nil
+}
+
+func (t *turn) addPlayer(p Player) error {
+	if _, ok := t.i.Players[p.ID]; ok {
+		return errs.New(errs.PlayerExists, "players: %q is in the instance already", p.ID)
+	}
+	if len(t.i.Players) >= MaxPlayers {
+		return errs.New(errs.LimitExceeded, "players: an instance has at most %d", MaxPlayers)
+	}
+	p.AddTime, p.Connectable, p.Presence = t.now, false, PresenceUnknown
+	t.setPlayer(p)
+	return nil
+}
+
+func (t *turn) setPlayer(p Player) {
+	t.i.Players[p.ID] = p
+	t.players[p.ID] = true
+}
+
+func unknownPlayer(id string) error {
+	return errs.New(errs.PlayerUnknown, "player %q is not in the instance", id)
+}
+
+func (c RemovePlayers) decide(t *turn) error {
+	if err := t.open(c.Server); err != nil {
+		return err
+	}
+	for _, id := range c.IDs {
+		if _, ok := t.i.Players[id]; !ok {
+			return unknownPlayer(id)
+		}
+		delete(t.i.Players, id)
+		t.players[id] = true
+	}
+	if c.Server.ServerID == "" {
+		t.tell(Event{PlayersRemoved: c.IDs})
+	}
+	t.record("players_removed", "%d players", len(c.IDs))
+	return nil
+}
+
+func (c UpdatePlayers) decide(t *turn) error {
+	if err := t.open(c.Server); err != nil {
+		return err
+	}
+	updated := make([]Player, 0, len(c.Updates))
+	for _, u := range c.Updates {
+		p, ok := t.i.Players[u.ID]
+		if !ok {
+			return unknownPlayer(u.ID)
+		}
+		if u.Data.Set {
+			p.Data = u.Data
+		}
+		if u.Presence != PresenceUnknown {
+			p.Presence = u.Presence
+		}
+		t.setPlayer(p)
+		updated = append(updated, p)
+	}
+	if c.Server.ServerID == "" {
+		t.tell(Event{PlayersUpdated: updated})
+	}
+	t.record("players_updated", "%d players", len(updated))
+	return nil
+}
+
+func (c UpdateGameData) decide(t *turn) error {
+	if err := t.open(c.Server); err != nil {
+		return err
+	}
+	t.i.GameData = c.Data
+	if c.Server.ServerID == "" {
+		t.tell(Event{GameDataUpdated: &c.Data})
+	}
+	t.record("game_data_updated", "")
+	return nil
+}
+
+func (c End) decide(t *turn) error {
+	if t.i.State == Ended && t.i.Link != nil && t.i.Link.ServerID == c.Server.ServerID {
+		return nil // the stored result stands
+	}
+	if err := t.linked(c.Server); err != nil {
+		return err
+	}
+	t.i.Result = c.Result
+	t.finish(Ended)
+	t.record("ended", "")
+	return nil
+}
+
+func (c Terminate) decide(t *turn) error {
+	if t.i.State.Final() {
+		return nil
+	}
+	message := c.Message
+	if message == "" {
+		message = "terminated on request"
+	}
+	t.terminate(Requested, "%s", message)
+	return nil
+}
+
+func (Expire) decide(t *turn) error {
+	due := func(k DeadlineKind) bool {
+		at, ok := t.i.Deadlines[k]
+		return ok && !at.After(t.now)
+	}
+	switch {
+	case due(DeadlineRetention):
+		t.Delete, t.changed = true, true
+	case due(DeadlineLifetime):
+		t.terminate(LifetimeExceeded, "lived longer than its lifetime of %s", t.i.Timeouts.Lifetime)
+	case due(DeadlineAllocation):
+		t.terminate(AllocationTimeout, "no provider named a server within %s", t.i.Timeouts.Allocation)
+	case due(DeadlineLink):
+		t.terminate(LinkTimeout, "the server did not link within %s", t.i.Timeouts.Link)
+	case due(DeadlineConnectPlayers):
+		t.terminate(ConnectTimeout, "the server did not open to players within %s", t.i.Timeouts.ConnectPlayers)
+	case due(DeadlineDisconnect):
+		t.terminate(ServerLost, "the server was disconnected for longer than %s", t.i.Timeouts.DisconnectGrace)
+	}
+	return nil
+}
+
+// open checks that the instance is not over, and that a calling server may speak for it.
+func (t *turn) open(c Caller) error {
+	if err := t.speaks(c); err != nil {
+		return err
+	}
+	return t.live()
+}
+
+// linked is open for what only a linked server can do.
+func (t *turn) linked(c Caller) error {
+	if err := t.open(c); err != nil {
+		return err
+	}
+	if t.i.State != Linked && t.i.State != Running {
+		return errs.New(errs.StateNotAllowed, "the instance is %s; this needs LINKED or RUNNING", t.i.State)
+	}
+	return nil
+}

@@ -1,0 +1,264 @@
+// Package instance is the life of a game instance: what it is, which commands change it, and the use-cases around them. It knows nothing of
+// gRPC, protobuf, Redis or HTTP.
+package instance
+
+import (
+	"maps"
+	"slices"
+	"time"
+)
+
+// State is where an instance is in its life. The numbers are stored.
+type State int32
+
+// The states, in the order of a good life.
+const (
+	Pending State = iota + 1
+	Allocating
+	Allocated
+	Linked
+	Running
+	Ended
+	Terminated
+)
+
+var stateNames = [...]string{"", "PENDING", "ALLOCATING", "ALLOCATED", "LINKED", "RUNNING", "ENDED", "TERMINATED"}
+
+// String returns the name that callers know.
+func (s State) String() string {
+	if s < 0 || int(s) >= len(stateNames) {
+		return "UNKNOWN"
+	}
+	return stateNames[s]
+}
+
+// Final reports whether nothing can follow.
+func (s State) Final() bool { return s == Ended || s == Terminated }
+
+// Reason says why an instance was terminated. The numbers are stored.
+type Reason int32
+
+// The reasons.
+const (
+	ReasonNone Reason = iota
+	Requested
+	AllocationFailed
+	AllocationTimeout
+	LinkTimeout
+	ConnectTimeout
+	ServerExited
+	ServerLost
+	LifetimeExceeded
+)
+
+// Fate is what became of an attempt. The numbers are stored.
+type Fate int32
+
+// The fates.
+const (
+	Open Fate = iota + 1
+	Accepted
+	Abandoned
+)
+
+// Presence is whether the server says that a player is in the game. The numbers are stored.
+type Presence int32
+
+// The presences.
+const (
+	PresenceUnknown Presence = iota
+	Present
+	Absent
+)
+
+// DeadlineKind names a deadline. The numbers are stored.
+type DeadlineKind int32
+
+// The deadlines.
+const (
+	DeadlineAllocation DeadlineKind = iota + 1
+	DeadlineLink
+	DeadlineConnectPlayers
+	DeadlineDisconnect
+	DeadlineLifetime
+	DeadlineRetention
+)
+
+// CallKind names a call to allocation. The numbers are stored.
+type CallKind int32
+
+// The calls.
+const (
+	CallAllocate CallKind = iota + 1
+	CallRelease
+)
+
+// Instance is a game instance as it is at one revision.
+type Instance struct {
+	Revision   int64
+	Namespace  string
+	ID         string
+	State      State
+	Reason     Reason
+	Message    string
+	Players    map[string]Player
+	GameData   Data
+	Settings   []byte // a JSON object, or nil
+	Placement  Placement
+	Labels     map[string]string
+	Endpoints  []Endpoint
+	Link       *Link
+	Attempts   []Attempt
+	Result     Data
+	Timeouts   Timeouts
+	CreateTime time.Time
+	UpdateTime time.Time
+	StartTime  time.Time
+	EndTime    time.Time
+	ExpireTime time.Time
+	Deadlines  map[DeadlineKind]time.Time
+	Outbox     []Call
+	// LastOffset is the mailbox's newest offset so far; 0 if it never had an entry.
+	LastOffset int64
+	// CreateDigest tells a repeated create from another one with the same request id.
+	CreateDigest []byte
+	Traceparent  string
+}
+
+// Data is a game's own data: a JSON object or bytes. The zero value is none.
+type Data struct {
+	JSON   []byte
+	Binary []byte
+	Set    bool
+}
+
+// Player is somebody who is expected in the instance.
+type Player struct {
+	ID, PartyID, TeamID string
+	Data                Data
+	Connectable         bool
+	Presence            Presence
+	AddTime             time.Time
+}
+
+// Placement says which server an instance wants, and where.
+type Placement struct {
+	Build     string
+	Regions   []string
+	Labels    map[string]string
+	Latencies map[string]time.Duration
+}
+
+// Endpoint is a public address of a server.
+type Endpoint struct {
+	Name     string
+	Host     string
+	Port     uint32
+	Protocol int32 // berth.type.v1.Protocol
+}
+
+// Link is the bond between an instance and its server.
+type Link struct {
+	ServerID     string
+	SessionEpoch int64
+	GatewayID    string
+	Epoch        int64
+	Connected    bool
+	LinkTime     time.Time
+	ChangeTime   time.Time
+}
+
+// Attempt is one try to get a server.
+type Attempt struct {
+	ID           string
+	ServerID     string
+	Fate         Fate
+	Provider     string
+	Region       string
+	CreateTime   time.Time
+	AllocateTime time.Time
+	ReleaseTime  time.Time
+}
+
+// Timeouts bound the phases of a life; 0 is off.
+type Timeouts struct {
+	Allocation      time.Duration
+	Link            time.Duration
+	ConnectPlayers  time.Duration
+	DisconnectGrace time.Duration
+	Lifetime        time.Duration
+	Retention       time.Duration
+}
+
+// Call is a call to allocation that has not been answered yet.
+type Call struct {
+	Kind      CallKind
+	AttemptID string
+	Due       time.Time
+	Tries     int32
+}
+
+// HistoryEntry is one thing that happened.
+type HistoryEntry struct {
+	Time     time.Time
+	Revision int64
+	Event    string
+	From, To State
+	Actor    string
+	Detail   string
+}
+
+// Attempt returns the newest attempt; nil if there is none.
+func (i *Instance) Attempt() *Attempt {
+	if len(i.Attempts) == 0 {
+		return nil
+	}
+	return &i.Attempts[len(i.Attempts)-1]
+}
+
+// attempt returns the attempt with an id.
+func (i *Instance) attempt(id string) *Attempt {
+	for n := range i.Attempts {
+		if i.Attempts[n].ID == id {
+			return &i.Attempts[n]
+		}
+	}
+	return nil
+}
+
+// NextDue returns when the instance next wants attention by itself; the zero time if never.
+func (i *Instance) NextDue() time.Time {
+	var next time.Time
+	earlier := func(t time.Time) {
+		if next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	for _, t := range i.Deadlines {
+		earlier(t)
+	}
+	for _, c := range i.Outbox {
+		earlier(c.Due)
+	}
+	return next
+}
+
+// clone returns a copy that can be changed without changing the original. Byte slices are shared: nobody writes into them.
+func (i *Instance) clone() *Instance {
+	c := *i
+	c.Players = maps.Clone(i.Players)
+	c.Deadlines = maps.Clone(i.Deadlines)
+	c.Attempts = slices.Clone(i.Attempts)
+	c.Outbox = slices.Clone(i.Outbox)
+	if i.Link != nil {
+		link := *i.Link
+		c.Link = &link
+	}
+	if c.Players == nil {
+		c.Players = map[string]Player{}
+	}
+	if c.Deadlines == nil {
+		c.Deadlines = map[DeadlineKind]time.Time{}
+	}
+	return &c
+}

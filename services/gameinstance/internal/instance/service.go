@@ -1,0 +1,289 @@
+package instance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/berth-dev/berth/pkg/errs"
+)
+
+// ErrConflict is returned by Store.Commit when another command was committed first.
+var ErrConflict = errors.New("instance changed meanwhile")
+
+// Store keeps instances. Its errors are *errs.Error, or ErrConflict.
+type Store interface {
+	// Load returns an instance, the store's time, and whether the command was committed before.
+	Load(ctx context.Context, id, commandID string) (Loaded, error)
+	// Commit stores a change if the instance is still at the revision that was decided upon.
+	Commit(ctx context.Context, c *Change, env Envelope) (Committed, error)
+	// History returns what happened to an instance, oldest first.
+	History(ctx context.Context, id string) ([]HistoryEntry, error)
+	// List returns at most limit instances of a namespace that come after the cursor, newest first, without players and data.
+	List(ctx context.Context, namespace string, limit int, after Cursor) ([]*Instance, error)
+}
+
+// Loaded is what Store.Load returns.
+type Loaded struct {
+	// Instance is nil where there is none.
+	Instance *Instance
+	// Now is the store's time.
+	Now time.Time
+	// Done has the digest of the command if it was committed before; nil otherwise.
+	Done []byte
+}
+
+// Committed is what Store.Commit returns.
+type Committed struct {
+	// Revision that the change made.
+	Revision int64
+	// FirstOffset is the mailbox offset of the change's first event; the others follow one by one.
+	FirstOffset int64
+	// Previous is the mailbox's newest offset before.
+	Previous int64
+}
+
+// Cursor is a place in a list, newest first. The zero value is its beginning.
+type Cursor struct {
+	CreateTime time.Time
+	ID         string
+}
+
+// Delivery is a mailbox entry on its way to a server.
+type Delivery struct {
+	InstanceID       string
+	Offset, Previous int64
+	Event            Event
+}
+
+// Courier carries mailbox entries to a gateway. It may lose them: the mailbox is the truth. It does not block.
+type Courier interface {
+	Deliver(gatewayID string, deliveries []Delivery)
+}
+
+// Driver is the way to allocation: Kick asks for the instance's outbox to be driven soon. It does not block and may be lost: the sweeper comes
+// behind it.
+type Driver interface{ Kick(instanceID string) }
+
+// Placements knows what can be placed.
+type Placements interface {
+	// Check returns BUILD_UNKNOWN for a placement that the configuration cannot serve.
+	Check(ctx context.Context, namespace string, p Placement) error
+}
+
+// Tickets mints tickets for players.
+type Tickets interface {
+	Ticket(ctx context.Context, namespace, instanceID, playerID string) (ticket string, expires time.Time, err error)
+}
+
+// Config names what a Service needs.
+type Config struct {
+	Store      Store
+	Courier    Courier
+	Placements Placements
+	Tickets    Tickets
+	// Timeouts are the defaults for instances that do not say.
+	Timeouts Timeouts
+}
+
+// Service has the use-cases around instances. It is safe for concurrent use.
+type Service struct {
+	cfg    Config
+	driver Driver
+}
+
+// NewService returns a Service. SetDriver must follow before the first call.
+func NewService(cfg Config) *Service { return &Service{cfg: cfg} }
+
+// SetDriver names the outbox's driver, which itself needs the Service.
+func (s *Service) SetDriver(d Driver) { s.driver = d }
+
+// maxTries bounds how often a command is decided again because another one was committed first.
+const maxTries = 12
+
+// Apply decides a command upon an instance and commits what comes of it. It returns the instance as it is then. A namespace other than "" must be the
+// instance's own.
+func (s *Service) Apply(ctx context.Context, namespace, id string, env Envelope, cmd Command) (*Instance, error) {
+	if env.ID == "" {
+		env.ID = uuid.NewString() // a reply lost between two tries must not apply twice
+	}
+	for try := range maxTries {
+		loaded, err := s.cfg.Store.Load(ctx, id, env.ID)
+		if err != nil {
+			return nil, err
+		}
+		inst := loaded.Instance
+		if _, creating := cmd.(Create); inst == nil && !creating || inst != nil && namespace != "" && inst.Namespace != namespace {
+			return nil, unknown(id)
+		}
+		if loaded.Done != nil {
+			if !bytes.Equal(loaded.Done, env.Digest) {
+				return nil, errs.New(errs.RequestIDReused, "request_id: it was used for another request already")
+			}
+			return inst, nil
+		}
+		change, err := Decide(inst, cmd, env.Actor, loaded.Now)
+		if err != nil {
+			return nil, err
+		}
+		if change.Empty() {
+			return inst, nil
+		}
+		done, err := s.cfg.Store.Commit(ctx, change, env)
+		if err == nil {
+			s.committed(change, done)
+			return change.After, nil
+		}
+		if !errors.Is(err, ErrConflict) {
+			return nil, err
+		}
+		if err := pause(ctx, try); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errs.New(errs.Contended, "too many writers at once; try again").Retry(50 * time.Millisecond)
+}
+
+// pause waits a little, longer with each try, so that writers who collide come apart.
+func pause(ctx context.Context, try int) error {
+	t := time.NewTimer(rand.N(time.Millisecond << min(try, 5)))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func unknown(id string) error {
+	return errs.New(errs.InstanceUnknown, "there is no instance %s in this namespace", id)
+}
+
+// committed tells everybody else what a commit asks of them.
+func (s *Service) committed(c *Change, done Committed) {
+	inst := c.After
+	inst.Revision = done.Revision
+	for n := range c.History {
+		c.History[n].Revision = done.Revision
+	}
+	if len(c.Events) > 0 {
+		deliveries := make([]Delivery, len(c.Events))
+		previous := done.Previous
+		for n, e := range c.Events {
+			offset := done.FirstOffset + int64(n)
+			deliveries[n] = Delivery{InstanceID: inst.ID, Offset: offset, Previous: previous, Event: e}
+			previous = offset
+		}
+		inst.LastOffset = previous
+		if inst.Link.Connected {
+			s.cfg.Courier.Deliver(inst.Link.GatewayID, deliveries)
+		}
+	}
+	if len(inst.Outbox) > 0 && !c.Delete {
+		s.driver.Kick(inst.ID)
+	}
+}
+
+// Create makes an instance; the same id and digest again return it as it is.
+func (s *Service) Create(ctx context.Context, actor string, cmd Create) (*Instance, error) {
+	loaded, err := s.cfg.Store.Load(ctx, cmd.ID, "")
+	if err != nil {
+		return nil, err
+	}
+	if existing := loaded.Instance; existing != nil {
+		if !bytes.Equal(existing.CreateDigest, cmd.Digest) {
+			return nil, errs.New(errs.RequestIDReused, "request_id: it was used to create a different instance already")
+		}
+		return existing, nil
+	}
+	// An allocation service that is away does not stop the create: the outbox finds out later.
+	if err := s.cfg.Placements.Check(ctx, cmd.Namespace, cmd.Placement); errs.Is(err, errs.BuildUnknown) {
+		return nil, err
+	}
+	cmd.Timeouts = cmd.Timeouts.or(s.cfg.Timeouts)
+	inst, err := s.Apply(ctx, cmd.Namespace, cmd.ID, Envelope{Actor: actor}, cmd)
+	if errs.Is(err, errs.RequestIDReused) { // somebody created it between the look and the commit
+		return s.Create(ctx, actor, cmd)
+	}
+	return inst, err
+}
+
+// or fills what is unset from the defaults.
+func (t Timeouts) or(def Timeouts) Timeouts {
+	pick := func(v, d time.Duration) time.Duration {
+		if v != 0 {
+			return v
+		}
+		return d
+	}
+	return Timeouts{
+		Allocation: pick(t.Allocation, def.Allocation), Link: pick(t.Link, def.Link), ConnectPlayers: pick(t.ConnectPlayers, def.ConnectPlayers),
+		DisconnectGrace: pick(t.DisconnectGrace, def.DisconnectGrace), Lifetime: pick(t.Lifetime, def.Lifetime), Retention: pick(t.Retention, def.Retention),
+	}
+}
+
+// Get returns an instance.
+func (s *Service) Get(ctx context.Context, namespace, id string) (*Instance, error) {
+	loaded, err := s.cfg.Store.Load(ctx, id, "")
+	if err != nil {
+		return nil, err
+	}
+	if loaded.Instance == nil || loaded.Instance.Namespace != namespace {
+		return nil, unknown(id)
+	}
+	return loaded.Instance, nil
+}
+
+// Load returns an instance whatever its namespace, and the store's time.
+func (s *Service) Load(ctx context.Context, id string) (Loaded, error) {
+	return s.cfg.Store.Load(ctx, id, "")
+}
+
+// List returns instances of a namespace, newest first, without players and data.
+func (s *Service) List(ctx context.Context, namespace string, limit int, after Cursor) ([]*Instance, error) {
+	return s.cfg.Store.List(ctx, namespace, limit, after)
+}
+
+// History returns what happened to an instance.
+func (s *Service) History(ctx context.Context, namespace, id string) ([]HistoryEntry, error) {
+	if _, err := s.Get(ctx, namespace, id); err != nil {
+		return nil, err
+	}
+	return s.cfg.Store.History(ctx, id)
+}
+
+// Connection is what one player needs to join.
+type Connection struct {
+	Endpoints []Endpoint
+	Player    Player
+	Ticket    string
+	Expires   time.Time
+}
+
+// Connect returns what one player needs to join, with a ticket minted now.
+func (s *Service) Connect(ctx context.Context, namespace, id, playerID string) (*Connection, error) {
+	inst, err := s.Get(ctx, namespace, id)
+	if err != nil {
+		return nil, err
+	}
+	p, ok := inst.Players[playerID]
+	if !ok {
+		return nil, unknownPlayer(playerID)
+	}
+	if inst.State != Running {
+		return nil, errs.New(errs.StateNotAllowed, "the instance is %s; players can join while it is RUNNING", inst.State)
+	}
+	if !p.Connectable {
+		return nil, errs.New(errs.StateNotAllowed, "the game server has not opened to player %q yet", playerID)
+	}
+	ticket, expires, err := s.cfg.Tickets.Ticket(ctx, namespace, id, playerID)
+	if err != nil {
+		return nil, err
+	}
+	return &Connection{Endpoints: inst.Endpoints, Player: p, Ticket: ticket, Expires: expires}, nil
+}

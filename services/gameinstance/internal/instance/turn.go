@@ -1,0 +1,201 @@
+package instance
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/ids"
+)
+
+// Change is what a command comes to: the instance after it, and what has to be stored and told besides.
+type Change struct {
+	// Before is the instance that was decided upon; nil for a create.
+	Before *Instance
+	// After is the instance with the change.
+	After *Instance
+	// History is what happened.
+	History []HistoryEntry
+	// Events are for the server's mailbox, in order.
+	Events []Event
+	// ClearMailbox drops what the mailbox held: a fresh link begins with a snapshot.
+	ClearMailbox bool
+	// Delete removes the instance.
+	Delete bool
+
+	players map[string]bool // ids of players that were added, changed or removed
+	changed bool
+}
+
+// Empty reports whether there is nothing to store.
+func (c *Change) Empty() bool { return !c.changed }
+
+// TouchedPlayers returns the ids of the players that were added, changed or removed.
+func (c *Change) TouchedPlayers() map[string]bool { return c.players }
+
+// Event is something that the server is told. Exactly one field is set.
+type Event struct {
+	PlayersAdded    []Player
+	PlayersRemoved  []string
+	PlayersUpdated  []Player
+	GameDataUpdated *Data
+	Terminated      *Termination
+}
+
+// Termination says why an instance was terminated.
+type Termination struct {
+	Reason  Reason
+	Message string
+}
+
+// MaxPlayers is how many players an instance can have.
+const MaxPlayers = 1000
+
+// outboxRetry is when a sweeper takes over a call whose first try, right after the commit, was not answered.
+const outboxRetry = 2 * time.Second
+
+// Decide returns what a command comes to, at a time of the store's clock. It is pure: the instance is not changed. inst is nil where
+// there is none, which only Create accepts.
+func Decide(inst *Instance, cmd Command, actor string, now time.Time) (*Change, error) {
+	t := &turn{Change: &Change{Before: inst, players: map[string]bool{}}, now: now, actor: actor}
+	if inst != nil {
+		t.After = inst.clone()
+		t.i = t.After
+	}
+	if err := cmd.decide(t); err != nil {
+		return nil, err
+	}
+	if t.changed {
+		t.i.UpdateTime = now
+	}
+	return t.Change, nil
+}
+
+// turn is one decision in the making.
+type turn struct {
+	*Change
+	i     *Instance // After
+	now   time.Time
+	actor string
+}
+
+// record notes what happened; the state before is the one that was decided upon.
+func (t *turn) record(event, format string, args ...any) {
+	from := State(0)
+	if t.Before != nil {
+		from = t.Before.State
+	}
+	t.changed = true
+	t.History = append(t.History, HistoryEntry{Time: t.now, Event: event, From: from, To: t.i.State, Actor: t.actor, Detail: fmt.Sprintf(format, args...)})
+}
+
+// tell puts an event into the mailbox of a linked server. A server that links later finds it in its snapshot.
+func (t *turn) tell(e Event) {
+	if t.i.Link != nil {
+		t.Events = append(t.Events, e)
+	}
+}
+
+func (t *turn) arm(kind DeadlineKind, after time.Duration) {
+	if after > 0 {
+		t.i.Deadlines[kind] = t.now.Add(after)
+	}
+}
+
+func (t *turn) disarm(kinds ...DeadlineKind) {
+	for _, k := range kinds {
+		delete(t.i.Deadlines, k)
+	}
+}
+
+// live refuses instances that are over.
+func (t *turn) live() error {
+	if t.i.State.Final() {
+		return errs.New(errs.StateNotAllowed, "the instance is %s; nothing can change it any more", t.i.State)
+	}
+	return nil
+}
+
+// speaks checks that a calling server is the one that is linked, through the link that it believes to have.
+func (t *turn) speaks(c Caller) error {
+	if c.ServerID == "" {
+		return nil
+	}
+	if err := t.assigned(c.ServerID); err != nil {
+		return err
+	}
+	if t.i.Link == nil || t.i.Link.ServerID != c.ServerID {
+		return errs.New(errs.StateNotAllowed, "the instance is %s: link first", t.i.State)
+	}
+	if c.LinkEpoch != 0 && c.LinkEpoch != t.i.Link.Epoch {
+		return errs.New(errs.StaleLinkEpoch, "link_epoch: %d is not this link's any more; send the request again on the newest socket with its epoch", c.LinkEpoch)
+	}
+	return nil
+}
+
+// assigned checks that a server is the one that the instance waits for or has.
+func (t *turn) assigned(serverID string) error {
+	for n, a := range t.i.Attempts {
+		if a.ServerID != serverID {
+			continue
+		}
+		if a.Fate == Abandoned || n != len(t.i.Attempts)-1 {
+			return errs.New(errs.Superseded, "this server was given up or replaced; do not reconnect")
+		}
+		return nil
+	}
+	return errs.New(errs.NotAssigned, "this game server is not assigned to this instance")
+}
+
+// newAttempt asks for a server.
+func (t *turn) newAttempt() {
+	id := ids.Attempt(t.i.ID, len(t.i.Attempts)+1)
+	t.i.Attempts = append(t.i.Attempts, Attempt{ID: id, ServerID: ids.Server(id), Fate: Open, CreateTime: t.now})
+	t.i.State = Allocating
+	t.call(CallAllocate, id)
+	t.arm(DeadlineAllocation, t.i.Timeouts.Allocation)
+}
+
+// call puts a call into the outbox. The first try follows the commit at once.
+func (t *turn) call(kind CallKind, attemptID string) {
+	t.answered(CallAllocate, attemptID)
+	t.answered(CallRelease, attemptID)
+	t.i.Outbox = append(t.i.Outbox, Call{Kind: kind, AttemptID: attemptID, Due: t.now.Add(outboxRetry)})
+}
+
+// answered takes a call out of the outbox.
+func (t *turn) answered(kind CallKind, attemptID string) bool {
+	for n, c := range t.i.Outbox {
+		if c.Kind == kind && c.AttemptID == attemptID {
+			t.i.Outbox = append(t.i.Outbox[:n], t.i.Outbox[n+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// finish ends the life: deadlines go, the newest attempt's server is given back, and the retention begins.
+func (t *turn) finish(s State) {
+	t.i.State = s
+	t.i.EndTime = t.now
+	clear(t.i.Deadlines)
+	if t.i.Timeouts.Retention > 0 {
+		t.i.ExpireTime = t.now.Add(t.i.Timeouts.Retention)
+		t.i.Deadlines[DeadlineRetention] = t.i.ExpireTime
+	}
+	if a := t.i.Attempt(); a != nil && a.ReleaseTime.IsZero() {
+		if a.Fate == Open {
+			a.Fate = Abandoned
+		}
+		t.call(CallRelease, a.ID)
+	}
+}
+
+// terminate ends the life without a result.
+func (t *turn) terminate(reason Reason, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	t.i.Reason, t.i.Message = reason, message
+	t.tell(Event{Terminated: &Termination{Reason: reason, Message: message}})
+	t.finish(Terminated)
+	t.record("terminated", "%s", message)
+}

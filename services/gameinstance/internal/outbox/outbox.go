@@ -1,0 +1,157 @@
+// Package outbox drives the calls to allocation that instances have committed themselves to, until they are answered.
+package outbox
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+)
+
+// Allocation is the service that is called.
+type Allocation interface {
+	// Allocate asks for a server for an attempt.
+	Allocate(ctx context.Context, inst *instance.Instance, attemptID string) error
+	// Release gives an attempt's server back.
+	Release(ctx context.Context, inst *instance.Instance, attemptID string) error
+}
+
+// Instances is what the driver needs of instances.
+type Instances interface {
+	Apply(ctx context.Context, namespace, id string, env instance.Envelope, cmd instance.Command) (*instance.Instance, error)
+	Load(ctx context.Context, id string) (instance.Loaded, error)
+}
+
+const (
+	queueSize    = 1024
+	workers      = 16
+	callDeadline = 5 * time.Second
+	maxRetry     = 10 * time.Second
+)
+
+// actor names the driver in the history.
+const actor = "service:game-instance"
+
+// Driver implements instance.Driver. It is safe for concurrent use.
+type Driver struct {
+	instances  Instances
+	allocation Allocation
+	log        *slog.Logger
+	queue      chan string
+
+	mu   sync.Mutex
+	busy map[string]bool // instances being driven here; true if kicked again meanwhile
+}
+
+// New returns a Driver. Run must be called for anything to be driven.
+func New(instances Instances, allocation Allocation, log *slog.Logger) *Driver {
+	// When the queue is full, a kick is dropped: the timer of the instance brings it back.
+	return &Driver{instances: instances, allocation: allocation, log: log, queue: make(chan string, queueSize), busy: map[string]bool{}}
+}
+
+// Kick implements instance.Driver.
+func (d *Driver) Kick(instanceID string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, driven := d.busy[instanceID]; driven {
+		d.busy[instanceID] = true
+		return
+	}
+	select {
+	case d.queue <- instanceID:
+		d.busy[instanceID] = false
+	default:
+	}
+}
+
+// Run drives until ctx is cancelled, and then waits for the calls under way.
+func (d *Driver) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	for range workers {
+		running.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case id := <-d.queue:
+					for again := true; again && ctx.Err() == nil; again = d.done(id) {
+						d.drive(ctx, id)
+					}
+				}
+			}
+		})
+	}
+	running.Wait()
+	return nil
+}
+
+// done reports whether the instance was kicked while it was driven.
+func (d *Driver) done(id string) (again bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.busy[id] {
+		d.busy[id] = false
+		return true
+	}
+	delete(d.busy, id)
+	return false
+}
+
+func (d *Driver) drive(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(ctx, callDeadline)
+	defer cancel()
+	loaded, err := d.instances.Load(ctx, id)
+	if err != nil {
+		d.log.Warn("outbox cannot be read; its timer brings it back", "instance_id", id, "error", err)
+		return
+	}
+	if loaded.Instance == nil {
+		return
+	}
+	for _, call := range loaded.Instance.Outbox {
+		if call.Tries > 0 && call.Due.After(loaded.Now) {
+			continue // backing off
+		}
+		if err := d.call(ctx, loaded.Instance, call); err != nil {
+			d.log.Warn("outbox call failed; it is repeated", "instance_id", id, "attempt_id", call.AttemptID, "error", err)
+		}
+	}
+}
+
+func (d *Driver) call(ctx context.Context, inst *instance.Instance, call instance.Call) error {
+	var err error
+	switch call.Kind {
+	case instance.CallAllocate:
+		err = d.allocation.Allocate(ctx, inst, call.AttemptID)
+	case instance.CallRelease:
+		err = d.allocation.Release(ctx, inst, call.AttemptID)
+	}
+	env := instance.Envelope{Actor: actor}
+	switch {
+	case err == nil:
+		_, err = d.instances.Apply(ctx, "", inst.ID, env, instance.CallAnswered{Kind: call.Kind, AttemptID: call.AttemptID})
+		return err
+	case permanent(err) && call.Kind == instance.CallAllocate:
+		_, err = d.instances.Apply(ctx, "", inst.ID, env, instance.ReportFailed{AttemptID: call.AttemptID, Message: err.Error()})
+		return err
+	default:
+		retry := min(250*time.Millisecond<<min(call.Tries, 10), maxRetry)
+		if _, applyErr := d.instances.Apply(context.WithoutCancel(ctx), "", inst.ID, env, instance.CallFailed{Kind: call.Kind, AttemptID: call.AttemptID, Retry: retry}); applyErr != nil {
+			return applyErr
+		}
+		return err
+	}
+}
+
+// permanent reports whether repeating a call cannot help.
+func permanent(err error) bool {
+	switch errs.ReasonOf(err) {
+	case errs.BuildUnknown, errs.ValidationFailed, errs.RequestIDReused:
+		return true
+	default:
+		return false
+	}
+}

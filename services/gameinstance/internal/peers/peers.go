@@ -1,0 +1,73 @@
+// Package peers is how game-instance calls the other services.
+package peers
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/rpc"
+	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
+)
+
+// Allocation calls the allocation service. It implements outbox.Allocation and instance.Placements.
+type Allocation struct {
+	client allocationv1.AllocationServiceClient
+}
+
+// NewAllocation returns an Allocation that calls over a connection.
+func NewAllocation(conn grpc.ClientConnInterface) *Allocation {
+	return &Allocation{client: allocationv1.NewAllocationServiceClient(conn)}
+}
+
+// Check implements instance.Placements.
+func (a *Allocation) Check(ctx context.Context, namespace string, p instance.Placement) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err := a.client.CheckPlacement(ctx, &allocationv1.CheckPlacementRequest{Namespace: namespace, Placement: wire.ToPlacement(p)})
+	return rpc.FromStatus(err)
+}
+
+// Allocate implements outbox.Allocation.
+func (a *Allocation) Allocate(ctx context.Context, inst *instance.Instance, attemptID string) error {
+	req := &allocationv1.CreateAllocationRequest{
+		AllocationId: attemptID, Namespace: inst.Namespace, InstanceId: inst.ID, Placement: wire.ToPlacement(inst.Placement), Traceparent: inst.Traceparent,
+	}
+	if deadline, ok := inst.Deadlines[instance.DeadlineAllocation]; ok {
+		req.Deadline = timestamppb.New(deadline)
+	}
+	_, err := a.client.CreateAllocation(ctx, req)
+	return rpc.FromStatus(err)
+}
+
+// Release implements outbox.Allocation.
+func (a *Allocation) Release(ctx context.Context, inst *instance.Instance, attemptID string) error {
+	_, err := a.client.ReleaseAllocation(ctx, &allocationv1.ReleaseAllocationRequest{Namespace: inst.Namespace, AllocationId: attemptID, InstanceId: inst.ID})
+	return rpc.FromStatus(err)
+}
+
+// TokenIssuer calls the token-issuer. It implements instance.Tickets.
+type TokenIssuer struct{ client tokenv1.TokenServiceClient }
+
+// NewTokenIssuer returns a TokenIssuer that calls over a connection.
+func NewTokenIssuer(conn grpc.ClientConnInterface) *TokenIssuer {
+	return &TokenIssuer{client: tokenv1.NewTokenServiceClient(conn)}
+}
+
+// Ticket implements instance.Tickets.
+func (t *TokenIssuer) Ticket(ctx context.Context, namespace, instanceID, playerID string) (string, time.Time, error) {
+	out, err := t.client.IssuePlayerTicket(ctx, &tokenv1.IssuePlayerTicketRequest{Namespace: namespace, InstanceId: instanceID, PlayerId: playerID})
+	if err != nil {
+		return "", time.Time{}, rpc.FromStatus(err)
+	}
+	if out.GetTicket() == "" {
+		return "", time.Time{}, errs.New(errs.Internal, "the token-issuer answered without a ticket")
+	}
+	return out.GetTicket(), out.GetExpireTime().AsTime(), nil
+}

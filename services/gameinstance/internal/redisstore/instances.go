@@ -1,0 +1,279 @@
+package redisstore
+
+import (
+	"cmp"
+	"context"
+	_ "embed" // the scripts
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+)
+
+// Store keeps everything that game-instance owns. It is safe for concurrent use.
+type Store struct {
+	redis   *redisx.Store
+	scripts scripts
+}
+
+type scripts struct{ commit, ack, session, renewGateway *redis.Script }
+
+//go:embed scripts/commit.lua
+var commitSource string
+
+//go:embed scripts/ack.lua
+var ackSource string
+
+//go:embed scripts/session.lua
+var sessionSource string
+
+//go:embed scripts/renew_gateway.lua
+var renewGatewaySource string
+
+// New returns a Store.
+func New(s *redisx.Store) *Store {
+	return &Store{redis: s, scripts: scripts{
+		commit: redis.NewScript(commitSource), ack: redis.NewScript(ackSource),
+		session: redis.NewScript(sessionSource), renewGateway: redis.NewScript(renewGatewaySource),
+	}}
+}
+
+// Load implements instance.Store.
+func (s *Store) Load(ctx context.Context, id, commandID string) (instance.Loaded, error) {
+	p := s.redis.Partition(id)
+	pipe := s.redis.Pipeline()
+	fields := pipe.HGetAll(ctx, instanceKey(p, id))
+	now := pipe.Time(ctx)
+	var done *redis.StringCmd
+	if commandID != "" {
+		done = pipe.HGet(ctx, commandsKey(p, id), commandID)
+	}
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return instance.Loaded{}, redisx.Err(err)
+	}
+	inst, err := decodeInstance(fields.Val())
+	if err != nil {
+		return instance.Loaded{}, fmt.Errorf("instance %s: %w", id, err)
+	}
+	l := instance.Loaded{Instance: inst, Now: now.Val()}
+	if done != nil && done.Err() == nil {
+		l.Done = []byte(done.Val())
+	}
+	return l, nil
+}
+
+// Commit implements instance.Store.
+func (s *Store) Commit(ctx context.Context, c *instance.Change, env instance.Envelope) (instance.Committed, error) {
+	inst := c.After
+	p := s.redis.Partition(inst.ID)
+	keys := []string{
+		instanceKey(p, inst.ID), commandsKey(p, inst.ID), orderKey(p, inst.ID), historyKey(p, inst.ID), mailboxKey(p, inst.ID),
+		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p),
+	}
+	args, err := commitArgs(c, env, changesChannel(p))
+	if err != nil {
+		return instance.Committed{}, err
+	}
+	reply, err := s.scripts.commit.Run(ctx, s.redis, keys, args...).StringSlice()
+	if err != nil {
+		return instance.Committed{}, redisx.Err(err)
+	}
+	return commitReply(reply)
+}
+
+func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]any, error) {
+	set, drop, err := encodeChange(c)
+	if err != nil {
+		return nil, err
+	}
+	before := int64(0)
+	if c.Before != nil {
+		before = c.Before.Revision
+	}
+	due, gateway, mode := int64(0), "", ""
+	if t := c.After.NextDue(); !t.IsZero() {
+		due = t.UnixMicro()
+	}
+	if l := c.After.Link; l != nil && l.Connected {
+		gateway = l.GatewayID
+	}
+	switch {
+	case c.Delete:
+		mode = "delete"
+	case c.ClearMailbox:
+		mode = "clear"
+	}
+	args := []any{c.After.ID, before, env.ID, env.Digest, due, c.After.CreateTime.UnixMicro(), gateway, mode, channel}
+	args = append(args, len(set)/2)
+	args = append(args, set...)
+	args = append(args, len(drop))
+	args = append(args, drop...)
+	args = append(args, len(c.History))
+	for _, h := range c.History {
+		b, err := encodeHistory(h)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, b)
+	}
+	args = append(args, len(c.Events))
+	for _, e := range c.Events {
+		b, err := encodeEvent(e)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, b)
+	}
+	return args, nil
+}
+
+func commitReply(reply []string) (instance.Committed, error) {
+	switch {
+	case len(reply) == 4 && reply[0] == "ok":
+		var n [3]int64
+		for i := range n {
+			v, err := strconv.ParseInt(reply[i+1], 10, 64)
+			if err != nil {
+				return instance.Committed{}, fmt.Errorf("commit answered %q: %w", reply, err)
+			}
+			n[i] = v
+		}
+		return instance.Committed{Revision: n[0], FirstOffset: n[1], Previous: n[2]}, nil
+	case len(reply) > 0 && (reply[0] == "conflict" || reply[0] == "done"):
+		// A command that is done meanwhile is found by the load that follows a conflict.
+		return instance.Committed{}, instance.ErrConflict
+	default:
+		return instance.Committed{}, fmt.Errorf("commit answered %q", reply)
+	}
+}
+
+// History implements instance.Store.
+func (s *Store) History(ctx context.Context, id string) ([]instance.HistoryEntry, error) {
+	lines, err := s.redis.LRange(ctx, historyKey(s.redis.Partition(id), id), 0, -1).Result()
+	if err != nil {
+		return nil, redisx.Err(err)
+	}
+	entries := make([]instance.HistoryEntry, 0, len(lines))
+	for _, line := range lines {
+		e, err := decodeHistory(line)
+		if err != nil {
+			return nil, fmt.Errorf("history of %s: %w", id, err)
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// listed is an entry of an index.
+type listed struct {
+	score float64
+	id    string
+}
+
+// List implements instance.Store: one pipelined read of all partitions' indexes, one of the heads that made it.
+func (s *Store) List(ctx context.Context, namespace string, limit int, after instance.Cursor) ([]*instance.Instance, error) {
+	upTo := "+inf"
+	if !after.CreateTime.IsZero() {
+		upTo = strconv.FormatInt(after.CreateTime.UnixMicro(), 10)
+	}
+	pipe := s.redis.Pipeline()
+	pages := make([]*redis.ZSliceCmd, s.redis.Partitions())
+	for p := range pages {
+		pages[p] = pipe.ZRevRangeByScoreWithScores(ctx, indexKey(p, namespace), &redis.ZRangeBy{Min: "-inf", Max: upTo, Count: int64(limit) + 8})
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, redisx.Err(err)
+	}
+	var all []listed
+	for _, page := range pages {
+		for _, z := range page.Val() {
+			id, _ := z.Member.(string)
+			if score := int64(z.Score); after.CreateTime.IsZero() || score < after.CreateTime.UnixMicro() || id > after.ID {
+				all = append(all, listed{z.Score, id})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b listed) int { return cmp.Or(cmp.Compare(b.score, a.score), strings.Compare(a.id, b.id)) })
+	return s.heads(ctx, all[:min(limit, len(all))])
+}
+
+// heads loads instances without players and data; those that were deleted meanwhile are left out.
+func (s *Store) heads(ctx context.Context, entries []listed) ([]*instance.Instance, error) {
+	if len(entries) == 0 {
+		return nil, nil
+	}
+	pipe := s.redis.Pipeline()
+	cmds := make([]*redis.SliceCmd, len(entries))
+	for n, e := range entries {
+		cmds[n] = pipe.HMGet(ctx, instanceKey(s.redis.Partition(e.id), e.id), fieldRevision, fieldHead)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, redisx.Err(err)
+	}
+	out := make([]*instance.Instance, 0, len(entries))
+	for n, cmd := range cmds {
+		v := cmd.Val()
+		rev, ok1 := v[0].(string)
+		head, ok2 := v[1].(string)
+		if !ok1 || !ok2 {
+			continue
+		}
+		inst, err := decodeInstance(map[string]string{fieldRevision: rev, fieldHead: head})
+		if err != nil {
+			return nil, fmt.Errorf("instance %s: %w", entries[n].id, err)
+		}
+		out = append(out, inst)
+	}
+	return out, nil
+}
+
+// Revision returns an instance's revision; 0 if there is none.
+func (s *Store) Revision(ctx context.Context, id string) (int64, error) {
+	rev, err := s.redis.HGet(ctx, instanceKey(s.redis.Partition(id), id), fieldRevision).Int64()
+	if errors.Is(err, redis.Nil) {
+		return 0, nil
+	}
+	return rev, redisx.Err(err)
+}
+
+// Due returns up to limit instances per partition that want attention now.
+func (s *Store) Due(ctx context.Context, limit int64) ([]string, error) {
+	now, err := s.redis.Time(ctx).Result()
+	if err != nil {
+		return nil, redisx.Err(err)
+	}
+	return s.membersUntil(ctx, timersKey, now, limit)
+}
+
+// membersUntil reads members of one sorted set per partition up to a time, in one pipelined read.
+func (s *Store) membersUntil(ctx context.Context, key func(int) string, until time.Time, limit int64) ([]string, error) {
+	pipe := s.redis.Pipeline()
+	cmds := make([]*redis.StringSliceCmd, s.redis.Partitions())
+	for p := range cmds {
+		cmds[p] = pipe.ZRangeByScore(ctx, key(p), &redis.ZRangeBy{Min: "-inf", Max: strconv.FormatInt(until.UnixMicro(), 10), Count: limit})
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, redisx.Err(err)
+	}
+	var out []string
+	for _, cmd := range cmds {
+		out = append(out, cmd.Val()...)
+	}
+	return out, nil
+}
+
+// Changes returns a subscription to the change hints of all partitions; a message's payload is the id of the instance.
+func (s *Store) Changes(ctx context.Context) *redis.PubSub {
+	channels := make([]string, s.redis.Partitions())
+	for p := range channels {
+		channels[p] = changesChannel(p)
+	}
+	return s.redis.Subscribe(ctx, channels...)
+}

@@ -1,0 +1,36 @@
+// Package redisstore keeps instances, sessions and leases of gateways in Redis. It returns errors of the domain and knows nothing of gRPC.
+package redisstore
+
+import (
+	"fmt"
+
+	"github.com/berth-dev/berth/pkg/redisx"
+)
+
+// Every key that game-instance writes is built here. docs/redis.md describes them.
+
+// Keys of a partition that concern one instance.
+func instanceKey(p int, id string) string { return redisx.Key(p, "i:"+id) }
+func commandsKey(p int, id string) string { return redisx.Key(p, "i:"+id+":c") }
+func orderKey(p int, id string) string    { return redisx.Key(p, "i:"+id+":o") }
+func historyKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":h") }
+func mailboxKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":m") }
+
+// Keys of a partition that concern all its instances.
+func timersKey(p int) string            { return redisx.Key(p, "timers") }
+func undeliveredKey(p int) string       { return redisx.Key(p, "undelivered") }
+func linksKey(p int) string             { return redisx.Key(p, "links") }
+func indexKey(p int, ns string) string  { return redisx.Key(p, "idx:"+ns) }
+func sessionKey(p int, s string) string { return redisx.Key(p, "s:"+s) }
+
+// The lease keys share a slot.
+const (
+	leasesKey = "berth:{gateways}:leases"
+	lapsedKey = "berth:{gateways}:lapsed"
+)
+
+// changesChannel is a partition's channel for change hints.
+func changesChannel(p int) string { return fmt.Sprintf("berth:changes:%03d", p) }
+
+// gatewayChannel is the one channel of a gateway's life.
+func gatewayChannel(gatewayID string) string { return "berth:gw:" + gatewayID }

@@ -1,0 +1,155 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "github.com/berth-dev/berth/pkg/gen/berth/record/v1"
+	"github.com/berth-dev/berth/pkg/redisx"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+)
+
+// Pull implements session.Mailboxes.
+func (s *Store) Pull(ctx context.Context, instanceID string, after int64, limit int) ([]instance.Delivery, error) {
+	entries, err := s.redis.ZRangeByScore(ctx, mailboxKey(s.redis.Partition(instanceID), instanceID), &redis.ZRangeBy{
+		Min: "(" + strconv.FormatInt(after, 10), Max: "+inf", Count: int64(limit),
+	}).Result()
+	if err != nil {
+		return nil, redisx.Err(err)
+	}
+	out := make([]instance.Delivery, 0, len(entries))
+	for _, e := range entries {
+		d, err := decodeDelivery(instanceID, e)
+		if err != nil {
+			return nil, fmt.Errorf("mailbox of %s: %w", instanceID, err)
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// Ack implements session.Mailboxes.
+func (s *Store) Ack(ctx context.Context, instanceID string, offset int64) error {
+	p := s.redis.Partition(instanceID)
+	return redisx.Err(s.scripts.ack.Run(ctx, s.redis, []string{instanceKey(p, instanceID), mailboxKey(p, instanceID), undeliveredKey(p)}, instanceID, offset).Err())
+}
+
+// undeliveredLimit bounds how many mailboxes of a partition are looked at in one round.
+const undeliveredLimit = 128
+
+// Undelivered implements session.Mailboxes.
+func (s *Store) Undelivered(ctx context.Context, gatewayID string, age time.Duration) ([]string, error) {
+	now, err := s.redis.Time(ctx).Result()
+	if err != nil {
+		return nil, redisx.Err(err)
+	}
+	waiting, err := s.membersUntil(ctx, undeliveredKey, now.Add(-age), undeliveredLimit)
+	if err != nil || len(waiting) == 0 {
+		return nil, err
+	}
+	pipe := s.redis.Pipeline()
+	owners := make([]*redis.StringCmd, len(waiting))
+	for n, id := range waiting {
+		owners[n] = pipe.HGet(ctx, linksKey(s.redis.Partition(id)), id)
+	}
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return nil, redisx.Err(err)
+	}
+	var mine []string
+	for n, id := range waiting {
+		if owners[n].Val() == gatewayID {
+			mine = append(mine, id)
+		}
+	}
+	return mine, nil
+}
+
+func encodeEvent(e instance.Event) ([]byte, error) {
+	r := &recordv1.EventRecord{}
+	switch {
+	case e.PlayersAdded != nil:
+		r.PlayersAdded = encodePlayers(e.PlayersAdded)
+	case e.PlayersRemoved != nil:
+		r.PlayersRemoved = &recordv1.PlayerIds{Ids: e.PlayersRemoved}
+	case e.PlayersUpdated != nil:
+		r.PlayersUpdated = encodePlayers(e.PlayersUpdated)
+	case e.GameDataUpdated != nil:
+		r.GameDataUpdated = encodeData(*e.GameDataUpdated)
+	case e.Terminated != nil:
+		r.Terminated = &recordv1.TerminationRecord{Reason: instancev1.GameInstance_Reason(e.Terminated.Reason), Message: e.Terminated.Message}
+	}
+	return proto.Marshal(r)
+}
+
+func encodePlayers(players []instance.Player) *recordv1.PlayerRecords {
+	r := &recordv1.PlayerRecords{}
+	for _, p := range players {
+		r.Players = append(r.Players, encodePlayer(p))
+	}
+	return r
+}
+
+func decodePlayers(r *recordv1.PlayerRecords) []instance.Player {
+	out := make([]instance.Player, 0, len(r.GetPlayers()))
+	for _, p := range r.GetPlayers() {
+		out = append(out, decodePlayer(p))
+	}
+	return out
+}
+
+// decodeDelivery reads "OFFSET:PREVIOUS:EVENT".
+func decodeDelivery(instanceID, entry string) (instance.Delivery, error) {
+	parts := strings.SplitN(entry, ":", 3)
+	if len(parts) != 3 {
+		return instance.Delivery{}, errors.New("entry without its numbers")
+	}
+	offset, err := strconv.ParseInt(parts[0], 10, 64)
+	if err != nil {
+		return instance.Delivery{}, err
+	}
+	previous, err := strconv.ParseInt(parts[1], 10, 64)
+	if err != nil {
+		return instance.Delivery{}, err
+	}
+	var r recordv1.EventRecord
+	if err := proto.Unmarshal([]byte(parts[2]), &r); err != nil {
+		return instance.Delivery{}, err
+	}
+	return instance.Delivery{InstanceID: instanceID, Offset: offset, Previous: previous, Event: decodeEvent(&r)}, nil
+}
+
+func decodeEvent(r *recordv1.EventRecord) instance.Event {
+	switch {
+	case r.GetPlayersAdded() != nil:
+		return instance.Event{PlayersAdded: decodePlayers(r.GetPlayersAdded())}
+	case r.GetPlayersRemoved() != nil:
+		return instance.Event{PlayersRemoved: r.GetPlayersRemoved().GetIds()}
+	case r.GetPlayersUpdated() != nil:
+		return instance.Event{PlayersUpdated: decodePlayers(r.GetPlayersUpdated())}
+	case r.GetGameDataUpdated() != nil:
+		data := decodeStored(r.GetGameDataUpdated())
+		return instance.Event{GameDataUpdated: &data}
+	case r.GetTerminated() != nil:
+		return instance.Event{Terminated: &instance.Termination{Reason: instance.Reason(r.GetTerminated().GetReason()), Message: r.GetTerminated().GetMessage()}}
+	default:
+		return instance.Event{}
+	}
+}
+
+// PublishToGateways implements courier.Publisher.
+func (s *Store) PublishToGateways(ctx context.Context, messages map[string][]byte) error {
+	pipe := s.redis.Pipeline()
+	for gateway, m := range messages {
+		pipe.Publish(ctx, gatewayChannel(gateway), m)
+	}
+	_, err := pipe.Exec(ctx)
+	return redisx.Err(err)
+}

@@ -1,0 +1,16 @@
+-- Drops what a server has dealt with from an instance's mailbox.
+--
+-- KEYS 1 instance (hash)   2 mailbox (zset)   3 undelivered mailboxes (zset)
+-- ARGV 1 instance id   2 offset, included
+-- Returns how many entries were dropped.
+local offset = tonumber(ARGV[2])
+local newest = tonumber(redis.call('HGET', KEYS[1], 'off') or '0')
+if offset > newest then offset = newest end
+local dropped = redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', offset))
+if redis.call('ZCARD', KEYS[2]) == 0 then
+  redis.call('ZREM', KEYS[3], ARGV[1])
+elseif dropped > 0 then
+  local now = redis.call('TIME')
+  redis.call('ZADD', KEYS[3], string.format('%.0f', now[1] * 1000000 + now[2]), ARGV[1])
+end
+return dropped

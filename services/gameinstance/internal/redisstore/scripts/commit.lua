@@ -1,0 +1,85 @@
+-- Commits one change of one instance: everything or nothing. All keys are of one partition.
+--
+-- KEYS 1 instance (hash: rev, off, head, data, result, p:PLAYER)   2 command digests (hash)   3 command ids by time (zset)
+--      4 history (list)   5 mailbox (zset by offset)   6 timers (zset by due time)   7 undelivered mailboxes (zset by time)
+--      8 namespace index (zset by create time)   9 links (hash: instance -> gateway)
+-- ARGV 1 instance id   2 revision that was decided upon, 0: none   3 command id   4 command digest
+--      5 next due time in us, 0: none   6 create time in us   7 gateway of a connected link, or ""
+--      8 "delete", "clear" (the mailbox) or ""   9 channel for the change hint
+--      10 number of fields to set F, then F pairs; number of fields to drop D, then D names;
+--      number of history entries H, then H entries; number of mailbox events M, then M events
+-- Returns {"ok", revision, first offset, offset before} or {"conflict"} or {"done", digest}.
+local now = redis.call('TIME')
+local us = now[1] * 1000000 + now[2]
+local int = function(n) return string.format('%.0f', n) end
+
+local done = redis.call('HGET', KEYS[2], ARGV[3])
+if done then return {'done', done} end
+local rev = tonumber(redis.call('HGET', KEYS[1], 'rev') or '0')
+if rev ~= tonumber(ARGV[2]) then return {'conflict'} end
+
+if ARGV[8] == 'delete' then
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5])
+  redis.call('ZREM', KEYS[6], ARGV[1])
+  redis.call('ZREM', KEYS[7], ARGV[1])
+  redis.call('ZREM', KEYS[8], ARGV[1])
+  redis.call('HDEL', KEYS[9], ARGV[1])
+  redis.call('PUBLISH', ARGV[9], ARGV[1])
+  return {'ok', int(rev), '0', '0'}
+end
+
+local at = 10
+local take = function()
+  local n = tonumber(ARGV[at])
+  local first = at + 1
+  at = first + n
+  return first, at - 1
+end
+
+rev = math.max(rev + 1, us)
+local pairs_n = tonumber(ARGV[at])
+for i = at + 1, at + 2 * pairs_n, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
+at = at + 2 * pairs_n + 1
+local first, last = take()
+for i = first, last do redis.call('HDEL', KEYS[1], ARGV[i]) end
+
+-- A history entry and a mailbox entry carry numbers that are known only here; they stand before the encoded rest.
+first, last = take()
+for i = first, last do redis.call('RPUSH', KEYS[4], int(rev) .. ':' .. ARGV[i]) end
+redis.call('LTRIM', KEYS[4], -1000, -1)
+
+if ARGV[8] == 'clear' then
+  redis.call('DEL', KEYS[5])
+  redis.call('ZREM', KEYS[7], ARGV[1])
+end
+local before = tonumber(redis.call('HGET', KEYS[1], 'off') or '0')
+local offset = math.max(before + 1, us)
+local previous = before
+first, last = take()
+for i = first, last do
+  local o = offset + (i - first)
+  redis.call('ZADD', KEYS[5], int(o), int(o) .. ':' .. int(previous) .. ':' .. ARGV[i])
+  previous = o
+end
+if last >= first then redis.call('ZADD', KEYS[7], 'NX', int(us), ARGV[1]) end
+
+redis.call('HSET', KEYS[1], 'rev', int(rev), 'off', int(previous))
+if ARGV[5] == '0' then redis.call('ZREM', KEYS[6], ARGV[1]) else redis.call('ZADD', KEYS[6], ARGV[5], ARGV[1]) end
+redis.call('ZADD', KEYS[8], 'NX', ARGV[6], ARGV[1])
+if ARGV[7] == '' then redis.call('HDEL', KEYS[9], ARGV[1]) else redis.call('HSET', KEYS[9], ARGV[1], ARGV[7]) end
+
+-- Results are kept for 10 minutes, and at most 256 of them.
+redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
+redis.call('ZADD', KEYS[3], int(us), ARGV[3])
+local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(us - 600000000))
+local extra = redis.call('ZCARD', KEYS[3]) - #old - 256
+if extra > 0 then
+  for _, id in ipairs(redis.call('ZRANGE', KEYS[3], #old, #old + extra - 1)) do old[#old + 1] = id end
+end
+for _, id in ipairs(old) do
+  redis.call('HDEL', KEYS[2], id)
+  redis.call('ZREM', KEYS[3], id)
+end
+
+redis.call('PUBLISH', ARGV[9], ARGV[1])
+return {'ok', int(rev), int(offset), int(before)}

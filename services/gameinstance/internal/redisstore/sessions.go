@@ -1,0 +1,121 @@
+package redisstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "github.com/berth-dev/berth/pkg/gen/berth/record/v1"
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/services/gameinstance/internal/session"
+)
+
+const (
+	// sessionLife is how long a session is remembered after its last socket opened or closed. A server that comes back later begins a fresh one; its
+	// links do not depend on it.
+	sessionLife = 30 * 24 * time.Hour
+	// lapsedLife is how long a life of a gateway is remembered as lapsed: longer than any process stays stopped by accident.
+	lapsedLife = 24 * time.Hour
+)
+
+// LoadSession implements session.Sessions.
+func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Session, time.Time, error) {
+	pipe := s.redis.Pipeline()
+	record := pipe.HGet(ctx, sessionKey(s.redis.Partition(serverID), serverID), "record")
+	now := pipe.Time(ctx)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return session.Session{}, time.Time{}, redisx.Err(err)
+	}
+	if errors.Is(record.Err(), redis.Nil) {
+		return session.Session{ServerID: serverID}, now.Val(), nil
+	}
+	var r recordv1.SessionRecord
+	if err := proto.Unmarshal([]byte(record.Val()), &r); err != nil {
+		return session.Session{}, time.Time{}, fmt.Errorf("decode session of %s: %w", serverID, err)
+	}
+	return session.Session{
+		ServerID: r.GetServerId(), Namespace: r.GetNamespace(), PairID: r.GetPairId(), ID: r.GetSessionId(), Epoch: r.GetEpoch(), GatewayID: r.GetGatewayId(),
+		ResumeKeyHash: r.GetResumeKeyHash(), Connected: r.GetConnected(), ChangeTime: at(r.GetChangeTime()),
+	}, now.Val(), nil
+}
+
+// SaveSession implements session.Sessions.
+func (s *Store) SaveSession(ctx context.Context, v session.Session, lookedAt int64) (bool, error) {
+	record, err := proto.Marshal(&recordv1.SessionRecord{
+		ServerId: v.ServerID, Namespace: v.Namespace, PairId: v.PairID, SessionId: v.ID, Epoch: v.Epoch, GatewayId: v.GatewayID,
+		ResumeKeyHash: v.ResumeKeyHash, Connected: v.Connected, ChangeTime: micros(v.ChangeTime),
+	})
+	if err != nil {
+		return false, fmt.Errorf("encode session: %w", err)
+	}
+	saved, err := s.scripts.session.Run(ctx, s.redis, []string{sessionKey(s.redis.Partition(v.ServerID), v.ServerID)},
+		lookedAt, v.Epoch, record, int64(sessionLife/time.Second)).Int()
+	return saved == 1, redisx.Err(err)
+}
+
+// RenewGateway implements session.Gateways.
+func (s *Store) RenewGateway(ctx context.Context, id string, lease time.Duration) (bool, error) {
+	ok, err := s.scripts.renewGateway.Run(ctx, s.redis, []string{leasesKey, lapsedKey}, id, lease.Microseconds()).Int()
+	return ok == 1, redisx.Err(err)
+}
+
+// GatewayAlive implements session.Gateways.
+func (s *Store) GatewayAlive(ctx context.Context, id string) (bool, error) {
+	pipe := s.redis.Pipeline()
+	expiry := pipe.ZScore(ctx, leasesKey, id)
+	now := pipe.Time(ctx)
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+		return false, redisx.Err(err)
+	}
+	return expiry.Err() == nil && int64(expiry.Val()) > now.Val().UnixMicro(), nil
+}
+
+// ExpiredGateways implements session.Gateways.
+func (s *Store) ExpiredGateways(ctx context.Context) ([]string, error) {
+	now, err := s.redis.Time(ctx).Result()
+	if err != nil {
+		return nil, redisx.Err(err)
+	}
+	expired, err := s.redis.ZRangeByScore(ctx, leasesKey, &redis.ZRangeBy{Min: "-inf", Max: strconv.FormatInt(now.UnixMicro(), 10)}).Result()
+	return expired, redisx.Err(err)
+}
+
+// ForgetGateway implements session.Gateways.
+func (s *Store) ForgetGateway(ctx context.Context, id string) error {
+	now, err := s.redis.Time(ctx).Result()
+	if err != nil {
+		return redisx.Err(err)
+	}
+	pipe := s.redis.TxPipeline()
+	pipe.ZAdd(ctx, lapsedKey, redis.Z{Score: float64(now.UnixMicro()), Member: id})
+	pipe.ZRemRangeByScore(ctx, lapsedKey, "-inf", strconv.FormatInt(now.Add(-lapsedLife).UnixMicro(), 10))
+	pipe.ZRem(ctx, leasesKey, id)
+	_, err = pipe.Exec(ctx)
+	return redisx.Err(err)
+}
+
+// LinksThrough implements session.Gateways.
+func (s *Store) LinksThrough(ctx context.Context, gatewayID string) ([]string, error) {
+	pipe := s.redis.Pipeline()
+	cmds := make([]*redis.MapStringStringCmd, s.redis.Partitions())
+	for p := range cmds {
+		cmds[p] = pipe.HGetAll(ctx, linksKey(p))
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, redisx.Err(err)
+	}
+	var ids []string
+	for _, cmd := range cmds {
+		for id, gateway := range cmd.Val() {
+			if gateway == gatewayID {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return ids, nil
+}

@@ -1,0 +1,396 @@
+package redisstore_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/redisstore"
+	"github.com/berth-dev/berth/services/gameinstance/internal/session"
+)
+
+var timeouts = instance.Timeouts{Allocation: time.Minute, Link: time.Minute, ConnectPlayers: time.Minute, DisconnectGrace: time.Minute, Retention: time.Hour}
+
+// each runs a test on every kind of store.
+func each(t *testing.T, test func(t *testing.T, s *redisstore.Store)) {
+	redistest.Each(t, func(t *testing.T, s *redisx.Store) { test(t, redisstore.New(s)) })
+}
+
+// commit decides a command upon the stored instance and commits it.
+func commit(t *testing.T, s *redisstore.Store, id string, env instance.Envelope, cmd instance.Command) (*instance.Change, instance.Committed, error) {
+	t.Helper()
+	if env.ID == "" {
+		env.ID = uuid.NewString()
+	}
+	loaded, err := s.Load(context.Background(), id, env.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	change, err := instance.Decide(loaded.Instance, cmd, "test", loaded.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done, err := s.Commit(context.Background(), change, env)
+	return change, done, err
+}
+
+func must(t *testing.T, s *redisstore.Store, id string, cmd instance.Command) (*instance.Change, instance.Committed) {
+	t.Helper()
+	c, done, err := commit(t, s, id, instance.Envelope{}, cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, done
+}
+
+func load(t *testing.T, s *redisstore.Store, id string) *instance.Instance {
+	t.Helper()
+	l, err := s.Load(context.Background(), id, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Instance
+}
+
+// created returns the id of a new instance with two players.
+func created(t *testing.T, s *redisstore.Store) string {
+	t.Helper()
+	id := uuid.NewString()
+	must(t, s, id, instance.Create{
+		Namespace: "default", ID: id, Timeouts: timeouts, Placement: instance.Placement{Build: "b", Regions: []string{"eu"}, Latencies: map[string]time.Duration{"eu": time.Millisecond}},
+		Players:  []instance.Player{{ID: "ann", TeamID: "red", Data: instance.Data{Set: true, JSON: []byte(`{"skin":1}`)}}, {ID: "bob"}},
+		GameData: instance.Data{Set: true, Binary: []byte{1, 2}}, Settings: []byte(`{"map":"x"}`), Labels: map[string]string{"a": "b"},
+	})
+	return id
+}
+
+// linked returns the id of an instance that is linked through gateway "gw".
+func linked(t *testing.T, s *redisstore.Store) string {
+	t.Helper()
+	id := created(t, s)
+	must(t, s, id, instance.LinkServer{Server: instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}, SessionEpoch: 1, GatewayID: "gw"})
+	return id
+}
+
+func TestWhatWasCommittedIsLoaded(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		id := linked(t, s)
+		change, done := must(t, s, id, instance.UpdateGameData{Data: instance.Data{Set: true, JSON: []byte(`{"round":2}`)}})
+		got := load(t, s, id)
+		want := change.After
+		want.Revision, want.LastOffset = done.Revision, got.LastOffset
+		// Times come back to the microsecond, in the local zone.
+		if g, w := fmt.Sprintf("%+v", flat(got)), fmt.Sprintf("%+v", flat(want)); g != w {
+			t.Errorf("loaded\n%s\nwant\n%s", g, w)
+		}
+		must(t, s, id, instance.RemovePlayers{IDs: []string{"bob"}})
+		if got := load(t, s, id); len(got.Players) != 1 {
+			t.Errorf("players after a removal: %v", got.Players)
+		}
+	})
+}
+
+// flat returns an instance with its pointers resolved and its times in one form.
+func flat(i *instance.Instance) instance.Instance {
+	c := *i
+	c.Link = nil
+	for _, at := range []*time.Time{&c.CreateTime, &c.UpdateTime, &c.StartTime, &c.EndTime, &c.ExpireTime} {
+		*at = trim(*at)
+	}
+	c.Deadlines = map[instance.DeadlineKind]time.Time{}
+	for k, at := range i.Deadlines {
+		c.Deadlines[k] = trim(at)
+	}
+	c.Attempts = slices.Clone(i.Attempts)
+	for n := range c.Attempts {
+		c.Attempts[n].CreateTime = trim(c.Attempts[n].CreateTime)
+	}
+	c.Outbox = slices.Clone(i.Outbox)
+	for n := range c.Outbox {
+		c.Outbox[n].Due = trim(c.Outbox[n].Due)
+	}
+	c.Players = map[string]instance.Player{}
+	for id, p := range i.Players {
+		p.AddTime = trim(p.AddTime)
+		c.Players[id] = p
+	}
+	return c
+}
+
+func trim(t time.Time) time.Time {
+	if t.IsZero() {
+		return time.Time{}
+	}
+	return time.UnixMicro(t.UnixMicro()).UTC()
+}
+
+func TestACommitOnAnOldRevisionConflicts(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		id := created(t, s)
+		stale, err := s.Load(context.Background(), id, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		must(t, s, id, instance.Terminate{})
+		change, err := instance.Decide(stale.Instance, instance.UpdateGameData{}, "test", stale.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Commit(context.Background(), change, instance.Envelope{ID: "late"}); !errors.Is(err, instance.ErrConflict) {
+			t.Errorf("commit on an old revision: %v", err)
+		}
+		if got := load(t, s, id); got.State != instance.Terminated {
+			t.Errorf("state is %s", got.State)
+		}
+	})
+}
+
+func TestACommandIsRememberedWithItsDigest(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		id := created(t, s)
+		env := instance.Envelope{ID: "once", Digest: []byte("digest")}
+		if _, _, err := commit(t, s, id, env, instance.AddPlayers{Players: []instance.Player{{ID: "eve"}}}); err != nil {
+			t.Fatal(err)
+		}
+		l, err := s.Load(context.Background(), id, "once")
+		if err != nil || string(l.Done) != "digest" {
+			t.Errorf("load of a done command: %q, %v", l.Done, err)
+		}
+		// Even a writer who has not looked applies it once.
+		change, err := instance.Decide(l.Instance, instance.RemovePlayers{IDs: []string{"eve"}}, "test", l.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Commit(context.Background(), change, env); !errors.Is(err, instance.ErrConflict) {
+			t.Errorf("repeated command id: %v", err)
+		}
+	})
+}
+
+func TestRevisionsAndOffsetsOnlyGrow(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		id := linked(t, s)
+		var revision, offset int64
+		for n := range 20 {
+			_, done := must(t, s, id, instance.AddPlayers{Players: []instance.Player{{ID: fmt.Sprint("p", n)}}})
+			if done.Revision <= revision || done.FirstOffset <= offset {
+				t.Fatalf("commit %d: revision %d after %d, offset %d after %d", n, done.Revision, revision, done.FirstOffset, offset)
+			}
+			if n > 0 && done.Previous != offset {
+				t.Fatalf("commit %d: previous offset %d, want %d", n, done.Previous, offset)
+			}
+			revision, offset = done.Revision, done.FirstOffset
+		}
+	})
+}
+
+func TestTheMailboxKeepsEntriesUntilTheyAreAcknowledged(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		ctx := context.Background()
+		id := linked(t, s)
+		var offsets []int64
+		for n := range 3 {
+			_, done := must(t, s, id, instance.AddPlayers{Players: []instance.Player{{ID: fmt.Sprint("p", n)}}})
+			offsets = append(offsets, done.FirstOffset)
+		}
+		all, err := s.Pull(ctx, id, 0, 10)
+		if err != nil || len(all) != 3 {
+			t.Fatalf("pull: %d entries, %v", len(all), err)
+		}
+		for n, d := range all {
+			if d.Offset != offsets[n] || d.Event.PlayersAdded[0].ID != fmt.Sprint("p", n) || n > 0 && d.Previous != offsets[n-1] {
+				t.Errorf("entry %d: %+v", n, d)
+			}
+		}
+		if rest, err := s.Pull(ctx, id, offsets[0], 10); err != nil || len(rest) != 2 {
+			t.Errorf("pull after the first: %d entries, %v", len(rest), err)
+		}
+		if err := s.Ack(ctx, id, offsets[1]); err != nil {
+			t.Fatal(err)
+		}
+		if rest, err := s.Pull(ctx, id, 0, 10); err != nil || len(rest) != 1 || rest[0].Offset != offsets[2] {
+			t.Errorf("pull after an ack: %+v, %v", rest, err)
+		}
+		waiting := func() []string {
+			t.Helper()
+			ids, err := s.Undelivered(ctx, "gw", 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ids
+		}
+		if got := waiting(); !slices.Equal(got, []string{id}) {
+			t.Errorf("undelivered: %v", got)
+		}
+		// An acknowledgement from the future counts for what is there, and no more.
+		if err := s.Ack(ctx, id, offsets[2]+1e12); err != nil {
+			t.Fatal(err)
+		}
+		if got := waiting(); len(got) != 0 {
+			t.Errorf("undelivered after everything was acknowledged: %v", got)
+		}
+		must(t, s, id, instance.UpdateGameData{})
+		if rest, err := s.Pull(ctx, id, 0, 10); err != nil || len(rest) != 1 {
+			t.Errorf("pull after a new entry: %+v, %v", rest, err)
+		}
+		if ids, err := s.Undelivered(ctx, "other", 0); err != nil || len(ids) != 0 {
+			t.Errorf("undelivered through another gateway: %v, %v", ids, err)
+		}
+	})
+}
+
+func TestAFreshLinkEmptiesTheMailbox(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		id := linked(t, s)
+		_, done := must(t, s, id, instance.UpdateGameData{})
+		must(t, s, id, instance.LinkServer{Server: instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}, SessionEpoch: 2, GatewayID: "gw"})
+		if rest, err := s.Pull(context.Background(), id, 0, 10); err != nil || len(rest) != 0 {
+			t.Errorf("mailbox after a fresh link: %v, %v", rest, err)
+		}
+		if got := load(t, s, id).LastOffset; got != done.FirstOffset {
+			t.Errorf("the sequence begins again at %d, was at %d", got, done.FirstOffset)
+		}
+	})
+}
+
+func TestDueInstancesAreFoundAndDeletedOnesLeaveNothing(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		s, ctx := redisstore.New(r), context.Background()
+		id := uuid.NewString()
+		short := instance.Timeouts{Retention: time.Microsecond}
+		must(t, s, id, instance.Create{Namespace: "default", ID: id, Timeouts: short, SkipAllocation: true})
+		if due, err := s.Due(ctx, 10); err != nil || len(due) != 0 {
+			t.Errorf("due: %v, %v", due, err)
+		}
+		must(t, s, id, instance.Terminate{})
+		if due, err := s.Due(ctx, 10); err != nil || !slices.Equal(due, []string{id}) {
+			t.Errorf("due: %v, %v", due, err)
+		}
+		must(t, s, id, instance.Expire{})
+		if got := load(t, s, id); got != nil {
+			t.Errorf("deleted instance: %+v", got)
+		}
+		keys, err := r.Keys(ctx, "*").Result()
+		if err != nil || !slices.Equal(keys, []string{"berth:meta"}) {
+			t.Errorf("keys left: %v, %v", keys, err)
+		}
+	})
+}
+
+func TestListPagesNewestFirst(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		ctx := context.Background()
+		var want []string
+		for range 25 {
+			want = append([]string{created(t, s)}, want...)
+		}
+		var got []string
+		for cursor := (instance.Cursor{}); ; {
+			page, err := s.List(ctx, "default", 10, cursor)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, i := range page {
+				got = append(got, i.ID)
+				cursor = instance.Cursor{CreateTime: i.CreateTime, ID: i.ID}
+			}
+			if len(page) < 10 {
+				break
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("listed %v\nwant %v", got, want)
+		}
+		if other, err := s.List(ctx, "other", 10, instance.Cursor{}); err != nil || len(other) != 0 {
+			t.Errorf("another namespace lists %v, %v", other, err)
+		}
+	})
+}
+
+func TestHistoryIsKeptInOrder(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		id := linked(t, s)
+		must(t, s, id, instance.Terminate{Message: "enough"})
+		entries, err := s.History(context.Background(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var events []string
+		for n, e := range entries {
+			events = append(events, e.Event)
+			if n > 0 && e.Revision < entries[n-1].Revision || e.Time.IsZero() || e.Actor != "test" {
+				t.Errorf("entry %d: %+v", n, e)
+			}
+		}
+		if want := []string{"created", "allocating", "linked", "terminated"}; !slices.Equal(events, want) {
+			t.Errorf("history %v, want %v", events, want)
+		}
+	})
+}
+
+func TestOnlyOneOfTwoSessionsIsSaved(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		ctx := context.Background()
+		first := session.Session{ServerID: "s", Namespace: "default", ID: "a", Epoch: 5, GatewayID: "gw", ResumeKeyHash: []byte{1}, Connected: true, ChangeTime: time.UnixMicro(7)}
+		if saved, err := s.SaveSession(ctx, first, 0); err != nil || !saved {
+			t.Fatalf("first: %v, %v", saved, err)
+		}
+		second := first
+		second.ID, second.Epoch = "b", 6
+		if saved, err := s.SaveSession(ctx, second, 0); err != nil || saved {
+			t.Errorf("second upon the same look: %v, %v", saved, err)
+		}
+		got, _, err := s.LoadSession(ctx, "s")
+		if err != nil || fmt.Sprint(got) != fmt.Sprint(first) {
+			t.Errorf("loaded %+v, %v", got, err)
+		}
+		if none, now, err := s.LoadSession(ctx, "nobody"); err != nil || none.Epoch != 0 || now.IsZero() {
+			t.Errorf("no session: %+v, %v", none, err)
+		}
+	})
+}
+
+func TestAGatewayThatLapsedCannotRenew(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		ctx := context.Background()
+		renew := func(id string, lease time.Duration, want bool) {
+			t.Helper()
+			if ok, err := s.RenewGateway(ctx, id, lease); err != nil || ok != want {
+				t.Errorf("renew %s: %v, %v; want %v", id, ok, err, want)
+			}
+		}
+		renew("a", time.Minute, true)
+		renew("a", time.Minute, true)
+		if alive, err := s.GatewayAlive(ctx, "a"); err != nil || !alive {
+			t.Errorf("alive: %v, %v", alive, err)
+		}
+		renew("b", time.Microsecond, true)
+		if expired, err := s.ExpiredGateways(ctx); err != nil || !slices.Equal(expired, []string{"b"}) {
+			t.Errorf("expired: %v, %v", expired, err)
+		}
+		renew("b", time.Minute, false)
+		if err := s.ForgetGateway(ctx, "b"); err != nil {
+			t.Fatal(err)
+		}
+		renew("b", time.Minute, false)
+		if alive, err := s.GatewayAlive(ctx, "b"); err != nil || alive {
+			t.Errorf("alive: %v, %v", alive, err)
+		}
+		id := linked(t, s)
+		if links, err := s.LinksThrough(ctx, "gw"); err != nil || !slices.Equal(links, []string{id}) {
+			t.Errorf("links: %v, %v", links, err)
+		}
+		must(t, s, id, instance.LoseGateway{GatewayID: "gw"})
+		if links, err := s.LinksThrough(ctx, "gw"); err != nil || len(links) != 0 {
+			t.Errorf("links after the loss: %v, %v", links, err)
+		}
+	})
+}

@@ -1,0 +1,298 @@
+// Package session is about the sockets of game servers: which one is a server's session now, which gateway it runs through, and what still waits to
+// be delivered over it. It knows nothing of gRPC, protobuf or Redis.
+package session
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+)
+
+// Session is a game server's way to Berth. It is resumed over many sockets.
+type Session struct {
+	ServerID  string
+	Namespace string
+	PairID    string
+	ID        string
+	// Epoch numbers the sockets.
+	Epoch         int64
+	GatewayID     string
+	ResumeKeyHash []byte
+	Connected     bool
+	ChangeTime    time.Time
+}
+
+// Sessions stores sessions.
+type Sessions interface {
+	// LoadSession returns a server's session, with Epoch 0 if there is none, and the store's time.
+	LoadSession(ctx context.Context, serverID string) (Session, time.Time, error)
+	// SaveSession stores a session if the stored one still has the epoch that was looked at.
+	SaveSession(ctx context.Context, s Session, lookedAt int64) (bool, error)
+}
+
+// Gateways stores the leases of gateways.
+type Gateways interface {
+	// RenewGateway keeps a lease; false if it ran out. A lease of 0 gives it back.
+	RenewGateway(ctx context.Context, id string, lease time.Duration) (bool, error)
+	// GatewayAlive reports whether a lease stands.
+	GatewayAlive(ctx context.Context, id string) (bool, error)
+	// ExpiredGateways returns the lives whose lease ran out and whose links were not seen to yet.
+	ExpiredGateways(ctx context.Context) ([]string, error)
+	// ForgetGateway says that a life's links were seen to; the life itself stays known as lapsed for a while.
+	ForgetGateway(ctx context.Context, id string) error
+	// LinksThrough returns the instances that are linked through a gateway.
+	LinksThrough(ctx context.Context, gatewayID string) ([]string, error)
+}
+
+// Mailboxes stores what servers have not acknowledged.
+type Mailboxes interface {
+	// Pull returns at most limit entries after an offset, oldest first.
+	Pull(ctx context.Context, instanceID string, after int64, limit int) ([]instance.Delivery, error)
+	// Ack drops entries up to an offset.
+	Ack(ctx context.Context, instanceID string, offset int64) error
+	// Undelivered returns the instances linked through a gateway whose entries have waited for an acknowledgement for at least age.
+	Undelivered(ctx context.Context, gatewayID string, age time.Duration) ([]string, error)
+}
+
+// Instances is what sessions need of instances.
+type Instances interface {
+	Apply(ctx context.Context, namespace, id string, env instance.Envelope, cmd instance.Command) (*instance.Instance, error)
+}
+
+// Herald tells a gateway that a session of its was taken over. It may lose the news, and does not block.
+type Herald interface {
+	Replaced(gatewayID, serverID string, epoch int64)
+}
+
+// Config names what a Service needs.
+type Config struct {
+	Sessions  Sessions
+	Gateways  Gateways
+	Mailboxes Mailboxes
+	Instances Instances
+	Herald    Herald
+	Log       *slog.Logger
+}
+
+// Service has the use-cases around sessions. It is safe for concurrent use.
+type Service struct{ Config }
+
+// New returns a Service.
+func New(cfg Config) *Service { return &Service{cfg} }
+
+// Hello is what a server says when it opens a socket.
+type Hello struct {
+	Namespace, ServerID, PairID, GatewayID string
+	// ResumeKey of an earlier socket; empty on the first.
+	ResumeKey string
+	// Links that the server has.
+	Links []HelloLink
+}
+
+// HelloLink says how far a server is with an instance.
+type HelloLink struct {
+	InstanceID        string
+	LastOffset, Epoch int64
+}
+
+// Opened is a session with a fresh socket.
+type Opened struct {
+	Session   Session
+	ResumeKey string
+	Links     []Link
+}
+
+// Link is an instance that goes on over the socket.
+type Link struct {
+	InstanceID    string
+	Epoch, Offset int64
+}
+
+// Open makes a socket the server's session.
+//
+// A second socket with the same pair needs the session's resume key, unless the first one is known to be gone.
+func (s *Service) Open(ctx context.Context, h Hello) (*Opened, error) {
+	opened, err := s.take(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range h.Links {
+		link, err := s.attach(ctx, h, opened.Session, l)
+		switch errs.ReasonOf(err) {
+		case "":
+			opened.Links = append(opened.Links, link)
+		case errs.StaleLinkEpoch, errs.InstanceUnknown:
+			// Left out of the answer: the server links again and learns how things stand.
+		default:
+			return nil, err
+		}
+	}
+	return opened, nil
+}
+
+// take makes the socket the session's, whoever else tries at the same time.
+func (s *Service) take(ctx context.Context, h Hello) (*Opened, error) {
+	for range 8 {
+		current, now, err := s.Sessions.LoadSession(ctx, h.ServerID)
+		if err != nil {
+			return nil, err
+		}
+		resumes := h.ResumeKey != "" && subtle.ConstantTimeCompare(hash(h.ResumeKey), current.ResumeKeyHash) == 1
+		if !resumes {
+			if err := s.free(ctx, current); err != nil {
+				return nil, err
+			}
+		}
+		next := Session{
+			ServerID: h.ServerID, Namespace: h.Namespace, PairID: h.PairID, GatewayID: h.GatewayID, Connected: true, ChangeTime: now,
+			Epoch: max(current.Epoch+1, now.UnixMicro()), ID: current.ID, ResumeKeyHash: current.ResumeKeyHash,
+		}
+		key := h.ResumeKey
+		if !resumes {
+			key = rand.Text()
+			next.ID, next.ResumeKeyHash = uuid.NewString(), hash(key)
+		}
+		saved, err := s.Sessions.SaveSession(ctx, next, current.Epoch)
+		if err != nil {
+			return nil, err
+		}
+		if saved {
+			if current.Connected {
+				s.Herald.Replaced(current.GatewayID, h.ServerID, next.Epoch)
+			}
+			return &Opened{Session: next, ResumeKey: key}, nil
+		}
+	}
+	return nil, errs.New(errs.Contended, "several sockets open this session at once; try again").Retry(100 * time.Millisecond)
+}
+
+// free checks that nobody holds the session's socket.
+func (s *Service) free(ctx context.Context, current Session) error {
+	if !current.Connected {
+		return nil
+	}
+	alive, err := s.Gateways.GatewayAlive(ctx, current.GatewayID)
+	if err != nil {
+		return err
+	}
+	if alive {
+		return errs.New(errs.CredentialsInUse, "another connection uses this token pair; only its holder, with the resume key, can move it")
+	}
+	return nil
+}
+
+func (s *Service) attach(ctx context.Context, h Hello, current Session, l HelloLink) (Link, error) {
+	inst, err := s.Instances.Apply(ctx, h.Namespace, l.InstanceID, instance.Envelope{Actor: "server:" + h.ServerID}, instance.AttachSession{
+		ServerID: h.ServerID, SessionEpoch: current.Epoch, GatewayID: h.GatewayID, LinkEpoch: l.Epoch,
+	})
+	if err != nil {
+		return Link{}, err
+	}
+	if err := s.Mailboxes.Ack(ctx, l.InstanceID, l.LastOffset); err != nil {
+		return Link{}, err
+	}
+	return Link{InstanceID: l.InstanceID, Epoch: inst.Link.Epoch, Offset: min(l.LastOffset, inst.LastOffset)}, nil
+}
+
+func hash(key string) []byte {
+	h := sha256.Sum256([]byte(key))
+	return h[:]
+}
+
+// Close says that a socket is gone. A session that has another socket by now is left alone.
+func (s *Service) Close(ctx context.Context, serverID string, epoch int64, instanceIDs []string) error {
+	current, now, err := s.Sessions.LoadSession(ctx, serverID)
+	if err != nil {
+		return err
+	}
+	if current.Epoch == epoch && current.Connected {
+		current.Connected, current.ChangeTime = false, now
+		if _, err := s.Sessions.SaveSession(ctx, current, epoch); err != nil {
+			return err
+		}
+	}
+	var failed []error
+	for _, id := range instanceIDs {
+		failed = append(failed, s.lose(ctx, id, instance.LoseSession{ServerID: serverID, SessionEpoch: epoch}))
+	}
+	return errors.Join(failed...)
+}
+
+func (s *Service) lose(ctx context.Context, instanceID string, cmd instance.Command) error {
+	_, err := s.Instances.Apply(ctx, "", instanceID, instance.Envelope{Actor: "service:gateway"}, cmd)
+	if errs.Is(err, errs.InstanceUnknown) {
+		return nil
+	}
+	return err
+}
+
+// Connected returns the session of a server that has a socket now.
+func (s *Service) Connected(ctx context.Context, serverID string) (Session, error) {
+	current, _, err := s.Sessions.LoadSession(ctx, serverID)
+	if err != nil {
+		return Session{}, err
+	}
+	if !current.Connected {
+		return Session{}, errs.New(errs.NotConnected, "this game server has no open link; open the WebSocket first")
+	}
+	return current, nil
+}
+
+// pullLimit bounds one read of a mailbox.
+const pullLimit = 256
+
+// Pull returns an instance's mailbox entries after an offset.
+func (s *Service) Pull(ctx context.Context, instanceID string, after int64) ([]instance.Delivery, error) {
+	return s.Mailboxes.Pull(ctx, instanceID, after, pullLimit)
+}
+
+// Ack drops what a server has dealt with.
+func (s *Service) Ack(ctx context.Context, instanceID string, offset int64) error {
+	return s.Mailboxes.Ack(ctx, instanceID, offset)
+}
+
+// redeliverAfter is how long an entry may wait for its acknowledgement before the gateway is reminded of it.
+const redeliverAfter = 2 * time.Second
+
+// Renew keeps a gateway's lease and returns the instances whose entries it should deliver again. standing is false if the lease ran out.
+func (s *Service) Renew(ctx context.Context, gatewayID string, lease time.Duration) (standing bool, undelivered []string, err error) {
+	standing, err = s.Gateways.RenewGateway(ctx, gatewayID, lease)
+	if err != nil || !standing || lease == 0 {
+		return standing, nil, err
+	}
+	undelivered, err = s.Mailboxes.Undelivered(ctx, gatewayID, redeliverAfter)
+	return standing, undelivered, err
+}
+
+// Reap sees to the links of gateways whose lease ran out: they count as disconnected.
+func (s *Service) Reap(ctx context.Context) error {
+	expired, err := s.Gateways.ExpiredGateways(ctx)
+	if err != nil {
+		return err
+	}
+	for _, gateway := range expired {
+		links, err := s.Gateways.LinksThrough(ctx, gateway)
+		if err != nil {
+			return err
+		}
+		for _, id := range links {
+			if err := s.lose(ctx, id, instance.LoseGateway{GatewayID: gateway}); err != nil {
+				return err
+			}
+		}
+		if err := s.Gateways.ForgetGateway(ctx, gateway); err != nil {
+			return err
+		}
+		s.Log.Warn("gateway lease ran out", "gateway_id", gateway, "links", len(links))
+	}
+	return nil
+}

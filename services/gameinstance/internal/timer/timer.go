@@ -1,0 +1,93 @@
+// Package timer wakes instances when they are due, and sees to gateways whose lease ran out. Every replica may do it at once: what comes of it is decided by
+// compare-and-set on the instance.
+package timer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+)
+
+// Store knows who is due.
+type Store interface {
+	Due(ctx context.Context, limitPerPartition int64) ([]string, error)
+}
+
+// Instances is what the timer needs of instances.
+type Instances interface {
+	Apply(ctx context.Context, namespace, id string, env instance.Envelope, cmd instance.Command) (*instance.Instance, error)
+}
+
+// Driver drives outboxes.
+type Driver interface{ Kick(instanceID string) }
+
+// Reaper sees to gateways whose lease ran out.
+type Reaper interface {
+	Reap(ctx context.Context) error
+}
+
+const (
+	sweepEvery    = 250 * time.Millisecond
+	sweepLimit    = 64
+	sweepDeadline = 10 * time.Second
+	reapEvery     = time.Second
+)
+
+// Sweeper sweeps periodically.
+type Sweeper struct {
+	Store     Store
+	Instances Instances
+	Driver    Driver
+	Reaper    Reaper
+	Log       *slog.Logger
+}
+
+// Run sweeps until ctx is cancelled.
+func (s *Sweeper) Run(ctx context.Context) error {
+	sweep, reap := time.NewTicker(sweepEvery), time.NewTicker(reapEvery)
+	defer sweep.Stop()
+	defer reap.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sweep.C:
+			s.try(ctx, "sweep", s.Sweep)
+		case <-reap.C:
+			s.try(ctx, "reap", s.Reaper.Reap)
+		}
+	}
+}
+
+func (s *Sweeper) try(ctx context.Context, what string, do func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(ctx, sweepDeadline)
+	defer cancel()
+	if err := do(ctx); err != nil && ctx.Err() == nil {
+		s.Log.Warn("sweep failed; the next one follows", "what", what, "error", err)
+	}
+}
+
+// Sweep does once what is due.
+func (s *Sweeper) Sweep(ctx context.Context) error {
+	due, err := s.Store.Due(ctx, sweepLimit)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, id := range due {
+		inst, err := s.Instances.Apply(ctx, "", id, instance.Envelope{Actor: "timer"}, instance.Expire{})
+		switch {
+		case errs.Is(err, errs.InstanceUnknown):
+			continue
+		case err != nil:
+			failed = append(failed, err)
+		case len(inst.Outbox) > 0:
+			s.Driver.Kick(id)
+		}
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,109 @@
+package gameinstance
+
+import (
+	"context"
+	"net"
+
+	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
+	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+
+	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/rpc"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	"github.com/berth-dev/berth/services/gameinstance/internal/courier"
+	"github.com/berth-dev/berth/services/gameinstance/internal/grpcserver"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/outbox"
+	"github.com/berth-dev/berth/services/gameinstance/internal/peers"
+	"github.com/berth-dev/berth/services/gameinstance/internal/redisstore"
+	"github.com/berth-dev/berth/services/gameinstance/internal/session"
+	"github.com/berth-dev/berth/services/gameinstance/internal/timer"
+	"github.com/berth-dev/berth/services/gameinstance/internal/watch"
+)
+
+// Module returns the service.
+func Module(cfg Config) app.Module {
+	return app.Module{Name: "game-instance", Build: func(ctx context.Context, b *app.Builder) error {
+		return build(ctx, b, cfg)
+	}}
+}
+
+func build(ctx context.Context, b *app.Builder, cfg Config) error {
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	log := b.Log()
+
+	store, err := redisx.Open(ctx, cfg.Redis)
+	if err != nil {
+		return err
+	}
+	b.OnStop(app.StageStore, "redis", func(context.Context) error { return store.Close() })
+	b.ReadyWhen("redis", store.Ready)
+
+	issuerConn, err := rpc.Dial(cfg.TokenIssuer, cfg.Auth.InternalKey)
+	if err != nil {
+		return err
+	}
+	b.OnStop(app.StageClients, "token-issuer client", func(context.Context) error { return issuerConn.Close() })
+	allocationConn, err := rpc.Dial(cfg.Allocation, cfg.Auth.InternalKey)
+	if err != nil {
+		return err
+	}
+	b.OnStop(app.StageClients, "allocation client", func(context.Context) error { return allocationConn.Close() })
+
+	records := redisstore.New(store)
+	news := courier.New(records, log)
+	allocation := peers.NewAllocation(allocationConn)
+	instances := instance.NewService(instance.Config{
+		Store: records, Courier: news, Placements: allocation, Tickets: peers.NewTokenIssuer(issuerConn), Timeouts: instance.Timeouts(cfg.Timeouts),
+	})
+	calls := outbox.New(instances, allocation, log)
+	instances.SetDriver(calls)
+	sessions := session.New(session.Config{Sessions: records, Gateways: records, Mailboxes: records, Instances: instances, Herald: news, Log: log})
+	watches := watch.New(records, log)
+	sweeper := &timer.Sweeper{Store: records, Instances: instances, Driver: calls, Reaper: sessions, Log: log}
+
+	b.Run("news", news.Run)
+	b.Run("outbox", calls.Run)
+	b.Run("watches", watches.Run)
+	b.Run("sweeper", sweeper.Run)
+
+	authenticator, err := auth.New(cfg.Auth, auth.NewTokenVerifier(issuerConn))
+	if err != nil {
+		return err
+	}
+	server, err := rpc.NewServer(rpc.Config{
+		Services: []string{
+			instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
+			sessionv1.SessionService_ServiceDesc.ServiceName, attemptv1.AttemptService_ServiceDesc.ServiceName,
+		},
+		Auth: authenticator, Log: log, Metrics: b.Metrics(),
+	})
+	if err != nil {
+		return err
+	}
+	gameServers := grpcserver.NewGameServer(instances, sessions)
+	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, watches))
+	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
+	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))
+	attemptv1.RegisterAttemptServiceServer(server, grpcserver.NewAttempt(instances))
+
+	ln, err := listener(ctx, b, cfg)
+	if err != nil {
+		return err
+	}
+	server.Mount(b, "game-instance grpc", ln)
+	log.Info("listening", "grpc_addr", ln.Addr().String())
+	return nil
+}
+
+func listener(ctx context.Context, b *app.Builder, cfg Config) (net.Listener, error) {
+	if cfg.GRPCListener != nil {
+		return cfg.GRPCListener, nil
+	}
+	return b.Listen(ctx, "game-instance grpc", cfg.GRPCAddr)
+}
