@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/pprof"
 	"time"
@@ -48,7 +49,7 @@ func (a *App) admin(addr string) Module {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
 				b.log.Error("admin server failed", "error", err)
 			}
 		}()

@@ -137,7 +137,7 @@ type guardedStream struct {
 func (g *guardedStream) Context() context.Context { return g.ctx }
 
 func (g *guardedStream) RecvMsg(m any) error {
-	if err := g.ServerStream.RecvMsg(m); err != nil {
+	if err := decode(m, g.ServerStream.RecvMsg); err != nil {
 		return err
 	}
 	return g.server.check(g.ctx, m)

@@ -71,6 +71,7 @@ func NewServer(cfg Config) (*Server, error) {
 		grpc.ChainUnaryInterceptor(s.edge, s.authenticate, s.Guard),
 		grpc.ChainStreamInterceptor(s.edgeStream, s.guardStream),
 		grpc.UnknownServiceHandler(s.unknown),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
@@ -86,10 +87,12 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 		handler := m.Handler
 		m.Handler = func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
 			return handler(srv, ctx, func(msg any) error {
-				if err := dec(msg); err != nil {
-					return Status(errs.Wrap(err, errs.Malformed, "the request is not a valid encoding of %T", msg)).Err()
+				// The interceptors have not run yet, so this error needs its status here.
+				err := decode(msg, dec)
+				if errs.Is(err, errs.Malformed) {
+					return Status(err).Err()
 				}
-				return nil
+				return err
 			}, interceptor)
 		}
 		d.Methods[i] = m

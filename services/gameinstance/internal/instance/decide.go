@@ -101,6 +101,11 @@ func (c ReportReleased) decide(t *turn) error {
 	}
 	a.ReleaseTime = t.now
 	t.answered(CallRelease, c.AttemptID)
+	if !t.i.State.Final() && a.Fate != Abandoned { // nobody here asked for it
+		a.Fate = Abandoned
+		t.terminate(ServerExited, "the game server is gone: its allocation was released")
+		return nil
+	}
 	t.record("released", "the server of attempt %s is gone", c.AttemptID)
 	return nil
 }

@@ -183,10 +183,15 @@ func (t *turn) finish(s State) {
 		t.i.ExpireTime = t.now.Add(t.i.Timeouts.Retention)
 		t.i.Deadlines[DeadlineRetention] = t.i.ExpireTime
 	}
-	if a := t.i.Attempt(); a != nil && a.ReleaseTime.IsZero() {
-		if a.Fate == Open {
-			a.Fate = Abandoned
-		}
+	a := t.i.Attempt()
+	if a == nil {
+		return
+	}
+	t.answered(CallAllocate, a.ID)
+	if a.Fate == Open {
+		a.Fate = Abandoned
+	}
+	if a.ReleaseTime.IsZero() {
 		t.call(CallRelease, a.ID)
 	}
 }

@@ -1,0 +1,175 @@
+// Package bootstrap is the document that a game server is started with: who it is, which instance it is for, where its
+// gateway is and the two partner tokens. Game servers get it through package gameserver; providers pass it on.
+package bootstrap
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+)
+
+// Version is the version of the document that this package reads and writes.
+const Version = 1
+
+// MaxSize is the largest document in bytes. It fits into one environment variable everywhere.
+const MaxSize = 96 << 10
+
+// Document is the bootstrap document. Its JSON form holds both tokens: it is a secret, to be handed to the game server by
+// environment, file or pipe and never by command line. A Document may be logged; its tokens are left out then.
+type Document struct {
+	// Version is the document's version.
+	Version int `json:"v"`
+	// Namespace is the namespace of server and instance.
+	Namespace string `json:"namespace"`
+	// Instance is the id of the instance that the server is for.
+	Instance string `json:"instance"`
+	// Server is the server's own id.
+	Server string `json:"server"`
+	// Gateway is the base URL of the gateway's edge, such as "https://edge.example.com".
+	Gateway string `json:"gateway"`
+	// Game is the game token.
+	Game Secret `json:"game"`
+	// Social is the social token.
+	Social Secret `json:"social"`
+	// Endpoints are the addresses on which players reach the server, where its provider knew them when it started it.
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
+	// Traceparent joins the server to the trace of the request that caused it (W3C Trace Context); may be empty.
+	Traceparent string `json:"traceparent,omitempty"`
+}
+
+// Endpoint is a public address of the server.
+type Endpoint struct {
+	// Name is the name that the build gave to the port.
+	Name string `json:"name"`
+	// Host is a DNS name or an IP address.
+	Host string `json:"host"`
+	// Port is the port; never 0.
+	Port uint16 `json:"port"`
+	// Protocol is "tcp" or "udp".
+	Protocol string `json:"protocol"`
+}
+
+// Endpoint returns the endpoint with that name.
+func (d *Document) Endpoint(name string) (Endpoint, bool) {
+	for _, e := range d.Endpoints {
+		if e.Name == name {
+			return e, true
+		}
+	}
+	return Endpoint{}, false
+}
+
+// LogValue implements slog.LogValuer: everything but the tokens, in JSON logs too.
+func (d Document) LogValue() slog.Value {
+	return slog.GroupValue(
+		slog.String("namespace", d.Namespace),
+		slog.String("instance", d.Instance),
+		slog.String("server", d.Server),
+		slog.String("gateway", d.Gateway),
+		slog.Int("endpoints", len(d.Endpoints)),
+	)
+}
+
+// Secret is text that must not be seen: printed or logged, it shows as "[secret]". As JSON it is written in full.
+type Secret string
+
+// Reveal returns the secret itself.
+func (s Secret) Reveal() string { return string(s) }
+
+// String implements fmt.Stringer.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "[secret]"
+}
+
+// GoString implements fmt.GoStringer.
+func (s Secret) GoString() string { return fmt.Sprintf("%q", s.String()) }
+
+// LogValue implements slog.LogValuer.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// Parse reads a document and checks that everything is there. Members that it does not know are left out.
+func Parse(doc []byte) (*Document, error) {
+	if len(doc) > MaxSize {
+		return nil, fmt.Errorf("it has more than %d bytes", MaxSize)
+	}
+	d := new(Document)
+	if err := json.Unmarshal(doc, d); err != nil {
+		return nil, jsonError(err)
+	}
+	if d.Version != Version {
+		return nil, fmt.Errorf("v is %d: this version of the SDK reads %d", d.Version, Version)
+	}
+	for _, f := range []struct{ name, value string }{
+		{"namespace", d.Namespace}, {"instance", d.Instance}, {"server", d.Server}, {"gateway", d.Gateway},
+		{"game", d.Game.Reveal()}, {"social", d.Social.Reveal()},
+	} {
+		if f.value == "" {
+			return nil, fmt.Errorf("%s is missing", f.name)
+		}
+	}
+	u, err := url.Parse(d.Gateway)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, errors.New("gateway is not a base URL such as https://edge.example.com")
+	}
+	return d, checkEndpoints(d.Endpoints)
+}
+
+func checkEndpoints(endpoints []Endpoint) error {
+	seen := make(map[string]bool, len(endpoints))
+	for i, e := range endpoints {
+		switch {
+		case e.Name == "":
+			return fmt.Errorf("endpoints[%d].name is missing", i)
+		case seen[e.Name]:
+			return fmt.Errorf("endpoints[%d].name occurs twice", i)
+		case e.Host == "":
+			return fmt.Errorf("endpoints[%d].host is missing", i)
+		case e.Port == 0:
+			return fmt.Errorf("endpoints[%d].port is missing", i)
+		case e.Protocol != "tcp" && e.Protocol != "udp":
+			return fmt.Errorf("endpoints[%d].protocol is neither tcp nor udp", i)
+		}
+		seen[e.Name] = true
+	}
+	return nil
+}
+
+// WithEndpoints returns the document with its endpoints replaced, for providers, who learn of them last. Everything else
+// stays as it is, members that this version does not know included.
+func WithEndpoints(doc []byte, endpoints []Endpoint) ([]byte, error) {
+	if err := checkEndpoints(endpoints); err != nil {
+		return nil, fmt.Errorf("bootstrap document: %w", err)
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &members); err != nil {
+		return nil, fmt.Errorf("bootstrap document: %w", jsonError(err))
+	}
+	if members == nil {
+		return nil, errors.New("bootstrap document: it is null")
+	}
+	list, err := json.Marshal(endpoints)
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap document: %w", err)
+	}
+	members["endpoints"] = list
+	return json.Marshal(members)
+}
+
+// jsonError says where a document is not as it should be, without quoting it.
+func jsonError(err error) error {
+	var wrongType *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &wrongType) && wrongType.Field != "":
+		return fmt.Errorf("%s is not %s", wrongType.Field, wrongType.Type)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("it is not JSON (at byte %d)", syntax.Offset)
+	default:
+		return errors.New("it is not a JSON object")
+	}
+}

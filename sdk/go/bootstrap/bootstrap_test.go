@@ -1,0 +1,159 @@
+package bootstrap_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
+)
+
+const good = `{
+	"v": 1, "namespace": "default", "instance": "i-1", "server": "s-1", "gateway": "http://127.0.0.1:7001",
+	"game": "GAMETOKEN", "social": "SOCIALTOKEN",
+	"endpoints": [{"name": "game", "host": "127.0.0.1", "port": 7777, "protocol": "tcp"}],
+	"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "from": "the future"
+}`
+
+func TestParse(t *testing.T) {
+	d, err := bootstrap.Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Game.Reveal() != "GAMETOKEN" || d.Social.Reveal() != "SOCIALTOKEN" || d.Instance != "i-1" || d.Server != "s-1" {
+		t.Errorf("got %+v", d)
+	}
+	want := bootstrap.Endpoint{Name: "game", Host: "127.0.0.1", Port: 7777, Protocol: "tcp"}
+	if e, ok := d.Endpoint("game"); !ok || e != want {
+		t.Errorf("endpoint game is %+v, %v", e, ok)
+	}
+	if _, ok := d.Endpoint("voice"); ok {
+		t.Error("there is an endpoint voice")
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	for name, tc := range map[string]struct{ old, new, want string }{
+		"not JSON":           {`"v": 1,`, `"v": 1;`, "not JSON"},
+		"something behind":   {`"from": "the future"`, `"from": "the future"} {`, "not JSON"},
+		"version missing":    {`"v": 1,`, ``, "v is 0"},
+		"newer version":      {`"v": 1,`, `"v": 2,`, "v is 2"},
+		"no instance":        {`"instance": "i-1",`, ``, "instance is missing"},
+		"no game token":      {`"game": "GAMETOKEN",`, ``, "game is missing"},
+		"token of wrong typ": {`"GAMETOKEN"`, `{"a": "GAMETOKEN"}`, "game is not"},
+		"gateway relative":   {`"http://127.0.0.1:7001"`, `"127.0.0.1:7001"`, "gateway is not"},
+		"gateway with user":  {`"http://127.0.0.1:7001"`, `"http://me:SOCIALTOKEN@127.0.0.1:7001"`, "gateway is not"},
+		"gateway of file":    {`"http://127.0.0.1:7001"`, `"file:///etc"`, "gateway is not"},
+		"port 0":             {`7777`, `0`, "endpoints[0].port"},
+		"port out of range":  {`7777`, `70000`, "endpoints"},
+		"protocol":           {`"tcp"`, `"sctp"`, "endpoints[0].protocol"},
+		"no host":            {`"host": "127.0.0.1", `, ``, "endpoints[0].host"},
+		"too long":           {`"the future"`, `"` + strings.Repeat("x", bootstrap.MaxSize) + `"`, "more than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			doc := strings.Replace(good, tc.old, tc.new, 1)
+			if doc == good {
+				t.Fatal("the case changes nothing")
+			}
+			_, err := bootstrap.Parse([]byte(doc))
+			if err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Fatalf("got error %v, want one with %q", err, tc.want)
+			}
+			if strings.Contains(err.Error(), "TOKEN") {
+				t.Errorf("the error has a token in it: %v", err)
+			}
+		})
+	}
+}
+
+// Whatever way a document gets into a log or a message, its tokens do not.
+func TestTokensAreNotPrinted(t *testing.T) {
+	d, err := bootstrap.Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+		slog.New(h).Info("started", "bootstrap", d, "value", *d, "game", d.Game)
+	}
+	fmt.Fprintf(&out, "%v %+v %#v %s %q %v", d, d, d, d.Game, d.Game, *d)
+	if strings.Contains(out.String(), "TOKEN") {
+		t.Errorf("a token was printed:\n%s", out.String())
+	}
+	if !strings.Contains(out.String(), "i-1") {
+		t.Errorf("the instance was not printed:\n%s", out.String())
+	}
+}
+
+func TestDocumentRoundTrip(t *testing.T) {
+	d, err := bootstrap.Parse([]byte(good))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := bootstrap.Parse(doc)
+	if err != nil || again.Game != d.Game || again.Social != d.Social || again.Traceparent != d.Traceparent {
+		t.Errorf("after writing and reading: %+v, %v", again, err)
+	}
+}
+
+func TestWithEndpoints(t *testing.T) {
+	doc, err := bootstrap.WithEndpoints([]byte(good), []bootstrap.Endpoint{{Name: "voice", Host: "h", Port: 9, Protocol: "udp"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(doc), "the future") {
+		t.Error("a member that is not known was lost")
+	}
+	d, err := bootstrap.Parse(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := d.Endpoint("voice"); !ok || len(d.Endpoints) != 1 || d.Game.Reveal() != "GAMETOKEN" {
+		t.Errorf("got %+v", d)
+	}
+	for name, f := range map[string]func() error{
+		"bad endpoint": func() error {
+			_, err := bootstrap.WithEndpoints([]byte(good), []bootstrap.Endpoint{{Name: "x"}})
+			return err
+		},
+		"null":   func() error { _, err := bootstrap.WithEndpoints([]byte("null"), nil); return err },
+		"number": func() error { _, err := bootstrap.WithEndpoints([]byte("1"), nil); return err },
+	} {
+		if f() == nil {
+			t.Errorf("%s was taken", name)
+		}
+	}
+}
+
+// FuzzParse: whatever comes in, there is no panic; what is taken is complete and survives writing and reading.
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good))
+	f.Add([]byte(`{"v":1}`))
+	f.Add([]byte(`null`))
+	f.Add([]byte(`{"v":1,"endpoints":[null]}`))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		d, err := bootstrap.Parse(doc)
+		if err != nil {
+			return
+		}
+		if d.Instance == "" || d.Game == "" || d.Social == "" || d.Gateway == "" {
+			t.Errorf("took an incomplete document")
+		}
+		again, err := bootstrap.WithEndpoints(doc, d.Endpoints)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(again) <= bootstrap.MaxSize {
+			if _, err := bootstrap.Parse(again); err != nil {
+				t.Errorf("refused after WithEndpoints: %v", err)
+			}
+		}
+	})
+}
