@@ -21,14 +21,17 @@ func newRegistry() *prometheus.Registry {
 
 // admin serves health, metrics and pprof; nothing on it acts. /healthz says that the process answers, and nothing else; /readyz says whether it can
 // serve, or what is missing.
-func (a *App) admin(addr string) Module {
+func (a *App) admin(cfg Config) Module {
 	return Module{Name: "admin", Build: func(ctx context.Context, b *Builder) error {
-		if addr == "" {
+		ln := cfg.AdminListener
+		if ln == nil && cfg.AdminAddr == "" {
 			return nil
 		}
-		ln, err := b.Listen(ctx, "admin", addr)
-		if err != nil {
-			return err
+		if ln == nil {
+			var err error
+			if ln, err = b.Listen(ctx, "admin", cfg.AdminAddr); err != nil {
+				return err
+			}
 		}
 		mux := http.NewServeMux()
 		mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("ok\n")) })

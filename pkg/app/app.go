@@ -137,13 +137,15 @@ type Config struct {
 	Log *slog.Logger
 	// AdminAddr is where health, metrics and pprof are served; empty: nowhere.
 	AdminAddr string
+	// AdminListener is used instead of AdminAddr where the caller has opened it already.
+	AdminListener net.Listener
 }
 
 // New builds modules in order. When one fails, those before it are unwound and the error is returned.
 func New(ctx context.Context, cfg Config, modules ...Module) (*App, error) {
 	log := cfg.Log
 	a := &App{log: log, builder: &Builder{log: log, metrics: newRegistry()}}
-	modules = append([]Module{a.admin(cfg.AdminAddr)}, modules...)
+	modules = append([]Module{a.admin(cfg)}, modules...)
 	for _, m := range modules {
 		a.builder.log = log.With("service", m.Name)
 		if err := m.Build(ctx, a.builder); err != nil {

@@ -105,7 +105,7 @@ func (s *Server) Mount(b *app.Builder, name string, ln net.Listener) {
 	b.OnStop(app.StageDrain, name+" streams", func(context.Context) error { s.stop(); return nil })
 	b.Run(name, func(ctx context.Context) error {
 		served := make(chan error, 1)
-		go func() { served <- s.grpc.Serve(ln) }()
+		go func() { served <- s.Serve(ln) }()
 		select {
 		case err := <-served:
 			if ctx.Err() == nil && s.stopping.Err() == nil {
@@ -114,12 +114,14 @@ func (s *Server) Mount(b *app.Builder, name string, ln net.Listener) {
 			return nil
 		case <-ctx.Done():
 			s.grpc.Stop()
-			<-served
-			return nil
+			return <-served
 		}
 	})
 	b.OnStop(app.StageGRPC, name, s.Shutdown)
 }
+
+// Serve serves until Shutdown. Mount does it within a program.
+func (s *Server) Serve(ln net.Listener) error { return s.grpc.Serve(ln) }
 
 // Shutdown ends streams, lets calls finish until ctx ends, and then cuts what is left.
 func (s *Server) Shutdown(ctx context.Context) error {
