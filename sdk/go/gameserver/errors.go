@@ -1,0 +1,112 @@
+package gameserver
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	"google.golang.org/grpc/codes"
+)
+
+// ErrClosed is the error of calls that are made, or still unanswered, when the link is over.
+var ErrClosed = errors.New("gameserver: the link is closed")
+
+// Error says that Berth refused a call, or the link itself.
+type Error struct {
+	// Code is the class of the error.
+	Code codes.Code
+	// Reason is the error for programs: a berth.type.v1.ErrorReason without its prefix, such as "STATE_NOT_ALLOWED".
+	Reason string
+	// Message is the error for people: what to change.
+	Message string
+	// RetryAfter is when a repeat makes sense, as far as Berth knows.
+	RetryAfter time.Duration
+}
+
+// Error implements error.
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Reason, e.Message) }
+
+// Reasons on which something else than giving up is done.
+const (
+	reasonStaleLinkEpoch = "STALE_LINK_EPOCH"
+	reasonNotConnected   = "NOT_CONNECTED"
+	reasonLimitExceeded  = "LIMIT_EXCEEDED"
+)
+
+// temporary reports whether the same request may succeed later. Repeating it under its number is always safe.
+func (e *Error) temporary() bool {
+	switch e.Code {
+	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded:
+		return true
+	default:
+		return e.staleLink()
+	}
+}
+
+// staleLink reports whether Berth knows the instance by a newer link, or none, so that a new connection is due.
+func (e *Error) staleLink() bool {
+	return e.Reason == reasonStaleLinkEpoch || e.Reason == reasonNotConnected
+}
+
+func errorOf(e *linkv1.Error) *Error {
+	return &Error{
+		Code:       codes.Code(e.GetCode()), //nolint:gosec // an unknown number stays an unknown number
+		Reason:     e.GetReason(),
+		Message:    e.GetMessage(),
+		RetryAfter: e.GetRetryAfter().AsDuration(),
+	}
+}
+
+// CloseError says that the gateway closed the link.
+type CloseError struct {
+	// Code is the close code.
+	Code linkv1.CloseCode
+	// Message is why, for people.
+	Message string
+
+	reconnect bool
+}
+
+// Error implements error.
+func (e *CloseError) Error() string {
+	if e.Message == "" {
+		return fmt.Sprintf("the gateway closed the link with %s", e.Code)
+	}
+	return fmt.Sprintf("the gateway closed the link with %s: %s", e.Code, e.Message)
+}
+
+// newCloseError decides whether to connect again. What the gateway says of it counts for codes that this version does not
+// know.
+func newCloseError(code linkv1.CloseCode, message string, reconnect bool) *CloseError {
+	switch code {
+	case linkv1.CloseCode_CLOSE_CODE_GOING_AWAY, linkv1.CloseCode_CLOSE_CODE_SLOW_CONSUMER,
+		linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, linkv1.CloseCode_CLOSE_CODE_HELLO_TIMEOUT:
+		reconnect = true
+	case linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, linkv1.CloseCode_CLOSE_CODE_FRAME_TOO_LARGE,
+		linkv1.CloseCode_CLOSE_CODE_PROTOCOL_VIOLATION, linkv1.CloseCode_CLOSE_CODE_UNAUTHENTICATED,
+		linkv1.CloseCode_CLOSE_CODE_CREDENTIALS_IN_USE, linkv1.CloseCode_CLOSE_CODE_REPLACED,
+		linkv1.CloseCode_CLOSE_CODE_SUPERSEDED, linkv1.CloseCode_CLOSE_CODE_TOO_MANY_REQUESTS:
+		reconnect = false
+	}
+	return &CloseError{Code: code, Message: message, reconnect: reconnect}
+}
+
+// final reports whether, after this failure, there is no point in connecting again.
+func final(err error) bool {
+	var closed *CloseError
+	if errors.As(err, &closed) {
+		return !closed.reconnect
+	}
+	var refused *Error
+	return errors.As(err, &refused) && !refused.temporary()
+}
+
+// retryAfter returns what the failure says of when to try again.
+func retryAfter(err error) time.Duration {
+	var refused *Error
+	if errors.As(err, &refused) {
+		return min(max(refused.RetryAfter, 0), maxRetryAfter)
+	}
+	return 0
+}

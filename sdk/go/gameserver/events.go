@@ -1,0 +1,106 @@
+package gameserver
+
+import (
+	"context"
+
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+)
+
+// Event is something that happened to the instance and that the game should know: PlayersAdded, PlayersRemoved,
+// PlayersUpdated, GameDataUpdated, Terminated or Relinked. What the server did itself comes back as no event.
+type Event interface{ event() }
+
+// PlayersAdded says that players were added; expect them.
+type PlayersAdded struct {
+	// Players are the new players.
+	Players []*instancev1.Player
+}
+
+// PlayersRemoved says that players were removed; turn them out.
+type PlayersRemoved struct {
+	// PlayerIDs are their ids.
+	PlayerIDs []string
+}
+
+// PlayersUpdated says that players' data was replaced.
+type PlayersUpdated struct {
+	// Players are the players as they are now.
+	Players []*instancev1.Player
+}
+
+// GameDataUpdated says that the instance's custom data was replaced.
+type GameDataUpdated struct {
+	// GameData is the data as it is now.
+	GameData *typev1.Data
+}
+
+// Terminated says that the instance is over: stop the game. The process is asked to stop soon after.
+type Terminated struct {
+	// Reason is why.
+	Reason instancev1.GameInstance_Reason
+	// Message is why, in words.
+	Message string
+}
+
+// Relinked says that Berth had lost the link and the server has linked anew. What happened meanwhile came as no event, but is
+// in Instance.
+type Relinked struct {
+	// Instance is the instance as it is now.
+	Instance *instancev1.GameInstance
+}
+
+func (PlayersAdded) event()    {}
+func (PlayersRemoved) event()  {}
+func (PlayersUpdated) event()  {}
+func (GameDataUpdated) event() {}
+func (Terminated) event()      {}
+func (Relinked) event()        {}
+
+// eventOf returns nil for a kind of event that this version does not know.
+func eventOf(e *gameserverv1.InstanceEvent) Event {
+	switch e := e.GetEvent().(type) {
+	case *gameserverv1.InstanceEvent_PlayersAdded:
+		return PlayersAdded{e.PlayersAdded.GetPlayers()}
+	case *gameserverv1.InstanceEvent_PlayersRemoved:
+		return PlayersRemoved{e.PlayersRemoved.GetPlayerIds()}
+	case *gameserverv1.InstanceEvent_PlayersUpdated:
+		return PlayersUpdated{e.PlayersUpdated.GetPlayers()}
+	case *gameserverv1.InstanceEvent_GameDataUpdated:
+		return GameDataUpdated{e.GameDataUpdated.GetGameData()}
+	case *gameserverv1.InstanceEvent_Terminated:
+		return Terminated{e.Terminated.GetReason(), e.Terminated.GetMessage()}
+	default:
+		return nil
+	}
+}
+
+// Events returns the channel on which the game gets what happened to its instance, each event once and in order. An event
+// counts as dealt with when it was received from the channel: only then is it acknowledged, and Berth keeps it until then,
+// through reconnects too.
+//
+// Read the channel all the time. 1024 events wait in the server for a game that does not; what comes on top of them waits in
+// Berth and is fetched when those have been read. Players added are known to VerifyTicket at once, read or not.
+//
+// The channel is closed after the link is over and the last event was received, and by Close.
+func (s *Server) Events() <-chan Event { return s.events }
+
+// deliver hands the queued events to the game, one by one.
+func (s *Server) deliver(ctx context.Context) {
+	defer close(s.events)
+	for {
+		next, ok := s.inbox.head(ctx)
+		if !ok {
+			return
+		}
+		if next.event != nil {
+			select {
+			case s.events <- next.event:
+			case <-ctx.Done():
+				return
+			}
+		}
+		s.inbox.took(next.offset)
+	}
+}

@@ -1,0 +1,173 @@
+package gameserver
+
+import (
+	"context"
+	"sync"
+
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+)
+
+// maxEvents bounds the inbox. It is meant to be above what Berth keeps for one server, so that it does not fill up; see
+// inbox.accept for what happens if it does.
+const maxEvents = 1024
+
+// inbox holds the notifications that have arrived and that the game has not taken yet.
+type inbox struct {
+	wakeWriter chan<- struct{} // there is something to acknowledge
+	filled     chan struct{}   // there is something in the queue, or there never will be; holds one
+	refetch    chan struct{}   // entries were left out and there is room for them now; holds one
+
+	mu       sync.Mutex
+	queue    []entry // at most maxEvents, and two Relinked on top
+	seen     int64   // the offset of the last entry that went into the queue
+	acked    int64   // the offset of the last entry that the game took
+	ackAgain bool    // Berth sent an entry again that the game had taken
+	leftOut  bool    // entries after seen did not fit
+	over     bool    // nothing will follow
+}
+
+type entry struct {
+	offset int64 // 0 for what has no place in the sequence
+	event  Event // nil for a kind that is not known
+}
+
+func newInbox(wakeWriter chan<- struct{}) *inbox {
+	return &inbox{wakeWriter: wakeWriter, filled: make(chan struct{}, 1), refetch: make(chan struct{}, 1)}
+}
+
+// accepted says what became of a notification.
+type accepted int
+
+const (
+	queued  accepted = iota // it is new and in its place
+	dropped                 // it was here before, or will come again
+	gap                     // one before it is missing
+	full                    // it is the first for which there is no room
+)
+
+// accept queues a notification if it is the next one, after apply took it over: the game must not hear of what Instance does
+// not show yet. Overflow: an entry that does not fit is left out, together with all that follow it, until the queue is empty;
+// then the link is resumed, which makes Berth send them again.
+func (in *inbox) accept(n *linkv1.Notification, apply func(*gameserverv1.InstanceEvent)) accepted {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case n.GetOffset() <= in.seen:
+		if n.GetOffset() <= in.acked { // Berth does not know yet that it was taken
+			in.ackAgain = true
+			wake(in.wakeWriter)
+		}
+		return dropped
+	case in.leftOut:
+		return dropped
+	case len(in.queue) >= maxEvents:
+		in.leftOut = true
+		return full
+	case n.GetPrevious() > in.seen:
+		return gap
+	}
+	in.seen = n.GetOffset()
+	apply(n.GetEvent())
+	in.push(entry{n.GetOffset(), eventOf(n.GetEvent())})
+	return queued
+}
+
+// push appends to the queue; the caller holds the lock.
+func (in *inbox) push(e entry) {
+	in.queue = append(in.queue, e)
+	wake(in.filled)
+}
+
+// relink starts the sequence anew after offset and tells the game so, unless this is the first link.
+func (in *inbox) relink(offset int64, e *Relinked) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.seen, in.acked, in.leftOut = offset, offset, false
+	if e == nil {
+		return
+	}
+	// One that waits already can be replaced; but the first of the queue may be on its way to the game.
+	if last := len(in.queue) - 1; last > 0 {
+		if _, ok := in.queue[last].event.(Relinked); ok {
+			in.queue[last].event = *e
+			return
+		}
+	}
+	in.push(entry{event: *e})
+}
+
+// resumed says that everything after the acknowledged offset will come again.
+func (in *inbox) resumed() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.leftOut = false
+}
+
+// end says that nothing will follow.
+func (in *inbox) end() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.over = true
+	wake(in.filled)
+}
+
+// head waits for the first entry of the queue. It returns false when there will not be one, or ctx has ended.
+func (in *inbox) head(ctx context.Context) (entry, bool) {
+	for {
+		in.mu.Lock()
+		if len(in.queue) > 0 {
+			defer in.mu.Unlock()
+			return in.queue[0], true
+		}
+		over := in.over
+		in.mu.Unlock()
+		if over {
+			return entry{}, false
+		}
+		select {
+		case <-in.filled:
+		case <-ctx.Done():
+			return entry{}, false
+		}
+	}
+}
+
+// took drops the first entry of the queue, which the game has taken.
+func (in *inbox) took(offset int64) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.queue[0] = entry{}
+	in.queue = in.queue[1:]
+	if offset > in.acked {
+		in.acked = offset
+		wake(in.wakeWriter)
+	}
+	if len(in.queue) == 0 && in.leftOut {
+		wake(in.refetch)
+	}
+}
+
+// offset returns up to where the game has taken everything.
+func (in *inbox) offset() int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.acked
+}
+
+// ackDue returns what to acknowledge now on a connection on which that was last done for the offset last.
+func (in *inbox) ackDue(last int64) (offset int64, due bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	due = in.acked > last || in.ackAgain
+	in.ackAgain = false
+	return in.acked, due
+}
+
+// wake signals on a channel that holds one signal; one that waits there already will do.
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

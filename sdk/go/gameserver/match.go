@@ -1,0 +1,143 @@
+package gameserver
+
+import (
+	"slices"
+	"sync"
+
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+// match is the instance as the server knows it. Messages that go in or come out are copied, since both sides may change theirs.
+type match struct {
+	mu       sync.RWMutex
+	instance *instancev1.GameInstance // nil before the first link
+}
+
+func (m *match) snapshot() *instancev1.GameInstance {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return proto.CloneOf(m.instance)
+}
+
+// player returns nil for somebody who is not in the instance.
+func (m *match) player(id string) *instancev1.Player {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return proto.CloneOf(m.find(id))
+}
+
+// over reports whether the game has come to its end.
+func (m *match) over() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	state := m.instance.GetState()
+	return state == instancev1.GameInstance_STATE_ENDED || state == instancev1.GameInstance_STATE_TERMINATED
+}
+
+// start takes over the start data. An instance that is not there counts as empty.
+func (m *match) start(in *instancev1.GameInstance) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if in == nil {
+		in = new(instancev1.GameInstance)
+	}
+	m.instance = in
+}
+
+// apply takes over what a backend did.
+func (m *match) apply(e *gameserverv1.InstanceEvent) {
+	switch e := e.GetEvent().(type) {
+	case *gameserverv1.InstanceEvent_PlayersAdded:
+		m.added(e.PlayersAdded.GetPlayers())
+	case *gameserverv1.InstanceEvent_PlayersRemoved:
+		m.removed(e.PlayersRemoved.GetPlayerIds())
+	case *gameserverv1.InstanceEvent_PlayersUpdated:
+		m.added(e.PlayersUpdated.GetPlayers())
+	case *gameserverv1.InstanceEvent_GameDataUpdated:
+		m.setData(e.GameDataUpdated.GetGameData())
+	case *gameserverv1.InstanceEvent_Terminated:
+		m.update(func(in *instancev1.GameInstance) {
+			in.State, in.Reason = instancev1.GameInstance_STATE_TERMINATED, e.Terminated.GetReason()
+			in.Message = e.Terminated.GetMessage()
+		})
+	}
+}
+
+// added adds players, or replaces those who are there.
+func (m *match) added(players []*instancev1.Player) {
+	m.update(func(in *instancev1.GameInstance) {
+		for _, p := range players {
+			p = proto.CloneOf(p)
+			if i := slices.IndexFunc(in.GetPlayers(), is(p.GetId())); i >= 0 {
+				in.Players[i] = p
+			} else {
+				in.Players = append(in.Players, p)
+			}
+		}
+	})
+}
+
+func (m *match) removed(ids []string) {
+	m.update(func(in *instancev1.GameInstance) {
+		in.Players = slices.DeleteFunc(in.GetPlayers(), func(p *instancev1.Player) bool { return slices.Contains(ids, p.GetId()) })
+	})
+}
+
+// opened notes to whom the server has opened: to all if none is named.
+func (m *match) opened(ids []string) {
+	m.update(func(in *instancev1.GameInstance) {
+		in.State = instancev1.GameInstance_STATE_RUNNING
+		for _, p := range in.GetPlayers() {
+			p.Connectable = p.GetConnectable() || len(ids) == 0 || slices.Contains(ids, p.GetId())
+		}
+	})
+}
+
+func (m *match) changed(updates []*instancev1.PlayerUpdate) {
+	m.update(func(*instancev1.GameInstance) {
+		for _, u := range updates {
+			p := m.find(u.GetPlayerId())
+			if p == nil {
+				continue
+			}
+			if u.GetData() != nil {
+				p.Data = proto.CloneOf(u.GetData())
+			}
+			if u.GetPresence() != instancev1.Player_PRESENCE_UNSPECIFIED {
+				p.Presence = u.GetPresence()
+			}
+		}
+	})
+}
+
+func (m *match) setData(data *typev1.Data) {
+	m.update(func(in *instancev1.GameInstance) { in.GameData = proto.CloneOf(data) })
+}
+
+func (m *match) ended(result *typev1.Data) {
+	m.update(func(in *instancev1.GameInstance) {
+		in.State, in.Result = instancev1.GameInstance_STATE_ENDED, proto.CloneOf(result)
+	})
+}
+
+func (m *match) update(f func(*instancev1.GameInstance)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(m.instance)
+}
+
+// find returns the player itself; the caller holds the lock.
+func (m *match) find(id string) *instancev1.Player {
+	players := m.instance.GetPlayers()
+	if i := slices.IndexFunc(players, is(id)); i >= 0 {
+		return players[i]
+	}
+	return nil
+}
+
+func is(id string) func(*instancev1.Player) bool {
+	return func(p *instancev1.Player) bool { return p.GetId() == id }
+}

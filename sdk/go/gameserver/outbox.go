@@ -1,0 +1,128 @@
+package gameserver
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+)
+
+// maxCalls bounds the outbox. Overflow: a further call waits for room until its context ends.
+const maxCalls = 1024
+
+// call is a request that is kept until it is answered, or its caller has gone.
+type call struct {
+	method  string
+	payload []byte
+	apply   func(result []byte) error // takes over what a success means; runs before anything later is read from the link
+	answer  chan *linkv1.Response     // holds one: after an answer the call is held until its caller says what next
+
+	// Guarded by the outbox.
+	id   int64   // its number, given when it is first sent
+	via  *socket // the socket on which it was sent last; nil: to be sent
+	held bool    // not to be sent, because its caller looks at an answer or waits before a repeat
+}
+
+// outbox holds the calls that are not answered yet, and numbers them.
+type outbox struct {
+	wakeWriter chan<- struct{}
+	room       chan struct{} // one token a call
+
+	mu     sync.Mutex
+	calls  []*call // in the order in which they were made, hence by number, those without a number last
+	lastID int64
+}
+
+func newOutbox(wakeWriter chan<- struct{}) *outbox {
+	return &outbox{wakeWriter: wakeWriter, room: make(chan struct{}, maxCalls)}
+}
+
+// add queues a call; the caller must remove it.
+func (o *outbox) add(ctx context.Context, done <-chan struct{}, c *call) error {
+	select {
+	case o.room <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-done:
+		return ErrClosed
+	}
+	c.answer = make(chan *linkv1.Response, 1)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.calls = append(o.calls, c)
+	wake(o.wakeWriter)
+	return nil
+}
+
+// remove forgets a call. An answer that still comes is ignored.
+func (o *outbox) remove(c *call) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.calls = slices.DeleteFunc(o.calls, func(x *call) bool { return x == c })
+	<-o.room
+	wake(o.wakeWriter) // one that is left may be the next to send now
+}
+
+// repeat has a call sent again, under its number.
+func (o *outbox) repeat(c *call) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c.held, c.via = false, nil
+	wake(o.wakeWriter)
+}
+
+// number takes the next number, for the request that links.
+func (o *outbox) number() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.lastID++
+	return o.lastID
+}
+
+// next returns a call to send on the socket now, or nil. Those with a number go first. The numbers of unanswered calls stay
+// within one window, so that Berth can tell a late repeat from a call that it never saw by remembering a window.
+func (o *outbox) next(via *socket) *call {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(via.open) >= via.window {
+		return nil
+	}
+	for _, c := range o.calls {
+		if c.via == via || c.held {
+			continue
+		}
+		if c.id == 0 {
+			if oldest := o.calls[0].id; oldest != 0 && o.lastID+1-oldest >= int64(via.window) {
+				return nil
+			}
+			o.lastID++
+			c.id = o.lastID
+		}
+		c.via = via
+		via.open[c.id] = struct{}{}
+		return c
+	}
+	return nil
+}
+
+// answered hands an answer to its call.
+func (o *outbox) answered(via *socket, r *linkv1.Response) {
+	o.mu.Lock()
+	delete(via.open, r.GetId())
+	wake(o.wakeWriter)
+	i := slices.IndexFunc(o.calls, func(c *call) bool { return c.id == r.GetId() && c.id != 0 })
+	if i < 0 || o.calls[i].held { // its caller has gone, or has an answer
+		o.mu.Unlock()
+		return
+	}
+	c := o.calls[i]
+	c.held = true
+	o.mu.Unlock()
+	if r.GetError() == nil {
+		if err := c.apply(r.GetResult()); err != nil {
+			r = &linkv1.Response{Id: r.GetId(), Outcome: &linkv1.Response_Error{Error: unreadable(c.method)}}
+		}
+	}
+	c.answer <- r // there is room: the call was not held, so the last answer was taken
+}

@@ -1,0 +1,61 @@
+package gameserver
+
+import (
+	"testing"
+
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+)
+
+func outboxOf(t *testing.T, calls ...*call) *outbox {
+	t.Helper()
+	o := newOutbox(make(chan struct{}, 1))
+	for _, c := range calls {
+		c.apply = func([]byte) error { return nil }
+		if err := o.add(t.Context(), nil, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return o
+}
+
+func wantNext(t *testing.T, o *outbox, via *socket, want *call) {
+	t.Helper()
+	if got := o.next(via); got != want {
+		t.Fatalf("next is %+v, want %+v", got, want)
+	}
+}
+
+// The gateway counts requests that it has not answered, whether somebody here still waits for the answer or not.
+func TestAbandonedCallsCountAgainstTheWindow(t *testing.T) {
+	a, b := new(call), new(call)
+	o := outboxOf(t, a, b)
+	via := &socket{window: 1, open: make(map[int64]struct{})}
+	wantNext(t, o, via, a)
+	o.remove(a)
+	wantNext(t, o, via, nil)
+	o.answered(via, &linkv1.Response{Id: a.id})
+	wantNext(t, o, via, b)
+}
+
+// Berth remembers the last window of numbers. A call that waits for its repeat must not fall out of it.
+func TestNumbersStayWithinTheWindow(t *testing.T) {
+	a, b, c := new(call), new(call), new(call)
+	o := outboxOf(t, a, b, c)
+	via := &socket{window: 2, open: make(map[int64]struct{})}
+	wantNext(t, o, via, a)
+	o.answered(via, &linkv1.Response{Id: a.id, Outcome: &linkv1.Response_Error{Error: &linkv1.Error{}}})
+	<-a.answer // refused for now: its caller waits
+	wantNext(t, o, via, b)
+	o.answered(via, &linkv1.Response{Id: b.id})
+	o.remove(b)
+	wantNext(t, o, via, nil)
+	o.repeat(a)
+	wantNext(t, o, via, a)
+	wantNext(t, o, via, nil)
+	o.remove(a)
+	delete(via.open, a.id)
+	wantNext(t, o, via, c)
+	if a.id != 1 || b.id != 2 || c.id != 3 {
+		t.Errorf("numbers are %d, %d, %d", a.id, b.id, c.id)
+	}
+}
