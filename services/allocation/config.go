@@ -1,0 +1,75 @@
+package allocation
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+
+	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/services/allocation/providers"
+)
+
+// Config configures the service.
+type Config struct {
+	app.Process `yaml:",inline"`
+	// GRPCAddr is where the service listens. Default 127.0.0.1:7103.
+	GRPCAddr string `yaml:"grpc_addr" env:"GRPC_ADDR"`
+	// GRPCListener is used instead of GRPCAddr, where the program opened it already.
+	GRPCListener net.Listener `yaml:"-"`
+	// Redis is where allocations are kept.
+	Redis redisx.Config `yaml:"redis" envPrefix:"REDIS_"`
+	// Auth says whom to know.
+	Auth auth.Config `yaml:"auth" envPrefix:"AUTH_"`
+	// GameInstance and TokenIssuer are the gRPC targets of the other services. Defaults 127.0.0.1:7101 and 127.0.0.1:7102.
+	GameInstance string `yaml:"game_instance" env:"GAME_INSTANCE"`
+	TokenIssuer  string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
+	// GatewayURL is the base URL of the gateway's edge, as game servers reach it. Default http://127.0.0.1:7001.
+	GatewayURL string `yaml:"gateway_url" env:"GATEWAY_URL"`
+	// Providers are the hosting providers, in the order in which they are preferred.
+	Providers []providers.Config `yaml:"providers"`
+}
+
+// Default returns the defaults.
+func Default() Config {
+	return Config{
+		Process:  app.Process{AdminAddr: "127.0.0.1:0"},
+		GRPCAddr: "127.0.0.1:7103",
+		Redis:    redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
+
+		GameInstance: "127.0.0.1:7101",
+		TokenIssuer:  "127.0.0.1:7102",
+		GatewayURL:   "http://127.0.0.1:7001",
+	}
+}
+
+// Validate returns an error that names the setting to change.
+func (c Config) Validate() error {
+	switch {
+	case c.GRPCAddr == "" && c.GRPCListener == nil:
+		return errors.New("grpc_addr (BERTH_GRPC_ADDR): is needed")
+	case c.GameInstance == "":
+		return errors.New("game_instance (BERTH_GAME_INSTANCE): is needed")
+	case c.TokenIssuer == "":
+		return errors.New("token_issuer (BERTH_TOKEN_ISSUER): is needed")
+	case len(c.Providers) == 0:
+		return errors.New("providers: at least one is needed; kind process runs servers on this machine")
+	}
+	u, err := url.Parse(c.GatewayURL)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("gateway_url (BERTH_GATEWAY_URL): must be a base URL such as https://edge.example.com")
+	}
+	seen := make(map[string]bool, len(c.Providers))
+	for _, p := range c.Providers {
+		if err := p.Check(); err != nil {
+			return err
+		}
+		if seen[p.Name] {
+			return fmt.Errorf("providers: two are named %q", p.Name)
+		}
+		seen[p.Name] = true
+	}
+	return nil
+}

@@ -1,0 +1,117 @@
+package allocator
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Provider is a configured hosting provider.
+type Provider struct {
+	// Info says what it is.
+	Info ProviderInfo
+	// Host reaches it.
+	Host Host
+}
+
+// Host reaches a provider. Its errors are a *Failure; any other counts as ambiguous.
+type Host interface {
+	// Allocate asks for one server; asking again for the same attempt returns the same server.
+	Allocate(ctx context.Context, o Order) (Server, error)
+	// Get returns the server of an attempt.
+	Get(ctx context.Context, attempt, externalID string) (Server, error)
+	// Release gives the server of an attempt back and reports whether it is gone.
+	Release(ctx context.Context, attempt, externalID string) (gone bool, err error)
+}
+
+// Order asks a provider for a server.
+type Order struct {
+	// Attempt names the server for ever.
+	Attempt string
+	// Namespace and InstanceID are the instance's.
+	Namespace, InstanceID string
+	// Build and Region are what to run and where.
+	Build, Region string
+	// Labels are the placement's.
+	Labels map[string]string
+	// Bootstrap is the document for the server: a secret.
+	Bootstrap []byte
+}
+
+// ServerState is what a provider says of a server.
+type ServerState int
+
+// The states of a server.
+const (
+	// ServerStarting: not up yet.
+	ServerStarting ServerState = iota
+	// ServerRunning: up.
+	ServerRunning
+	// ServerStopping: was asked to stop.
+	ServerStopping
+	// ServerExited: ended.
+	ServerExited
+)
+
+// Server is a server at a provider.
+type Server struct {
+	// ExternalID is the provider's own id.
+	ExternalID string
+	// State is what it does.
+	State ServerState
+	// Endpoints are its public addresses, once known.
+	Endpoints []Endpoint
+	// Region is where it runs.
+	Region string
+	// Message is for people.
+	Message string
+}
+
+// FailureKind is why a provider could not do what it was asked.
+type FailureKind int
+
+// The kinds of failure. With any but Ambiguous it is certain that nothing was started.
+const (
+	// Ambiguous: the call may or may not have had its effect.
+	Ambiguous FailureKind = iota
+	// NoCapacity: no room now.
+	NoCapacity
+	// Quota: people must act.
+	Quota
+	// RateLimited: too many calls.
+	RateLimited
+	// Unavailable: the host is away.
+	Unavailable
+	// Invalid: cannot work, now or later.
+	Invalid
+	// Unauthenticated: the host refuses our credentials.
+	Unauthenticated
+	// NotFound: no such server.
+	NotFound
+)
+
+// Failure is an error of a provider.
+type Failure struct {
+	// Kind is what went wrong, for programs.
+	Kind FailureKind
+	// Message is for people.
+	Message string
+	// RetryAfter is when a repeat makes sense; 0: any time.
+	RetryAfter time.Duration
+}
+
+// Error implements error.
+func (f *Failure) Error() string { return f.Message }
+
+// failureOf returns the failure that an error of a provider is.
+func failureOf(err error) *Failure {
+	var f *Failure
+	switch {
+	case errors.As(err, &f):
+		return f
+	case errors.Is(err, context.DeadlineExceeded):
+		return &Failure{Kind: Ambiguous, Message: "no answer in time"}
+	default:
+		return &Failure{Kind: Ambiguous, Message: err.Error()}
+	}
+}

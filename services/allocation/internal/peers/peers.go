@@ -1,0 +1,74 @@
+// Package peers calls the services that allocation needs: token-issuer for a server's tokens, game-instance for an attempt's fate.
+package peers
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
+	"github.com/berth-dev/berth/pkg/rpc"
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
+	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/wire"
+)
+
+// Issuer makes bootstrap documents with tokens of token-issuer. It is an allocator.Credentials and safe for concurrent use.
+type Issuer struct {
+	// Tokens is the client of token-issuer.
+	Tokens tokenv1.TokenServiceClient
+	// Gateway is the base URL of the gateway's edge, as game servers reach it.
+	Gateway string
+}
+
+// Bootstrap implements allocator.Credentials.
+func (i Issuer) Bootstrap(ctx context.Context, a allocator.Allocation) ([]byte, error) {
+	pair, err := i.Tokens.IssueTokenPair(ctx, &tokenv1.IssueTokenPairRequest{Namespace: a.Namespace, AttemptId: a.ID})
+	if err != nil {
+		return nil, rpc.FromStatus(err)
+	}
+	if pair.GetServerId() != a.ServerID() {
+		return nil, fmt.Errorf("token-issuer minted for server %s, and the attempt's is %s", pair.GetServerId(), a.ServerID())
+	}
+	return json.Marshal(bootstrap.Document{
+		Version: bootstrap.Version, Namespace: a.Namespace, Instance: a.InstanceID, Server: a.ServerID(), Gateway: i.Gateway,
+		Game: bootstrap.Secret(pair.GetGameToken()), Social: bootstrap.Secret(pair.GetSocialToken()), Traceparent: a.Traceparent,
+	})
+}
+
+// Instances tells game-instance what became of attempts. It is an allocator.Instances and safe for concurrent use.
+type Instances struct {
+	// Attempts is the client of game-instance.
+	Attempts attemptv1.AttemptServiceClient
+}
+
+// Report implements allocator.Instances.
+func (i Instances) Report(ctx context.Context, a allocator.Allocation) (allocator.Verdict, error) {
+	req := &attemptv1.ReportAttemptRequest{InstanceId: a.InstanceID, AttemptId: a.ID}
+	switch a.Report {
+	case allocator.ReportAllocated:
+		allocated := &attemptv1.Allocated{Provider: a.Provider, Region: a.Region, Endpoints: wire.Endpoints(a.Endpoints)}
+		req.Outcome = &attemptv1.ReportAttemptRequest_Allocated{Allocated: allocated}
+	case allocator.ReportFailed:
+		req.Outcome = &attemptv1.ReportAttemptRequest_Failed{Failed: &attemptv1.Failed{Message: a.Message}}
+	case allocator.ReportExited:
+		req.Outcome = &attemptv1.ReportAttemptRequest_Exited{Exited: &attemptv1.Exited{Message: a.Message}}
+	case allocator.ReportReleased:
+		req.Outcome = &attemptv1.ReportAttemptRequest_Released{Released: &attemptv1.Released{}}
+	default:
+		return allocator.Open, fmt.Errorf("allocation %s owes no report", a.ID)
+	}
+	resp, err := i.Attempts.ReportAttempt(ctx, req)
+	if err != nil {
+		return allocator.Open, rpc.FromStatus(err)
+	}
+	switch resp.GetVerdict() {
+	case attemptv1.ReportAttemptResponse_VERDICT_ACCEPTED:
+		return allocator.Accepted, nil
+	case attemptv1.ReportAttemptResponse_VERDICT_ABANDONED:
+		return allocator.Abandoned, nil
+	default:
+		return allocator.Open, nil
+	}
+}

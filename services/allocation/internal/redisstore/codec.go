@@ -1,0 +1,66 @@
+package redisstore
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	recordv1 "github.com/berth-dev/berth/pkg/gen/berth/record/v1"
+	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/wire"
+)
+
+// encode patches the record that the allocation was read from, so that fields of newer versions stay.
+func encode(a *allocator.Allocation) ([]byte, error) {
+	r := new(recordv1.AllocationRecord)
+	if err := proto.Unmarshal(a.Stored, r); err != nil {
+		return nil, fmt.Errorf("stored allocation %s: %w", a.ID, err)
+	}
+	r.Id, r.Namespace, r.InstanceId = a.ID, a.Namespace, a.InstanceID
+	r.State = allocationv1.Allocation_State(a.State)
+	if r.Placement == nil { // it never changes
+		r.Placement = wire.Placement(a.Placement)
+	}
+	r.Deadline, r.Traceparent = micros(a.Deadline), a.Traceparent
+	r.Provider, r.Region, r.ExternalId = a.Provider, a.Region, a.ExternalID
+	r.Endpoints = wire.Endpoints(a.Endpoints)
+	r.Message = a.Message
+	r.Report, r.ReportTime, r.ReportTries = recordv1.AttemptReport(a.Report), micros(a.ReportAt), int32(a.ReportTries)
+	r.CallTime, r.Tries, r.NoCapacity, r.Missing = micros(a.CallAt), int32(a.Tries), int32(a.NoCapacity), int32(a.Missing)
+	r.Gone, r.EndState = a.Gone, allocationv1.Allocation_State(a.End)
+	r.CreateTime, r.UpdateTime, r.ExpireTime = micros(a.CreateTime), micros(a.UpdateTime), micros(a.ExpireAt)
+	return proto.Marshal(r)
+}
+
+func decode(raw []byte, rev int64) (allocator.Allocation, error) {
+	r := new(recordv1.AllocationRecord)
+	if err := proto.Unmarshal(raw, r); err != nil {
+		return allocator.Allocation{}, fmt.Errorf("stored allocation: %w", err)
+	}
+	return allocator.Allocation{
+		ID: r.GetId(), Namespace: r.GetNamespace(), InstanceID: r.GetInstanceId(), Rev: rev, Stored: raw,
+		State: allocator.State(r.GetState()), Placement: wire.FromPlacement(r.GetPlacement()),
+		Deadline: moment(r.GetDeadline()), Traceparent: r.GetTraceparent(),
+		Provider: r.GetProvider(), Region: r.GetRegion(), ExternalID: r.GetExternalId(), Endpoints: wire.FromEndpoints(r.GetEndpoints()), Message: r.GetMessage(),
+		Report: allocator.Report(r.GetReport()), ReportAt: moment(r.GetReportTime()), ReportTries: int(r.GetReportTries()),
+		CallAt: moment(r.GetCallTime()), Tries: int(r.GetTries()), NoCapacity: int(r.GetNoCapacity()), Missing: int(r.GetMissing()),
+		Gone: r.GetGone(), End: allocator.State(r.GetEndState()),
+		CreateTime: moment(r.GetCreateTime()), UpdateTime: moment(r.GetUpdateTime()), ExpireAt: moment(r.GetExpireTime()),
+	}, nil
+}
+
+func micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+func moment(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us)
+}

@@ -1,0 +1,230 @@
+// Package redisstore keeps allocations in Redis. The scripts' headers and keys.go describe the layout.
+package redisstore
+
+import (
+	"cmp"
+	"context"
+	_ "embed" // the scripts
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+)
+
+var (
+	//go:embed scripts/commit.lua
+	commitSource string
+	//go:embed scripts/claim.lua
+	claimSource string
+	//go:embed scripts/renew.lua
+	renewSource string
+)
+
+// Store is an allocator.Store and an allocator.Queue. It is safe for concurrent use.
+type Store struct {
+	redis                 *redisx.Store
+	commit, claim, renewS *redis.Script
+}
+
+var (
+	_ allocator.Store = (*Store)(nil)
+	_ allocator.Queue = (*Store)(nil)
+)
+
+// New returns the allocations in a store.
+func New(s *redisx.Store) *Store {
+	return &Store{redis: s, commit: redis.NewScript(commitSource), claim: redis.NewScript(claimSource), renewS: redis.NewScript(renewSource)}
+}
+
+// Load implements allocator.Store.
+func (s *Store) Load(ctx context.Context, id string) (allocator.Allocation, time.Time, error) {
+	pipe := s.redis.Pipeline()
+	clock := pipe.Time(ctx)
+	record := pipe.HMGet(ctx, recordKey(s.partition(id), id), "rev", "head")
+	if _, err := pipe.Exec(ctx); err != nil {
+		return allocator.Allocation{}, time.Time{}, redisx.Err(err)
+	}
+	a, err := decodeHash(record.Val())
+	return a, clock.Val(), err
+}
+
+// decodeHash returns the allocation in the fields rev and head; the zero one if they are not there.
+func decodeHash(fields []any) (allocator.Allocation, error) {
+	if len(fields) != 2 || fields[0] == nil {
+		return allocator.Allocation{}, nil
+	}
+	rev, _ := fields[0].(string)
+	head, _ := fields[1].(string)
+	n, err := strconv.ParseInt(rev, 10, 64)
+	if err != nil {
+		return allocator.Allocation{}, fmt.Errorf("stored allocation: revision: %w", err)
+	}
+	return decode([]byte(head), n)
+}
+
+// Save implements allocator.Store.
+func (s *Store) Save(ctx context.Context, a allocator.Allocation) (allocator.Allocation, error) {
+	return s.Commit(ctx, allocator.Change{Allocation: a, Write: true})
+}
+
+// Commit implements allocator.Queue.
+func (s *Store) Commit(ctx context.Context, c allocator.Change) (allocator.Allocation, error) {
+	a := c.Allocation
+	var head []byte
+	if c.Write && !c.Delete {
+		var err error
+		if head, err = encode(&a); err != nil {
+			return a, err
+		}
+	}
+	p := s.partition(a.ID)
+	reply, err := s.commit.Run(ctx, s.redis, []string{recordKey(p, a.ID), dueKey(p), leaseKey(p), indexKey(p, a.Namespace)},
+		a.ID, a.Rev, c.Owner, word(c.Keep, "keep"), c.Due.UnixMicro(), head, word(c.Delete, "delete"), indexMember(&a)).StringSlice()
+	switch {
+	case err != nil:
+		return a, redisx.Err(err)
+	case len(reply) == 1 && reply[0] == "CONFLICT":
+		return a, allocator.ErrConflict
+	case len(reply) == 1 && reply[0] == "LOST":
+		return a, allocator.ErrLeaseLost
+	case len(reply) != 2:
+		return a, fmt.Errorf("commit of allocation %s: unexpected reply", a.ID)
+	}
+	if c.Write && !c.Delete {
+		a.Stored = head
+	}
+	a.Rev, err = strconv.ParseInt(reply[1], 10, 64)
+	return a, err
+}
+
+func word(set bool, w string) string {
+	if set {
+		return w
+	}
+	return ""
+}
+
+// Due implements allocator.Queue.
+func (s *Store) Due(ctx context.Context, limit int) ([]string, error) {
+	now, err := s.redis.Time(ctx).Result()
+	if err != nil {
+		return nil, redisx.Err(err)
+	}
+	pipe := s.redis.Pipeline()
+	found := make([]*redis.StringSliceCmd, s.redis.Partitions())
+	for p := range found {
+		found[p] = pipe.ZRangeByScore(ctx, dueKey(p), &redis.ZRangeBy{Min: "-inf", Max: strconv.FormatInt(now.UnixMicro(), 10), Count: int64(limit)})
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, redisx.Err(err)
+	}
+	var ids []string
+	for _, f := range found {
+		ids = append(ids, f.Val()...)
+	}
+	return ids, nil
+}
+
+// Claim implements allocator.Queue.
+func (s *Store) Claim(ctx context.Context, id, owner string, lease time.Duration, force bool) (allocator.Claimed, bool, error) {
+	p := s.partition(id)
+	reply, err := s.claim.Run(ctx, s.redis, []string{recordKey(p, id), dueKey(p), leaseKey(p)}, id, owner, lease.Microseconds(), word(force, "force")).Slice()
+	if errors.Is(err, redis.Nil) {
+		return allocator.Claimed{}, false, nil
+	}
+	if err != nil {
+		return allocator.Claimed{}, false, redisx.Err(err)
+	}
+	if len(reply) != 3 {
+		return allocator.Claimed{}, false, fmt.Errorf("claim of allocation %s: unexpected reply", id)
+	}
+	clock, _ := reply[0].(string)
+	now, err := strconv.ParseInt(clock, 10, 64)
+	if err != nil {
+		return allocator.Claimed{}, false, fmt.Errorf("claim of allocation %s: time: %w", id, err)
+	}
+	a, err := decodeHash(reply[1:])
+	return allocator.Claimed{Allocation: a, Now: time.UnixMicro(now)}, err == nil, err
+}
+
+// Renew implements allocator.Queue.
+func (s *Store) Renew(ctx context.Context, id, owner string, lease time.Duration) (bool, error) {
+	p := s.partition(id)
+	n, err := s.renewS.Run(ctx, s.redis, []string{leaseKey(p), dueKey(p)}, id, owner, lease.Microseconds()).Int()
+	return n == 1, redisx.Err(err)
+}
+
+// List implements allocator.Store. Each partition gives its newest, which are merged.
+func (s *Store) List(ctx context.Context, namespace string, size int, cursor string) ([]allocator.Allocation, string, error) {
+	from := "+"
+	if cursor != "" {
+		member, err := base64.RawURLEncoding.DecodeString(cursor)
+		if err != nil || memberID(string(member)) == "" {
+			return nil, "", errs.New(errs.ValidationFailed, "page_token: is none that this call returned")
+		}
+		from = "(" + string(member)
+	}
+	members, err := s.newest(ctx, namespace, from, size+1)
+	if err != nil {
+		return nil, "", err
+	}
+	next := ""
+	if len(members) > size {
+		members = members[:size]
+		next = base64.RawURLEncoding.EncodeToString([]byte(members[size-1]))
+	}
+	list, err := s.loadAll(ctx, members)
+	return list, next, err
+}
+
+// newest returns up to n members of the namespace's index, newest first.
+func (s *Store) newest(ctx context.Context, namespace, from string, n int) ([]string, error) {
+	pipe := s.redis.Pipeline()
+	found := make([]*redis.StringSliceCmd, s.redis.Partitions())
+	for p := range found {
+		found[p] = pipe.ZRevRangeByLex(ctx, indexKey(p, namespace), &redis.ZRangeBy{Min: "-", Max: from, Count: int64(n)})
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, redisx.Err(err)
+	}
+	var members []string
+	for _, f := range found {
+		members = append(members, f.Val()...)
+	}
+	slices.SortFunc(members, func(a, b string) int { return cmp.Compare(b, a) })
+	return members[:min(n, len(members))], nil
+}
+
+func (s *Store) loadAll(ctx context.Context, members []string) ([]allocator.Allocation, error) {
+	if len(members) == 0 {
+		return nil, nil
+	}
+	pipe := s.redis.Pipeline()
+	records := make([]*redis.SliceCmd, len(members))
+	for i, m := range members {
+		id := memberID(m)
+		records[i] = pipe.HMGet(ctx, recordKey(s.partition(id), id), "rev", "head")
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, redisx.Err(err)
+	}
+	list := make([]allocator.Allocation, 0, len(members))
+	for _, r := range records {
+		a, err := decodeHash(r.Val())
+		if err != nil {
+			return nil, err
+		}
+		if a.Rev != 0 { // else deleted between the two reads
+			list = append(list, a)
+		}
+	}
+	return list, nil
+}

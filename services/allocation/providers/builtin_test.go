@@ -1,0 +1,28 @@
+package providers_test
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/allocation/providers"
+)
+
+func TestOpenRefusesWhatIsNotBuilt(t *testing.T) {
+	open := func(kind string) error {
+		_, err := providers.Open(t.Context(), providers.Config{Name: "p", Kind: kind}, slog.New(slog.DiscardHandler))
+		return err
+	}
+	for _, kind := range []string{"static", "remote", "agones", "kubernetes", "gamelift", "multiplay", "hathora", "edgegap", "playfab"} {
+		if err := open(kind); !errs.Is(err, errs.NotImplemented) || !strings.Contains(err.Error(), kind) {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+	if err := open("warp"); err == nil || !strings.Contains(err.Error(), "process, attach") {
+		t.Errorf("an unknown kind: %v", err)
+	}
+	if err := open("process"); err == nil || !strings.Contains(err.Error(), "state_dir") {
+		t.Errorf("process without a state_dir: %v", err)
+	}
+}
