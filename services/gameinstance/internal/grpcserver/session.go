@@ -114,36 +114,54 @@ const (
 
 // Relay implements the rpc.
 func (s *Session) Relay(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, sessionv1.RelayResponse]) error {
-	ctx, cancel := context.WithCancel(stream.Context())
+	ctx := stream.Context()
+	requests, ended := receive(stream)
 	slots := make(chan struct{}, relayConcurrency)
-	var running sync.WaitGroup
 	var sending sync.Mutex
-	defer running.Wait()
-	defer cancel()
+	var running sync.WaitGroup
+	defer running.Wait() // what was asked is answered, also when this replica stops
 	for {
-		req, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			running.Wait() // what was asked is answered
-			return nil
-		}
-		if err != nil {
-			return err
-		}
 		select {
-		case slots <- struct{}{}:
 		case <-ctx.Done():
 			return ctx.Err()
+		case err := <-ended:
+			return err
+		case req := <-requests:
+			slots <- struct{}{}
+			running.Go(func() {
+				defer func() { <-slots }()
+				// A call is not cut short with its stream: the frame's number makes a repeat harmless, and half a call helps nobody.
+				out := s.relay(context.WithoutCancel(ctx), req)
+				sending.Lock()
+				defer sending.Unlock()
+				_ = stream.Send(out) // a gateway that is gone asks again on another stream
+			})
 		}
-		running.Go(func() {
-			defer func() { <-slots }()
-			out := s.relay(ctx, req)
-			sending.Lock()
-			defer sending.Unlock()
-			if err := stream.Send(out); err != nil {
-				cancel() // the stream is gone; the gateway asks again on another
-			}
-		})
 	}
+}
+
+// receive reads a stream in a goroutine of its own, so that the handler can end while nothing comes: a stream's Recv returns when its
+// handler has. ended gets nil at the stream's good end.
+func receive(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, sessionv1.RelayResponse]) (requests <-chan *sessionv1.RelayRequest, ended <-chan error) {
+	in, end := make(chan *sessionv1.RelayRequest), make(chan error, 1)
+	go func() {
+		for {
+			req, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			if req == nil {
+				end <- err
+				return
+			}
+			select {
+			case in <- req:
+			case <-stream.Context().Done():
+				return
+			}
+		}
+	}()
+	return in, end
 }
 
 // relay runs one call of a game server.

@@ -292,7 +292,11 @@ func (s *Service) Reap(ctx context.Context) error {
 		if err := s.Gateways.ForgetGateway(ctx, gateway); err != nil {
 			return err
 		}
-		s.Log.Warn("gateway lease ran out", "gateway_id", gateway, "links", len(links))
+		level := slog.LevelInfo // it said goodbye, or nobody was on it
+		if len(links) > 0 {
+			level = slog.LevelWarn
+		}
+		s.Log.Log(ctx, level, "gateway lease ran out", "gateway_id", gateway, "links", len(links))
 	}
 	return nil
 }

@@ -1,0 +1,85 @@
+// Command berth runs all of Berth in one process for development.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/berth-dev/berth/services/berth/dev"
+)
+
+func main() {
+	root := &cobra.Command{
+		Use: "berth", Short: "The open backend between a game's services and its dedicated game servers",
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.AddCommand(devCommand(), &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "berth", version()) },
+	})
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	err := root.ExecuteContext(ctx)
+	stop()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() > 0:
+		os.Exit(exit.ExitCode()) // the command that ran within has said why
+	case err != nil:
+		_, _ = fmt.Fprintln(os.Stderr, "berth:", err)
+		os.Exit(1)
+	}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func devCommand() *cobra.Command {
+	o := dev.Options{Out: os.Stdout}
+	cmd := &cobra.Command{
+		Use:   "dev [flags] [-- COMMAND [ARGS]]",
+		Short: "Run all services in one process, with an embedded store that keeps nothing",
+		Long: `Runs game-instance, token-issuer, allocation and gateway in one process, with an embedded store: nothing needs to be
+installed, and nothing is kept when it stops. Prints where it listens and the curl that starts a match; Ctrl-C stops it, and every game
+server that it started.
+
+With a COMMAND, runs it once everything is up and stops with its exit code. The command finds in its environment:
+  BERTH_API         gRPC address of the API, host:port
+  BERTH_API_URL     base URL of the API over REST
+  BERTH_GATEWAY     base URL that game servers use
+  BERTH_API_KEY     the API key`,
+		Example: `  berth dev --config examples/berth.dev.yaml
+  berth dev --config examples/berth.dev.yaml -- bin/matchmaker --build example
+  berth dev --attach`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Command = args
+			return dev.Run(cmd.Context(), o)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Config, "config", "", "file with the builds to run (examples/berth.dev.yaml shows one)")
+	f.BoolVar(&o.Attach, "attach", false, "start no servers: an instance waits for one that you start by hand; deadlines are off")
+	f.StringVar(&o.APIAddr, "api-addr", "127.0.0.1:7002", "where the API listens for REST")
+	f.StringVar(&o.GRPCAddr, "grpc-addr", "127.0.0.1:7101", "where the API listens for gRPC")
+	f.StringVar(&o.EdgeAddr, "edge-addr", "127.0.0.1:7001", "where game servers connect")
+	f.StringVar(&o.AdminAddr, "admin-addr", "127.0.0.1:7190", "where health, metrics and pprof are served")
+	f.BoolVar(&o.AnyPort, "any-port", false, "listen on free ports of 127.0.0.1 instead")
+	f.StringVar(&o.Redis, "redis", "", "address of a Redis to use instead of the embedded store, host:port")
+	f.StringVar(&o.Dir, "dir", ".berth", "folder for game servers' logs and the attach bootstrap")
+	f.BoolVar(&o.Quiet, "quiet", false, "print no banner")
+	f.StringVar(&o.LogLevel, "log-level", "warn", "debug, info, warn or error")
+	return cmd
+}

@@ -1,0 +1,103 @@
+// Package gateway is the edge: game servers link to it, and REST for backends passes through it. It keeps no state that matters.
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/redisx"
+)
+
+// Config configures the gateway.
+type Config struct {
+	app.Process `yaml:",inline"`
+
+	// EdgeAddr is where game servers connect: the link, REST and gRPC of GameServerService, and the public keys. Default 127.0.0.1:7001.
+	EdgeAddr string `yaml:"edge_addr" env:"EDGE_ADDR"`
+	// APIAddr is where backends and web tools inside connect: REST and OpenAPI. Default 127.0.0.1:7002.
+	APIAddr string `yaml:"api_addr" env:"API_ADDR"`
+	// EdgeListener and APIListener, where set, are used instead of opening the addresses.
+	EdgeListener net.Listener `yaml:"-"`
+	APIListener  net.Listener `yaml:"-"`
+
+	// GameInstance, TokenIssuer and Allocation are the gRPC targets of the services. Defaults 127.0.0.1:7101, :7102 and :7103.
+	GameInstance string `yaml:"game_instance" env:"GAME_INSTANCE"`
+	TokenIssuer  string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
+	Allocation   string `yaml:"allocation" env:"ALLOCATION"`
+
+	// Redis is the store.
+	Redis redisx.Config `yaml:"redis" envPrefix:"REDIS_"`
+	// Auth has the internal key; API keys are checked by the services that they are shown to.
+	Auth auth.Config `yaml:"auth" envPrefix:"AUTH_"`
+
+	// Heartbeat is how often link sockets are pinged; one that was silent for two heartbeats is cut. Default 10 s.
+	Heartbeat time.Duration `yaml:"heartbeat" env:"HEARTBEAT"`
+	// HelloTimeout is how long after the upgrade a socket's Hello may come. Default 10 s.
+	HelloTimeout time.Duration `yaml:"hello_timeout" env:"HELLO_TIMEOUT"`
+	// RequestTimeout is how long a request over a socket may take. Default 10 s.
+	RequestTimeout time.Duration `yaml:"request_timeout" env:"REQUEST_TIMEOUT"`
+	// Lease is how long this gateway counts as alive without renewing. Default 10 s.
+	Lease time.Duration `yaml:"lease" env:"LEASE"`
+	// LeaseInterval is how often the lease is renewed. Default 2 s.
+	LeaseInterval time.Duration `yaml:"lease_interval" env:"LEASE_INTERVAL"`
+	// RelayStreams is how many streams to game-instance carry the requests. Default 4.
+	RelayStreams int `yaml:"relay_streams" env:"RELAY_STREAMS"`
+	// Limits bound what game servers may do.
+	Limits Limits `yaml:"limits" envPrefix:"LIMIT_"`
+}
+
+// Limits bound sockets and what they may do.
+type Limits struct {
+	// Sockets is how many link sockets this gateway takes. Default 20,000.
+	Sockets int `yaml:"sockets" env:"SOCKETS"`
+	// FrameBytes is the largest frame that a server may send. Default 1 MiB + 64 KiB.
+	FrameBytes int64 `yaml:"frame_bytes" env:"FRAME_BYTES"`
+	// InFlight is how many requests on a socket may wait for an answer. Default 64.
+	InFlight int `yaml:"in_flight" env:"IN_FLIGHT"`
+	// Queue and QueueBytes bound the frames that wait to be written to a socket; one more closes it with SLOW_CONSUMER. Defaults 1024 and 4 MiB.
+	Queue      int `yaml:"queue" env:"QUEUE"`
+	QueueBytes int `yaml:"queue_bytes" env:"QUEUE_BYTES"`
+}
+
+// Default returns the defaults.
+func Default() Config {
+	return Config{
+		EdgeAddr: "127.0.0.1:7001", APIAddr: "127.0.0.1:7002",
+		GameInstance: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
+		Redis:     redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
+		Heartbeat: 10 * time.Second, HelloTimeout: 10 * time.Second, RequestTimeout: 10 * time.Second,
+		Lease: 10 * time.Second, LeaseInterval: 2 * time.Second, RelayStreams: 4,
+		Limits: Limits{Sockets: 20_000, FrameBytes: 1<<20 + 64<<10, InFlight: 64, Queue: 1024, QueueBytes: 4 << 20},
+	}
+}
+
+// Validate returns an error that names every setting that cannot be used.
+func (c Config) Validate() error {
+	var bad []error
+	need := func(ok bool, setting, env, format string, args ...any) {
+		if !ok {
+			bad = append(bad, fmt.Errorf("%s (BERTH_%s): %s", setting, env, fmt.Sprintf(format, args...)))
+		}
+	}
+	need(c.EdgeAddr != "" || c.EdgeListener != nil, "edge_addr", "EDGE_ADDR", "is empty")
+	need(c.APIAddr != "" || c.APIListener != nil, "api_addr", "API_ADDR", "is empty")
+	need(c.GameInstance != "", "game_instance", "GAME_INSTANCE", "is empty")
+	need(c.TokenIssuer != "", "token_issuer", "TOKEN_ISSUER", "is empty")
+	need(c.Allocation != "", "allocation", "ALLOCATION", "is empty")
+	need(c.Heartbeat > 0, "heartbeat", "HEARTBEAT", "must be positive, not %v", c.Heartbeat)
+	need(c.HelloTimeout > 0, "hello_timeout", "HELLO_TIMEOUT", "must be positive, not %v", c.HelloTimeout)
+	need(c.RequestTimeout > 0, "request_timeout", "REQUEST_TIMEOUT", "must be positive, not %v", c.RequestTimeout)
+	need(c.LeaseInterval > 0, "lease_interval", "LEASE_INTERVAL", "must be positive, not %v", c.LeaseInterval)
+	need(c.Lease >= 3*c.LeaseInterval, "lease", "LEASE", "must be at least three times lease_interval (%v), not %v", c.LeaseInterval, c.Lease)
+	need(c.RelayStreams > 0, "relay_streams", "RELAY_STREAMS", "must be positive, not %d", c.RelayStreams)
+	need(c.Limits.Sockets > 0, "limits.sockets", "LIMIT_SOCKETS", "must be positive, not %d", c.Limits.Sockets)
+	need(c.Limits.FrameBytes >= 1<<10, "limits.frame_bytes", "LIMIT_FRAME_BYTES", "must be at least 1024, not %d", c.Limits.FrameBytes)
+	need(c.Limits.InFlight > 0, "limits.in_flight", "LIMIT_IN_FLIGHT", "must be positive, not %d", c.Limits.InFlight)
+	need(c.Limits.Queue > 0, "limits.queue", "LIMIT_QUEUE", "must be positive, not %d", c.Limits.Queue)
+	need(c.Limits.QueueBytes > 0, "limits.queue_bytes", "LIMIT_QUEUE_BYTES", "must be positive, not %d", c.Limits.QueueBytes)
+	return errors.Join(bad...)
+}

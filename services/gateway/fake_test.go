@@ -1,0 +1,316 @@
+package gateway_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/errs"
+	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
+	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	"github.com/berth-dev/berth/pkg/rpc"
+	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
+)
+
+const (
+	internalKey = conf.Secret("an internal key of more than 32 characters")
+	apiKey      = auth.KeyPrefix + "test"
+)
+
+// issuer signs tokens as token-issuer does.
+type issuer struct {
+	tokenv1.UnimplementedTokenServiceServer
+	private ed25519.PrivateKey
+	public  ed25519.PublicKey
+	mu      sync.Mutex
+	down    bool
+}
+
+func newIssuer(tb testing.TB) *issuer {
+	tb.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &issuer{private: private, public: public}
+}
+
+func (i *issuer) setDown(down bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.down = down
+}
+
+func (i *issuer) GetJsonWebKeySet(context.Context, *tokenv1.GetJsonWebKeySetRequest) (*tokenv1.GetJsonWebKeySetResponse, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.down {
+		return nil, errs.New(errs.StoreUnavailable, "down")
+	}
+	return &tokenv1.GetJsonWebKeySetResponse{Keys: []*tokenv1.JsonWebKey{{
+		Kty: "OKP", Crv: "Ed25519", X: base64.RawURLEncoding.EncodeToString(i.public), Kid: "k1", Use: "sig", Alg: "EdDSA",
+	}}}, nil
+}
+
+// credentials are the pair of a game server.
+type credentials struct{ server, pair, game, social string }
+
+func (i *issuer) pair(tb testing.TB) credentials { return i.pairUntil(tb, time.Now().Add(time.Hour)) }
+
+func (i *issuer) pairUntil(tb testing.TB, expires time.Time) credentials {
+	tb.Helper()
+	c := credentials{server: uuid.NewString(), pair: uuid.NewString()}
+	c.game, c.social = i.sign(tb, c, token.AudienceGame, expires), i.sign(tb, c, token.AudienceSocial, expires)
+	return c
+}
+
+func (i *issuer) sign(tb testing.TB, c credentials, audience string, expires time.Time) string {
+	tb.Helper()
+	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, token.Claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: token.Issuer, Subject: c.server, Audience: jwt.ClaimStrings{audience}, ID: uuid.NewString(),
+			IssuedAt: jwt.NewNumericDate(time.Now().Add(-2 * time.Hour)), ExpiresAt: jwt.NewNumericDate(expires),
+		},
+		Namespace: "default", Pair: c.pair,
+	})
+	t.Header["kid"] = "k1"
+	signed, err := t.SignedString(i.private)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return signed
+}
+
+// sessions is a scripted SessionService. Its hooks may be set before the gateway starts, or with set.
+type sessions struct {
+	sessionv1.UnimplementedSessionServiceServer
+
+	mu          sync.Mutex
+	epoch       int64
+	gatewayID   string
+	lapseOnce   bool
+	undelivered []string
+	mailbox     map[string][]*eventv1.Delivery
+	opens       func(*sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error)
+	relays      func(*sessionv1.RelayRequest) (*sessionv1.RelayResponse, error) // an error breaks the stream
+	pulls       func(*sessionv1.PullNotificationsRequest) (*sessionv1.PullNotificationsResponse, error)
+
+	opened   chan *sessionv1.OpenSessionRequest
+	closed   chan *sessionv1.CloseSessionRequest
+	acked    chan *sessionv1.MailboxAck
+	pulled   chan *sessionv1.PullNotificationsRequest
+	released chan string
+	closeErr error
+}
+
+func newSessions() *sessions {
+	return &sessions{
+		mailbox:  make(map[string][]*eventv1.Delivery),
+		opened:   make(chan *sessionv1.OpenSessionRequest, 1000),
+		closed:   make(chan *sessionv1.CloseSessionRequest, 1000),
+		acked:    make(chan *sessionv1.MailboxAck, 1000),
+		pulled:   make(chan *sessionv1.PullNotificationsRequest, 1000),
+		released: make(chan string, 10),
+	}
+}
+
+// set changes the script while it plays.
+func (s *sessions) set(change func(*sessions)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(s)
+}
+
+func (s *sessions) gateway() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gatewayID
+}
+
+func (s *sessions) OpenSession(_ context.Context, req *sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error) {
+	s.mu.Lock()
+	hook := s.opens
+	s.epoch++
+	epoch := s.epoch
+	s.mu.Unlock()
+	s.opened <- req
+	if hook != nil {
+		return hook(req)
+	}
+	resp := &sessionv1.OpenSessionResponse{SessionId: uuid.NewString(), SessionEpoch: epoch, ResumeKey: "resume-" + req.GetServerId()}
+	for _, i := range req.GetHello().GetInstances() {
+		resp.Links = append(resp.Links, &sessionv1.LinkState{InstanceId: i.GetInstanceId(), LinkEpoch: i.GetLinkEpoch() + 1, Offset: i.GetLastOffset()})
+	}
+	return resp, nil
+}
+
+func (s *sessions) CloseSession(_ context.Context, req *sessionv1.CloseSessionRequest) (*sessionv1.CloseSessionResponse, error) {
+	s.mu.Lock()
+	err := s.closeErr
+	s.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	s.closed <- req
+	return &sessionv1.CloseSessionResponse{}, nil
+}
+
+func refuseOpen(err error) func(*sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error) {
+	return func(*sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error) { return nil, err }
+}
+
+// Relay answers a Link with a link of epoch 1 after offset 0, and echoes everything else.
+func (s *sessions) Relay(stream sessionv1.SessionService_RelayServer) error {
+	for {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		hook := s.relays
+		s.mu.Unlock()
+		if hook == nil {
+			hook = echo
+		}
+		resp, err := hook(req)
+		if err != nil {
+			return err
+		}
+		if resp == nil {
+			continue // never answered
+		}
+		if err := stream.Send(resp); err != nil {
+			return err
+		}
+	}
+}
+
+func echo(req *sessionv1.RelayRequest) (*sessionv1.RelayResponse, error) {
+	resp := &sessionv1.RelayResponse{Id: req.GetId(), Response: &linkv1.Response{
+		Id: req.GetRequest().GetId(), Outcome: &linkv1.Response_Result{Result: req.GetRequest().GetPayload()},
+	}}
+	if req.GetRequest().GetMethod() == "Link" {
+		resp.Link = &sessionv1.LinkState{InstanceId: req.GetRequest().GetInstanceId(), LinkEpoch: 1}
+	}
+	return resp, nil
+}
+
+func (s *sessions) PullNotifications(_ context.Context, req *sessionv1.PullNotificationsRequest) (*sessionv1.PullNotificationsResponse, error) {
+	s.mu.Lock()
+	hook := s.pulls
+	resp := new(sessionv1.PullNotificationsResponse)
+	for _, d := range s.mailbox[req.GetInstanceId()] {
+		if d.GetOffset() > req.GetAfterOffset() {
+			resp.Deliveries = append(resp.Deliveries, d)
+		}
+	}
+	s.mu.Unlock()
+	s.pulled <- req
+	if hook != nil {
+		return hook(req)
+	}
+	return resp, nil
+}
+
+func (s *sessions) AckNotifications(_ context.Context, req *sessionv1.AckNotificationsRequest) (*sessionv1.AckNotificationsResponse, error) {
+	for _, a := range req.GetAcks() {
+		s.acked <- a
+	}
+	return &sessionv1.AckNotificationsResponse{}, nil
+}
+
+func (s *sessions) RenewGateway(_ context.Context, req *sessionv1.RenewGatewayRequest) (*sessionv1.RenewGatewayResponse, error) {
+	if req.GetRelease() {
+		s.released <- req.GetGatewayId()
+		return &sessionv1.RenewGatewayResponse{}, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	resp := &sessionv1.RenewGatewayResponse{UndeliveredInstanceIds: s.undelivered, Lapsed: s.lapseOnce && s.gatewayID == req.GetGatewayId()}
+	if resp.GetLapsed() {
+		s.lapseOnce = false
+	}
+	s.gatewayID = req.GetGatewayId()
+	return resp, nil
+}
+
+// instances is a GameInstanceService that knows one instance.
+type instances struct {
+	instancev1.UnimplementedGameInstanceServiceServer
+	metadata chan map[string][]string // of each call to GetGameInstance
+}
+
+// servers is a GameServerService that answers UpdateGameData with revision 7.
+type servers struct {
+	gameserverv1.UnimplementedGameServerServiceServer
+	metadata chan map[string][]string
+}
+
+// backend is everything behind a gateway, on one port.
+type backend struct {
+	addr      string
+	issuer    *issuer
+	sessions  *sessions
+	instances *instances
+	servers   *servers
+	stop      func()
+}
+
+// startBackend starts one on addr, or on any free port.
+func startBackend(tb testing.TB, addr string, iss *issuer, ses *sessions) *backend {
+	tb.Helper()
+	b := &backend{issuer: iss, sessions: ses, instances: &instances{metadata: make(chan map[string][]string, 10)}, servers: &servers{metadata: make(chan map[string][]string, 10)}}
+	fetch := func(context.Context) ([]byte, error) {
+		return fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k1","x":%q}]}`, base64.RawURLEncoding.EncodeToString(iss.public)), nil
+	}
+	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "test", SHA256: auth.HashKey(apiKey), Role: auth.RoleService}}},
+		token.NewVerifier(token.NewKeySet(fetch)))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	srv, err := rpc.NewServer(rpc.Config{Auth: a, Log: slog.New(slog.DiscardHandler), Services: []string{
+		sessionv1.SessionService_ServiceDesc.ServiceName, tokenv1.TokenService_ServiceDesc.ServiceName,
+		instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
+		allocationv1.AllocationService_ServiceDesc.ServiceName,
+	}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	sessionv1.RegisterSessionServiceServer(srv, ses)
+	tokenv1.RegisterTokenServiceServer(srv, iss)
+	instancev1.RegisterGameInstanceServiceServer(srv, b.instances)
+	gameserverv1.RegisterGameServerServiceServer(srv, b.servers)
+	allocationv1.RegisterAllocationServiceServer(srv, allocationv1.UnimplementedAllocationServiceServer{})
+	if addr == "" {
+		addr = "127.0.0.1:0"
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b.addr = ln.Addr().String()
+	b.stop = sync.OnceFunc(serveRPC(tb, srv, ln))
+	tb.Cleanup(b.stop)
+	return b
+}

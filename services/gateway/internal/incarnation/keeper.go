@@ -1,0 +1,202 @@
+// Package incarnation keeps the gateway's life: an id, the subscription to its channel and a lease on it. When the lease runs out, everything that was
+// done in that life is over: its sockets are closed and another life begins.
+package incarnation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/berth-dev/berth/pkg/errs"
+
+	"github.com/berth-dev/berth/services/gateway/internal/metrics"
+)
+
+// Subscription is what a life listens to.
+type Subscription interface {
+	// Run holds the subscription of a life until ctx ends, and calls proven whenever it is known to work.
+	Run(ctx context.Context, gatewayID string, proven func())
+}
+
+// Leases keeps leases.
+type Leases interface {
+	// Renew keeps a lease, and returns the instances whose mailboxes have waited too long.
+	Renew(ctx context.Context, gatewayID string, lease time.Duration) (lapsed bool, undelivered []string, err error)
+	// Release gives a lease back.
+	Release(ctx context.Context, gatewayID string, lease time.Duration) error
+}
+
+// Config configures a Keeper.
+type Config struct {
+	// Subscription is what a life listens to.
+	Subscription Subscription
+	// Leases keeps the lease.
+	Leases Leases
+	// Lease is how long a lease lasts without being renewed. Default 10 s.
+	Lease time.Duration
+	// Interval is how often it is renewed. Default 2 s.
+	Interval time.Duration
+	// Remind takes the instances whose mailboxes have waited too long. It must not block.
+	Remind func(instances []string)
+	// Lapse ends everything that belongs to the life whose lease ran out. It must not block.
+	Lapse func()
+	// Log is where lapses are logged.
+	Log *slog.Logger
+	// Metrics is where they are counted.
+	Metrics *metrics.Metrics
+}
+
+// Keeper keeps the life. It is safe for concurrent use.
+type Keeper struct {
+	cfg Config
+
+	mu      sync.Mutex
+	id      string
+	renewed time.Time // when the renewal that was last answered was sent; zero: the lease is not held yet
+	started bool
+	stop    context.CancelFunc
+	stopped chan struct{} // closed when Run has ended its last life
+}
+
+// New returns a Keeper.
+func New(cfg Config) *Keeper {
+	if cfg.Lease == 0 {
+		cfg.Lease = 10 * time.Second
+	}
+	if cfg.Interval == 0 {
+		cfg.Interval = 2 * time.Second
+	}
+	return &Keeper{cfg: cfg, stopped: make(chan struct{})}
+}
+
+// errLapsed means that the lease ran out.
+var errLapsed = errors.New("the lease ran out")
+
+// Run lives, one life after the other, until ctx ends.
+func (k *Keeper) Run(ctx context.Context) error {
+	living, stop := context.WithCancel(ctx)
+	defer stop()
+	k.mu.Lock()
+	k.started, k.stop = true, stop
+	k.mu.Unlock()
+	for living.Err() == nil {
+		if err := k.live(living); errors.Is(err, errLapsed) {
+			k.cfg.Log.Error("the lease of this gateway ran out; closing its sockets and starting over")
+			k.cfg.Metrics.Lapses.Inc()
+			k.cfg.Lapse()
+		}
+	}
+	close(k.stopped)
+	<-ctx.Done() // after Release, the program is about to end; a worker that returned would look like a failure
+	return nil
+}
+
+// Current returns the id of this life, or why there is none that can be relied on.
+func (k *Keeper) Current() (string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if since := time.Since(k.renewed); since > k.cfg.Lease {
+		return "", errs.New(errs.ServiceUnavailable, "the gateway has no contact with the game-instance service").Retry(time.Second)
+	}
+	return k.id, nil
+}
+
+// Ready returns an error unless the lease is held.
+func (k *Keeper) Ready(context.Context) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.renewed.IsZero() {
+		return errors.New("the lease is not held yet")
+	}
+	if since := time.Since(k.renewed); since > k.cfg.Lease {
+		return fmt.Errorf("the lease was last renewed %v ago", since.Round(time.Second))
+	}
+	return nil
+}
+
+// Release ends this life and gives its lease back.
+func (k *Keeper) Release(ctx context.Context) error {
+	k.mu.Lock()
+	started, stop, id, held := k.started, k.stop, k.id, !k.renewed.IsZero()
+	k.mu.Unlock()
+	if !started {
+		return nil
+	}
+	stop()
+	select {
+	case <-k.stopped:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if !held {
+		return nil
+	}
+	return k.cfg.Leases.Release(ctx, id, k.cfg.Lease)
+}
+
+// live lives one life: first the subscription is made and proven, then the lease is taken and kept. It returns errLapsed, or the end of ctx.
+func (k *Keeper) live(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	id := uuid.NewString()
+	k.mu.Lock()
+	k.id, k.renewed = id, time.Time{}
+	k.mu.Unlock()
+
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	defer cancel()
+	proven := make(chan struct{})
+	var once sync.Once
+	listening.Go(func() { k.cfg.Subscription.Run(ctx, id, func() { once.Do(func() { close(proven) }) }) })
+	select {
+	case <-proven:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+
+	tick := time.NewTicker(k.cfg.Interval)
+	defer tick.Stop()
+	for {
+		if err := k.renew(ctx, id); err != nil {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// renew renews the lease once. A failure is not the end of it: there is time for some more tries.
+func (k *Keeper) renew(ctx context.Context, id string) error {
+	sent := time.Now()
+	callCtx, cancel := context.WithTimeout(ctx, max(k.cfg.Interval, k.cfg.Lease/4))
+	defer cancel()
+	lapsed, undelivered, err := k.cfg.Leases.Renew(callCtx, id, k.cfg.Lease)
+	if err != nil {
+		if ctx.Err() == nil {
+			k.cfg.Log.Warn("the lease could not be renewed", "error", err)
+		}
+		return nil
+	}
+	k.mu.Lock()
+	first := k.renewed.IsZero()
+	if lapsed && !first { // a lease that is only being taken cannot have lapsed
+		k.renewed = time.Time{}
+	} else {
+		k.renewed = sent
+	}
+	k.mu.Unlock()
+	if lapsed && !first {
+		return errLapsed
+	}
+	k.cfg.Remind(undelivered)
+	return nil
+}

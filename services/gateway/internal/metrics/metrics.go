@@ -1,0 +1,61 @@
+// Package metrics holds all metrics of the gateway.
+package metrics
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics are the gateway's metrics. They are safe for concurrent use.
+type Metrics struct {
+	// Sockets is how many sockets are open.
+	Sockets prometheus.Gauge
+	// Closed counts sockets that ended, by close code.
+	Closed *prometheus.CounterVec
+	// Refused counts upgrades that were refused, by reason.
+	Refused *prometheus.CounterVec
+	// Requests counts requests over sockets, by the reason of their failure ("" for success).
+	Requests *prometheus.CounterVec
+	// Notifications counts notifications that were queued to sockets.
+	Notifications prometheus.Counter
+	// Pulls counts reads of mailboxes: after a link, a gap, or a reminder.
+	Pulls prometheus.Counter
+	// Breaks counts relay streams that broke.
+	Breaks prometheus.Counter
+	// Lapses counts lives of the gateway that ended because the lease ran out.
+	Lapses prometheus.Counter
+	// Resubscribed counts subscriptions that were lost and made again.
+	Resubscribed prometheus.Counter
+}
+
+// New returns the metrics, registered with reg. Several gateways in one program share them.
+func New(reg prometheus.Registerer) *Metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
+	}
+	vector := func(name, help, label string) *prometheus.CounterVec {
+		return register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label}))
+	}
+	return &Metrics{
+		Sockets:       register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "berth_gateway_sockets", Help: "Open link sockets."})),
+		Closed:        vector("berth_gateway_sockets_closed_total", "Link sockets that ended, by the close code that was sent; LOST where none was.", "code"),
+		Refused:       vector("berth_gateway_upgrades_refused_total", "Link upgrades that were refused, by reason.", "reason"),
+		Requests:      vector("berth_gateway_requests_total", "Requests over link sockets, by the reason of their failure; empty for success.", "reason"),
+		Notifications: counter("berth_gateway_notifications_total", "Notifications queued to link sockets."),
+		Pulls:         counter("berth_gateway_pulls_total", "Reads of mailboxes: after a link, a gap in what was published, or a reminder."),
+		Breaks:        counter("berth_gateway_relay_breaks_total", "Relay streams to game-instance that broke."),
+		Lapses:        counter("berth_gateway_lease_lapses_total", "Leases that ran out, whereupon all sockets were closed."),
+		Resubscribed:  counter("berth_gateway_resubscribed_total", "Subscriptions in the store that were lost and made again."),
+	}
+}
+
+func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	var already prometheus.AlreadyRegisteredError
+	if err := reg.Register(c); errors.As(err, &already) {
+		if existing, ok := already.ExistingCollector.(C); ok {
+			return existing
+		}
+	}
+	return c
+}

@@ -1,0 +1,93 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/rpc"
+)
+
+// visible returns the status that a caller may see for an error of a forwarded call or of grpc-gateway itself.
+func visible(err error) *status.Status {
+	st := status.Convert(err)
+	if st.Code() == codes.InvalidArgument && !typed(st) { // grpc-gateway's own: services give every error a reason
+		return rpc.Status(errs.New(errs.Malformed, "%s", plain(st.Message())))
+	}
+	return rpc.Status(rpc.FromStatus(st.Err()))
+}
+
+func typed(st *status.Status) bool {
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == rpc.Domain {
+			return true
+		}
+	}
+	return false
+}
+
+// writeError answers with an error as a google.rpc.Status in JSON, the one form of errors over REST.
+func writeError(w http.ResponseWriter, httpStatus int, st *status.Status) {
+	body, err := protojson.Marshal(st.Proto())
+	if err != nil {
+		httpStatus, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"internal error"}`)
+	}
+	h := w.Header()
+	h.Del("Trailer")
+	h.Del("Transfer-Encoding")
+	h.Set("Content-Type", "application/json")
+	for _, d := range st.Details() {
+		if retry, ok := d.(*errdetails.RetryInfo); ok {
+			h.Set("Retry-After", strconv.Itoa(max(1, int(retry.GetRetryDelay().AsDuration().Seconds()))))
+		}
+	}
+	if httpStatus == http.StatusUnauthorized {
+		h.Set("WWW-Authenticate", "Bearer")
+	}
+	w.WriteHeader(httpStatus)
+	_, _ = w.Write(body) // whoever does not read it has gone
+}
+
+// fail answers with an error that the gateway itself found.
+func fail(w http.ResponseWriter, err error) {
+	st := rpc.Status(err)
+	writeError(w, runtime.HTTPStatusFromCode(st.Code()), st)
+}
+
+func onError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+	st := visible(err)
+	writeError(w, runtime.HTTPStatusFromCode(st.Code()), st)
+}
+
+func onRoutingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
+	switch httpStatus {
+	case http.StatusMethodNotAllowed:
+		writeError(w, httpStatus, rpc.Status(errs.New(errs.MethodUnknown, "%s is not allowed on this path", r.Method)))
+	case http.StatusBadRequest:
+		fail(w, errs.New(errs.Malformed, "the path is not well-formed"))
+	default:
+		unknownPath(w, r)
+	}
+}
+
+func unknownPath(w http.ResponseWriter, r *http.Request) {
+	fail(w, errs.New(errs.PathUnknown, "there is nothing at %s; /openapi.json on the API port lists the paths", r.URL.Path))
+}
+
+// onStreamError is for errors in the middle of a stream, which become its last line.
+func onStreamError(stopping context.Context) runtime.StreamErrorHandlerFunc {
+	return func(_ context.Context, err error) *status.Status {
+		if stopping.Err() != nil && status.Code(err) == codes.Canceled {
+			return rpc.Status(errs.New(errs.ServiceUnavailable, "this gateway is stopping; call again").Retry(100 * time.Millisecond))
+		}
+		return visible(err)
+	}
+}

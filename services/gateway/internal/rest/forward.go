@@ -1,0 +1,52 @@
+package rest
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/berth-dev/berth/pkg/auth"
+)
+
+// callTimeout bounds a forwarded unary call, whatever its caller asks for.
+const callTimeout = 30 * time.Second
+
+// forwarded are the only metadata keys that pass from outside to a service. Above all auth.MetadataInternalKey does not.
+func forwarded() [3]string {
+	return [...]string{auth.MetadataAuthorization, auth.MetadataSocialToken, "traceparent"}
+}
+
+// forwarder is a connection to a service over which calls from outside go, with their own credentials. Streams end when the gateway stops.
+type forwarder struct {
+	conn     grpc.ClientConnInterface
+	stopping context.Context
+}
+
+// Invoke implements grpc.ClientConnInterface.
+func (f forwarder) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(filter(ctx), callTimeout)
+	defer cancel()
+	return f.conn.Invoke(ctx, method, args, reply, opts...)
+}
+
+// NewStream implements grpc.ClientConnInterface.
+func (f forwarder) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	ctx, cancel := context.WithCancel(filter(ctx))
+	stop := context.AfterFunc(f.stopping, cancel)
+	context.AfterFunc(ctx, func() { stop() }) // ctx ends with the request
+	return f.conn.NewStream(ctx, desc, method, opts...)
+}
+
+// filter leaves only what may pass in the outgoing metadata.
+func filter(ctx context.Context) context.Context {
+	from, _ := metadata.FromOutgoingContext(ctx)
+	to := metadata.MD{}
+	for _, key := range forwarded() {
+		if values := from.Get(key); len(values) > 0 {
+			to[key] = values
+		}
+	}
+	return metadata.NewOutgoingContext(ctx, to)
+}

@@ -1,0 +1,137 @@
+// Package rest is the gateway's HTTP, apart from the link: REST and OpenAPI for backends and web tools (API), and for game servers REST, gRPC and the
+// public keys (Edge). Calls are forwarded with their callers' own credentials; the services check them.
+package rest
+
+import (
+	"context"
+	_ "embed" // the OpenAPI document
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+
+	allocationrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/allocation/v1"
+	gameserverrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/gameserver/v1"
+	instancerest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/instance/v1"
+)
+
+//go:embed gen/berth.swagger.json
+var openAPI []byte
+
+// Keys are the public keys that verify tokens.
+type Keys interface {
+	// Document returns them as a JSON Web Key Set, or an error while they are not known.
+	Document() ([]byte, error)
+	// MaxAge is how long others may keep the document.
+	MaxAge() time.Duration
+}
+
+// Config configures both handlers.
+type Config struct {
+	// GameInstance, Allocation and TokenIssuer are connections to the services, without the internal key.
+	GameInstance, Allocation, TokenIssuer grpc.ClientConnInterface
+	// Keys are published at the edge.
+	Keys Keys
+	// Link is the handler of the link.
+	Link http.Handler
+	// Stopping is cancelled when streams should end.
+	Stopping context.Context
+}
+
+// API returns the handler for backends and web tools. It sends no CORS headers: what is on this port is not for browsers of strangers.
+func API(cfg Config) (http.Handler, error) {
+	mux := newMux(cfg)
+	instances, allocations := forwarder{cfg.GameInstance, cfg.Stopping}, forwarder{cfg.Allocation, cfg.Stopping}
+	if err := instancerest.RegisterGameInstanceServiceHandlerClient(cfg.Stopping, mux, instancev1.NewGameInstanceServiceClient(instances)); err != nil {
+		return nil, fmt.Errorf("REST of game instances: %w", err)
+	}
+	if err := allocationrest.RegisterAllocationServiceHandlerClient(cfg.Stopping, mux, allocationv1.NewAllocationServiceClient(allocations)); err != nil {
+		return nil, fmt.Errorf("REST of allocations: %w", err)
+	}
+	paths := http.NewServeMux()
+	paths.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(openAPI)
+	})
+	paths.Handle("/", guard(mux))
+	return paths, nil
+}
+
+// Edge is the handler for game servers.
+type Edge struct {
+	paths *http.ServeMux
+	proxy *grpc.Server
+}
+
+// NewEdge returns the handler for game servers.
+func NewEdge(cfg Config) (*Edge, error) {
+	mux := newMux(cfg)
+	servers := forwarder{cfg.GameInstance, cfg.Stopping}
+	if err := gameserverrest.RegisterGameServerServiceHandlerClient(cfg.Stopping, mux, gameserverv1.NewGameServerServiceClient(servers)); err != nil {
+		return nil, fmt.Errorf("REST of game servers: %w", err)
+	}
+	e := &Edge{paths: http.NewServeMux(), proxy: newProxy(servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
+	e.paths.Handle("/v1/link", cfg.Link)
+	e.paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, _ *http.Request) { serveKeys(w, cfg.Keys) })
+	e.paths.Handle("/", guard(mux))
+	return e, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+		e.proxy.ServeHTTP(w, r)
+		return
+	}
+	e.paths.ServeHTTP(w, r)
+}
+
+// Close ends gRPC calls that are under way.
+func (e *Edge) Close() { e.proxy.Stop() }
+
+func serveKeys(w http.ResponseWriter, keys Keys) {
+	doc, err := keys.Document()
+	if err != nil {
+		fail(w, errs.Wrap(err, errs.ServiceUnavailable, "the keys are not known yet").Retry(time.Second))
+		return
+	}
+	w.Header().Set("Content-Type", "application/jwk-set+json")
+	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(keys.MaxAge().Seconds())))
+	_, _ = w.Write(doc)
+}
+
+// newMux returns a mux for generated REST handlers. Nothing of a service's metadata goes back to the caller.
+func newMux(cfg Config) *runtime.ServeMux {
+	nothing := func(string) (string, bool) { return "", false }
+	return runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, newCodec()),
+		runtime.WithIncomingHeaderMatcher(incoming),
+		runtime.WithOutgoingHeaderMatcher(nothing),
+		runtime.WithOutgoingTrailerMatcher(nothing),
+		runtime.WithErrorHandler(onError),
+		runtime.WithRoutingErrorHandler(onRoutingError),
+		runtime.WithStreamErrorHandler(onStreamError(cfg.Stopping)),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+	)
+}
+
+// incoming says which headers become metadata. Authorization is not among them because grpc-gateway passes it by itself.
+func incoming(key string) (string, bool) {
+	switch strings.ToLower(key) {
+	case "berth-social-token":
+		return "berth-social-token", true
+	case "traceparent":
+		return "traceparent", true
+	default:
+		return "", false
+	}
+}

@@ -1,0 +1,164 @@
+package session
+
+// Link is how an instance is linked through the connection.
+type Link struct {
+	// Instance is the instance's id.
+	Instance string
+	// Epoch numbers the instance's links.
+	Epoch int64
+	// Offset is up to where the server has, or needs not have, the notifications.
+	Offset int64
+}
+
+// Position is a place in an instance's mailbox.
+type Position struct {
+	// Instance is the instance's id.
+	Instance string
+	// Epoch is that of the link.
+	Epoch int64
+	// Offset is the place.
+	Offset int64
+}
+
+// Verdict says what to do with a notification that was published.
+type Verdict int
+
+// The verdicts.
+const (
+	// Drop it: the instance is not linked here, the server has it, or a pull under way brings it.
+	Drop Verdict = iota
+	// Send it: it is the next one.
+	Send
+	// Pull: some are missing before it; read the mailbox.
+	Pull
+)
+
+// link is how far the notifications of one instance are. A mailbox is read by one pull at a time.
+type link struct {
+	epoch int64
+	sent  int64 // the offset last sent on this connection
+	acked int64 // the offset last acknowledged on it
+	pull  pullState
+	seen  int64 // the highest offset that was dropped during a pull
+}
+
+type pullState int
+
+const (
+	idle pullState = iota
+	pulling
+	paused // until the connection has room for what the mailbox holds
+)
+
+// Linked starts an instance's notifications after the link's offset. An answer that says the same link again only moves it forward, and one of an
+// older link changes nothing.
+func (s *Session) Linked(l Link) {
+	if old, ok := s.links[l.Instance]; ok && old.epoch >= l.Epoch {
+		if old.epoch == l.Epoch {
+			old.sent = max(old.sent, l.Offset)
+		}
+		return
+	}
+	if s.links == nil {
+		s.links = make(map[string]*link)
+	}
+	s.links[l.Instance] = &link{epoch: l.Epoch, sent: l.Offset}
+}
+
+// Unlinked ends an instance's notifications if its link still is the one of this epoch.
+func (s *Session) Unlinked(instance string, epoch int64) bool {
+	l, ok := s.links[instance]
+	if !ok || l.epoch != epoch {
+		return false
+	}
+	delete(s.links, instance)
+	return true
+}
+
+// Offer asks what to do with a published notification and, where it is to be sent, records that.
+func (s *Session) Offer(instance string, offset, previous int64) Verdict {
+	l, ok := s.links[instance]
+	switch {
+	case !ok, offset <= l.sent:
+		return Drop
+	case l.pull != idle:
+		l.seen = max(l.seen, offset)
+		return Drop
+	case previous > l.sent:
+		return Pull
+	default:
+		// An entry whose predecessor lies before what was sent follows as well: a link starts at the head of the sequence, not at an entry.
+		l.sent = offset
+		return Send
+	}
+}
+
+// StartPull begins a pull and returns after which place to read; false when the instance is not linked or a pull is under way.
+func (s *Session) StartPull(instance string) (Position, bool) {
+	l, ok := s.links[instance]
+	if !ok || l.pull != idle {
+		return Position{}, false
+	}
+	l.pull, l.seen = pulling, 0
+	return Position{instance, l.epoch, l.sent}, true
+}
+
+// Accept reports whether a pulled notification is to be sent, and records that it is. The mailbox is the authority: it is not checked for gaps.
+func (s *Session) Accept(at Position, offset int64) bool {
+	l, ok := s.links[at.Instance]
+	if !ok || l.epoch != at.Epoch || offset <= l.sent {
+		return false
+	}
+	l.sent = offset
+	return true
+}
+
+// EndPull ends a pull, and reports whether another one is needed because more was published meanwhile.
+func (s *Session) EndPull(at Position) (again bool) {
+	l, ok := s.links[at.Instance]
+	if !ok || l.epoch != at.Epoch {
+		return false
+	}
+	l.pull = idle
+	return l.seen > l.sent
+}
+
+// PausePull ends a pull whose rest has no room on the connection; ResumePull goes on.
+func (s *Session) PausePull(at Position) {
+	if l, ok := s.links[at.Instance]; ok && l.epoch == at.Epoch {
+		l.pull = paused
+	}
+}
+
+// ResumePull lets paused pulls start again and returns their instances.
+func (s *Session) ResumePull() []string {
+	var instances []string
+	for id, l := range s.links {
+		if l.pull == paused {
+			l.pull = idle
+			instances = append(instances, id)
+		}
+	}
+	return instances
+}
+
+// Ack records an acknowledgement. It returns false when the instance is not linked here.
+//
+// An offset that was not sent on this connection is taken: a server may finish with a notification of the connection before.
+func (s *Session) Ack(instance string, offset int64) (Position, bool) {
+	l, ok := s.links[instance]
+	if !ok {
+		return Position{}, false
+	}
+	l.acked = max(l.acked, offset)
+	return Position{instance, l.epoch, l.acked}, true
+}
+
+// Acked returns what was last acknowledged on this connection; false when nothing was.
+func (s *Session) Acked(instance string) (Position, bool) {
+	l, ok := s.links[instance]
+	if !ok || l.acked == 0 {
+		return Position{}, false
+	}
+	return Position{instance, l.epoch, l.acked}, true
+}

@@ -1,0 +1,198 @@
+package wsserver
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
+	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+
+	"github.com/berth-dev/berth/services/gateway/internal/session"
+)
+
+// conn is one connection. A goroutine reads it for as long as it lives (run); a second one writes while there is something to write. The exported methods
+// do not block; they are what the hub calls.
+type conn struct {
+	srv    *Server
+	pair   *session.Pair
+	ws     *websocket.Conn
+	raw    *gatheringConn
+	heard  atomic.Int64   // when something last came from the peer: a time.Duration since the server was made
+	others sync.WaitGroup // the goroutines beside run; one may only be added under mu while the connection is not over
+
+	mu      sync.Mutex
+	state   *session.Session
+	caller  *sessionv1.ServerIdentity // of the session; nil before Welcome
+	epoch   int64                     // of the session; 0 before Welcome
+	pinged  time.Time
+	out     outbox
+	closing linkv1.CloseCode // the code of the Goodbye that is queued or sent
+	over    bool             // run is winding up
+	hello   *time.Timer
+	kill    *time.Timer
+}
+
+func newConn(s *Server, pair *session.Pair) *conn {
+	c := &conn{srv: s, pair: pair, state: session.New(s.cfg.Limits.MaxInFlight), pinged: time.Now()}
+	c.hear()
+	return c
+}
+
+// hear records a sign of life.
+func (c *conn) hear() { c.heard.Store(int64(time.Since(c.srv.made))) }
+
+// run reads the connection until it ends, and winds it up.
+func (c *conn) run() {
+	m := c.srv.cfg.Metrics
+	m.Sockets.Inc()
+	defer m.Sockets.Dec()
+	c.mu.Lock()
+	c.hello = time.AfterFunc(c.srv.cfg.HelloTimeout, func() {
+		c.Close(linkv1.CloseCode_CLOSE_CODE_HELLO_TIMEOUT, "no Hello came in time")
+	})
+	c.mu.Unlock()
+
+	c.read()
+
+	c.mu.Lock()
+	c.over = true
+	c.hello.Stop()
+	c.out.drop()
+	code, epoch, instances := c.closing, c.epoch, c.state.Instances()
+	c.mu.Unlock()
+	c.Kill()
+	_ = c.ws.CloseNow() // frees what the library holds
+	c.others.Wait()
+	if c.kill != nil {
+		c.kill.Stop()
+	}
+	server := c.pair.Server()
+	c.srv.cfg.Hub.Remove(c, server.ID, instances)
+	if epoch != 0 && code != linkv1.CloseCode_CLOSE_CODE_REPLACED {
+		c.srv.cfg.Upstream.CloseSession(server.ID, epoch, instances)
+	}
+	m.Closed.WithLabelValues(codeName(code)).Inc()
+	c.srv.cfg.Log.Info("link closed", append(identity(server), "code", codeName(code), "session_epoch", epoch)...)
+}
+
+// Close implements hub.Socket: what is queued and then Goodbye are written, and the connection is closed.
+func (c *conn) Close(code linkv1.CloseCode, message string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.close(code, message)
+}
+
+// close is Close; the caller holds mu.
+func (c *conn) close(code linkv1.CloseCode, message string) {
+	if c.over || c.closing != 0 {
+		return
+	}
+	if code == linkv1.CloseCode_CLOSE_CODE_SLOW_CONSUMER {
+		c.out.drop() // it would have to be read first; it will be asked or read for again after the reconnect
+	}
+	if raw, err := encode(goodbyeFrame(code, message)); err == nil {
+		c.out.add(raw)
+	}
+	c.closing = code
+	c.kill = time.AfterFunc(c.srv.cfg.CloseTimeout, c.Kill)
+	c.startWriter()
+}
+
+// Kill implements hub.Socket.
+func (c *conn) Kill() { _ = c.raw.Close() }
+
+// Deliver implements hub.Socket.
+func (c *conn) Deliver(d *eventv1.Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch c.state.Offer(d.GetInstanceId(), d.GetOffset(), d.GetPrevious()) {
+	case session.Send:
+		c.notify(d)
+	case session.Pull:
+		c.pull(d.GetInstanceId())
+	case session.Drop:
+	}
+}
+
+// notify queues a notification. The caller holds mu.
+func (c *conn) notify(d *eventv1.Delivery) {
+	c.srv.cfg.Metrics.Notifications.Inc()
+	c.send(notificationFrame(d))
+}
+
+// Remind implements hub.Socket. Either a published notification did not arrive here, or an acknowledgement did not arrive there.
+func (c *conn) Remind(instanceID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at, ok := c.state.Acked(instanceID); ok {
+		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
+	}
+	c.pull(instanceID)
+}
+
+// pull starts to read an instance's mailbox, unless that is under way. The caller holds mu.
+func (c *conn) pull(instanceID string) {
+	if c.over || c.closing != 0 {
+		return
+	}
+	from, ok := c.state.StartPull(instanceID)
+	if ok && !c.srv.pulls.submit(pull{c, from}) {
+		c.state.EndPull(from)
+	}
+}
+
+// pulled takes what was read from a mailbox. It queues no more than there is room for; the rest is read when the queue is empty.
+func (c *conn) pulled(from session.Position, deliveries []*eventv1.Delivery, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil { // it will be reported again, unless it is no more this connection's business
+		if errs.Is(err, errs.NotConnected) || errs.Is(err, errs.InstanceUnknown) || errs.Is(err, errs.StaleLinkEpoch) {
+			if c.state.Unlinked(from.Instance, from.Epoch) {
+				c.srv.cfg.Hub.Unlink(c, from.Instance)
+			}
+			return
+		}
+		c.state.EndPull(from)
+		return
+	}
+	for _, d := range deliveries {
+		if c.out.crowded(c.srv.cfg.Limits) {
+			c.state.PausePull(from)
+			return
+		}
+		if c.state.Accept(from, d.GetOffset()) {
+			c.notify(d)
+		}
+	}
+	if c.state.EndPull(from) || len(deliveries) > 0 { // one read may not bring all: it is over when it brings nothing
+		c.pull(from.Instance)
+	}
+}
+
+// beat pings the connection when that is due, and cuts it when it was silent for two heartbeats.
+func (c *conn) beat(now time.Time) {
+	heartbeat := c.srv.cfg.Heartbeat
+	if now.Sub(c.srv.made)-time.Duration(c.heard.Load()) > 2*heartbeat {
+		c.Kill()
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Behind a write that is stuck a ping would only wait; a peer that does not read is silent, too.
+	stuck := c.out.writing && now.Sub(c.out.since) > time.Second
+	if c.over || c.closing != 0 || stuck || now.Sub(c.pinged) < heartbeat {
+		return
+	}
+	c.pinged = now
+	c.others.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), heartbeat)
+		defer cancel()
+		_ = c.ws.Ping(ctx) // silence is noticed by heard
+	})
+}

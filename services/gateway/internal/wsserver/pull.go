@@ -1,0 +1,62 @@
+package wsserver
+
+import (
+	"context"
+	"sync"
+
+	"github.com/berth-dev/berth/services/gateway/internal/metrics"
+	"github.com/berth-dev/berth/services/gateway/internal/session"
+)
+
+const (
+	pullWorkers = 16
+	// pullQueue bounds the reads of mailboxes that wait for a worker. One that finds no place is given up: a mailbox that waits is reported again two
+	// seconds later.
+	pullQueue = 8192
+)
+
+// puller reads mailboxes for connections, a bounded number at a time.
+type puller struct {
+	upstream Upstream
+	metrics  *metrics.Metrics
+	jobs     chan pull
+}
+
+type pull struct {
+	conn *conn
+	from session.Position
+}
+
+func newPuller(u Upstream, m *metrics.Metrics) *puller {
+	return &puller{upstream: u, metrics: m, jobs: make(chan pull, pullQueue)}
+}
+
+// submit queues a read; false when it was given up.
+func (p *puller) submit(job pull) bool {
+	select {
+	case p.jobs <- job:
+		return true
+	default:
+		return false
+	}
+}
+
+// run works until ctx ends.
+func (p *puller) run(ctx context.Context) {
+	var workers sync.WaitGroup
+	for range pullWorkers {
+		workers.Go(func() {
+			for {
+				select {
+				case job := <-p.jobs:
+					p.metrics.Pulls.Inc()
+					deliveries, err := p.upstream.Pull(ctx, job.from.Instance, job.from.Epoch, job.from.Offset)
+					job.conn.pulled(job.from, deliveries, err)
+				case <-ctx.Done():
+					return
+				}
+			}
+		})
+	}
+	workers.Wait()
+}

@@ -1,0 +1,251 @@
+package wsserver
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/coder/websocket"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+
+	"github.com/berth-dev/berth/services/gateway/internal/hub"
+	"github.com/berth-dev/berth/services/gateway/internal/session"
+)
+
+// keptBuffer is the size up to which a buffer that a frame was read into is used again.
+const keptBuffer = 64 << 10
+
+// errTooLarge means that a frame is over the limit.
+var errTooLarge = errors.New("the frame is too large")
+
+// read takes frames until the connection ends. After a Goodbye it goes on, so that the closing handshake can end, and drops what it reads.
+//
+// Reads have no context that can be cancelled: that would cost a dozen allocations each. Closing the connection ends them.
+func (c *conn) read() {
+	for {
+		typ, r, err := c.ws.Reader(context.Background())
+		if err != nil {
+			return
+		}
+		c.hear()
+		buf, ok := c.srv.frames.Get().(*[]byte)
+		if !ok {
+			return
+		}
+		*buf, err = c.readAll(r, (*buf)[:0])
+		switch {
+		case errors.Is(err, errTooLarge):
+			c.Close(linkv1.CloseCode_CLOSE_CODE_FRAME_TOO_LARGE, "the frame is larger than Welcome allows")
+			_, err = io.Copy(io.Discard, r)
+		case err != nil:
+		case typ != websocket.MessageBinary:
+			c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the sub-protocol "+Subprotocol+" has binary frames only")
+		default:
+			c.handle(*buf)
+		}
+		if cap(*buf) <= keptBuffer {
+			c.srv.frames.Put(buf)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// readAll reads a frame.
+func (c *conn) readAll(r io.Reader, buf []byte) ([]byte, error) {
+	for {
+		if len(buf) == cap(buf) {
+			buf = append(buf, 0)[:len(buf)]
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		switch {
+		case int64(len(buf)) > c.srv.cfg.Limits.MaxFrameBytes:
+			return buf, errTooLarge
+		case errors.Is(err, io.EOF):
+			return buf, nil
+		case err != nil:
+			return buf, err
+		}
+		c.hear() // a large frame may take longer than the heartbeats allow, and no pong can come in between
+	}
+}
+
+// handle deals with one frame. raw is not kept.
+func (c *conn) handle(raw []byte) {
+	frame, err := decode(raw)
+	if err != nil {
+		c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the frame is not a berth.link.v1.Frame")
+		return
+	}
+	switch kind := frame.GetKind().(type) {
+	case *linkv1.Frame_Request:
+		c.request(kind.Request)
+	case *linkv1.Frame_Ack:
+		c.ack(kind.Ack)
+	case *linkv1.Frame_Hello:
+		c.greet(kind.Hello)
+	case nil: // of a later version
+	default:
+		c.Close(linkv1.CloseCode_CLOSE_CODE_PROTOCOL_VIOLATION, "only the gateway sends frames of this kind")
+	}
+}
+
+// greet answers Hello. Until the session is open nothing else is read.
+func (c *conn) greet(h *linkv1.Hello) {
+	c.mu.Lock()
+	c.hello.Stop()
+	breach := c.state.Hello()
+	leaving := c.closing != 0
+	c.mu.Unlock()
+	if breach != nil {
+		c.Close(breachCode(breach), breach.Message)
+		return
+	}
+	if leaving {
+		return
+	}
+	server := c.pair.Server()
+	opening := c.srv.cfg.Hub.Open(server.ID)
+	defer opening.Done()
+	gatewayID, err := c.srv.cfg.Gateway()
+	var opened *sessionv1.OpenSessionResponse
+	if err == nil {
+		opened, err = c.srv.cfg.Upstream.OpenSession(context.Background(), server, gatewayID, h)
+	}
+	if err != nil {
+		code := refusal(err)
+		c.srv.cfg.Log.Warn("a session was refused", append(identity(server), "code", codeName(code), "error", err)...)
+		c.Close(code, linkError(err).GetMessage())
+		return
+	}
+	c.welcome(opened)
+	c.srv.cfg.Upstream.TakenOver(server.ID, opened.GetSessionEpoch())
+	switch err := opening.Register(c, opened.GetSessionEpoch(), instancesOf(opened.GetLinks())); {
+	case errors.Is(err, hub.ErrReplaced):
+		c.Close(linkv1.CloseCode_CLOSE_CODE_REPLACED, err.Error())
+	case err != nil:
+		c.Close(linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, err.Error())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range opened.GetLinks() {
+		c.pull(l.GetInstanceId()) // what came while the server was away
+	}
+	c.srv.cfg.Log.Info("link opened", append(identity(server), "session_id", opened.GetSessionId(), "session_epoch", opened.GetSessionEpoch(),
+		"resumed", h.GetResumeKey() != "", "sdk", h.GetSdk())...)
+}
+
+// welcome opens the session and queues Welcome.
+func (c *conn) welcome(opened *sessionv1.OpenSessionResponse) {
+	game, social := c.pair.Handles()
+	w := &linkv1.Welcome{
+		SessionId:    opened.GetSessionId(),
+		ResumeKey:    opened.GetResumeKey(),
+		GameHandle:   game,
+		SocialHandle: social,
+		Limits:       &linkv1.Limits{MaxFrameBytes: c.srv.cfg.Limits.MaxFrameBytes, MaxInFlight: int32(c.srv.cfg.Limits.MaxInFlight)},
+		Heartbeat:    durationpb.New(c.srv.cfg.Heartbeat),
+	}
+	var links []session.Link
+	for _, l := range opened.GetLinks() {
+		w.Instances = append(w.Instances, &linkv1.ResumedInstance{InstanceId: l.GetInstanceId(), LinkEpoch: l.GetLinkEpoch()})
+		links = append(links, linkOf(l))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	server := c.pair.Server()
+	c.caller = &sessionv1.ServerIdentity{Namespace: server.Namespace, ServerId: server.ID, PairId: server.PairID, SessionId: opened.GetSessionId()}
+	c.epoch = opened.GetSessionEpoch()
+	c.state.Open(links)
+	c.send(&linkv1.Frame{Kind: &linkv1.Frame_Welcome{Welcome: w}})
+}
+
+func linkOf(l *sessionv1.LinkState) session.Link {
+	return session.Link{Instance: l.GetInstanceId(), Epoch: l.GetLinkEpoch(), Offset: l.GetOffset()}
+}
+
+func instancesOf(links []*sessionv1.LinkState) []string {
+	var ids []string
+	for _, l := range links {
+		ids = append(ids, l.GetInstanceId())
+	}
+	return ids
+}
+
+// request checks a request's turn and credentials and passes it on.
+func (c *conn) request(r *linkv1.Request) {
+	c.mu.Lock()
+	if c.closing != 0 {
+		c.mu.Unlock()
+		return
+	}
+	breach := c.state.Request(r.GetId())
+	if breach != nil {
+		c.close(breachCode(breach), breach.Message)
+	}
+	caller := c.caller
+	c.mu.Unlock()
+	if breach != nil {
+		return
+	}
+	id := r.GetId()
+	if err := c.checkCredentials(r.GetAuth()); err != nil {
+		c.answer(failureFrame(id, err), errs.ReasonOf(err), nil)
+		return
+	}
+	r.Auth = nil // they go no further
+	c.srv.cfg.Upstream.Relay(caller, r, func(resp *sessionv1.RelayResponse, err error) {
+		if err == nil && resp.GetResponse().GetOutcome() == nil {
+			err = errs.New(errs.Internal, "internal error: the answer is empty")
+		}
+		if err != nil {
+			c.answer(failureFrame(id, err), errs.ReasonOf(err), nil)
+			return
+		}
+		answer := resp.GetResponse()
+		answer.Id = id
+		c.answer(responseFrame(answer), errs.Reason(answer.GetError().GetReason()), resp.GetLink())
+	})
+}
+
+func (c *conn) checkCredentials(auth *linkv1.Credentials) error {
+	ctx, cancel := context.Background(), func() {}
+	if game, social := c.pair.Handles(); auth.GetGame() != game || auth.GetSocial() != social { // otherwise nothing will be fetched
+		ctx, cancel = context.WithTimeout(ctx, verifyTimeout)
+	}
+	defer cancel()
+	return c.pair.Check(ctx, auth.GetGame(), auth.GetSocial(), time.Now())
+}
+
+// answer queues the answer to a request. When the request linked an instance, its notifications follow.
+func (c *conn) answer(frame *linkv1.Frame, reason errs.Reason, link *sessionv1.LinkState) {
+	c.srv.cfg.Metrics.Requests.WithLabelValues(string(reason)).Inc()
+	if link != nil {
+		c.srv.cfg.Hub.Link(c, c.pair.Server().ID, link.GetInstanceId())
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.state.Answered()
+	c.send(frame)
+	if link != nil {
+		c.state.Linked(linkOf(link))
+		c.pull(link.GetInstanceId()) // what was published before the instance was known here
+	}
+}
+
+// ack passes an acknowledgement on. One for an instance that is not linked here is dropped: after a link was lost, late ones are to be expected.
+func (c *conn) ack(a *linkv1.Ack) {
+	c.mu.Lock()
+	at, ok := c.state.Ack(a.GetInstanceId(), a.GetOffset())
+	c.mu.Unlock()
+	if ok {
+		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
+	}
+}

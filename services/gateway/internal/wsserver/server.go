@@ -1,0 +1,150 @@
+// Package wsserver speaks the link (docs/link-protocol.md) with game servers: it checks credentials before a connection is upgraded, reads and
+// writes frames, and closes with a code that says whether to come back.
+package wsserver
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
+	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
+
+	"github.com/berth-dev/berth/services/gateway/internal/hub"
+	"github.com/berth-dev/berth/services/gateway/internal/metrics"
+	"github.com/berth-dev/berth/services/gateway/internal/session"
+)
+
+// Upstream is what connections ask of game-instance. Its methods are safe for concurrent use.
+type Upstream interface {
+	OpenSession(ctx context.Context, server token.Server, gatewayID string, hello *linkv1.Hello) (*sessionv1.OpenSessionResponse, error)
+	Pull(ctx context.Context, instanceID string, linkEpoch, after int64) ([]*eventv1.Delivery, error)
+	// Relay calls done once; neither blocks.
+	Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, done func(*sessionv1.RelayResponse, error))
+	// These queue and do not block.
+	CloseSession(serverID string, epoch int64, instances []string)
+	TakenOver(serverID string, epoch int64)
+	Ack(instanceID string, linkEpoch, offset int64)
+}
+
+// Limits bound what one connection may do and what may wait for it. Zero fields mean the defaults.
+type Limits struct {
+	// MaxFrameBytes is the largest frame that a server may send. Default 1 MiB + 64 KiB.
+	MaxFrameBytes int64
+	// MaxInFlight is how many requests may wait for an answer. Default 64.
+	MaxInFlight int
+	// MaxQueue and MaxQueueBytes bound the frames that wait to be written to one socket. Defaults 1024 and 4 MiB.
+	MaxQueue, MaxQueueBytes int
+}
+
+// Config configures a Server.
+type Config struct {
+	// Verify verifies a pair of tokens.
+	Verify session.Verify
+	// Ready returns an error while nobody can be let in.
+	Ready func(context.Context) error
+	// Gateway returns the id of the gateway's life, or an *errs.Error while sessions cannot be opened.
+	Gateway func() (string, error)
+	// Hub routes to the connections.
+	Hub *hub.Hub
+	// Upstream is game-instance.
+	Upstream Upstream
+	// Limits bound each connection.
+	Limits Limits
+	// Heartbeat is how often a connection is pinged; one that was silent for two of them is dead. Default 10 s.
+	Heartbeat time.Duration
+	// HelloTimeout is how long after the upgrade Hello may come. Default 10 s.
+	HelloTimeout time.Duration
+	// CloseTimeout is how long a connection that is sent away gets for its closing handshake. Default 3 s.
+	CloseTimeout time.Duration
+	// Log is where connections are logged.
+	Log *slog.Logger
+	// Metrics is where they are counted.
+	Metrics *metrics.Metrics
+}
+
+// Server is the handler of the link's path. It is safe for concurrent use. Run must run for connections to be pinged and mailboxes to be read; Wait waits
+// for the connections' goroutines.
+type Server struct {
+	cfg     Config
+	made    time.Time
+	pulls   *puller
+	running sync.WaitGroup // the upgrades under way and a goroutine of each connection
+	frames  sync.Pool      // of *[]byte, for reading frames
+}
+
+// New returns a Server.
+func New(cfg Config) *Server {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&cfg.Heartbeat, 10*time.Second)
+	def(&cfg.HelloTimeout, 10*time.Second)
+	def(&cfg.CloseTimeout, 3*time.Second)
+	l := &cfg.Limits
+	if l.MaxFrameBytes == 0 {
+		l.MaxFrameBytes = 1<<20 + 64<<10
+	}
+	if l.MaxInFlight == 0 {
+		l.MaxInFlight = 64
+	}
+	if l.MaxQueue == 0 {
+		l.MaxQueue = 1024
+	}
+	if l.MaxQueueBytes == 0 {
+		l.MaxQueueBytes = 4 << 20
+	}
+	return &Server{
+		cfg:    cfg,
+		made:   time.Now(),
+		pulls:  newPuller(cfg.Upstream, cfg.Metrics),
+		frames: sync.Pool{New: func() any { return new(make([]byte, 0, 4<<10)) }},
+	}
+}
+
+// Run pings connections and reads mailboxes until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	var pulling sync.WaitGroup
+	pulling.Go(func() { s.pulls.run(ctx) })
+	s.heartbeats(ctx)
+	pulling.Wait()
+	return nil
+}
+
+// Wait waits until every connection's goroutines have ended. No more requests may come.
+func (s *Server) Wait(ctx context.Context) error {
+	ended := make(chan struct{})
+	go func() { s.running.Wait(); close(ended) }()
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// sweeps is how many times a heartbeat the connections are looked at.
+const sweeps = 8
+
+// heartbeats pings each connection every heartbeat, and cuts those that were silent for two.
+func (s *Server) heartbeats(ctx context.Context) {
+	tick := time.NewTicker(max(s.cfg.Heartbeat/sweeps, time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			for _, socket := range s.cfg.Hub.Sockets() {
+				if c, ok := socket.(*conn); ok {
+					c.beat(time.Now())
+				}
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}

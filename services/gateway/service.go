@@ -1,0 +1,201 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/conf"
+	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/rpc"
+	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
+
+	"github.com/berth-dev/berth/services/gateway/internal/broker"
+	"github.com/berth-dev/berth/services/gateway/internal/hub"
+	"github.com/berth-dev/berth/services/gateway/internal/incarnation"
+	"github.com/berth-dev/berth/services/gateway/internal/keys"
+	"github.com/berth-dev/berth/services/gateway/internal/metrics"
+	"github.com/berth-dev/berth/services/gateway/internal/rest"
+	"github.com/berth-dev/berth/services/gateway/internal/upstream"
+	"github.com/berth-dev/berth/services/gateway/internal/wsserver"
+)
+
+// Module returns the gateway.
+func Module(cfg Config) app.Module {
+	return app.Module{Name: "gateway", Build: func(ctx context.Context, b *app.Builder) error {
+		if err := cfg.Validate(); err != nil {
+			return err
+		}
+		conns, err := dialAll(b, cfg)
+		if err != nil {
+			return err
+		}
+		store, err := redisx.Open(ctx, cfg.Redis)
+		if err != nil {
+			return err
+		}
+		b.OnStop(app.StageStore, "redis", func(context.Context) error { return store.Close() })
+		b.ReadyWhen("store", store.Ready)
+
+		keySource := keys.New(tokenv1.NewTokenServiceClient(conns.tokenIssuer), b.Log())
+		b.Run("keys", keySource.Run)
+		b.ReadyWhen("keys", keySource.Ready)
+		authenticator, err := auth.New(cfg.Auth, keySource.Verifier())
+		if err != nil {
+			return err
+		}
+		link := buildLink(b, cfg, conns, store, keySource, authenticator)
+		return serve(ctx, b, cfg, conns, keySource, link)
+	}}
+}
+
+// connections are those to the other services.
+type connections struct {
+	sessions                              *grpc.ClientConn // shows the internal key
+	gameInstance, tokenIssuer, allocation *grpc.ClientConn // forward their callers' credentials
+}
+
+func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
+	for _, d := range []struct {
+		conn   **grpc.ClientConn
+		target string
+		key    conf.Secret
+	}{
+		{&c.sessions, cfg.GameInstance, cfg.Auth.InternalKey},
+		{&c.gameInstance, cfg.GameInstance, ""},
+		{&c.tokenIssuer, cfg.TokenIssuer, ""},
+		{&c.allocation, cfg.Allocation, ""},
+	} {
+		conn, err := rpc.Dial(d.target, d.key)
+		if err != nil {
+			return c, fmt.Errorf("dial %s: %w", d.target, err)
+		}
+		b.OnStop(app.StageClients, d.target, func(context.Context) error { return conn.Close() })
+		*d.conn = conn
+	}
+	return c, nil
+}
+
+// buildLink wires what serves the link.
+func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Store, keySource *keys.Source, authenticator *auth.Authenticator) *wsserver.Server {
+	counts := metrics.New(b.Metrics())
+	sockets := hub.New(cfg.Limits.Sockets)
+	up := upstream.New(upstream.Config{Conn: conns.sessions, Streams: cfg.RelayStreams, CallTimeout: cfg.RequestTimeout, Log: b.Log(), Metrics: counts})
+	b.Run("upstream", up.Run)
+
+	subscription := broker.New(broker.Config{Client: store, Log: b.Log(), Metrics: counts, Deliver: func(e *eventv1.Envelope) {
+		sockets.Deliver(e)
+		for _, r := range e.GetReplaced() {
+			up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
+		}
+	}})
+	b.ReadyWhen("subscription", subscription.Ready)
+
+	keeper := incarnation.New(incarnation.Config{
+		Subscription: subscription, Leases: up, Lease: cfg.Lease, Interval: cfg.LeaseInterval,
+		Remind: sockets.Remind, Lapse: func() { sockets.Lapse(); up.Lapsed() },
+		Log: b.Log(), Metrics: counts,
+	})
+	b.Run("incarnation", keeper.Run)
+	b.ReadyWhen("game-instance", keeper.Ready)
+
+	server := wsserver.New(wsserver.Config{
+		Verify: func(ctx context.Context, game, social string) (token.Server, error) {
+			p, err := authenticator.Pair(ctx, game, social)
+			return p.Server, err
+		},
+		Ready: func(ctx context.Context) error {
+			_, err := keeper.Current()
+			return errors.Join(keySource.Ready(ctx), err)
+		},
+		Gateway: keeper.Current, Hub: sockets, Upstream: up,
+		Limits: wsserver.Limits{
+			MaxFrameBytes: cfg.Limits.FrameBytes, MaxInFlight: cfg.Limits.InFlight,
+			MaxQueue: cfg.Limits.Queue, MaxQueueBytes: cfg.Limits.QueueBytes,
+		},
+		Heartbeat: cfg.Heartbeat, HelloTimeout: cfg.HelloTimeout,
+		Log: b.Log(), Metrics: counts,
+	})
+	b.Run("link", server.Run)
+	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error {
+		// The ends of the sessions are told by the sockets as they close; the lease goes back when that is done or there is no more time for it.
+		err := sockets.Drain(ctx)
+		if flushErr := up.Flush(ctx); flushErr != nil {
+			b.Log().Warn("not every session's end could be told; the lease's end will tell", "error", flushErr)
+		}
+		return errors.Join(err, keeper.Release(ctx))
+	})
+	b.OnStop(app.StageWorkers, "link sockets", server.Wait)
+	return server
+}
+
+// serve puts the handlers on their listeners.
+func serve(ctx context.Context, b *app.Builder, cfg Config, conns connections, keySource *keys.Source, link http.Handler) error {
+	stopping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	b.OnStop(app.StageDrain, "streams", func(context.Context) error { stop(); return nil })
+	handlers := rest.Config{
+		GameInstance: conns.gameInstance, Allocation: conns.allocation, TokenIssuer: conns.tokenIssuer,
+		Keys: keySource, Link: link, Stopping: stopping,
+	}
+	edge, err := rest.NewEdge(handlers)
+	if err != nil {
+		return err
+	}
+	b.OnStop(app.StageGRPC, "edge gRPC", func(context.Context) error { edge.Close(); return nil })
+	api, err := rest.API(handlers)
+	if err != nil {
+		return err
+	}
+	var h1, h1AndH2 http.Protocols
+	h1.SetHTTP1(true)
+	h1AndH2.SetHTTP1(true)
+	h1AndH2.SetUnencryptedHTTP2(true) // gRPC
+	if err := listen(ctx, b, "edge", cfg.EdgeListener, cfg.EdgeAddr, newHTTPServer(b, edge, &h1AndH2)); err != nil {
+		return err
+	}
+	return listen(ctx, b, "api", cfg.APIListener, cfg.APIAddr, newHTTPServer(b, api, &h1))
+}
+
+func newHTTPServer(b *app.Builder, h http.Handler, protocols *http.Protocols) *http.Server {
+	return &http.Server{
+		Handler: h, Protocols: protocols, ErrorLog: slog.NewLogLogger(b.Log().Handler(), slog.LevelDebug),
+		// Watches and bodies last as they last; bodies have a deadline of their own.
+		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
+		MaxHeaderBytes: 64 << 10, // two tokens of at most 8 KiB, and room
+	}
+}
+
+// listen makes a server run and stop with the program.
+func listen(ctx context.Context, b *app.Builder, name string, ln net.Listener, addr string, srv *http.Server) error {
+	if ln == nil {
+		var err error
+		if ln, err = b.Listen(ctx, name, addr); err != nil {
+			return err
+		}
+	}
+	b.Log().Info("listening", "listener", name, "addr", ln.Addr().String())
+	b.Run(name, func(ctx context.Context) error {
+		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	})
+	b.OnStop(app.StageHTTP, name, func(ctx context.Context) error {
+		if err := srv.Shutdown(ctx); err != nil {
+			return errors.Join(err, srv.Close())
+		}
+		return nil
+	})
+	return nil
+}
