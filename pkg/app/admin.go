@@ -48,7 +48,6 @@ func (a *App) admin(cfg Config) Module {
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 		srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-		b.OnStop(StageLast, "admin server", func(context.Context) error { return srv.Close() })
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -57,6 +56,9 @@ func (a *App) admin(cfg Config) Module {
 			}
 		}()
 		b.OnStop(StageLast, "admin server", func(ctx context.Context) error {
+			if err := srv.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+				return err
+			}
 			select {
 			case <-done:
 				return nil

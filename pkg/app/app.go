@@ -125,10 +125,26 @@ func (b *Builder) ReadyWhen(name string, probe func(context.Context) error) {
 
 // App is a set of modules that were built and can run.
 type App struct {
-	log      *slog.Logger
-	builder  *Builder
-	mu       sync.Mutex
-	stopping bool
+	log     *slog.Logger
+	builder *Builder
+
+	mu    sync.Mutex
+	phase phase
+}
+
+// phase is where a program is in its life.
+type phase string
+
+const (
+	starting phase = "starting" // being built: not all conditions of readiness are known yet
+	running  phase = "running"
+	stopping phase = "stopping"
+)
+
+func (a *App) enter(p phase) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.phase = p
 }
 
 // Config configures an App.
@@ -144,7 +160,7 @@ type Config struct {
 // New builds modules in order. When one fails, those before it are unwound and the error is returned.
 func New(ctx context.Context, cfg Config, modules ...Module) (*App, error) {
 	log := cfg.Log
-	a := &App{log: log, builder: &Builder{log: log, metrics: newRegistry()}}
+	a := &App{log: log, phase: starting, builder: &Builder{log: log, metrics: newRegistry()}}
 	modules = append([]Module{a.admin(cfg)}, modules...)
 	for _, m := range modules {
 		a.builder.log = log.With("service", m.Name)
@@ -158,10 +174,10 @@ func New(ctx context.Context, cfg Config, modules ...Module) (*App, error) {
 // Ready returns nil when the program can serve, and otherwise what is missing. It is safe for concurrent use.
 func (a *App) Ready(ctx context.Context) error {
 	a.mu.Lock()
-	stopping := a.stopping
+	now := a.phase
 	a.mu.Unlock()
-	if stopping {
-		return errors.New("stopping")
+	if now != running {
+		return errors.New(string(now))
 	}
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
@@ -180,14 +196,15 @@ func (a *App) Run(ctx context.Context) error {
 	workCtx, cancelWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelWork()
 
+	a.enter(running)
 	type exit struct {
 		name string
 		err  error
 	}
 	exits := make(chan exit, len(a.builder.workers))
-	var running sync.WaitGroup
+	var workers sync.WaitGroup
 	for _, w := range a.builder.workers {
-		running.Go(func() { exits <- exit{w.name, w.run(workCtx)} })
+		workers.Go(func() { exits <- exit{w.name, w.run(workCtx)} })
 	}
 
 	var failure error
@@ -198,12 +215,10 @@ func (a *App) Run(ctx context.Context) error {
 		a.log.Error("a part of the program failed; stopping", "part", e.name, "error", e.err)
 	}
 
-	a.mu.Lock()
-	a.stopping = true
-	a.mu.Unlock()
+	a.enter(stopping)
 	closeErr := a.close(context.WithoutCancel(ctx), func() {
 		cancelWork()
-		running.Wait()
+		workers.Wait()
 	})
 	for { // A worker that outlived its stage's deadline is not waited for again.
 		select {

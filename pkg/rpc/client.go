@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
@@ -34,7 +35,7 @@ func Dial(target string, key conf.Secret) (*grpc.ClientConn, error) {
 			MinConnectTimeout: 2 * time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
-		grpc.WithChainUnaryInterceptor(withDeadline, unaryKey(key)),
+		grpc.WithChainUnaryInterceptor(withDeadline, settle, unaryKey(key)),
 		grpc.WithChainStreamInterceptor(streamKey(key)),
 	}
 	return grpc.NewClient(target, opts...)
@@ -45,6 +46,21 @@ func withDeadline(ctx context.Context, method string, req, reply any, cc *grpc.C
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, defaultTimeout)
 		defer cancel()
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
+}
+
+// settleTime is how long a call waits for a connection that is being made: a service that was just restarted is not away.
+const settleTime = 1500 * time.Millisecond
+
+func settle(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	wait, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for state := cc.GetState(); state != connectivity.Ready && state != connectivity.Shutdown; state = cc.GetState() {
+		cc.Connect()
+		if !cc.WaitForStateChange(wait, state) {
+			break
+		}
 	}
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
