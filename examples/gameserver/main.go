@@ -129,7 +129,7 @@ func run(ctx context.Context, cfg config, log *slog.Logger) error {
 		return err
 	}
 	if cfg.crashAfterLink {
-		os.Exit(exitCrash) // as a crash does it: without a word to Berth
+		os.Exit(exitCrash) //nolint:gocritic // as a crash does it: without a word to Berth
 	}
 	return newMatch(server, cfg.rules, log).play(ctx, listener)
 }

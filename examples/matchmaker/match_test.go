@@ -42,6 +42,7 @@ type fakeBerth struct {
 	players  int
 	scores   map[string]any
 	over     chan struct{} // closed when all have scored
+	stopped  chan struct{} // closed at the test's end
 }
 
 func startFake(t *testing.T) (*fakeBerth, *match) {
@@ -51,7 +52,7 @@ func startFake(t *testing.T) (*fakeBerth, *match) {
 		t.Fatal(err)
 	}
 	f := &fakeBerth{
-		t: t, game: game, key: "KEY", fails: make(map[string]int), requests: make(map[string]bool), scores: make(map[string]any), over: make(chan struct{}),
+		t: t, game: game, key: "KEY", fails: make(map[string]int), requests: make(map[string]bool), scores: make(map[string]any), over: make(chan struct{}), stopped: make(chan struct{}),
 		letsIn: func(ticket string) bool { return !strings.Contains(claimsOf(ticket), "not-") },
 	}
 	f.conns.Go(f.serveGame)
@@ -63,6 +64,7 @@ func startFake(t *testing.T) (*fakeBerth, *match) {
 	instancev1.RegisterGameInstanceServiceServer(srv, f)
 	f.conns.Go(func() { _ = srv.Serve(api) })
 	t.Cleanup(func() {
+		close(f.stopped)
 		srv.Stop()
 		game.Close()
 		f.conns.Wait()
@@ -201,7 +203,11 @@ func (f *fakeBerth) servePlayer(conn net.Conn) {
 				close(f.over)
 			}
 			f.mu.Unlock()
-			<-f.over
+			select {
+			case <-f.over:
+			case <-f.stopped:
+				return
+			}
 			fmt.Fprintln(conn, "OVER player-3")
 			return
 		}

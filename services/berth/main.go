@@ -77,7 +77,6 @@ With a COMMAND, runs it once everything is up and stops with its exit code. The 
 	f.StringVar(&o.EdgeAddr, "edge-addr", "127.0.0.1:7001", "where game servers connect")
 	f.StringVar(&o.AdminAddr, "admin-addr", "127.0.0.1:7190", "where health, metrics and pprof are served")
 	f.BoolVar(&o.AnyPort, "any-port", false, "listen on free ports of 127.0.0.1 instead")
-	f.StringVar(&o.Redis, "redis", "", "address of a Redis to use instead of the embedded store, host:port")
 	f.StringVar(&o.Dir, "dir", ".berth", "folder for game servers' logs and the attach bootstrap")
 	f.BoolVar(&o.Quiet, "quiet", false, "print no banner")
 	f.StringVar(&o.LogLevel, "log-level", "warn", "debug, info, warn or error")

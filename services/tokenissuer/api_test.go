@@ -113,4 +113,3 @@ func TestKeySetIsRFC7517(t *testing.T) {
 		}
 	}
 }
-

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -70,9 +69,6 @@ func (h *holder) pipe(client net.Conn, redis string) {
 			n = 0
 		}
 		if _, werr := client.Write(buf[:n]); err != nil || werr != nil {
-			if err != io.EOF {
-				_ = client.Close()
-			}
 			break
 		}
 	}

@@ -173,9 +173,27 @@ func (s *stack) stop(t *testing.T) {
 			_ = p.cmd.Process.Kill()
 		}
 	}
+	killServers(t) // they outlive allocation by design, so a test that failed may leave some
 	if t.Failed() {
 		for _, p := range s.procs {
 			t.Logf("%s:\n%s", p.name, p.tail())
+		}
+	}
+}
+
+// killServers kills the game servers that a test has left behind.
+func killServers(t *testing.T) {
+	exes, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, exe := range exes {
+		var pid int
+		if target, err := os.Readlink(exe); err != nil || target != binary("gameserver") {
+			continue
+		}
+		if _, err := fmt.Sscanf(exe, "/proc/%d/exe", &pid); err == nil {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
 }

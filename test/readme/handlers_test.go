@@ -63,9 +63,7 @@ func TestPathsExist(t *testing.T) {
 	path := regexp.MustCompile("`((?:services|pkg|sdk|proto|tools|test|examples|deploy|docs)/[a-zA-Z0-9_./-]*)`")
 	for _, doc := range pages(t) {
 		for _, m := range path.FindAllStringSubmatch(page(t, doc), -1) {
-			_, err := os.Stat(filepath.Join(root, m[1]))
-			_, errSDK := os.Stat(filepath.Join(root, "services/gateway/internal", m[1]))
-			if err != nil && errSDK != nil {
+			if _, err := os.Stat(filepath.Join(root, m[1])); err != nil {
 				t.Errorf("%s: %s does not exist", doc, m[1])
 			}
 		}

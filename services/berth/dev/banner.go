@@ -10,11 +10,7 @@ import (
 func (s *Stack) banner(o Options) {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	if o.Redis == "" {
-		line("Berth is up. The store is embedded: when this stops, everything is forgotten.")
-	} else {
-		line("Berth is up, with its state in the Redis at %s.", o.Redis)
-	}
+	line("Berth is up. The store is embedded: when this stops, everything is forgotten.")
 	line("")
 	line("  API (REST)     %s   OpenAPI at %s/openapi.json", s.APIURL, s.APIURL)
 	line("  API (gRPC)     %s", s.API)

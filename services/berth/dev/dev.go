@@ -38,7 +38,8 @@ type Options struct {
 	APIAddr, GRPCAddr, EdgeAddr, AdminAddr string
 	// AnyPort listens on free ports instead.
 	AnyPort bool
-	// Redis is the address of a Redis to use instead of the embedded store.
+	// Redis is the address of an empty Redis to use instead of the embedded store: for benchmarks. All keys are made anew at each start, so what
+	// is in it cannot be used again.
 	Redis string
 	// Dir is the folder for game servers' logs and the attach bootstrap.
 	Dir string

@@ -69,12 +69,13 @@ type LinkServer struct {
 	ServerVersion string
 }
 
-// AttachSession moves a link to the server's newer socket.
+// AttachSession moves a link to the newer socket of a server that has proved to be the same one.
 type AttachSession struct {
 	ServerID     string
 	SessionEpoch int64
 	GatewayID    string
-	LinkEpoch    int64
+	// LinkEpoch is the newest link that the server knows of, LastOffset the last notification that it dealt with.
+	LinkEpoch, LastOffset int64
 }
 
 // LoseSession says that a server's socket is gone.

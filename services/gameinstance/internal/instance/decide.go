@@ -123,7 +123,7 @@ func (c LinkServer) decide(t *turn) error {
 	if l := t.i.Link; l != nil && l.Connected && l.SessionEpoch == c.SessionEpoch {
 		return nil // linked through this very socket already
 	}
-	t.i.Link = &Link{ServerID: c.Server.ServerID, SessionEpoch: c.SessionEpoch, GatewayID: c.GatewayID, Epoch: t.linkEpoch(), Connected: true, LinkTime: t.now, ChangeTime: t.now}
+	t.i.Link = &Link{ServerID: c.Server.ServerID, SessionEpoch: c.SessionEpoch, GatewayID: c.GatewayID, Epoch: t.linkEpoch(), Connected: true, LinkTime: t.now, ChangeTime: t.now, Floor: t.i.LastOffset}
 	t.ClearMailbox = true
 	if len(c.Endpoints) > 0 {
 		t.i.Endpoints = c.Endpoints
@@ -142,7 +142,9 @@ func (c LinkServer) decide(t *turn) error {
 
 func (c AttachSession) decide(t *turn) error {
 	l := t.i.Link
-	if l == nil || l.ServerID != c.ServerID || l.Epoch != c.LinkEpoch {
+	// The answer to an earlier attach may have been lost, so an older epoch is as good as the newest; but a server that does not know what was
+	// before the newest link's start data needs that data.
+	if l == nil || l.ServerID != c.ServerID || c.LinkEpoch > l.Epoch || c.LastOffset < l.Floor {
 		return errs.New(errs.StaleLinkEpoch, "link_epoch: %d is not this instance's link; link again", c.LinkEpoch)
 	}
 	l.SessionEpoch, l.GatewayID, l.Epoch, l.Connected, l.ChangeTime = c.SessionEpoch, c.GatewayID, t.linkEpoch(), true, t.now

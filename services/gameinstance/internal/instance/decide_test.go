@@ -234,7 +234,8 @@ func TestDeadlinesEndALifeWithTheirReason(t *testing.T) {
 func TestAReconnectInTimeForgives(t *testing.T) {
 	l := begin(t).do(link, ConnectPlayers{Server: me}, LoseSession{ServerID: server1, SessionEpoch: 1})
 	epoch := l.inst.Link.Epoch
-	l.refuses(errs.StaleLinkEpoch, AttachSession{ServerID: server1, LinkEpoch: epoch - 1})
+	l.refuses(errs.StaleLinkEpoch, AttachSession{ServerID: server1, LinkEpoch: epoch + 1})
+	l.refuses(errs.StaleLinkEpoch, AttachSession{ServerID: "stranger", LinkEpoch: epoch})
 	l.do(AttachSession{ServerID: server1, SessionEpoch: 2, GatewayID: "gw2", LinkEpoch: epoch}).deadlines(DeadlineLifetime)
 	if got := l.inst.Link; !got.Connected || got.GatewayID != "gw2" || got.Epoch <= epoch {
 		t.Errorf("link %+v", got)
@@ -243,6 +244,21 @@ func TestAReconnectInTimeForgives(t *testing.T) {
 	if !l.inst.Link.Connected {
 		t.Error("the end of an old socket cut the newer one")
 	}
+}
+
+func TestAResumeWhoseAnswerWasLostIsResumedAgain(t *testing.T) {
+	l := begin(t).do(link, ConnectPlayers{Server: me})
+	epoch := l.inst.Link.Epoch
+	l.do(AttachSession{ServerID: server1, SessionEpoch: 2, GatewayID: "gw", LinkEpoch: epoch}, End{Server: me})
+	// The server never learned the second epoch, and nobody can link to an instance that is over.
+	l.do(AttachSession{ServerID: server1, SessionEpoch: 3, GatewayID: "gw", LinkEpoch: epoch}, End{Server: me}).is(Ended)
+
+	// But one that missed the start data of a newer link has to link again.
+	l = begin(t).do(link)
+	epoch = l.inst.Link.Epoch
+	l.inst.LastOffset = 7
+	l.do(LinkServer{Server: me, SessionEpoch: 2, GatewayID: "gw"})
+	l.refuses(errs.StaleLinkEpoch, AttachSession{ServerID: server1, SessionEpoch: 3, LinkEpoch: epoch, LastOffset: 6})
 }
 
 func TestWhatTheServerIsTold(t *testing.T) {

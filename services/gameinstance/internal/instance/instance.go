@@ -166,6 +166,8 @@ type Link struct {
 	Connected    bool
 	LinkTime     time.Time
 	ChangeTime   time.Time
+	// Floor is the mailbox's newest offset when the server linked: its start data has everything up to here.
+	Floor int64
 }
 
 // Attempt is one try to get a server.

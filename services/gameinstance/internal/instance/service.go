@@ -94,6 +94,7 @@ type Config struct {
 type Service struct {
 	cfg    Config
 	driver Driver
+	queues queues
 }
 
 // NewService returns a Service. SetDriver must follow before the first call.
@@ -111,6 +112,11 @@ func (s *Service) Apply(ctx context.Context, namespace, id string, env Envelope,
 	if env.ID == "" {
 		env.ID = uuid.NewString() // a reply lost between two tries must not apply twice
 	}
+	leave, err := s.queues.enter(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
 	for try := range maxTries {
 		loaded, err := s.cfg.Store.Load(ctx, id, env.ID)
 		if err != nil {

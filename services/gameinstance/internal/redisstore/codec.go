@@ -119,7 +119,7 @@ func encodeHead(i *instance.Instance) *recordv1.InstanceHead {
 		h.Endpoints = append(h.Endpoints, &typev1.Endpoint{Name: e.Name, Host: e.Host, Port: e.Port, Protocol: typev1.Protocol(e.Protocol)})
 	}
 	if l := i.Link; l != nil {
-		h.Link = &recordv1.LinkRecord{ServerId: l.ServerID, SessionEpoch: l.SessionEpoch, GatewayId: l.GatewayID, Epoch: l.Epoch, Connected: l.Connected, LinkTime: micros(l.LinkTime), ConnectedChangeTime: micros(l.ChangeTime)}
+		h.Link = &recordv1.LinkRecord{ServerId: l.ServerID, SessionEpoch: l.SessionEpoch, GatewayId: l.GatewayID, Epoch: l.Epoch, Connected: l.Connected, LinkTime: micros(l.LinkTime), ConnectedChangeTime: micros(l.ChangeTime), Floor: l.Floor}
 	}
 	for _, a := range i.Attempts {
 		h.Attempts = append(h.Attempts, &recordv1.AttemptRecord{
@@ -159,7 +159,7 @@ func decodeHead(h *recordv1.InstanceHead) *instance.Instance {
 		i.Endpoints = append(i.Endpoints, instance.Endpoint{Name: e.GetName(), Host: e.GetHost(), Port: e.GetPort(), Protocol: int32(e.GetProtocol())})
 	}
 	if l := h.GetLink(); l != nil {
-		i.Link = &instance.Link{ServerID: l.GetServerId(), SessionEpoch: l.GetSessionEpoch(), GatewayID: l.GetGatewayId(), Epoch: l.GetEpoch(), Connected: l.GetConnected(), LinkTime: at(l.GetLinkTime()), ChangeTime: at(l.GetConnectedChangeTime())}
+		i.Link = &instance.Link{ServerID: l.GetServerId(), SessionEpoch: l.GetSessionEpoch(), GatewayID: l.GetGatewayId(), Epoch: l.GetEpoch(), Connected: l.GetConnected(), LinkTime: at(l.GetLinkTime()), ChangeTime: at(l.GetConnectedChangeTime()), Floor: l.GetFloor()}
 	}
 	for _, a := range h.GetAttempts() {
 		i.Attempts = append(i.Attempts, instance.Attempt{

@@ -121,9 +121,9 @@ type Link struct {
 //
 // A second socket with the same pair needs the session's resume key, unless the first one is known to be gone.
 func (s *Service) Open(ctx context.Context, h Hello) (*Opened, error) {
-	opened, err := s.take(ctx, h)
-	if err != nil {
-		return nil, err
+	opened, resumed, err := s.take(ctx, h)
+	if err != nil || !resumed {
+		return opened, err // a server that cannot prove to be the same one has no links to go on with
 	}
 	for _, l := range h.Links {
 		link, err := s.attach(ctx, h, opened.Session, l)
@@ -140,16 +140,16 @@ func (s *Service) Open(ctx context.Context, h Hello) (*Opened, error) {
 }
 
 // take makes the socket the session's, whoever else tries at the same time.
-func (s *Service) take(ctx context.Context, h Hello) (*Opened, error) {
+func (s *Service) take(ctx context.Context, h Hello) (opened *Opened, resumed bool, err error) {
 	for range 8 {
 		current, now, err := s.Sessions.LoadSession(ctx, h.ServerID)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		resumes := h.ResumeKey != "" && subtle.ConstantTimeCompare(hash(h.ResumeKey), current.ResumeKeyHash) == 1
 		if !resumes {
 			if err := s.free(ctx, current); err != nil {
-				return nil, err
+				return nil, false, err
 			}
 		}
 		next := Session{
@@ -163,16 +163,16 @@ func (s *Service) take(ctx context.Context, h Hello) (*Opened, error) {
 		}
 		saved, err := s.Sessions.SaveSession(ctx, next, current.Epoch)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		if saved {
 			if current.Connected {
 				s.Herald.Replaced(current.GatewayID, h.ServerID, next.Epoch)
 			}
-			return &Opened{Session: next, ResumeKey: key}, nil
+			return &Opened{Session: next, ResumeKey: key}, resumes, nil
 		}
 	}
-	return nil, errs.New(errs.Contended, "several sockets open this session at once; try again").Retry(100 * time.Millisecond)
+	return nil, false, errs.New(errs.Contended, "several sockets open this session at once; try again").Retry(100 * time.Millisecond)
 }
 
 // free checks that nobody holds the session's socket.
@@ -192,7 +192,7 @@ func (s *Service) free(ctx context.Context, current Session) error {
 
 func (s *Service) attach(ctx context.Context, h Hello, current Session, l HelloLink) (Link, error) {
 	inst, err := s.Instances.Apply(ctx, h.Namespace, l.InstanceID, instance.Envelope{Actor: "server:" + h.ServerID}, instance.AttachSession{
-		ServerID: h.ServerID, SessionEpoch: current.Epoch, GatewayID: h.GatewayID, LinkEpoch: l.Epoch,
+		ServerID: h.ServerID, SessionEpoch: current.Epoch, GatewayID: h.GatewayID, LinkEpoch: l.Epoch, LastOffset: l.LastOffset,
 	})
 	if err != nil {
 		return Link{}, err

@@ -389,8 +389,10 @@ type LinkRecord struct {
 	LinkTime int64 `protobuf:"varint,6,opt,name=link_time,json=linkTime,proto3" json:"link_time,omitempty"`
 	// When connected last changed.
 	ConnectedChangeTime int64 `protobuf:"varint,7,opt,name=connected_change_time,json=connectedChangeTime,proto3" json:"connected_change_time,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// The mailbox's newest offset when the server linked: its start data has everything up to here.
+	Floor         int64 `protobuf:"varint,8,opt,name=floor,proto3" json:"floor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkRecord) Reset() {
@@ -468,6 +470,13 @@ func (x *LinkRecord) GetLinkTime() int64 {
 func (x *LinkRecord) GetConnectedChangeTime() int64 {
 	if x != nil {
 		return x.ConnectedChangeTime
+	}
+	return 0
+}
+
+func (x *LinkRecord) GetFloor() int64 {
+	if x != nil {
+		return x.Floor
 	}
 	return 0
 }
@@ -1459,7 +1468,7 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\vtraceparent\x18\x15 \x01(\tR\vtraceparent\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xf2\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x02\n" +
 	"\n" +
 	"LinkRecord\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12#\n" +
@@ -1469,7 +1478,8 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\x05epoch\x18\x04 \x01(\x03R\x05epoch\x12\x1c\n" +
 	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\x1b\n" +
 	"\tlink_time\x18\x06 \x01(\x03R\blinkTime\x122\n" +
-	"\x15connected_change_time\x18\a \x01(\x03R\x13connectedChangeTime\"\x8e\x02\n" +
+	"\x15connected_change_time\x18\a \x01(\x03R\x13connectedChangeTime\x12\x14\n" +
+	"\x05floor\x18\b \x01(\x03R\x05floor\"\x8e\x02\n" +
 	"\rAttemptRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x123\n" +
