@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/freeport"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 )
 
@@ -46,7 +46,7 @@ func processesOn(t *testing.T, redis string, gatewayRedis func(redis string) str
 	dir := t.TempDir()
 	var port [13]string
 	for n := range port {
-		port[n] = freeAddr(t)
+		port[n] = freeport.Addr(t)
 	}
 	instance, issuer, allocation := port[0], port[1], port[2]
 	edges, apis := []string{port[3], port[4]}, []string{port[5], port[6]}
@@ -80,16 +80,6 @@ func processesOn(t *testing.T, redis string, gatewayRedis func(redis string) str
 		p.ready(t)
 	}
 	return s
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().String()
 }
 
 func (p *service) start(t *testing.T) {

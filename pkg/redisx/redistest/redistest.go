@@ -7,13 +7,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 
+	"github.com/berth-dev/berth/pkg/freeport"
 	"github.com/berth-dev/berth/pkg/redisx"
 )
 
@@ -48,7 +48,7 @@ func Open(tb testing.TB, addr string) *redisx.Store {
 // is set.
 func Server(tb testing.TB) string {
 	tb.Helper()
-	return Start(tb, tb.TempDir(), freePort(tb)).Addr
+	return Start(tb, tb.TempDir(), freeport.Addr(tb)).Addr
 }
 
 // Process is a running redis-server.
@@ -59,9 +59,13 @@ type Process struct {
 	Cmd *exec.Cmd
 }
 
-// Start starts a real redis-server that keeps its append-only file in dir, so that a test can start another one there.
-func Start(tb testing.TB, dir string, port int) *Process {
+// Start starts a real redis-server at an address, which keeps its append-only file in dir, so that a test can start another one in its place.
+func Start(tb testing.TB, dir, addr string) *Process {
 	tb.Helper()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		tb.Fatal(err)
+	}
 	path, err := exec.LookPath("redis-server")
 	if err != nil {
 		if os.Getenv("REQUIRE_REDIS") != "" {
@@ -69,7 +73,7 @@ func Start(tb testing.TB, dir string, port int) *Process {
 		}
 		tb.Skip("no redis-server on the PATH")
 	}
-	cmd := exec.Command(path, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "yes", "--daemonize", "no")
+	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "yes", "--daemonize", "no")
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		tb.Fatal(err)
@@ -101,16 +105,5 @@ func Start(tb testing.TB, dir string, port int) *Process {
 	case <-time.After(10 * time.Second):
 		tb.Fatal("redis-server does not get ready")
 	}
-	return &Process{Addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port)), Cmd: cmd}
-}
-
-func freePort(tb testing.TB) int {
-	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	addr, _ := ln.Addr().(*net.TCPAddr)
-	return addr.Port
+	return &Process{Addr: addr, Cmd: cmd}
 }
