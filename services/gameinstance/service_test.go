@@ -240,13 +240,39 @@ func (w *world) running() *instancev1.GameInstance {
 	inst := w.create()
 	w.open(inst.GetId(), &linkv1.Hello{})
 	server := w.asServer(ids.Server(ids.Attempt(inst.GetId(), 1)))
-	if _, err := w.servers.Link(server, &gameserverv1.LinkRequest{InstanceId: inst.GetId()}); err != nil {
+	if _, err := w.link(inst.GetId()); err != nil {
 		w.t.Fatal(err)
 	}
 	if _, err := w.servers.ConnectPlayers(server, &gameserverv1.ConnectPlayersRequest{InstanceId: inst.GetId()}); err != nil {
 		w.t.Fatal(err)
 	}
 	return w.get(inst.GetId())
+}
+
+// link links the server of an instance's first attempt, over a relay as a gateway would.
+func (w *world) link(id string) (*gameserverv1.LinkResponse, error) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(internally())
+	defer cancel()
+	stream, err := w.sessions.Relay(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := stream.Send(&sessionv1.RelayRequest{
+		Id: 1, Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: ids.Server(ids.Attempt(id, 1)), PairId: "pair", SessionId: "any"},
+		Request: &linkv1.Request{Id: 1, InstanceId: id, Method: "Link"},
+	}); err != nil {
+		w.t.Fatal(err)
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if e := answer.GetResponse().GetError(); e != nil {
+		return nil, rpc.Status(errs.New(errs.Reason(e.GetReason()), "%s", e.GetMessage())).Err()
+	}
+	var out gameserverv1.LinkResponse
+	return &out, proto.Unmarshal(answer.GetResponse().GetResult(), &out)
 }
 
 func (w *world) get(id string) *instancev1.GameInstance {
@@ -284,7 +310,7 @@ func TestALifeOverGRPC(t *testing.T) {
 
 	w.open(inst.GetId(), &linkv1.Hello{})
 	server := w.asServer(ids.Server(attempt))
-	linked, err := w.servers.Link(server, &gameserverv1.LinkRequest{InstanceId: inst.GetId()})
+	linked, err := w.link(inst.GetId())
 	if err != nil || len(linked.GetInstance().GetPlayers()) != 2 || linked.GetInstance().GetEndpoints()[0].GetPort() != 7 {
 		t.Fatalf("link: %v, %v", linked, err)
 	}
@@ -467,7 +493,7 @@ func TestALostSocketIsResumedWithItsLinks(t *testing.T) {
 	inst := w.create()
 	first := w.open(inst.GetId(), &linkv1.Hello{})
 	server := ids.Server(ids.Attempt(inst.GetId(), 1))
-	linked, err := w.servers.Link(w.asServer(server), &gameserverv1.LinkRequest{InstanceId: inst.GetId()})
+	linked, err := w.link(inst.GetId())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -478,7 +504,7 @@ func TestALostSocketIsResumedWithItsLinks(t *testing.T) {
 	if got := w.get(inst.GetId()).GetLink(); got.GetConnected() {
 		t.Error("connected after its socket was closed")
 	}
-	_, err = w.servers.Link(w.asServer(server), &gameserverv1.LinkRequest{InstanceId: inst.GetId()})
+	_, err = w.link(inst.GetId())
 	reasonIs(t, err, errs.NotConnected)
 
 	hello := &linkv1.Hello{ResumeKey: first.GetResumeKey(), Instances: []*linkv1.HelloInstance{

@@ -178,7 +178,6 @@ func TestEachDoorGivesTheSameAnswer(t *testing.T) {
 			"halves of two pairs":  {p.game, other.social, p.instance, "EndGameInstance", nil, errs.CredentialsMismatch},
 			"invented":             {"a.b.c", p.social, p.instance, "EndGameInstance", nil, errs.CredentialsInvalid},
 			"another's instance":   {p.game, p.social, other.instance, "EndGameInstance", nil, errs.NotAssigned},
-			"linking another's":    {p.game, p.social, other.instance, "Link", nil, errs.NotAssigned},
 			"unknown instance":     {p.game, p.social, nobody, "EndGameInstance", nil, errs.InstanceUnknown},
 			"no id":                {p.game, p.social, "x", "EndGameInstance", nil, errs.ValidationFailed},
 			"rule broken":          {p.game, p.social, p.instance, "AddPlayers", nil, errs.ValidationFailed},
@@ -195,6 +194,12 @@ func TestEachDoorGivesTheSameAnswer(t *testing.T) {
 				})
 			}
 		}
+		if _, reason := doors["gRPC"](t, p.game, p.social, p.instance, "Link", nil); reason != string(errs.NotConnected) {
+			t.Errorf("a link that is not over the link answered %s", reason)
+		}
+		if _, reason := doors["link"](t, p.game, p.social, other.instance, "Link", nil); reason != string(errs.NotAssigned) {
+			t.Errorf("linking another's instance answered %s", reason)
+		}
 		for _, way := range []string{"link", "gRPC"} {
 			if code, reason := doors[way](t, p.game, p.social, p.instance, "DropTables", nil); reason != string(errs.MethodUnknown) || code != int32(errs.KindUnimplemented) {
 				t.Errorf("an unknown method over %s answered %d %s", way, code, reason)
@@ -204,14 +209,10 @@ func TestEachDoorGivesTheSameAnswer(t *testing.T) {
 			t.Errorf("refused calls changed the instance from revision %d to %d", before, after)
 		}
 		// The same doors let the right one in.
-		if code, reason := doors["REST"](t, p.game, p.social, p.instance, "Link", nil); code != 0 {
-			t.Errorf("link over REST: %d %s", code, reason)
-		}
-		if code, reason := doors["gRPC"](t, p.game, p.social, p.instance, "ConnectPlayers", nil); code != 0 {
-			t.Errorf("connect players over gRPC: %d %s", code, reason)
-		}
-		if code, reason := doors["link"](t, p.game, p.social, p.instance, "EndGameInstance", nil); code != 0 {
-			t.Errorf("end over the link: %d %s", code, reason)
+		for _, step := range [][2]string{{"link", "Link"}, {"gRPC", "ConnectPlayers"}, {"REST", "EndGameInstance"}} {
+			if code, reason := doors[step[0]](t, p.game, p.social, p.instance, step[1], nil); code != 0 {
+				t.Errorf("%s over %s: %d %s", step[1], step[0], code, reason)
+			}
 		}
 		s.becomes(t, p.instance, ended)
 		s.ok(t, 0, "POST", instances+"/"+other.instance+":terminate", "{}", nil)

@@ -34,6 +34,8 @@ type frame struct {
 	linked *session.Link
 }
 
+func (f *frame) overLink() bool { return f.commandID != "" }
+
 type frameKey struct{}
 
 func frameOf(ctx context.Context) *frame {
@@ -60,7 +62,7 @@ func (s *GameServer) apply(ctx context.Context, req serverCommand, cmd instance.
 	if err != nil {
 		return nil, err
 	}
-	if f := frameOf(ctx); f.commandID != "" {
+	if f := frameOf(ctx); f.overLink() {
 		if env.Digest, err = digest(req); err != nil {
 			return nil, err
 		}
@@ -71,6 +73,9 @@ func (s *GameServer) apply(ctx context.Context, req serverCommand, cmd instance.
 
 // Link implements the rpc.
 func (s *GameServer) Link(ctx context.Context, req *gameserverv1.LinkRequest) (*gameserverv1.LinkResponse, error) {
+	if !frameOf(ctx).overLink() {
+		return nil, errs.New(errs.NotConnected, "Link binds the socket that it comes over: send it as a frame over the server's link")
+	}
 	current, err := s.sessions.Connected(ctx, caller(ctx).ServerID)
 	if err != nil {
 		return nil, err

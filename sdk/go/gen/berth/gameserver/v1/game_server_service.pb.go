@@ -1405,9 +1405,10 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\n" +
 	"Terminated\x12>\n" +
 	"\x06reason\x18\x01 \x01(\x0e2&.berth.instance.v1.GameInstance.ReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\x87\v\n" +
-	"\x11GameServerService\x12\x8c\x01\n" +
-	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"?\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x021:\x01*\",/v1/game-server/instances/{instance_id}:link\x12\xb4\x01\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage2\xcf\n" +
+	"\n" +
+	"\x11GameServerService\x12U\n" +
+	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12\xb4\x01\n" +
 	"\x0eConnectPlayers\x12*.berth.gameserver.v1.ConnectPlayersRequest\x1a+.berth.gameserver.v1.ConnectPlayersResponse\"I\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02;:\x01*\"6/v1/game-server/instances/{instance_id}:connectPlayers\x12\xa4\x01\n" +
 	"\n" +
 	"AddPlayers\x12&.berth.gameserver.v1.AddPlayersRequest\x1a'.berth.gameserver.v1.AddPlayersResponse\"E\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x027:\x01*\"2/v1/game-server/instances/{instance_id}:addPlayers\x12\xb0\x01\n" +

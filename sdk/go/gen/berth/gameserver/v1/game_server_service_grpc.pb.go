@@ -42,8 +42,8 @@ const (
 // apply; each names the further reasons of its own. Calls are idempotent by request_id; over the link the number of the
 // frame takes its place.
 type GameServerServiceClient interface {
-	// Link binds the calling server to an instance that it is assigned to and returns the start data. The server needs an
-	// open link socket (NOT_CONNECTED otherwise). Linking again returns the data as it is now. Audience GAME.
+	// Link binds the server's socket to an instance that the server is assigned to and returns the start data. It must come
+	// over that socket (NOT_CONNECTED otherwise). Linking again returns the data as it is now. Audience GAME.
 	// Reasons: NOT_CONNECTED, STATE_NOT_ALLOWED.
 	Link(ctx context.Context, in *LinkRequest, opts ...grpc.CallOption) (*LinkResponse, error)
 	// ConnectPlayers opens the server to players: from now on they are given its endpoints and tickets. The first call makes
@@ -167,8 +167,8 @@ func (c *gameServerServiceClient) RequestBackfill(ctx context.Context, in *Reque
 // apply; each names the further reasons of its own. Calls are idempotent by request_id; over the link the number of the
 // frame takes its place.
 type GameServerServiceServer interface {
-	// Link binds the calling server to an instance that it is assigned to and returns the start data. The server needs an
-	// open link socket (NOT_CONNECTED otherwise). Linking again returns the data as it is now. Audience GAME.
+	// Link binds the server's socket to an instance that the server is assigned to and returns the start data. It must come
+	// over that socket (NOT_CONNECTED otherwise). Linking again returns the data as it is now. Audience GAME.
 	// Reasons: NOT_CONNECTED, STATE_NOT_ALLOWED.
 	Link(context.Context, *LinkRequest) (*LinkResponse, error)
 	// ConnectPlayers opens the server to players: from now on they are given its endpoints and tickets. The first call makes
