@@ -16,7 +16,7 @@ import (
 
 // Process is the part of a service's configuration that concerns its process. Services embed it.
 type Process struct {
-	// AdminAddr is where health, metrics and pprof are served. Default 127.0.0.1:0, any free port; empty: nowhere.
+	// AdminAddr is where health, metrics and pprof are served; empty: nowhere.
 	AdminAddr string `yaml:"admin_addr" env:"ADMIN_ADDR"`
 	// LogLevel is debug, info, warn or error. Default info.
 	LogLevel string `yaml:"log_level" env:"LOG_LEVEL"`

@@ -199,6 +199,8 @@ func (a *Authenticator) Authenticate(ctx context.Context, md metadata.MD) (Princ
 		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: must be \"Bearer\" and a key or token")
 	case strings.HasPrefix(bearer, KeyPrefix):
 		return a.apiKey(bearer)
+	case social == "" && strings.Count(bearer, ".") != 2:
+		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: neither an API key (%s…) nor a game server's token", KeyPrefix)
 	case a.pairs == nil:
 		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: this service takes API keys (%s…) only", KeyPrefix)
 	default:

@@ -110,6 +110,7 @@ func TestAuthenticate(t *testing.T) {
 		"key, lower case":   {metadata.Pairs("authorization", "bearer "+key), auth.RoleService, ""},
 		"wrong key":         {metadata.Pairs("authorization", "Bearer "+key+"x"), "", errs.CredentialsInvalid},
 		"basic":             {metadata.Pairs("authorization", "Basic eDp5"), "", errs.CredentialsInvalid},
+		"no key of ours":    {metadata.Pairs("authorization", "Bearer something"), "", errs.CredentialsInvalid},
 		"two keys":          {metadata.Pairs("authorization", "Bearer "+key, "authorization", "Bearer "+key), "", errs.CredentialsInvalid},
 		"pair":              {metadata.Pairs("authorization", "Bearer game", "berth-social-token", "social"), auth.RoleGameServer, ""},
 		"half a pair":       {metadata.Pairs("berth-social-token", "social"), "", errs.CredentialsInvalid},

@@ -35,7 +35,7 @@ type Config struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{
-		Process:  app.Process{AdminAddr: "127.0.0.1:0"},
+		Process:  app.Process{AdminAddr: "127.0.0.1:7193"},
 		GRPCAddr: "127.0.0.1:7103",
 		Redis:    redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
 

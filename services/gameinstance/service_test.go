@@ -439,6 +439,24 @@ func TestAWatcherSeesEachStateAndTheEnd(t *testing.T) {
 	}
 }
 
+func TestALongHistoryIsElidedAndSaysSo(t *testing.T) {
+	w := start(t, nil)
+	inst := w.create()
+	for n := range 1010 {
+		req := &instancev1.UpdateGameDataRequest{InstanceId: inst.GetId(), GameData: &typev1.Data{Kind: &typev1.Data_Binary{Binary: []byte{byte(n)}}}}
+		if _, err := w.instances.UpdateGameData(as(apiKey), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	history, err := w.instances.ListHistory(as(viewerKey), &instancev1.ListHistoryRequest{InstanceId: inst.GetId()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := history.GetEntries(); len(e) != 1001 || e[0].GetEvent() != "elided" || e[1000].GetEvent() != "game_data_updated" {
+		t.Errorf("%d entries, the first %v", len(e), e[0])
+	}
+}
+
 func TestNewsReachTheGatewayAndStayInTheMailbox(t *testing.T) {
 	w := start(t, nil)
 	inst := w.running()

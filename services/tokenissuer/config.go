@@ -44,7 +44,7 @@ type Config struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{
-		Process:        app.Process{AdminAddr: "127.0.0.1:0", LogLevel: "info", LogFormat: "json"},
+		Process:        app.Process{AdminAddr: "127.0.0.1:7192", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr:       "127.0.0.1:7102",
 		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
 		PairLifetime:   time.Hour,

@@ -58,7 +58,7 @@ type File struct {
 	// Providers are the hosting providers, as in the allocation service's configuration.
 	Providers []providers.Config `yaml:"providers"`
 	// Timeouts are for instances that do not say.
-	Timeouts gameinstance.Timeouts `yaml:"timeouts"`
+	Timeouts gameinstance.Timeouts `yaml:"timeouts" envPrefix:"TIMEOUT_"`
 }
 
 // Stack is all of Berth in this process.

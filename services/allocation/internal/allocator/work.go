@@ -17,6 +17,7 @@ const (
 	keyState      = "state"
 	keyProvider   = "provider"
 	keyMessage    = "message"
+	keyTries      = "tries"
 	keyError      = "error"
 )
 
@@ -251,7 +252,9 @@ func (h *hold) giveBack(ctx context.Context) {
 	gone, err := p.Host.Release(callCtx, h.a.ID, h.a.ExternalID)
 	if err != nil {
 		h.a.GiveBackFailed(failureOf(err), h.now())
-		h.complain(ctx, "a provider does not take a server back; trying again", h.a.Tries, err)
+		if worthTelling(h.a.Tries) {
+			h.w.cfg.Log.WarnContext(ctx, "a provider does not take a server back; trying again", keyAllocation, h.id, keyProvider, h.a.Provider, keyTries, h.a.Tries, keyError, err)
+		}
 		return
 	}
 	h.a.GivenBack(gone, p.Info.PollInterval, h.now())
@@ -263,18 +266,16 @@ func (h *hold) tell(ctx context.Context) {
 	verdict, err := h.w.cfg.Instances.Report(callCtx, h.a)
 	if err != nil {
 		h.a.NotTold(h.now())
-		h.complain(ctx, "an instance cannot be told of its attempt; trying again", h.a.ReportTries, err)
+		if worthTelling(h.a.ReportTries) {
+			h.w.cfg.Log.WarnContext(ctx, "an instance cannot be told of its attempt; trying again", keyAllocation, h.id, keyInstance, h.a.InstanceID, keyTries, h.a.ReportTries, keyError, err)
+		}
 		return
 	}
 	h.a.Told(verdict, h.now())
 }
 
-// complain logs the first failure in a row, and then ever fewer.
-func (h *hold) complain(ctx context.Context, what string, tries int, err error) {
-	if tries&(tries-1) == 0 && ctx.Err() == nil {
-		h.w.cfg.Log.WarnContext(ctx, what, keyAllocation, h.id, keyInstance, h.a.InstanceID, keyProvider, h.a.Provider, "tries", tries, keyError, err)
-	}
-}
+// worthTelling picks the first failure in a row, and then ever fewer.
+func worthTelling(tries int) bool { return tries&(tries-1) == 0 }
 
 // message is what an error says to people, without its cause.
 func message(err error) string {

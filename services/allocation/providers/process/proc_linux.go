@@ -29,7 +29,7 @@ func statOf(pid int) (stat, bool) {
 	}
 	// The second field is the program's name in parentheses, and may hold anything, parentheses and spaces too.
 	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	const state, group, start = 3 - 3, 5 - 3, 22 - 3
+	const state, group, start = 0, 2, 19 // fields 3, 5 and 22 of the line
 	if len(fields) <= start {
 		return stat{}, false
 	}

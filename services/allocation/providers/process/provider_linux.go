@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -50,6 +51,7 @@ type Provider struct {
 	boot   string
 	lock   *os.File
 	log    *slog.Logger
+	bind   func(protocol string) (port uint16, held io.Closer, err error) // finds a free port
 
 	mu      sync.Mutex
 	servers map[string]*server
@@ -76,7 +78,7 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("process.state_dir: %w", err)
 	}
 	p := &Provider{
-		cfg: cfg, folder: folder(dir), boot: bootID(), log: cfg.Log.With("provider", cfg.Name),
+		cfg: cfg, folder: folder(dir), boot: bootID(), log: cfg.Log.With("provider", cfg.Name), bind: bind,
 		servers: make(map[string]*server), look: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if p.lock, err = lock(ctx, filepath.Join(dir, "lock")); err != nil {

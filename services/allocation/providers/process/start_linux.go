@@ -3,6 +3,7 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"net"
@@ -196,7 +197,7 @@ func (b Build) environ(attempt string) []string {
 
 // freePorts finds a free port for each endpoint. All are held until the last is found, and let go of before the server starts.
 func (p *Provider) freePorts(wanted []Endpoint) ([]endpoint, error) {
-	var held []interface{ Close() error }
+	var held []io.Closer
 	defer func() {
 		for _, h := range held {
 			_ = h.Close()
@@ -206,7 +207,7 @@ func (p *Provider) freePorts(wanted []Endpoint) ([]endpoint, error) {
 	for _, w := range wanted {
 		port := uint16(0)
 		for range portTries {
-			n, closer, err := bind(w.Protocol)
+			n, closer, err := p.bind(w.Protocol)
 			if err != nil {
 				return nil, provider.Failure(provider.NoCapacity, "endpoint %q: no free %s port: %v", w.Name, w.Protocol, err)
 			}
@@ -234,7 +235,7 @@ func (p *Provider) promised(protocol string, port uint16) bool {
 	return false
 }
 
-func bind(protocol string) (uint16, interface{ Close() error }, error) {
+func bind(protocol string) (uint16, io.Closer, error) {
 	if protocol == "udp" {
 		c, err := net.ListenUDP("udp", nil)
 		if err != nil {

@@ -260,7 +260,13 @@ func (s *Service) History(ctx context.Context, namespace, id string) ([]HistoryE
 	if _, err := s.Get(ctx, namespace, id); err != nil {
 		return nil, err
 	}
-	return s.cfg.Store.History(ctx, id)
+	entries, err := s.cfg.Store.History(ctx, id)
+	if err == nil && len(entries) > 0 && entries[0].Event != "created" {
+		first := entries[0]
+		elided := HistoryEntry{Time: first.Time, Revision: first.Revision, Event: "elided", From: first.From, To: first.From, Actor: "service:game-instance", Detail: "what was before is not kept"}
+		entries = append([]HistoryEntry{elided}, entries...)
+	}
+	return entries, err
 }
 
 // Connection is what one player needs to join.

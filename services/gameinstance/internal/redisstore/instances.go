@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 )
@@ -88,6 +89,9 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, env instance.Env
 	return commitReply(reply)
 }
 
+// maxMailbox is how many notifications may wait for a server's acknowledgement.
+const maxMailbox = 1000
+
 func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]any, error) {
 	set, drop, err := encodeChange(c)
 	if err != nil {
@@ -110,7 +114,11 @@ func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]an
 	case c.ClearMailbox:
 		mode = "clear"
 	}
-	args := []any{c.After.ID, before, env.ID, env.Digest, due, c.After.CreateTime.UnixMicro(), gateway, mode, channel}
+	limit := maxMailbox
+	if c.After.State.Final() {
+		limit = 0 // the last word always fits
+	}
+	args := []any{c.After.ID, before, env.ID, env.Digest, due, c.After.CreateTime.UnixMicro(), gateway, mode, channel, limit}
 	args = append(args, len(set)/2)
 	args = append(args, set...)
 	args = append(args, len(drop))
@@ -149,6 +157,8 @@ func commitReply(reply []string) (instance.Committed, error) {
 	case len(reply) > 0 && (reply[0] == "conflict" || reply[0] == "done"):
 		// A command that is done meanwhile is found by the load that follows a conflict.
 		return instance.Committed{}, instance.ErrConflict
+	case len(reply) == 1 && reply[0] == "full":
+		return instance.Committed{}, errs.New(errs.MailboxFull, "the game server has %d notifications to deal with; nothing was changed, try again later", maxMailbox).Retry(time.Second)
 	default:
 		return instance.Committed{}, fmt.Errorf("commit answered %q", reply)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
@@ -244,6 +245,25 @@ func TestTheMailboxKeepsEntriesUntilTheyAreAcknowledged(t *testing.T) {
 		if ids, err := s.Undelivered(ctx, "other", 0); err != nil || len(ids) != 0 {
 			t.Errorf("undelivered through another gateway: %v, %v", ids, err)
 		}
+	})
+}
+
+func TestAFullMailboxRefusesAllButTheLastWord(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		id := linked(t, s)
+		var err error
+		sent := 0
+		for ; err == nil && sent <= 1000; sent++ {
+			_, _, err = commit(t, s, id, instance.Envelope{}, instance.UpdateGameData{Data: instance.Data{Set: true, Binary: []byte(fmt.Sprint(sent))}})
+		}
+		if !errs.Is(err, errs.MailboxFull) || sent != 1001 {
+			t.Fatalf("after %d notifications: %v", sent, err)
+		}
+		if got := load(t, s, id); string(got.GameData.Binary) != "999" {
+			t.Errorf("a refused command left %q", got.GameData.Binary)
+		}
+		must(t, s, id, instance.UpdateGameData{Server: instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}}) // tells nobody
+		must(t, s, id, instance.Terminate{})
 	})
 }
 

@@ -205,61 +205,6 @@ func (x *SessionReplaced) GetSessionEpoch() int64 {
 	return 0
 }
 
-// InstanceChanged is published on a partition's channel after each commit; watchers read the instance then.
-type InstanceChanged struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The instance.
-	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	// Its revision.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *InstanceChanged) Reset() {
-	*x = InstanceChanged{}
-	mi := &file_berth_event_v1_event_proto_msgTypes[3]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *InstanceChanged) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*InstanceChanged) ProtoMessage() {}
-
-func (x *InstanceChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_event_v1_event_proto_msgTypes[3]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use InstanceChanged.ProtoReflect.Descriptor instead.
-func (*InstanceChanged) Descriptor() ([]byte, []int) {
-	return file_berth_event_v1_event_proto_rawDescGZIP(), []int{3}
-}
-
-func (x *InstanceChanged) GetInstanceId() string {
-	if x != nil {
-		return x.InstanceId
-	}
-	return ""
-}
-
-func (x *InstanceChanged) GetRevision() int64 {
-	if x != nil {
-		return x.Revision
-	}
-	return 0
-}
-
 var File_berth_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_berth_event_v1_event_proto_rawDesc = "" +
@@ -278,11 +223,7 @@ const file_berth_event_v1_event_proto_rawDesc = "" +
 	"\x05event\x18\x04 \x01(\v2\".berth.gameserver.v1.InstanceEventR\x05event\"S\n" +
 	"\x0fSessionReplaced\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12#\n" +
-	"\rsession_epoch\x18\x02 \x01(\x03R\fsessionEpoch\"N\n" +
-	"\x0fInstanceChanged\x12\x1f\n" +
-	"\vinstance_id\x18\x01 \x01(\tR\n" +
-	"instanceId\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevisionB;Z9github.com/berth-dev/berth/pkg/gen/berth/event/v1;eventv1b\x06proto3"
+	"\rsession_epoch\x18\x02 \x01(\x03R\fsessionEpochB;Z9github.com/berth-dev/berth/pkg/gen/berth/event/v1;eventv1b\x06proto3"
 
 var (
 	file_berth_event_v1_event_proto_rawDescOnce sync.Once
@@ -296,18 +237,17 @@ func file_berth_event_v1_event_proto_rawDescGZIP() []byte {
 	return file_berth_event_v1_event_proto_rawDescData
 }
 
-var file_berth_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_berth_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_berth_event_v1_event_proto_goTypes = []any{
 	(*Envelope)(nil),         // 0: berth.event.v1.Envelope
 	(*Delivery)(nil),         // 1: berth.event.v1.Delivery
 	(*SessionReplaced)(nil),  // 2: berth.event.v1.SessionReplaced
-	(*InstanceChanged)(nil),  // 3: berth.event.v1.InstanceChanged
-	(*v1.InstanceEvent)(nil), // 4: berth.gameserver.v1.InstanceEvent
+	(*v1.InstanceEvent)(nil), // 3: berth.gameserver.v1.InstanceEvent
 }
 var file_berth_event_v1_event_proto_depIdxs = []int32{
 	1, // 0: berth.event.v1.Envelope.deliveries:type_name -> berth.event.v1.Delivery
 	2, // 1: berth.event.v1.Envelope.replaced:type_name -> berth.event.v1.SessionReplaced
-	4, // 2: berth.event.v1.Delivery.event:type_name -> berth.gameserver.v1.InstanceEvent
+	3, // 2: berth.event.v1.Delivery.event:type_name -> berth.gameserver.v1.InstanceEvent
 	3, // [3:3] is the sub-list for method output_type
 	3, // [3:3] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
@@ -326,7 +266,7 @@ func file_berth_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_event_v1_event_proto_rawDesc), len(file_berth_event_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

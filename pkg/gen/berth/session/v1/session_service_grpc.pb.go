@@ -39,8 +39,7 @@ type SessionServiceClient interface {
 	CloseSession(ctx context.Context, in *CloseSessionRequest, opts ...grpc.CallOption) (*CloseSessionResponse, error)
 	// Relay carries calls of GameServerService from game servers' sockets. Answers come in any order.
 	Relay(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RelayRequest, RelayResponse], error)
-	// PullNotifications reads an instance's mailbox after an offset, oldest first. Reasons: NOT_CONNECTED when the session is
-	// not the one that the instance is linked through.
+	// PullNotifications reads an instance's mailbox after an offset, oldest first.
 	PullNotifications(ctx context.Context, in *PullNotificationsRequest, opts ...grpc.CallOption) (*PullNotificationsResponse, error)
 	// AckNotifications drops what a server has dealt with from its mailbox.
 	AckNotifications(ctx context.Context, in *AckNotificationsRequest, opts ...grpc.CallOption) (*AckNotificationsResponse, error)
@@ -132,8 +131,7 @@ type SessionServiceServer interface {
 	CloseSession(context.Context, *CloseSessionRequest) (*CloseSessionResponse, error)
 	// Relay carries calls of GameServerService from game servers' sockets. Answers come in any order.
 	Relay(grpc.BidiStreamingServer[RelayRequest, RelayResponse]) error
-	// PullNotifications reads an instance's mailbox after an offset, oldest first. Reasons: NOT_CONNECTED when the session is
-	// not the one that the instance is linked through.
+	// PullNotifications reads an instance's mailbox after an offset, oldest first.
 	PullNotifications(context.Context, *PullNotificationsRequest) (*PullNotificationsResponse, error)
 	// AckNotifications drops what a server has dealt with from its mailbox.
 	AckNotifications(context.Context, *AckNotificationsRequest) (*AckNotificationsResponse, error)

@@ -5,10 +5,10 @@
 --      8 namespace index (zset by create time)   9 links (hash: instance -> gateway)
 -- ARGV 1 instance id   2 revision that was decided upon, 0: none   3 command id   4 command digest
 --      5 next due time in us, 0: none   6 create time in us   7 gateway of a connected link, or ""
---      8 "delete", "clear" (the mailbox) or ""   9 channel for the change hint
---      10 number of fields to set F, then F pairs; number of fields to drop D, then D names;
+--      8 "delete", "clear" (the mailbox) or ""   9 channel for the change hint   10 most mailbox entries, 0: no limit
+--      11 number of fields to set F, then F pairs; number of fields to drop D, then D names;
 --      number of history entries H, then H entries; number of mailbox events M, then M events
--- Returns {"ok", revision, first offset, offset before} or {"conflict"} or {"done", digest}.
+-- Returns {"ok", revision, first offset, offset before} or {"conflict"} or {"done", digest} or {"full"}.
 local now = redis.call('TIME')
 local us = now[1] * 1000000 + now[2]
 local int = function(n) return string.format('%.0f', n) end
@@ -28,7 +28,17 @@ if ARGV[8] == 'delete' then
   return {'ok', int(rev), '0', '0'}
 end
 
-local at = 10
+-- Everything is checked before the first write. The events stand last, their number before them.
+local limit, events = tonumber(ARGV[10]), 0
+do
+  local skip = 11 + 2 * tonumber(ARGV[11]) + 1
+  skip = skip + tonumber(ARGV[skip]) + 1
+  skip = skip + tonumber(ARGV[skip]) + 1
+  events = tonumber(ARGV[skip])
+end
+if limit > 0 and events > 0 and ARGV[8] ~= 'clear' and redis.call('ZCARD', KEYS[5]) + events > limit then return {'full'} end
+
+local at = 11
 local take = function()
   local n = tonumber(ARGV[at])
   local first = at + 1

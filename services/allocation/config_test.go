@@ -1,0 +1,78 @@
+package allocation_test
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/allocation"
+	"github.com/berth-dev/berth/services/allocation/providers"
+)
+
+func TestConfigIsReadFromFileAndEnvironment(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "berth.yaml")
+	if err := os.WriteFile(path, []byte(`
+grpc_addr: 127.0.0.1:9999
+providers:
+  - name: here
+    kind: process
+    process:
+      state_dir: /var/lib/berth/servers
+      stop_grace: 3s
+      handover: pipe
+      builds:
+        demo:
+          command: ./gameserver
+          args: [-quiet]
+          env: {MAP: desert}
+          dir: /srv/demo
+          endpoints: [{name: game, protocol: tcp}]
+  - name: desk
+    kind: attach
+    attach: {builds: [demo]}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("BERTH_GATEWAY_URL", "https://edge.example.com")
+	cfg := allocation.Default()
+	if err := conf.Load(path, &cfg); err != nil {
+		t.Fatal(err)
+	}
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	p := cfg.Providers[0].Process
+	if cfg.GRPCAddr != "127.0.0.1:9999" || cfg.GatewayURL != "https://edge.example.com" || p.StopGrace != 3*time.Second || p.Handover != "pipe" ||
+		p.Builds["demo"].Env["MAP"] != "desert" || p.Builds["demo"].Endpoints[0].Name != "game" || cfg.Providers[1].Attach.Builds[0] != "demo" {
+		t.Errorf("read: %+v", cfg)
+	}
+}
+
+func TestConfigNamesWhatToChange(t *testing.T) {
+	for want, change := range map[string]func(*allocation.Config){
+		"BERTH_GRPC_ADDR":     func(c *allocation.Config) { c.GRPCAddr = "" },
+		"BERTH_GAME_INSTANCE": func(c *allocation.Config) { c.GameInstance = "" },
+		"BERTH_TOKEN_ISSUER":  func(c *allocation.Config) { c.TokenIssuer = "" },
+		"BERTH_GATEWAY_URL":   func(c *allocation.Config) { c.GatewayURL = "edge.example.com" },
+		"providers: at least": func(c *allocation.Config) { c.Providers = nil },
+		"providers: two":      func(c *allocation.Config) { c.Providers = append(c.Providers, c.Providers[0]) },
+		"has no name":         func(c *allocation.Config) { c.Providers[0].Name = "" },
+		"none of process":     func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
+		"planned":             func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
+	} {
+		cfg := allocation.Default()
+		cfg.Providers = []providers.Config{{Name: "here", Kind: "process"}}
+		change(&cfg)
+		err := cfg.Validate()
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+		if want == "planned" && !errs.Is(err, errs.NotImplemented) {
+			t.Errorf("a kind that is planned: %v", err)
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package host_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/host"
+)
+
+// stub answers every call with what it has.
+type stub struct {
+	provider.Provider
+	server *providerv1.Server
+	err    error
+	poll   *durationpb.Duration
+}
+
+func (s *stub) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	return &providerv1.DescribeResponse{Kind: "stub", Builds: []string{"demo"}, Regions: []string{"eu"}, PollInterval: s.poll, MaxBootstrapBytes: 7}, nil
+}
+
+func (s *stub) Get(context.Context, *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+	return &providerv1.GetResponse{Server: s.server}, s.err
+}
+
+func open(t *testing.T, s *stub) allocator.Provider {
+	t.Helper()
+	m, err := host.NewMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := host.Open(t.Context(), "name", s, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestInfo(t *testing.T) {
+	for want, poll := range map[time.Duration]*durationpb.Duration{
+		time.Second: nil, 10 * time.Millisecond: durationpb.New(0), 3 * time.Second: durationpb.New(3 * time.Second),
+	} {
+		info := open(t, &stub{poll: poll}).Info
+		if info.Name != "name" || info.Kind != "stub" || info.PollInterval != want || info.MaxBootstrap != 7 || info.Builds[0] != "demo" || info.Regions[0] != "eu" {
+			t.Errorf("%v: %+v", poll, info)
+		}
+	}
+}
+
+func TestFailuresKeepTheirMeaning(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want allocator.Failure
+	}{
+		{provider.Failure(provider.NoCapacity, "full"), allocator.Failure{Kind: allocator.NoCapacity, Message: "full"}},
+		{provider.Failure(provider.Quota, "pay"), allocator.Failure{Kind: allocator.Quota, Message: "pay"}},
+		{provider.RetryAfter(provider.Failure(provider.RateLimited, "slow"), time.Minute), allocator.Failure{Kind: allocator.RateLimited, Message: "slow", RetryAfter: time.Minute}},
+		{provider.Failure(provider.Unavailable, "away"), allocator.Failure{Kind: allocator.Unavailable, Message: "away"}},
+		{provider.Failure(provider.Invalid, "no"), allocator.Failure{Kind: allocator.Invalid, Message: "no"}},
+		{provider.Failure(provider.Unauthenticated, "who"), allocator.Failure{Kind: allocator.Unauthenticated, Message: "who"}},
+		{provider.Failure(provider.NotFound, "none"), allocator.Failure{Kind: allocator.NotFound, Message: "none"}},
+		{provider.Failure(provider.Ambiguous, "hm"), allocator.Failure{Kind: allocator.Ambiguous, Message: "hm"}},
+		{errors.New("boom"), allocator.Failure{Kind: allocator.Ambiguous, Message: "boom"}},
+		{context.DeadlineExceeded, allocator.Failure{Kind: allocator.Ambiguous, Message: "no answer in time"}},
+	} {
+		_, err := open(t, &stub{err: test.err}).Host.Get(t.Context(), "a", "x")
+		var got *allocator.Failure
+		if !errors.As(err, &got) || *got != test.want {
+			t.Errorf("%v: %+v, want %+v", test.err, got, test.want)
+		}
+	}
+}
+
+// What a provider says is checked before an instance is told of it, which would refuse it for ever.
+func TestAnswersThatCannotBeAreAmbiguous(t *testing.T) {
+	running := providerv1.ServerState_SERVER_STATE_RUNNING
+	good := &typev1.Endpoint{Name: "game", Host: "h", Port: 1}
+	for name, s := range map[string]*providerv1.Server{
+		"nothing":  nil,
+		"no state": {Endpoints: []*typev1.Endpoint{good}},
+		"no port":  {State: running, Endpoints: []*typev1.Endpoint{{Name: "game", Host: "h"}}},
+		"no host":  {State: running, Endpoints: []*typev1.Endpoint{{Name: "game", Port: 1}}},
+		"bad name": {State: running, Endpoints: []*typev1.Endpoint{good, {Name: "Game!", Host: "h", Port: 1}}},
+	} {
+		_, err := open(t, &stub{server: s}).Host.Get(t.Context(), "a", "x")
+		var got *allocator.Failure
+		if !errors.As(err, &got) || got.Kind != allocator.Ambiguous {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	s, err := open(t, &stub{server: &providerv1.Server{State: running, Endpoints: []*typev1.Endpoint{good}}}).Host.Get(t.Context(), "a", "x")
+	if err != nil || s.State != allocator.ServerRunning || len(s.Endpoints) != 1 {
+		t.Errorf("a good answer: %+v, %v", s, err)
+	}
+}
