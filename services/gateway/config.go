@@ -66,6 +66,7 @@ type Limits struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{
+		Process:  app.Process{AdminAddr: "127.0.0.1:7194"},
 		EdgeAddr: "127.0.0.1:7001", APIAddr: "127.0.0.1:7002",
 		GameInstance: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
 		Redis:     redisx.Config{Addrs: []string{"127.0.0.1:6379"}},

@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
@@ -33,6 +32,8 @@ import (
 const (
 	internalKey = conf.Secret("an internal key of more than 32 characters")
 	apiKey      = auth.KeyPrefix + "test"
+
+	knownInstance = "0b8f4e52-5f0e-4a63-9f0c-0e4d2a6f1c11"
 )
 
 // issuer signs tokens as token-issuer does.
@@ -179,29 +180,44 @@ func refuseOpen(err error) func(*sessionv1.OpenSessionRequest) (*sessionv1.OpenS
 
 // Relay answers a Link with a link of epoch 1 after offset 0, and echoes everything else.
 func (s *sessions) Relay(stream sessionv1.SessionService_RelayServer) error {
+	requests, ended := make(chan *sessionv1.RelayRequest), make(chan error, 1)
+	go func() { // so that the stream ends with its context when the server stops
+		for {
+			req, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case requests <- req:
+			case <-stream.Context().Done():
+				return
+			}
+		}
+	}()
 	for {
-		req, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case err := <-ended:
 			return err
-		}
-		s.mu.Lock()
-		hook := s.relays
-		s.mu.Unlock()
-		if hook == nil {
-			hook = echo
-		}
-		resp, err := hook(req)
-		if err != nil {
-			return err
-		}
-		if resp == nil {
-			continue // never answered
-		}
-		if err := stream.Send(resp); err != nil {
-			return err
+		case req := <-requests:
+			s.mu.Lock()
+			hook := s.relays
+			s.mu.Unlock()
+			if hook == nil {
+				hook = echo
+			}
+			resp, err := hook(req)
+			if err != nil {
+				return err
+			}
+			if resp == nil {
+				continue // never answered
+			}
+			if err := stream.Send(resp); err != nil {
+				return err
+			}
 		}
 	}
 }
@@ -265,6 +281,39 @@ type instances struct {
 type servers struct {
 	gameserverv1.UnimplementedGameServerServiceServer
 	metadata chan map[string][]string
+}
+
+func (i *instances) GetGameInstance(ctx context.Context, req *instancev1.GetGameInstanceRequest) (*instancev1.GetGameInstanceResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	i.metadata <- md
+	if req.GetInstanceId() != knownInstance {
+		return nil, errs.New(errs.InstanceUnknown, "instance_id: no such instance in namespace %q", req.GetNamespace())
+	}
+	return &instancev1.GetGameInstanceResponse{Instance: &instancev1.GameInstance{Id: req.GetInstanceId(), Namespace: req.GetNamespace(), Revision: 5}}, nil
+}
+
+func (i *instances) UpdateGameData(_ context.Context, req *instancev1.UpdateGameDataRequest) (*instancev1.UpdateGameDataResponse, error) {
+	return nil, errs.New(errs.Contended, "too many writers at once").Retry(2 * time.Second)
+}
+
+// WatchGameInstance sends two states, and then waits to be ended.
+func (i *instances) WatchGameInstance(req *instancev1.WatchGameInstanceRequest, stream instancev1.GameInstanceService_WatchGameInstanceServer) error {
+	if req.GetInstanceId() != knownInstance {
+		return errs.New(errs.InstanceUnknown, "instance_id: no such instance")
+	}
+	for revision := range int64(2) {
+		if err := stream.Send(&instancev1.WatchGameInstanceResponse{Instance: &instancev1.GameInstance{Id: knownInstance, Revision: revision + 1}}); err != nil {
+			return err
+		}
+	}
+	<-stream.Context().Done()
+	return stream.Context().Err()
+}
+
+func (s *servers) UpdateGameData(ctx context.Context, _ *gameserverv1.UpdateGameDataRequest) (*gameserverv1.UpdateGameDataResponse, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	s.metadata <- md
+	return &gameserverv1.UpdateGameDataResponse{Revision: 7}, nil
 }
 
 // backend is everything behind a gateway, on one port.

@@ -109,7 +109,7 @@ func newWorldWithout(tb testing.TB, store *redisx.Store, ses *sessions, prepare 
 func onlyMissing(w *world, name string) error {
 	err := w.app.Ready(context.Background())
 	if err == nil || !strings.HasPrefix(err.Error(), name+":") || strings.Contains(err.Error(), "\n") {
-		return fmt.Errorf("readiness says %q", err)
+		return fmt.Errorf("readiness says: %w", errors.Join(err, errors.New("not only "+name)))
 	}
 	return nil
 }

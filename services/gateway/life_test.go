@@ -3,7 +3,6 @@ package gateway_test
 import (
 	"context"
 	"errors"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -16,14 +15,6 @@ import (
 
 	"github.com/berth-dev/berth/services/gateway"
 )
-
-func freePort(tb testing.TB) int {
-	tb.Helper()
-	ln := listenAny(tb)
-	defer func() { _ = ln.Close() }()
-	addr, _ := ln.Addr().(*net.TCPAddr)
-	return addr.Port
-}
 
 func TestAReplacedSessionIsClosed(t *testing.T) {
 	w := start(t, nil)

@@ -100,6 +100,13 @@ func TestNobodyIsLetInBeforeTheKeysAreKnown(t *testing.T) {
 	w.open(iss.pair(t), &linkv1.Hello{})
 }
 
+// Known keys go on to verify while token-issuer is away.
+func TestAServerIsLetInWhileTokenIssuerIsAway(t *testing.T) {
+	w := start(t, nil)
+	w.backend.issuer.setDown(true)
+	w.open(w.backend.issuer.pair(t), &linkv1.Hello{})
+}
+
 func TestHelloIsAnsweredWithWelcome(t *testing.T) {
 	w := start(t, nil)
 	c, id := w.backend.issuer.pair(t), uuid.NewString()

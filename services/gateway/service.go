@@ -127,16 +127,40 @@ func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Stor
 		Log: b.Log(), Metrics: counts,
 	})
 	b.Run("link", server.Run)
-	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error {
-		// The ends of the sessions are told by the sockets as they close; the lease goes back when that is done or there is no more time for it.
-		err := sockets.Drain(ctx)
-		if flushErr := up.Flush(ctx); flushErr != nil {
-			b.Log().Warn("not every session's end could be told; the lease's end will tell", "error", flushErr)
-		}
-		return errors.Join(err, keeper.Release(ctx))
-	})
+	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error { return leave(ctx, b.Log(), sockets, up, keeper) })
 	b.OnStop(app.StageWorkers, "link sockets", server.Wait)
 	return server
+}
+
+// What is left of the drain's deadline when the lease is given back, whether every session's end could be told or not, and when that is given up.
+const (
+	releaseMargin = time.Second
+	giveUpMargin  = 200 * time.Millisecond
+)
+
+// leave moves the sockets elsewhere, waits until the ends of their sessions are told, and gives the lease back. That nobody is there to be told does
+// not keep the gateway from stopping: the lease will run out.
+func leave(ctx context.Context, log *slog.Logger, sockets *hub.Hub, up *upstream.Client, keeper *incarnation.Keeper) error {
+	err := sockets.Drain(ctx)
+	flushCtx, cancel := before(ctx, releaseMargin)
+	defer cancel()
+	if err := up.Flush(flushCtx); err != nil {
+		log.Warn("not every session's end could be told; the end of the lease will tell", "error", err)
+	}
+	releaseCtx, cancel := before(ctx, giveUpMargin)
+	defer cancel()
+	if err := keeper.Release(releaseCtx); err != nil {
+		log.Warn("the lease could not be given back; it will run out", "error", err)
+	}
+	return err
+}
+
+// before returns a context that ends some time before ctx's deadline.
+func before(ctx context.Context, margin time.Duration) (context.Context, context.CancelFunc) {
+	if deadline, ok := ctx.Deadline(); ok {
+		return context.WithDeadline(ctx, deadline.Add(-margin))
+	}
+	return context.WithCancel(ctx)
 }
 
 // serve puts the handlers on their listeners.
@@ -147,7 +171,7 @@ func serve(ctx context.Context, b *app.Builder, cfg Config, conns connections, k
 		GameInstance: conns.gameInstance, Allocation: conns.allocation, TokenIssuer: conns.tokenIssuer,
 		Keys: keySource, Link: link, Stopping: stopping,
 	}
-	edge, err := rest.NewEdge(handlers)
+	edge, err := rest.NewEdge(handlers) //nolint:contextcheck // the calls that it passes on have their streams' contexts
 	if err != nil {
 		return err
 	}

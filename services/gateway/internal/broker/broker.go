@@ -78,12 +78,12 @@ func (b *Broker) Ready(context.Context) error {
 // Run subscribes to the channel of a gateway's life, and again whenever the subscription is lost, until ctx ends. proven is called whenever it has
 // proven itself, and must not block.
 func (b *Broker) Run(ctx context.Context, gatewayID string, proven func()) {
-	b.proven.Store(nil)
 	for first := true; ctx.Err() == nil; first = false {
 		if !first {
 			b.metrics.Resubscribed.Inc()
 		}
 		err := b.subscribe(ctx, Channel(gatewayID), proven)
+		b.proven.Store(nil)
 		if ctx.Err() != nil {
 			return
 		}

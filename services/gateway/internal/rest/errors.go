@@ -53,7 +53,7 @@ func writeError(w http.ResponseWriter, httpStatus int, st *status.Status) {
 		h.Set("WWW-Authenticate", "Bearer")
 	}
 	w.WriteHeader(httpStatus)
-	_, _ = w.Write(body) // whoever does not read it has gone
+	_, _ = w.Write(body) //nolint:gosec // JSON, and said to be; whoever does not read it has gone
 }
 
 // fail answers with an error that the gateway itself found.

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/berth-dev/berth/pkg/auth"
 )
@@ -34,9 +35,26 @@ func (f forwarder) Invoke(ctx context.Context, method string, args, reply any, o
 // NewStream implements grpc.ClientConnInterface.
 func (f forwarder) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	ctx, cancel := context.WithCancel(filter(ctx))
-	stop := context.AfterFunc(f.stopping, cancel)
-	context.AfterFunc(ctx, func() { stop() }) // ctx ends with the request
-	return f.conn.NewStream(ctx, desc, method, opts...)
+	stop := context.AfterFunc(f.stopping, cancel) //nolint:contextcheck // the gateway's end, beside that of the request
+	context.AfterFunc(ctx, func() { stop() })     // ctx ends with the request
+	stream, err := f.conn.NewStream(ctx, desc, method, opts...)
+	if err != nil {
+		return nil, err
+	}
+	return refusable{stream}, nil
+}
+
+// refusable is a stream whose Header fails when the stream was refused, so that a refusal is answered like that of any other call and not as a line of a
+// stream.
+type refusable struct{ grpc.ClientStream }
+
+// Header implements grpc.ClientStream.
+func (r refusable) Header() (metadata.MD, error) {
+	md, err := r.ClientStream.Header()
+	if md == nil && err == nil { // the stream ended before it began; why, only a read tells
+		return nil, r.RecvMsg(new(emptypb.Empty))
+	}
+	return md, err
 }
 
 // filter leaves only what may pass in the outgoing metadata.

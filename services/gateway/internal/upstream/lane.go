@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -204,10 +203,8 @@ func (l *lane) send(ctx context.Context, s grpc.BidiStreamingClient[sessionv1.Re
 			}
 			// The message may be one that went out on a stream that broke: then it is encoded already, and nobody else reads it.
 			c.request.Timeout = durationpb.New(left)
-			if err := s.Send(c.request); err != nil && !errors.Is(err, io.EOF) {
-				return err
-			} else if err != nil {
-				return nil // the receiver has the reason
+			if err := s.Send(c.request); err != nil {
+				return err // io.EOF when the stream is over; the receiver has the reason
 			}
 		}
 	}

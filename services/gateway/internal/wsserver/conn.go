@@ -170,13 +170,13 @@ func (c *conn) pulled(from session.Position, deliveries []*eventv1.Delivery, err
 			c.notify(d)
 		}
 	}
-	if c.state.EndPull(from) || len(deliveries) > 0 { // one read may not bring all: it is over when it brings nothing
+	if c.state.EndPull(from) || len(deliveries) >= largePull {
 		c.pull(from.Instance)
 	}
 }
 
 // beat pings the connection when that is due, and cuts it when it was silent for two heartbeats.
-func (c *conn) beat(now time.Time) {
+func (c *conn) beat(ctx context.Context, now time.Time) {
 	heartbeat := c.srv.cfg.Heartbeat
 	if now.Sub(c.srv.made)-time.Duration(c.heard.Load()) > 2*heartbeat {
 		c.Kill()
@@ -191,7 +191,7 @@ func (c *conn) beat(now time.Time) {
 	}
 	c.pinged = now
 	c.others.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), heartbeat)
+		ctx, cancel := context.WithTimeout(ctx, heartbeat)
 		defer cancel()
 		_ = c.ws.Ping(ctx) // silence is noticed by heard
 	})

@@ -16,7 +16,8 @@ const socketBuffer = 512
 // whose writes can be gathered.
 type hijacker struct {
 	http.ResponseWriter
-	conn *gatheringConn // set by Hijack
+	buffers *sync.Pool     // of *bytes.Buffer, for the connection
+	conn    *gatheringConn // set by Hijack
 }
 
 // Unwrap lets http.ResponseController reach the writer.
@@ -28,9 +29,9 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	h.conn = &gatheringConn{Conn: conn}
+	h.conn = &gatheringConn{Conn: conn, buffers: h.buffers}
 	var source io.Reader = h.conn
-	early, err := rw.Reader.Peek(rw.Reader.Buffered()) // from a peer that did not wait for the answer to its upgrade
+	early, err := rw.Peek(rw.Reader.Buffered()) // from a peer that did not wait for the answer to its upgrade
 	if err != nil {
 		return nil, nil, err
 	}
@@ -45,11 +46,10 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // gatherLimit is how much is gathered before it is written.
 const gatherLimit = 32 << 10
 
-var gatherBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
-
 // gatheringConn is a connection on which the frames of one batch become one write to the kernel.
 type gatheringConn struct {
 	net.Conn
+	buffers *sync.Pool // of *bytes.Buffer
 
 	mu  sync.Mutex
 	buf *bytes.Buffer // non-nil between gather and flush
@@ -59,9 +59,11 @@ type gatheringConn struct {
 func (c *gatheringConn) gather() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if buf, ok := gatherBuffers.Get().(*bytes.Buffer); ok {
-		c.buf = buf
+	buf, ok := c.buffers.Get().(*bytes.Buffer)
+	if !ok {
+		buf = new(bytes.Buffer)
 	}
+	c.buf = buf
 }
 
 // flush writes what was gathered, and later writes go out at once again.
@@ -72,7 +74,7 @@ func (c *gatheringConn) flush() error {
 	c.buf = nil
 	_, err := c.Conn.Write(buf.Bytes())
 	buf.Reset()
-	gatherBuffers.Put(buf)
+	c.buffers.Put(buf)
 	return err
 }
 

@@ -13,6 +13,8 @@ const (
 	// pullQueue bounds the reads of mailboxes that wait for a worker. One that finds no place is given up: a mailbox that waits is reported again two
 	// seconds later.
 	pullQueue = 8192
+	// largePull is how many entries one read brings that may not have brought all.
+	largePull = 100
 )
 
 // puller reads mailboxes for connections, a bounded number at a time.

@@ -74,6 +74,7 @@ type Server struct {
 	pulls   *puller
 	running sync.WaitGroup // the upgrades under way and a goroutine of each connection
 	frames  sync.Pool      // of *[]byte, for reading frames
+	batches sync.Pool      // of *bytes.Buffer, for writing several frames at once
 }
 
 // New returns a Server.
@@ -140,7 +141,7 @@ func (s *Server) heartbeats(ctx context.Context) {
 		case <-tick.C:
 			for _, socket := range s.cfg.Hub.Sockets() {
 				if c, ok := socket.(*conn); ok {
-					c.beat(time.Now())
+					c.beat(ctx, time.Now())
 				}
 			}
 		case <-ctx.Done():

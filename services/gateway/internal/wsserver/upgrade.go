@@ -105,7 +105,7 @@ func (s *Server) authenticate(r *http.Request) (*session.Pair, error) {
 // accept upgrades the connection and lets it run in goroutines of its own, so that the handler can return and net/http let go of the request.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, pair *session.Pair) {
 	c := newConn(s, pair)
-	hj := &hijacker{ResponseWriter: w}
+	hj := &hijacker{ResponseWriter: w, buffers: &s.batches}
 	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
 		Subprotocols:    []string{Subprotocol},
 		CompressionMode: websocket.CompressionDisabled, // with context takeover it costs 1.2 MB a connection, for ever
@@ -118,8 +118,8 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, pair *session.Pa
 	}
 	ws.SetReadLimit(-1) // the read loop has its own limit, because its close code is not the library's
 	c.ws, c.raw = ws, hj.conn
-	if !s.cfg.Hub.Add(c) {
-		c.Close(linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, "this gateway takes no connections now; try again, or another one")
+	if !s.cfg.Hub.Add(c) { // it began to drain, or filled up, meanwhile
+		c.Close(linkv1.CloseCode_CLOSE_CODE_GOING_AWAY, "this gateway takes no connections now; try again, or another one")
 	}
 	s.running.Go(c.run)
 }

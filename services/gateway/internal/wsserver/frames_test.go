@@ -1,0 +1,218 @@
+package wsserver
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"regexp"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+)
+
+func FuzzDecode(f *testing.F) {
+	for _, frame := range []*linkv1.Frame{
+		{},
+		{Kind: &linkv1.Frame_Hello{Hello: &linkv1.Hello{ResumeKey: "k", Instances: []*linkv1.HelloInstance{{InstanceId: "i", LastOffset: -1}}}}},
+		{Kind: &linkv1.Frame_Request{Request: &linkv1.Request{Id: 1, Auth: &linkv1.Credentials{Game: "g", Social: "s"}, Method: "Link", Payload: []byte{0}}}},
+		{Kind: &linkv1.Frame_Ack{Ack: &linkv1.Ack{InstanceId: "i", Offset: 1 << 62}}},
+		goodbyeFrame(linkv1.CloseCode_CLOSE_CODE_GOING_AWAY, "bye"),
+	} {
+		raw, err := encode(frame)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(raw)
+	}
+	f.Add([]byte("\xff\xff\xff\xff"))
+	f.Add([]byte("{\"hello\":{}}"))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		buf := bytes.Clone(raw)
+		frame, err := decode(buf)
+		if err != nil {
+			return
+		}
+		clear(buf) // it is used again for the next frame
+		want := new(linkv1.Frame)
+		if err := proto.Unmarshal(raw, want); err != nil || !proto.Equal(frame, want) {
+			t.Fatalf("the frame changes with the buffer: %v, %v", frame, want)
+		}
+		again, err := encode(frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second, err := decode(again); err != nil || !proto.Equal(second, frame) {
+			t.Fatalf("%v became %v, %v", frame, second, err)
+		}
+	})
+}
+
+func TestCloseCodesSayWhetherToComeBack(t *testing.T) {
+	back := map[linkv1.CloseCode]bool{
+		linkv1.CloseCode_CLOSE_CODE_GOING_AWAY: true, linkv1.CloseCode_CLOSE_CODE_SLOW_CONSUMER: true,
+		linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE: true, linkv1.CloseCode_CLOSE_CODE_HELLO_TIMEOUT: true,
+	}
+	for n, name := range linkv1.CloseCode_name {
+		code := linkv1.CloseCode(n)
+		if got := goodbyeFrame(code, "").GetGoodbye().GetReconnect(); got != back[code] {
+			t.Errorf("%s: reconnect %v", name, got)
+		}
+	}
+}
+
+func TestTheDocumentSaysTheSameOfEveryCloseCode(t *testing.T) {
+	raw, err := os.ReadFile("../../../../docs/link-protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := make(map[string]string)
+	for _, m := range regexp.MustCompile("(?m)^\\| (4\\d{3}) \\| `([A-Z_]+)` \\|.*\\| (yes|no) \\|$").FindAllStringSubmatch(string(raw), -1) {
+		said[m[2]] = m[1] + " " + m[3]
+	}
+	for n, name := range linkv1.CloseCode_name {
+		code := linkv1.CloseCode(n)
+		want := fmt.Sprintf("%d no", n)
+		if reconnect(code) {
+			want = fmt.Sprintf("%d yes", n)
+		}
+		if code != 0 && said[codeName(code)] != want {
+			t.Errorf("%s: the document says %q, and the code %q", name, said[codeName(code)], want)
+		}
+	}
+	if len(said) != len(linkv1.CloseCode_name)-1 {
+		t.Errorf("the document has %d codes", len(said))
+	}
+}
+
+func TestAnErrorsCauseStaysHere(t *testing.T) {
+	e := linkError(errs.Wrap(errors.New("secret"), errs.StoreUnavailable, "away").Retry(2 * time.Second))
+	if e.GetCode() != 14 || e.GetReason() != "STORE_UNAVAILABLE" || e.GetMessage() != "away" || e.GetRetryAfter().AsDuration() != 2*time.Second {
+		t.Errorf("%v", e)
+	}
+	if e := linkError(errors.New("secret")); e.GetCode() != 13 || e.GetReason() != "INTERNAL" || e.GetMessage() != "internal error" {
+		t.Errorf("%v", e)
+	}
+}
+
+// countingConn counts writes to the kernel.
+type countingConn struct {
+	net.Conn
+	writes int
+	got    bytes.Buffer
+	err    error
+}
+
+func (c *countingConn) Write(p []byte) (int, error) {
+	if c.err != nil {
+		return 0, c.err
+	}
+	c.writes++
+	return c.got.Write(p)
+}
+
+func TestABatchIsOneWrite(t *testing.T) {
+	under := new(countingConn)
+	c := &gatheringConn{Conn: under, buffers: new(sync.Pool)}
+	var want bytes.Buffer
+	write := func(size int) {
+		p := bytes.Repeat([]byte{byte(size)}, size)
+		want.Write(p)
+		if n, err := c.Write(p); n != size || err != nil {
+			t.Fatalf("%d, %v", n, err)
+		}
+	}
+	c.gather()
+	for range 100 {
+		write(100)
+	}
+	if err := c.flush(); err != nil || under.writes != 1 {
+		t.Errorf("%d writes, %v", under.writes, err)
+	}
+	write(1)
+	if under.writes != 2 {
+		t.Error("a write outside a batch waits")
+	}
+	c.gather()
+	write(gatherLimit - 1)
+	write(2)
+	write(10 * gatherLimit)
+	write(3)
+	if err := c.flush(); err != nil || under.writes > 6 {
+		t.Errorf("%d writes, %v", under.writes, err)
+	}
+	if !bytes.Equal(under.got.Bytes(), want.Bytes()) {
+		t.Error("bytes were lost or changed places")
+	}
+	under.err = io.ErrClosedPipe
+	c.gather()
+	write(1)
+	if err := c.flush(); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("flush: %v", err)
+	}
+}
+
+// What a peer sends together with its upgrade request, without waiting for the answer, is not lost with net/http's buffer.
+func TestEarlyBytesSurviveTheHijack(t *testing.T) {
+	for _, size := range []int{0, 10, 600, 3000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			early := bytes.Repeat([]byte("e"), size)
+			got := make(chan []byte, 1)
+			srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				conn, rw, err := (&hijacker{ResponseWriter: w}).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer conn.Close()
+				// As the library does it: it takes what is buffered, and goes on with the connection.
+				buffered, _ := rw.Peek(rw.Reader.Buffered())
+				rest := bufio.NewReader(io.MultiReader(bytes.NewReader(bytes.Clone(buffered)), conn))
+				all := make([]byte, size+3)
+				_, err = io.ReadFull(rest, all)
+				if err != nil {
+					t.Error(err)
+				}
+				got <- all
+			})}
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			served := make(chan struct{})
+			go func() { defer close(served); _ = srv.Serve(ln) }()
+			t.Cleanup(func() { _ = srv.Close(); <-served })
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+			defer cancel()
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := conn.Write(append([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), early...)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := conn.Write([]byte("end")); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case all := <-got:
+				if !bytes.Equal(all, append(early, "end"...)) {
+					t.Errorf("%d bytes: %.20q…", len(all), all)
+				}
+			case <-ctx.Done():
+				t.Fatal("nothing arrived")
+			}
+		})
+	}
+}
