@@ -169,8 +169,8 @@ func New(cfg Config, pairs Pairs) (*Authenticator, error) {
 	return a, nil
 }
 
-// Authenticate returns who shows the credentials in the metadata: a principal with RolePublic when there are none. Each credential that is
-// there must be valid, wanted or not.
+// Authenticate returns who shows the credentials in the metadata: a principal with RolePublic when there are none. A credential that is not valid
+// is refused, wanted or not; an internal key or an API key stands for itself, and what else is there is not looked at.
 func (a *Authenticator) Authenticate(ctx context.Context, md metadata.MD) (Principal, error) {
 	internal, err := single(md, MetadataInternalKey)
 	if err != nil {

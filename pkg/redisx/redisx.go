@@ -44,7 +44,7 @@ const (
 
 // Open connects to the store and checks, or on first use writes, the keyspace's format and number of partitions.
 //
-// The driver never repeats a command by itself: a script whose reply was lost may have been applied, and only its caller knows how to ask.
+// The driver never repeats a command whose reply was lost: a script may have been applied, and only its caller knows how to ask.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if len(cfg.Addrs) == 0 {
 		return nil, errors.New("redis: no address is configured (redis.addrs, BERTH_REDIS_ADDRS)")

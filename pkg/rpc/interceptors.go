@@ -66,6 +66,9 @@ func (s *Server) finish(ctx context.Context, method string, start time.Time, pan
 		err = fmt.Errorf("panic: %v\n%s", panicked, debug.Stack())
 	}
 	st := s.conceal(ctx, method, err)
+	if _, known := s.access[method]; !known {
+		method = "unknown" // whoever invents names must not make metrics of them
+	}
 	s.calls.handled.WithLabelValues(method, st.Code().String()).Inc()
 	s.calls.seconds.WithLabelValues(method).Observe(time.Since(start).Seconds())
 	return st.Err()
@@ -73,7 +76,8 @@ func (s *Server) finish(ctx context.Context, method string, start time.Time, pan
 
 // conceal returns the status for a caller; an internal error is logged here, once, and the caller gets an id to ask for.
 func (s *Server) conceal(ctx context.Context, method string, err error) *status.Status {
-	if st, ok := status.FromError(err); ok { // nil, or made by RegisterService or the runtime
+	var typed *errs.Error
+	if st, ok := status.FromError(err); ok && !errors.As(err, &typed) { // nil, or made by RegisterService or the runtime
 		return st
 	}
 	if reason := errs.ReasonOf(err); reason == errs.Internal && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
@@ -192,9 +196,7 @@ func (s *Server) Call(ctx context.Context, p auth.Principal, desc *grpc.ServiceD
 func (s *Server) call(ctx context.Context, m grpc.MethodDesc, impl any, full string, decode func(proto.Message) error) (resp proto.Message, err error) {
 	start := time.Now()
 	defer func() {
-		if r := recover(); r != nil || err != nil {
-			err = FromStatus(s.finish(ctx, full, start, r, err))
-		}
+		err = FromStatus(s.finish(ctx, full, start, recover(), err))
 	}()
 	out, err := m.Handler(impl, ctx, func(msg any) error {
 		pm, ok := msg.(proto.Message)

@@ -3,15 +3,19 @@ package rpc_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -45,11 +49,24 @@ func (s *service) WatchGameInstance(_ *instancev1.WatchGameInstanceRequest, stre
 // serve starts a server and returns a client with an API key.
 func serve(t *testing.T, impl *service, log *slog.Logger) (*rpc.Server, instancev1.GameInstanceServiceClient, context.Context) {
 	t.Helper()
+	srv, conn, ctx := open(t, impl, log, nil)
+	return srv, instancev1.NewGameInstanceServiceClient(conn), ctx
+}
+
+// serveWith is serve with metrics.
+func serveWith(t *testing.T, impl *service, reg prometheus.Registerer) (*grpc.ClientConn, context.Context) {
+	t.Helper()
+	_, conn, ctx := open(t, impl, slog.New(slog.DiscardHandler), reg)
+	return conn, ctx
+}
+
+func open(t *testing.T, impl *service, log *slog.Logger, reg prometheus.Registerer) (*rpc.Server, *grpc.ClientConn, context.Context) {
+	t.Helper()
 	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv, err := rpc.NewServer(rpc.Config{Services: []string{"berth.instance.v1.GameInstanceService"}, Auth: a, Log: log})
+	srv, err := rpc.NewServer(rpc.Config{Services: []string{"berth.instance.v1.GameInstanceService"}, Auth: a, Log: log, Metrics: reg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +86,7 @@ func serve(t *testing.T, impl *service, log *slog.Logger) (*rpc.Server, instance
 		defer cancel()
 		_ = srv.Shutdown(ctx)
 	})
-	return srv, instancev1.NewGameInstanceServiceClient(conn), metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+apiKey)
+	return srv, conn, metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+apiKey)
 }
 
 func TestWhatGoesWrongInsideStaysInside(t *testing.T) {
@@ -91,6 +108,34 @@ func TestWhatGoesWrongInsideStaysInside(t *testing.T) {
 				t.Errorf("the log has %s", log.String())
 			}
 		})
+	}
+}
+
+// The error of a call to another service is as much a cause as any other.
+func TestAPeersWordsAreNotPassedOn(t *testing.T) {
+	peer := status.Error(codes.Unavailable, "dial tcp 10.1.2.3:7101: connection refused")
+	_, client, ctx := serve(t, &service{get: func(context.Context) error { return rpc.FromStatus(peer) }}, slog.New(slog.DiscardHandler))
+	_, err := client.GetGameInstance(ctx, &instancev1.GetGameInstanceRequest{InstanceId: id})
+	var e *errs.Error
+	if !errors.As(rpc.FromStatus(err), &e) || e.Reason != errs.ServiceUnavailable || strings.Contains(err.Error(), "10.1.2.3") || e.RetryAfter == 0 {
+		t.Errorf("the caller sees %v", err)
+	}
+}
+
+func TestInventedMethodsMakeNoMetrics(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	conn, ctx := serveWith(t, &service{}, reg)
+	for n := range 20 {
+		_ = conn.Invoke(ctx, fmt.Sprintf("/invented/Method%d", n), &instancev1.GetGameInstanceRequest{}, &instancev1.GetGameInstanceResponse{})
+	}
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if len(f.GetMetric()) != 1 {
+			t.Errorf("%s has %d series", f.GetName(), len(f.GetMetric()))
+		}
 	}
 }
 

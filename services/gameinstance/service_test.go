@@ -40,6 +40,9 @@ import (
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/gameinstance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/redisstore"
+	"github.com/berth-dev/berth/services/gameinstance/internal/session"
 )
 
 const (
@@ -145,6 +148,7 @@ type world struct {
 	servers   gameserverv1.GameServerServiceClient
 	sessions  sessionv1.SessionServiceClient
 	attempts  attemptv1.AttemptServiceClient
+	epochs    map[string]int64 // of the servers' newest sockets
 }
 
 func start(t *testing.T, configure func(*gameinstance.Config)) *world {
@@ -182,6 +186,7 @@ func start(t *testing.T, configure func(*gameinstance.Config)) *world {
 	return &world{
 		t: t, peers: p, store: store, conn: conn, instances: instancev1.NewGameInstanceServiceClient(conn), servers: gameserverv1.NewGameServerServiceClient(conn),
 		sessions: sessionv1.NewSessionServiceClient(conn), attempts: attemptv1.NewAttemptServiceClient(conn),
+		epochs: map[string]int64{},
 	}
 }
 
@@ -222,10 +227,12 @@ func (w *world) open(id string, hello *linkv1.Hello) *sessionv1.OpenSessionRespo
 	if _, err := w.sessions.RenewGateway(internally(), &sessionv1.RenewGatewayRequest{GatewayId: "gw", Lease: durationpb.New(time.Minute)}); err != nil {
 		w.t.Fatal(err)
 	}
-	out, err := w.sessions.OpenSession(internally(), openRequest(id, hello))
+	req := openRequest(id, hello)
+	out, err := w.sessions.OpenSession(internally(), req)
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.epochs[req.GetServerId()] = out.GetSessionEpoch()
 	return out
 }
 
@@ -258,8 +265,9 @@ func (w *world) link(id string) (*gameserverv1.LinkResponse, error) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	server := ids.Server(ids.Attempt(id, 1))
 	if err := stream.Send(&sessionv1.RelayRequest{
-		Id: 1, Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: ids.Server(ids.Attempt(id, 1)), PairId: "pair", SessionId: "any"},
+		Id: 1, Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: server, PairId: "pair", SessionId: "any", SessionEpoch: w.epochs[server]},
 		Request: &linkv1.Request{Id: 1, InstanceId: id, Method: "Link"},
 	}); err != nil {
 		w.t.Fatal(err)
@@ -506,6 +514,74 @@ func TestASecondSocketNeedsTheResumeKey(t *testing.T) {
 	}
 }
 
+func TestAHelloWhoseAnswerWasLostIsSaidAgain(t *testing.T) {
+	w := start(t, nil)
+	inst := w.create()
+	first := w.open(inst.GetId(), &linkv1.Hello{Nonce: "nonce-of-the-process"})
+	again := w.open(inst.GetId(), &linkv1.Hello{Nonce: "nonce-of-the-process"})
+	if again.GetSessionId() != first.GetSessionId() || again.GetSessionEpoch() <= first.GetSessionEpoch() || again.GetResumeKey() == "" {
+		t.Errorf("answered %v after %v", again, first)
+	}
+	for _, nonce := range []string{"", "of another process"} {
+		_, err := w.sessions.OpenSession(internally(), openRequest(inst.GetId(), &linkv1.Hello{Nonce: nonce}))
+		reasonIs(t, err, errs.CredentialsInUse)
+	}
+}
+
+func TestALinkWhoseSocketIsGoneIsLost(t *testing.T) {
+	w := start(t, nil)
+	inst := w.running()
+	// The end of the socket was told without the link: the gateway had not seen the answer to Link.
+	server := inst.GetLink().GetServerId()
+	if _, err := w.sessions.CloseSession(internally(), &sessionv1.CloseSessionRequest{ServerId: server, SessionEpoch: w.epochs[server]}); err != nil {
+		t.Fatal(err)
+	}
+	store := redisstoreOf(w)
+	instances := instance.NewService(instance.Config{Store: store})
+	audit := session.New(session.Config{Sessions: store, Gateways: store, Mailboxes: store, Instances: instances, Log: slog.New(slog.DiscardHandler)})
+	if err := audit.Audit(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.get(inst.GetId()).GetLink(); got.GetConnected() {
+		t.Error("the link counts as connected")
+	}
+}
+
+func redisstoreOf(w *world) *redisstore.Store { return redisstore.New(w.store) }
+
+func TestCallsOfOneServerTakeEffectInTheirOrder(t *testing.T) {
+	w := start(t, nil)
+	inst := w.running()
+	server := inst.GetLink().GetServerId()
+	stream, err := w.sessions.Relay(internally())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 10 {
+		const calls = 16
+		for n := range calls {
+			payload, err := proto.Marshal(&gameserverv1.UpdateGameDataRequest{GameData: &typev1.Data{Kind: &typev1.Data_Binary{Binary: []byte{byte(n)}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := stream.Send(&sessionv1.RelayRequest{
+				Id: uint64(n), Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: server, SessionId: "s"},
+				Request: &linkv1.Request{Id: int64(100*round + n), InstanceId: inst.GetId(), LinkEpoch: inst.GetLink().GetEpoch(), Method: "UpdateGameData", Payload: payload},
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range calls {
+			if out, err := stream.Recv(); err != nil || out.GetResponse().GetError() != nil {
+				t.Fatalf("%v, %v", out, err)
+			}
+		}
+		if got := w.get(inst.GetId()).GetGameData().GetBinary(); got[0] != calls-1 {
+			t.Fatalf("round %d ended with the data of call %d", round, got[0])
+		}
+	}
+}
+
 func TestALostSocketIsResumedWithItsLinks(t *testing.T) {
 	w := start(t, nil)
 	inst := w.create()
@@ -580,7 +656,7 @@ func TestRelayedCallsReachTheSameHandlers(t *testing.T) {
 		t.Helper()
 		next++
 		if err := stream.Send(&sessionv1.RelayRequest{
-			Id: next, Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: server, PairId: "p", SessionId: session.GetSessionId()},
+			Id: next, Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: server, PairId: "p", SessionId: session.GetSessionId(), SessionEpoch: session.GetSessionEpoch()},
 			Request: &linkv1.Request{Id: frameID, InstanceId: inst.GetId(), LinkEpoch: epoch, Method: method, Payload: payload},
 		}); err != nil {
 			t.Fatal(err)

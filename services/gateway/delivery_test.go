@@ -188,6 +188,21 @@ func TestAResumedInstanceGoesOnAfterItsLastOffset(t *testing.T) {
 	}
 }
 
+func TestAMailboxThatOneReadDoesNotBringIsReadOn(t *testing.T) {
+	ses := newSessions()
+	id := uuid.NewString()
+	for i := int64(1); i <= 2*pullLimit+1; i++ {
+		ses.mailbox[id] = append(ses.mailbox[id], delivery(id, i, i-1))
+	}
+	w := startOn(t, redistest.Embedded(t), ses, func(c *gateway.Config) { c.Limits.Queue = 10 * pullLimit })
+	s := w.open(w.backend.issuer.pair(t), &linkv1.Hello{ResumeKey: "k", Instances: []*linkv1.HelloInstance{{InstanceId: id}}})
+	for want := int64(1); want <= 2*pullLimit+1; want++ {
+		if got := s.notified(); got != want {
+			t.Fatalf("%d, want %d", got, want)
+		}
+	}
+}
+
 // A mailbox that is larger than the socket's queue reaches a server that reads it, however little fits at once.
 func TestALargeMailboxIsNoSlowConsumer(t *testing.T) {
 	ses := newSessions()

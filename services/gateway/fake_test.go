@@ -232,13 +232,20 @@ func echo(req *sessionv1.RelayRequest) (*sessionv1.RelayResponse, error) {
 	return resp, nil
 }
 
+// pullLimit is how many entries one read brings at most; game-instance has such a limit, too.
+const pullLimit = 256
+
 func (s *sessions) PullNotifications(_ context.Context, req *sessionv1.PullNotificationsRequest) (*sessionv1.PullNotificationsResponse, error) {
 	s.mu.Lock()
 	hook := s.pulls
 	resp := new(sessionv1.PullNotificationsResponse)
 	for _, d := range s.mailbox[req.GetInstanceId()] {
-		if d.GetOffset() > req.GetAfterOffset() {
+		switch {
+		case d.GetOffset() <= req.GetAfterOffset():
+		case len(resp.GetDeliveries()) < pullLimit:
 			resp.Deliveries = append(resp.Deliveries, d)
+		default:
+			resp.More = true
 		}
 	}
 	s.mu.Unlock()

@@ -201,6 +201,7 @@ func TestOtherSealingKeyIsRefusedAtStart(t *testing.T) {
 func TestMintingGoesOnWithoutRedis(t *testing.T) {
 	m := miniredis.RunT(t)
 	i := start(t, slog.New(slog.DiscardHandler), config(m.Addr()))
+	i.pair(t) // from here on it runs
 	if err := i.app.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}

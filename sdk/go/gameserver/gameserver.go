@@ -9,6 +9,7 @@ package gameserver
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -99,7 +100,7 @@ func newServer(o options) *Server {
 		outbox:   newOutbox(wake),
 		inbox:    newInbox(wake),
 		events:   make(chan Event), // holds nothing: what was received from it has been taken by the game
-		run:      run{wake: wake},
+		run:      run{wake: wake, nonce: rand.Text()},
 		linked:   make(chan struct{}),
 		done:     make(chan struct{}),
 	}

@@ -27,9 +27,6 @@ const (
 	maxBackoff       = 5 * time.Second
 	maxRetryAfter    = 30 * time.Second
 	settledAfter     = 10 * time.Second // a connection that lasted this long makes the next wait short again
-	// ghostLife is how long Berth may take a connection that broke before its Welcome for a live one: until then
-	// CREDENTIALS_IN_USE may mean this very server.
-	ghostLife = time.Minute
 )
 
 // run is what only the goroutine of keepLinked uses. Others may read it when that has finished.
@@ -37,9 +34,9 @@ type run struct {
 	wake chan struct{} // wakes the writer of the socket: there may be something to send; holds one
 
 	resumeKey   string
-	epoch       int64     // of the link; 0 before the first
-	linkID      int64     // the number of a Link request that is not answered yet, or 0
-	ghost       time.Time // when a Hello was last left without any answer
+	epoch       int64  // of the link; 0 before the first
+	linkID      int64  // the number of a Link request that is not answered yet, or 0
+	nonce       string // proves that a Hello whose Welcome was lost was ours
 	lastFailure error
 }
 
@@ -62,7 +59,7 @@ func (s *Server) keepLinked(soft, hard context.Context) {
 			return
 		}
 		s.run.lastFailure = err
-		if final(err) && !s.maybeGhost(err) {
+		if final(err) {
 			s.finish(err)
 			return
 		}
@@ -88,13 +85,6 @@ func (s *Server) finish(err error) {
 	s.err = err
 	close(s.done)
 	s.inbox.end()
-}
-
-// maybeGhost reports whether the refusal may be due to this server's own connection that broke before the resume key came.
-func (s *Server) maybeGhost(err error) bool {
-	var closed *CloseError
-	return errors.As(err, &closed) && closed.Code == linkv1.CloseCode_CLOSE_CODE_CREDENTIALS_IN_USE &&
-		s.run.resumeKey == "" && time.Since(s.run.ghost) < ghostLife
 }
 
 // open connects to the gateway, says hello and links if that is due.
@@ -190,7 +180,7 @@ func upgradeError(resp *http.Response) error {
 
 // hello opens or resumes the session.
 func (s *Server) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, error) {
-	hello := &linkv1.Hello{ResumeKey: s.run.resumeKey, Sdk: sdkName}
+	hello := &linkv1.Hello{ResumeKey: s.run.resumeKey, Nonce: s.run.nonce, Sdk: sdkName}
 	if s.run.epoch != 0 {
 		sock.acked = s.inbox.offset()
 		hello.Instances = []*linkv1.HelloInstance{{
@@ -203,9 +193,6 @@ func (s *Server) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, erro
 	for {
 		f, err := sock.read(ctx)
 		if err != nil {
-			if closed := (*CloseError)(nil); !errors.As(err, &closed) {
-				s.run.ghost = time.Now()
-			}
 			return nil, err
 		}
 		if w := f.GetWelcome(); w != nil {

@@ -224,19 +224,17 @@ func TestConnectEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A connection that broke before its Welcome leaves a session behind that this server cannot resume. Until Berth notices, it
-// looks like somebody else's.
-func TestConnectOutlastsItsOwnGhost(t *testing.T) {
+// A connection that broke before its Welcome leaves a session behind that this server has no key to. Its nonce proves that it is the same one.
+func TestEveryHelloOfAProcessHasItsNonce(t *testing.T) {
 	g := newGateway(t)
 	c := g.connecting()
 	p := g.accept()
-	p.hello()
+	first := p.hello()
 	p.cut()
 	p = g.accept()
-	p.hello()
-	p.bye(linkv1.CloseCode_CLOSE_CODE_CREDENTIALS_IN_USE, true)
-	p = g.accept()
-	p.hello()
+	if second := p.hello(); len(first.GetNonce()) < 16 || second.GetNonce() != first.GetNonce() || second.GetResumeKey() != "" {
+		t.Errorf("hello %v after %v", second, first)
+	}
 	p.welcome("3")
 	p.reply(p.request("Link"), startData())
 	c.server()

@@ -88,9 +88,14 @@ func Run(ctx context.Context, o Options) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stopped := make(chan error, 1)
-	go func() { stopped <- s.app.Run(ctx) }()
-	if err := s.ready(ctx, stopped); err != nil {
-		return err
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		stopped <- s.app.Run(ctx)
+	}()
+	if err := s.ready(ctx, ended); err != nil {
+		cancel()
+		return errors.Join(err, <-stopped)
 	}
 	if !o.Quiet {
 		s.banner(o)
@@ -261,7 +266,7 @@ func (s *Stack) Ready(ctx context.Context) error { return s.app.Ready(ctx) }
 const startDeadline = 20 * time.Second
 
 // ready waits until the services can serve.
-func (s *Stack) ready(ctx context.Context, stopped <-chan error) error {
+func (s *Stack) ready(ctx context.Context, ended <-chan struct{}) error {
 	ctx, cancel := context.WithTimeout(ctx, startDeadline)
 	defer cancel()
 	poll := time.NewTicker(10 * time.Millisecond)
@@ -272,8 +277,8 @@ func (s *Stack) ready(ctx context.Context, stopped <-chan error) error {
 			return nil
 		}
 		select {
-		case err := <-stopped:
-			return err
+		case <-ended:
+			return errors.New("stopped before it was ready")
 		case <-ctx.Done():
 			return fmt.Errorf("not ready: %w", missing)
 		case <-poll.C:

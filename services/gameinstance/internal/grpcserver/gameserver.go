@@ -28,8 +28,9 @@ func NewGameServer(instances *instance.Service, sessions *session.Service) *Game
 // frame is what a call over the link brings besides its request.
 type frame struct {
 	// commandID is the session and the number of the frame.
-	commandID string
-	linkEpoch int64
+	commandID    string
+	linkEpoch    int64
+	sessionEpoch int64
 	// linked is filled by Link.
 	linked *session.Link
 }
@@ -54,7 +55,8 @@ type serverCommand interface {
 
 // caller returns who calls, and through which link.
 func caller(ctx context.Context) instance.Caller {
-	return instance.Caller{ServerID: auth.FromContext(ctx).Server.ID, LinkEpoch: frameOf(ctx).linkEpoch}
+	f := frameOf(ctx)
+	return instance.Caller{ServerID: auth.FromContext(ctx).Server.ID, LinkEpoch: f.linkEpoch, OverLink: f.overLink()}
 }
 
 func (s *GameServer) apply(ctx context.Context, req serverCommand, cmd instance.Command) (*instance.Instance, error) {
@@ -80,6 +82,9 @@ func (s *GameServer) Link(ctx context.Context, req *gameserverv1.LinkRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	if current.Epoch != frameOf(ctx).sessionEpoch {
+		return nil, errs.New(errs.StaleLinkEpoch, "the server has a newer socket than this one")
+	}
 	// A repeated Link must bind the newest socket, so it is no command that is done once: deciding it again changes nothing.
 	env := instance.Envelope{Actor: auth.FromContext(ctx).Actor()}
 	inst, err := s.instances.Apply(ctx, current.Namespace, req.GetInstanceId(), env, instance.LinkServer{
@@ -87,6 +92,9 @@ func (s *GameServer) Link(ctx context.Context, req *gameserverv1.LinkRequest) (*
 		Endpoints: wire.FromEndpoints(req.GetEndpoints()), ServerVersion: req.GetServerVersion(),
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := s.sessions.Verify(ctx, inst); err != nil {
 		return nil, err
 	}
 	out, err := wire.Instance(inst)

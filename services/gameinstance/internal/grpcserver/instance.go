@@ -116,7 +116,7 @@ func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGa
 	if size == 0 {
 		size = 50
 	}
-	page, err := s.instances.List(ctx, ids.Namespace(req.GetNamespace()), size, cursor)
+	page, next, err := s.instances.List(ctx, ids.Namespace(req.GetNamespace()), size, cursor)
 	if err != nil {
 		return nil, err
 	}
@@ -128,9 +128,8 @@ func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGa
 		}
 		out.Instances = append(out.Instances, m)
 	}
-	if len(page) == size {
-		last := page[size-1]
-		out.NextPageToken = pageToken(instance.Cursor{CreateTime: last.CreateTime, ID: last.ID})
+	if next != (instance.Cursor{}) {
+		out.NextPageToken = pageToken(next)
 	}
 	return out, nil
 }

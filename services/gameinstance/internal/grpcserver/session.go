@@ -42,7 +42,7 @@ func NewSession(sessions *session.Service, gameServers *GameServer, server *rpc.
 // OpenSession implements the rpc.
 func (s *Session) OpenSession(ctx context.Context, req *sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error) {
 	h := session.Hello{
-		Namespace: req.GetNamespace(), ServerID: req.GetServerId(), PairID: req.GetPairId(), GatewayID: req.GetGatewayId(), ResumeKey: req.GetHello().GetResumeKey(),
+		Namespace: req.GetNamespace(), ServerID: req.GetServerId(), PairID: req.GetPairId(), GatewayID: req.GetGatewayId(), ResumeKey: req.GetHello().GetResumeKey(), Nonce: req.GetHello().GetNonce(),
 	}
 	for _, l := range req.GetHello().GetInstances() {
 		h.Links = append(h.Links, session.HelloLink{InstanceID: l.GetInstanceId(), LastOffset: l.GetLastOffset(), Epoch: l.GetLinkEpoch()})
@@ -69,11 +69,11 @@ func (s *Session) CloseSession(ctx context.Context, req *sessionv1.CloseSessionR
 
 // PullNotifications implements the rpc.
 func (s *Session) PullNotifications(ctx context.Context, req *sessionv1.PullNotificationsRequest) (*sessionv1.PullNotificationsResponse, error) {
-	deliveries, err := s.sessions.Pull(ctx, req.GetInstanceId(), req.GetAfterOffset())
+	deliveries, more, err := s.sessions.Pull(ctx, req.GetInstanceId(), req.GetAfterOffset())
 	if err != nil {
 		return nil, err
 	}
-	out := &sessionv1.PullNotificationsResponse{Deliveries: make([]*eventv1.Delivery, 0, len(deliveries))}
+	out := &sessionv1.PullNotificationsResponse{Deliveries: make([]*eventv1.Delivery, 0, len(deliveries)), More: more}
 	for _, d := range deliveries {
 		m, err := wire.Delivery(d)
 		if err != nil {
@@ -110,6 +110,8 @@ const (
 	// relayConcurrency bounds the calls of one stream that run at once; the stream is read no further while it is reached.
 	relayConcurrency = 256
 	relayTimeout     = 10 * time.Second
+	// maxAnswer bounds one answer, so that it cannot break the stream that many servers share.
+	maxAnswer = 7 << 20
 )
 
 // Relay implements the rpc.
@@ -117,6 +119,7 @@ func (s *Session) Relay(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, 
 	ctx := stream.Context()
 	requests, ended := receive(stream)
 	slots := make(chan struct{}, relayConcurrency)
+	var order fifo
 	var sending sync.Mutex
 	var running sync.WaitGroup
 	defer running.Wait() // what was asked is answered, also when this replica stops
@@ -128,8 +131,11 @@ func (s *Session) Relay(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, 
 			return err
 		case req := <-requests:
 			slots <- struct{}{}
+			wait, done := order.join(req.GetIdentity().GetServerId())
 			running.Go(func() {
 				defer func() { <-slots }()
+				defer done()
+				wait()
 				// A call is not cut short with its stream: the frame's number makes a repeat harmless, and half a call helps nobody.
 				out := s.relay(context.WithoutCancel(ctx), req)
 				sending.Lock()
@@ -138,6 +144,37 @@ func (s *Session) Relay(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, 
 			})
 		}
 	}
+}
+
+// fifo lets calls with the same key run one after the other, in the order in which they joined.
+type fifo struct {
+	mu    sync.Mutex
+	tails map[string]chan struct{}
+}
+
+// join takes a place in the key's line: wait returns when those before are done, and done must be called after it.
+func (f *fifo) join(key string) (wait, done func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.tails == nil {
+		f.tails = map[string]chan struct{}{}
+	}
+	before, own := f.tails[key], make(chan struct{})
+	f.tails[key] = own
+	wait = func() {
+		if before != nil {
+			<-before
+		}
+	}
+	done = func() {
+		close(own)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.tails[key] == own {
+			delete(f.tails, key)
+		}
+	}
+	return wait, done
 }
 
 // receive reads a stream in a goroutine of its own, so that the handler can end while nothing comes: a stream's Recv returns when its
@@ -173,7 +210,7 @@ func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest) *sessi
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	id, in := req.GetIdentity(), req.GetRequest()
-	f := &frame{commandID: fmt.Sprintf("link/%s/%d", id.GetSessionId(), in.GetId()), linkEpoch: in.GetLinkEpoch()}
+	f := &frame{commandID: fmt.Sprintf("link/%s/%d", id.GetSessionId(), in.GetId()), linkEpoch: in.GetLinkEpoch(), sessionEpoch: id.GetSessionEpoch()}
 	ctx = context.WithValue(ctx, frameKey{}, f)
 	server := token.Server{ID: id.GetServerId(), PairID: id.GetPairId(), Namespace: id.GetNamespace()}
 	principal := auth.Principal{Role: auth.RoleGameServer, Server: server, Namespaces: []string{server.Namespace}}
@@ -186,7 +223,10 @@ func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest) *sessi
 	out := &sessionv1.RelayResponse{Id: req.GetId(), Response: &linkv1.Response{Id: in.GetId()}}
 	if err == nil {
 		var payload []byte
-		if payload, err = proto.Marshal(msg); err == nil {
+		if payload, err = proto.Marshal(msg); err == nil && len(payload) > maxAnswer {
+			err = errs.New(errs.LimitExceeded, "the answer has %d bytes, and a frame may have %d", len(payload), maxAnswer)
+		}
+		if err == nil {
 			out.Response.Outcome = &linkv1.Response_Result{Result: payload}
 			if f.linked != nil {
 				out.Link = linkState(*f.linked)

@@ -7,7 +7,8 @@ type Command interface{ decide(t *turn) error }
 
 // Envelope is what every command comes in.
 type Envelope struct {
-	// ID names the command: a repeat has no further effect. Empty: it cannot be repeated.
+	// ID names the command: a repeat has no further effect. Empty: it has no name, and nobody can repeat it. Ids of calls over a link begin with
+	// "link/".
 	ID string
 	// Digest of the request; the same ID with another digest is refused.
 	Digest []byte
@@ -139,6 +140,8 @@ type Expire struct{}
 // Caller is a game server that calls. The zero value is none.
 type Caller struct {
 	ServerID string
-	// LinkEpoch is the link that the server believes to have; 0 where it did not say.
+	// LinkEpoch is the link that the server believes to have; 0 where it did not say, which only calls that come another way may.
 	LinkEpoch int64
+	// OverLink says that the call came over the server's socket.
+	OverLink bool
 }

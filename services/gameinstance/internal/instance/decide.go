@@ -60,7 +60,14 @@ func (c CallFailed) decide(t *turn) error {
 
 func (c ReportAllocated) decide(t *turn) error {
 	a := t.i.attempt(c.AttemptID)
-	if a == nil || a.Fate == Abandoned || !a.AllocateTime.IsZero() {
+	if a == nil || a.Fate == Abandoned {
+		return nil
+	}
+	if !a.AllocateTime.IsZero() { // told again; some hosts know the addresses only later
+		if len(t.i.Endpoints) == 0 && len(c.Endpoints) > 0 && !t.i.State.Final() {
+			t.i.Endpoints = c.Endpoints
+			t.record("endpoints_known", "%d endpoints", len(c.Endpoints))
+		}
 		return nil
 	}
 	a.Provider, a.Region, a.AllocateTime = c.Provider, c.Region, t.now
@@ -123,6 +130,9 @@ func (c LinkServer) decide(t *turn) error {
 	if l := t.i.Link; l != nil && l.Connected && l.SessionEpoch == c.SessionEpoch {
 		return nil // linked through this very socket already
 	}
+	if err := t.newest(c.Server.ServerID, c.SessionEpoch); err != nil {
+		return err
+	}
 	t.i.Link = &Link{ServerID: c.Server.ServerID, SessionEpoch: c.SessionEpoch, GatewayID: c.GatewayID, Epoch: t.linkEpoch(), Connected: true, LinkTime: t.now, ChangeTime: t.now, Floor: t.i.LastOffset}
 	t.ClearMailbox = true
 	if len(c.Endpoints) > 0 {
@@ -147,9 +157,20 @@ func (c AttachSession) decide(t *turn) error {
 	if l == nil || l.ServerID != c.ServerID || c.LinkEpoch > l.Epoch || c.LastOffset < l.Floor {
 		return errs.New(errs.StaleLinkEpoch, "link_epoch: %d is not this instance's link; link again", c.LinkEpoch)
 	}
+	if err := t.newest(c.ServerID, c.SessionEpoch); err != nil {
+		return err
+	}
 	l.SessionEpoch, l.GatewayID, l.Epoch, l.Connected, l.ChangeTime = c.SessionEpoch, c.GatewayID, t.linkEpoch(), true, t.now
 	t.disarm(DeadlineDisconnect)
 	t.record("reconnected", "server %s", c.ServerID)
+	return nil
+}
+
+// newest refuses a socket of the linked server that is older than the one it is linked through: what was asked over it has come late.
+func (t *turn) newest(serverID string, sessionEpoch int64) error {
+	if l := t.i.Link; l != nil && l.ServerID == serverID && sessionEpoch < l.SessionEpoch {
+		return errs.New(errs.StaleLinkEpoch, "the server has a newer socket than this one")
+	}
 	return nil
 }
 
@@ -348,6 +369,10 @@ func (Expire) decide(t *turn) error {
 		return ok && !at.After(t.now)
 	}
 	switch {
+	case due(DeadlineRetention) && len(t.i.Outbox) > 0:
+		// The server is not given back yet: deleting the instance would forget it.
+		t.arm(DeadlineRetention, outboxRetry)
+		t.changed = true
 	case due(DeadlineRetention):
 		t.Delete, t.changed = true, true
 	case due(DeadlineLifetime):

@@ -261,6 +261,43 @@ func TestAResumeWhoseAnswerWasLostIsResumedAgain(t *testing.T) {
 	l.refuses(errs.StaleLinkEpoch, AttachSession{ServerID: server1, SessionEpoch: 3, LinkEpoch: epoch, LastOffset: 6})
 }
 
+func TestWhatAnOlderSocketAskedComesTooLate(t *testing.T) {
+	l := begin(t).do(link)
+	epoch := l.inst.Link.Epoch
+	l.do(AttachSession{ServerID: server1, SessionEpoch: 11, GatewayID: "b", LinkEpoch: epoch})
+	l.refuses(errs.StaleLinkEpoch, AttachSession{ServerID: server1, SessionEpoch: 10, GatewayID: "a", LinkEpoch: epoch})
+	l.refuses(errs.StaleLinkEpoch, LinkServer{Server: me, SessionEpoch: 10, GatewayID: "a"})
+	if got := l.inst.Link; got.GatewayID != "b" || got.SessionEpoch != 11 {
+		t.Errorf("link %+v", got)
+	}
+}
+
+func TestEndpointsMayBecomeKnownLater(t *testing.T) {
+	early := allocated
+	early.Endpoints = nil
+	l := begin(t).do(early, link, ConnectPlayers{Server: me}, allocated)
+	if len(l.inst.Endpoints) != 1 {
+		t.Error("endpoints that were reported later are not there")
+	}
+	l.do(ReportAllocated{AttemptID: attempt1, Endpoints: []Endpoint{{Name: "other"}}})
+	if l.inst.Endpoints[0].Name != "game" {
+		t.Error("a repeated report changed the endpoints")
+	}
+}
+
+func TestAnInstanceIsNotDeletedBeforeItsServerIsGivenBack(t *testing.T) {
+	l := begin(t).do(Terminate{})
+	l.now = l.now.Add(all.Retention)
+	if l.do(Expire{}); l.last.Delete {
+		t.Error("deleted with a call to allocation unanswered")
+	}
+	l.do(CallAnswered{Kind: CallRelease, AttemptID: attempt1})
+	l.now = l.now.Add(time.Minute)
+	if l.do(Expire{}); !l.last.Delete {
+		t.Error("not deleted")
+	}
+}
+
 func TestWhatTheServerIsTold(t *testing.T) {
 	l := begin(t).do(AddPlayers{Players: []Player{{ID: "early"}}})
 	if len(l.last.Events) != 0 {
@@ -299,6 +336,20 @@ func TestPlayersThatDoNotFit(t *testing.T) {
 	l.refuses(errs.LimitExceeded, AddPlayers{Players: many})
 }
 
+func TestAnInstanceHasRoomForSoMuchData(t *testing.T) {
+	big := Data{Set: true, Size: MaxBytes / 2}
+	l := begin(t).do(link, UpdateGameData{Data: big}, UpdatePlayers{Updates: []PlayerUpdate{{ID: "ann", Data: big}}})
+	l.refuses(errs.LimitExceeded, UpdatePlayers{Updates: []PlayerUpdate{{ID: "bob", Data: Data{Set: true, Size: 1}}}})
+	l.refuses(errs.LimitExceeded, End{Server: me, Result: Data{Set: true, Size: 1}})
+	l.do(RemovePlayers{IDs: []string{"ann"}}, UpdatePlayers{Updates: []PlayerUpdate{{ID: "bob", Data: big}}}, Terminate{})
+}
+
+func TestCallsOverTheLinkNeedItsEpoch(t *testing.T) {
+	l := begin(t).do(link)
+	l.refuses(errs.StaleLinkEpoch, UpdateGameData{Server: Caller{ServerID: server1, OverLink: true}})
+	l.do(UpdateGameData{Server: me}) // another way
+}
+
 func TestTimeoutsThatAreOffArmNothing(t *testing.T) {
 	l := &life{t: t, now: start}
 	l.do(Create{Namespace: "default", ID: id}, allocated, link).deadlines()
@@ -327,9 +378,9 @@ func TestRandomLives(t *testing.T) {
 		inst := c.After
 		for range rapid.IntRange(1, 60).Draw(t, "steps") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 200).Draw(t, "seconds")) * time.Second)
-			before, epoch := inst.State, int64(0)
+			before, epoch, session := inst.State, int64(0), int64(0)
 			if inst.Link != nil {
-				epoch = inst.Link.Epoch
+				epoch, session = inst.Link.Epoch, inst.Link.SessionEpoch
 			}
 			c, err := Decide(inst, randomCommand(t, inst), "test", now)
 			if err != nil {
@@ -344,6 +395,9 @@ func TestRandomLives(t *testing.T) {
 			}
 			if inst.Link != nil && inst.Link.Epoch < epoch {
 				t.Fatalf("link epoch went back from %d to %d", epoch, inst.Link.Epoch)
+			}
+			if inst.Link != nil && inst.Link.SessionEpoch < session {
+				t.Fatalf("the link went back from socket %d to %d", session, inst.Link.SessionEpoch)
 			}
 			if inst.State.Final() && (inst.EndTime.IsZero() || inst.Attempt() != nil && inst.Attempt().Fate == Open) {
 				t.Fatalf("over, and something is open: %+v", inst)

@@ -130,6 +130,8 @@ type Data struct {
 	JSON   []byte
 	Binary []byte
 	Set    bool
+	// Size is how many bytes the data has as a public message.
+	Size int
 }
 
 // Player is somebody who is expected in the instance.

@@ -7,8 +7,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/berth-dev/berth/pkg/errs"
 )
 
@@ -23,8 +21,9 @@ type Store interface {
 	Commit(ctx context.Context, c *Change, env Envelope) (Committed, error)
 	// History returns what happened to an instance, oldest first.
 	History(ctx context.Context, id string) ([]HistoryEntry, error)
-	// List returns at most limit instances of a namespace that come after the cursor, newest first, without players and data.
-	List(ctx context.Context, namespace string, limit int, after Cursor) ([]*Instance, error)
+	// List returns at most limit instances of a namespace that come after the cursor, newest first, without players and data, and where to go on;
+	// the zero Cursor at the end.
+	List(ctx context.Context, namespace string, limit int, after Cursor) (page []*Instance, next Cursor, err error)
 }
 
 // Loaded is what Store.Load returns.
@@ -109,9 +108,6 @@ const maxTries = 12
 // Apply decides a command upon an instance and commits what comes of it. It returns the instance as it is then. A namespace other than "" must be the
 // instance's own.
 func (s *Service) Apply(ctx context.Context, namespace, id string, env Envelope, cmd Command) (*Instance, error) {
-	if env.ID == "" {
-		env.ID = uuid.NewString() // a reply lost between two tries must not apply twice
-	}
 	leave, err := s.queues.enter(ctx, id)
 	if err != nil {
 		return nil, err
@@ -130,7 +126,8 @@ func (s *Service) Apply(ctx context.Context, namespace, id string, env Envelope,
 			if !bytes.Equal(loaded.Done, env.Digest) {
 				return nil, errs.New(errs.RequestIDReused, "request_id: it was used for another request already")
 			}
-			return inst, nil
+			// The command may have been committed between the two reads of this load: what it came to is in the next.
+			return s.Get(ctx, inst.Namespace, id)
 		}
 		change, err := Decide(inst, cmd, env.Actor, loaded.Now)
 		if err != nil {
@@ -250,8 +247,8 @@ func (s *Service) Load(ctx context.Context, id string) (Loaded, error) {
 	return s.cfg.Store.Load(ctx, id, "")
 }
 
-// List returns instances of a namespace, newest first, without players and data.
-func (s *Service) List(ctx context.Context, namespace string, limit int, after Cursor) ([]*Instance, error) {
+// List returns instances of a namespace, newest first, without players and data, and where to go on; the zero Cursor at the end.
+func (s *Service) List(ctx context.Context, namespace string, limit int, after Cursor) ([]*Instance, Cursor, error) {
 	return s.cfg.Store.List(ctx, namespace, limit, after)
 }
 

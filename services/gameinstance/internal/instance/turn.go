@@ -42,6 +42,20 @@ type Event struct {
 	Terminated      *Termination
 }
 
+// Bytes returns how much of a game's data the event carries.
+func (e Event) Bytes() int {
+	sum := 0
+	for _, players := range [][]Player{e.PlayersAdded, e.PlayersUpdated} {
+		for _, p := range players {
+			sum += p.Data.Size
+		}
+	}
+	if e.GameDataUpdated != nil {
+		sum += e.GameDataUpdated.Size
+	}
+	return sum
+}
+
 // Termination says why an instance was terminated.
 type Termination struct {
 	Reason  Reason
@@ -65,10 +79,33 @@ func Decide(inst *Instance, cmd Command, actor string, now time.Time) (*Change, 
 	if err := cmd.decide(t); err != nil {
 		return nil, err
 	}
+	if err := t.fits(); err != nil {
+		return nil, err
+	}
 	if t.changed {
 		t.i.UpdateTime = now
 	}
 	return t.Change, nil
+}
+
+// MaxBytes is how much data an instance can have: its own, its result and its players'. An instance, and each event about it, fits into one message.
+const MaxBytes = 4 << 20
+
+// fits refuses a change that makes an instance too large; one that was is free to shrink.
+func (t *turn) fits() error {
+	now := t.i.bytes()
+	if now > MaxBytes && (t.Before == nil || now > t.Before.bytes()) {
+		return errs.New(errs.LimitExceeded, "the data of an instance, its players included, may have %d bytes; this would make %d", MaxBytes, now)
+	}
+	return nil
+}
+
+func (i *Instance) bytes() int {
+	sum := i.GameData.Size + i.Result.Size + len(i.Settings)
+	for _, p := range i.Players {
+		sum += p.Data.Size
+	}
+	return sum
 }
 
 // turn is one decision in the making.
@@ -127,8 +164,8 @@ func (t *turn) speaks(c Caller) error {
 	if t.i.Link == nil || t.i.Link.ServerID != c.ServerID {
 		return errs.New(errs.StateNotAllowed, "the instance is %s: link first", t.i.State)
 	}
-	if c.LinkEpoch != 0 && c.LinkEpoch != t.i.Link.Epoch {
-		return errs.New(errs.StaleLinkEpoch, "link_epoch: %d is not this link's any more; send the request again on the newest socket with its epoch", c.LinkEpoch)
+	if (c.OverLink || c.LinkEpoch != 0) && c.LinkEpoch != t.i.Link.Epoch {
+		return errs.New(errs.StaleLinkEpoch, "link_epoch: %d is not this link's; send the request again on the newest socket with its epoch", c.LinkEpoch)
 	}
 	return nil
 }

@@ -139,7 +139,9 @@ func (d *Driver) call(ctx context.Context, inst *instance.Instance, call instanc
 		return err
 	default:
 		retry := min(250*time.Millisecond<<min(call.Tries, 10), maxRetry)
-		if _, applyErr := d.instances.Apply(context.WithoutCancel(ctx), "", inst.ID, env, instance.CallFailed{Kind: call.Kind, AttemptID: call.AttemptID, Retry: retry}); applyErr != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callDeadline) // the call may have used its time up
+		defer cancel()
+		if _, applyErr := d.instances.Apply(ctx, "", inst.ID, env, instance.CallFailed{Kind: call.Kind, AttemptID: call.AttemptID, Retry: retry}); applyErr != nil {
 			return applyErr
 		}
 		return err

@@ -57,7 +57,7 @@ func encodeChange(c *instance.Change) (set, drop []any, err error) {
 	return set, drop, err
 }
 
-// sameData tells by identity: data is replaced whole, never written into.
+// sameData spares the write of data that a command did not touch.
 func sameData(a, b instance.Data) bool {
 	return a.Set == b.Set && string(a.JSON) == string(b.JSON) && string(a.Binary) == string(b.Binary)
 }
@@ -203,9 +203,9 @@ func encodeStored(d instance.Data) *recordv1.StoredData {
 	case !d.Set:
 		return nil
 	case d.JSON != nil:
-		return &recordv1.StoredData{Kind: &recordv1.StoredData_Json{Json: d.JSON}}
+		return &recordv1.StoredData{Kind: &recordv1.StoredData_Json{Json: d.JSON}, Size: int64(d.Size)}
 	default:
-		return &recordv1.StoredData{Kind: &recordv1.StoredData_Binary{Binary: d.Binary}}
+		return &recordv1.StoredData{Kind: &recordv1.StoredData_Binary{Binary: d.Binary}, Size: int64(d.Size)}
 	}
 }
 
@@ -220,9 +220,9 @@ func decodeData(value string) (instance.Data, error) {
 func decodeStored(s *recordv1.StoredData) instance.Data {
 	switch k := s.GetKind().(type) {
 	case *recordv1.StoredData_Json:
-		return instance.Data{Set: true, JSON: k.Json}
+		return instance.Data{Set: true, JSON: k.Json, Size: int(s.GetSize())}
 	case *recordv1.StoredData_Binary:
-		return instance.Data{Set: true, Binary: k.Binary}
+		return instance.Data{Set: true, Binary: k.Binary, Size: int(s.GetSize())}
 	default:
 		return instance.Data{}
 	}

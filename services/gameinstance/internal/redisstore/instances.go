@@ -52,7 +52,7 @@ func (s *Store) Load(ctx context.Context, id, commandID string) (instance.Loaded
 	pipe := s.redis.Pipeline()
 	fields := pipe.HGetAll(ctx, instanceKey(p, id))
 	now := pipe.Time(ctx)
-	var done *redis.StringCmd
+	var done *redis.StringCmd // read after the instance: a command that is done is in the next read at the latest
 	if commandID != "" {
 		done = pipe.HGet(ctx, commandsKey(p, id), commandID)
 	}
@@ -76,7 +76,7 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, env instance.Env
 	p := s.redis.Partition(inst.ID)
 	keys := []string{
 		instanceKey(p, inst.ID), commandsKey(p, inst.ID), orderKey(p, inst.ID), historyKey(p, inst.ID), mailboxKey(p, inst.ID),
-		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p),
+		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p), linkedKey(p, inst.ID),
 	}
 	args, err := commitArgs(c, env, changesChannel(p))
 	if err != nil {
@@ -89,8 +89,12 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, env instance.Env
 	return commitReply(reply)
 }
 
-// maxMailbox is how many notifications may wait for a server's acknowledgement.
-const maxMailbox = 1000
+// maxMailbox and maxMailboxBytes are how many notifications may wait for a server's acknowledgement, and how large they may be together. One
+// always fits.
+const (
+	maxMailbox      = 1000
+	maxMailboxBytes = 8 << 20
+)
 
 func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]any, error) {
 	set, drop, err := encodeChange(c)
@@ -118,7 +122,7 @@ func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]an
 	if c.After.State.Final() {
 		limit = 0 // the last word always fits
 	}
-	args := []any{c.After.ID, before, env.ID, env.Digest, due, c.After.CreateTime.UnixMicro(), gateway, mode, channel, limit}
+	args := []any{c.After.ID, before, env.ID, env.Digest, due, c.After.CreateTime.UnixMicro(), gateway, mode, channel, limit, maxMailboxBytes}
 	args = append(args, len(set)/2)
 	args = append(args, set...)
 	args = append(args, len(drop))
@@ -158,7 +162,7 @@ func commitReply(reply []string) (instance.Committed, error) {
 		// A command that is done meanwhile is found by the load that follows a conflict.
 		return instance.Committed{}, instance.ErrConflict
 	case len(reply) == 1 && reply[0] == "full":
-		return instance.Committed{}, errs.New(errs.MailboxFull, "the game server has %d notifications to deal with; nothing was changed, try again later", maxMailbox).Retry(time.Second)
+		return instance.Committed{}, errs.New(errs.MailboxFull, "the game server has %d notifications, or %d bytes of them, to deal with; nothing was changed, try again later", maxMailbox, maxMailboxBytes).Retry(time.Second)
 	default:
 		return instance.Committed{}, fmt.Errorf("commit answered %q", reply)
 	}
@@ -188,7 +192,7 @@ type listed struct {
 }
 
 // List implements instance.Store: one pipelined read of all partitions' indexes, one of the heads that made it.
-func (s *Store) List(ctx context.Context, namespace string, limit int, after instance.Cursor) ([]*instance.Instance, error) {
+func (s *Store) List(ctx context.Context, namespace string, limit int, after instance.Cursor) (page []*instance.Instance, next instance.Cursor, err error) {
 	upTo := "+inf"
 	if !after.CreateTime.IsZero() {
 		upTo = strconv.FormatInt(after.CreateTime.UnixMicro(), 10)
@@ -199,7 +203,7 @@ func (s *Store) List(ctx context.Context, namespace string, limit int, after ins
 		pages[p] = pipe.ZRevRangeByScoreWithScores(ctx, indexKey(p, namespace), &redis.ZRangeBy{Min: "-inf", Max: upTo, Count: int64(limit) + 8})
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, redisx.Err(err)
+		return nil, next, redisx.Err(err)
 	}
 	var all []listed
 	for _, page := range pages {
@@ -211,7 +215,13 @@ func (s *Store) List(ctx context.Context, namespace string, limit int, after ins
 		}
 	}
 	slices.SortFunc(all, func(a, b listed) int { return cmp.Or(cmp.Compare(b.score, a.score), strings.Compare(a.id, b.id)) })
-	return s.heads(ctx, all[:min(limit, len(all))])
+	if len(all) > limit {
+		// The place comes from the index: an instance may be deleted before its head is read.
+		all = all[:limit]
+		next = instance.Cursor{CreateTime: time.UnixMicro(int64(all[limit-1].score)), ID: all[limit-1].id}
+	}
+	page, err = s.heads(ctx, all)
+	return page, next, err
 }
 
 // heads loads instances without players and data; those that were deleted meanwhile are left out.

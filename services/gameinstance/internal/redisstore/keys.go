@@ -13,6 +13,7 @@ import (
 func instanceKey(p int, id string) string { return redisx.Key(p, "i:"+id) }
 func commandsKey(p int, id string) string { return redisx.Key(p, "i:"+id+":c") }
 func orderKey(p int, id string) string    { return redisx.Key(p, "i:"+id+":o") }
+func linkedKey(p int, id string) string   { return redisx.Key(p, "i:"+id+":l") }
 func historyKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":h") }
 func mailboxKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":m") }
 

@@ -17,23 +17,29 @@ import (
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 )
 
+// maxPull bounds one read, so that it fits into one message; a first entry is returned whatever its size.
+const maxPull = 2 << 20
+
 // Pull implements session.Mailboxes.
-func (s *Store) Pull(ctx context.Context, instanceID string, after int64, limit int) ([]instance.Delivery, error) {
+func (s *Store) Pull(ctx context.Context, instanceID string, after int64, limit int) (deliveries []instance.Delivery, more bool, err error) {
 	entries, err := s.redis.ZRangeByScore(ctx, mailboxKey(s.redis.Partition(instanceID), instanceID), &redis.ZRangeBy{
-		Min: "(" + strconv.FormatInt(after, 10), Max: "+inf", Count: int64(limit),
+		Min: "(" + strconv.FormatInt(after, 10), Max: "+inf", Count: int64(limit) + 1,
 	}).Result()
 	if err != nil {
-		return nil, redisx.Err(err)
+		return nil, false, redisx.Err(err)
 	}
-	out := make([]instance.Delivery, 0, len(entries))
-	for _, e := range entries {
+	size := 0
+	for n, e := range entries {
 		d, err := decodeDelivery(instanceID, e)
 		if err != nil {
-			return nil, fmt.Errorf("mailbox of %s: %w", instanceID, err)
+			return nil, false, fmt.Errorf("mailbox of %s: %w", instanceID, err)
 		}
-		out = append(out, d)
+		if size += d.Event.Bytes(); n == limit || n > 0 && size > maxPull {
+			return deliveries, true, nil
+		}
+		deliveries = append(deliveries, d)
 	}
-	return out, nil
+	return deliveries, false, nil
 }
 
 // Ack implements session.Mailboxes.

@@ -40,7 +40,7 @@ func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Sessi
 	}
 	return session.Session{
 		ServerID: r.GetServerId(), Namespace: r.GetNamespace(), PairID: r.GetPairId(), ID: r.GetSessionId(), Epoch: r.GetEpoch(), GatewayID: r.GetGatewayId(),
-		ResumeKeyHash: r.GetResumeKeyHash(), Connected: r.GetConnected(), ChangeTime: at(r.GetChangeTime()),
+		ResumeKeyHash: r.GetResumeKeyHash(), NonceHash: r.GetNonceHash(), Connected: r.GetConnected(), ChangeTime: at(r.GetChangeTime()),
 	}, now.Val(), nil
 }
 
@@ -48,7 +48,7 @@ func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Sessi
 func (s *Store) SaveSession(ctx context.Context, v session.Session, lookedAt int64) (bool, error) {
 	record, err := proto.Marshal(&recordv1.SessionRecord{
 		ServerId: v.ServerID, Namespace: v.Namespace, PairId: v.PairID, SessionId: v.ID, Epoch: v.Epoch, GatewayId: v.GatewayID,
-		ResumeKeyHash: v.ResumeKeyHash, Connected: v.Connected, ChangeTime: micros(v.ChangeTime),
+		ResumeKeyHash: v.ResumeKeyHash, NonceHash: v.NonceHash, Connected: v.Connected, ChangeTime: micros(v.ChangeTime),
 	})
 	if err != nil {
 		return false, fmt.Errorf("encode session: %w", err)
@@ -99,8 +99,17 @@ func (s *Store) ForgetGateway(ctx context.Context, id string) error {
 	return redisx.Err(err)
 }
 
+// Links implements session.Gateways.
+func (s *Store) Links(ctx context.Context) ([]string, error) {
+	return s.links(ctx, func(string) bool { return true })
+}
+
 // LinksThrough implements session.Gateways.
 func (s *Store) LinksThrough(ctx context.Context, gatewayID string) ([]string, error) {
+	return s.links(ctx, func(gateway string) bool { return gateway == gatewayID })
+}
+
+func (s *Store) links(ctx context.Context, wanted func(gateway string) bool) ([]string, error) {
 	pipe := s.redis.Pipeline()
 	cmds := make([]*redis.MapStringStringCmd, s.redis.Partitions())
 	for p := range cmds {
@@ -112,7 +121,7 @@ func (s *Store) LinksThrough(ctx context.Context, gatewayID string) ([]string, e
 	var ids []string
 	for _, cmd := range cmds {
 		for id, gateway := range cmd.Val() {
-			if gateway == gatewayID {
+			if wanted(gateway) {
 				ids = append(ids, id)
 			}
 		}

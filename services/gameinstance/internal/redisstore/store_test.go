@@ -28,9 +28,6 @@ func each(t *testing.T, test func(t *testing.T, s *redisstore.Store)) {
 // commit decides a command upon the stored instance and commits it.
 func commit(t *testing.T, s *redisstore.Store, id string, env instance.Envelope, cmd instance.Command) (*instance.Change, instance.Committed, error) {
 	t.Helper()
-	if env.ID == "" {
-		env.ID = uuid.NewString()
-	}
 	loaded, err := s.Load(context.Background(), id, env.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -84,7 +81,9 @@ func linked(t *testing.T, s *redisstore.Store) string {
 func TestWhatWasCommittedIsLoaded(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		id := linked(t, s)
-		change, done := must(t, s, id, instance.UpdateGameData{Data: instance.Data{Set: true, JSON: []byte(`{"round":2}`)}})
+		must(t, s, id, instance.UpdateGameData{})
+		must(t, s, id, instance.LinkServer{Server: instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}, SessionEpoch: 2, GatewayID: "gw"}) // with a floor
+		change, done := must(t, s, id, instance.UpdateGameData{Data: instance.Data{Set: true, JSON: []byte(`{"round":2}`), Size: 9}})
 		got := load(t, s, id)
 		want := change.After
 		want.Revision, want.LastOffset = done.Revision, got.LastOffset
@@ -102,6 +101,9 @@ func TestWhatWasCommittedIsLoaded(t *testing.T) {
 // flat returns an instance with its pointers resolved and its times in one form.
 func flat(i *instance.Instance) instance.Instance {
 	c := *i
+	if i.Link != nil { // a pointer prints as an address
+		c.Message += fmt.Sprintf("%+v", linkOf(*i.Link))
+	}
 	c.Link = nil
 	for _, at := range []*time.Time{&c.CreateTime, &c.UpdateTime, &c.StartTime, &c.EndTime, &c.ExpireTime} {
 		*at = trim(*at)
@@ -124,6 +126,11 @@ func flat(i *instance.Instance) instance.Instance {
 		c.Players[id] = p
 	}
 	return c
+}
+
+func linkOf(l instance.Link) instance.Link {
+	l.LinkTime, l.ChangeTime = trim(l.LinkTime), trim(l.ChangeTime)
+	return l
 }
 
 func trim(t time.Time) time.Time {
@@ -176,6 +183,81 @@ func TestACommandIsRememberedWithItsDigest(t *testing.T) {
 	})
 }
 
+func TestTheMemoryOfCommandsIsNotUsedUpByOthers(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		id := linked(t, s)
+		once := instance.Envelope{ID: "key:k/once", Digest: []byte("d")}
+		if _, _, err := commit(t, s, id, once, instance.UpdateGameData{}); err != nil {
+			t.Fatal(err)
+		}
+		server := instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}
+		for n := range 300 { // without a name, and over the link
+			must(t, s, id, instance.UpdateGameData{Server: server})
+			if _, _, err := commit(t, s, id, instance.Envelope{ID: fmt.Sprint("link/s/", n), Digest: []byte("d")}, instance.UpdateGameData{Server: server}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for command, want := range map[string]bool{"key:k/once": true, "link/s/299": true, "link/s/44": true, "link/s/43": false, "link/s/0": false} {
+			if l, err := s.Load(context.Background(), id, command); err != nil || (l.Done != nil) != want {
+				t.Errorf("%s is remembered: %v, %v; want %v", command, l.Done != nil, err, want)
+			}
+		}
+	})
+}
+
+func TestServersThatAreGoneDoNotHideThoseThatWait(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		s, ctx := redisstore.New(r), context.Background()
+		gone := linked(t, s)
+		server := load(t, s, gone).Attempt().ServerID
+		must(t, s, gone, instance.LoseSession{ServerID: server, SessionEpoch: 1})
+		must(t, s, gone, instance.Terminate{}) // nobody acknowledges it
+		for p := range r.Partitions() {
+			if n, err := r.ZCard(ctx, redisx.Key(p, "undelivered")).Result(); err != nil || n != 0 {
+				t.Fatalf("the mailbox of a server that is gone takes a place in partition %d: %d, %v", p, n, err)
+			}
+		}
+		// It hears of it if it comes back.
+		must(t, s, gone, instance.AttachSession{ServerID: server, SessionEpoch: 2, GatewayID: "gw", LinkEpoch: load(t, s, gone).Link.Epoch})
+		if ids, err := s.Undelivered(ctx, "gw", 0); err != nil || !slices.Equal(ids, []string{gone}) {
+			t.Fatalf("undelivered of a server that came back: %v, %v", ids, err)
+		}
+	})
+}
+
+func TestAMailboxIsReadInPiecesThatFit(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		ctx := context.Background()
+		id := linked(t, s)
+		big := instance.Data{Set: true, Binary: make([]byte, 1<<20), Size: 1 << 20}
+		var err error
+		sent := 0
+		for ; err == nil && sent < 20; sent++ {
+			_, _, err = commit(t, s, id, instance.Envelope{}, instance.UpdateGameData{Data: big})
+		}
+		if !errs.Is(err, errs.MailboxFull) {
+			t.Fatalf("after %d MiB: %v", sent, err)
+		}
+		read, after := 0, int64(0)
+		for more := true; more; {
+			var page []instance.Delivery
+			if page, more, err = s.Pull(ctx, id, after, 100); err != nil || len(page) == 0 || len(page) > 2 {
+				t.Fatalf("read %d entries, %v", len(page), err)
+			}
+			read, after = read+len(page), page[len(page)-1].Offset
+		}
+		if read != sent-1 {
+			t.Errorf("read %d of %d entries", read, sent-1)
+		}
+		if err := s.Ack(ctx, id, after); err != nil {
+			t.Fatal(err)
+		}
+		for range 7 { // the room is free again
+			must(t, s, id, instance.UpdateGameData{Data: big})
+		}
+	})
+}
+
 func TestRevisionsAndOffsetsOnlyGrow(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		id := linked(t, s)
@@ -202,7 +284,7 @@ func TestTheMailboxKeepsEntriesUntilTheyAreAcknowledged(t *testing.T) {
 			_, done := must(t, s, id, instance.AddPlayers{Players: []instance.Player{{ID: fmt.Sprint("p", n)}}})
 			offsets = append(offsets, done.FirstOffset)
 		}
-		all, err := s.Pull(ctx, id, 0, 10)
+		all, _, err := s.Pull(ctx, id, 0, 10)
 		if err != nil || len(all) != 3 {
 			t.Fatalf("pull: %d entries, %v", len(all), err)
 		}
@@ -211,13 +293,13 @@ func TestTheMailboxKeepsEntriesUntilTheyAreAcknowledged(t *testing.T) {
 				t.Errorf("entry %d: %+v", n, d)
 			}
 		}
-		if rest, err := s.Pull(ctx, id, offsets[0], 10); err != nil || len(rest) != 2 {
+		if rest, _, err := s.Pull(ctx, id, offsets[0], 10); err != nil || len(rest) != 2 {
 			t.Errorf("pull after the first: %d entries, %v", len(rest), err)
 		}
 		if err := s.Ack(ctx, id, offsets[1]); err != nil {
 			t.Fatal(err)
 		}
-		if rest, err := s.Pull(ctx, id, 0, 10); err != nil || len(rest) != 1 || rest[0].Offset != offsets[2] {
+		if rest, _, err := s.Pull(ctx, id, 0, 10); err != nil || len(rest) != 1 || rest[0].Offset != offsets[2] {
 			t.Errorf("pull after an ack: %+v, %v", rest, err)
 		}
 		waiting := func() []string {
@@ -239,7 +321,7 @@ func TestTheMailboxKeepsEntriesUntilTheyAreAcknowledged(t *testing.T) {
 			t.Errorf("undelivered after everything was acknowledged: %v", got)
 		}
 		must(t, s, id, instance.UpdateGameData{})
-		if rest, err := s.Pull(ctx, id, 0, 10); err != nil || len(rest) != 1 {
+		if rest, _, err := s.Pull(ctx, id, 0, 10); err != nil || len(rest) != 1 {
 			t.Errorf("pull after a new entry: %+v, %v", rest, err)
 		}
 		if ids, err := s.Undelivered(ctx, "other", 0); err != nil || len(ids) != 0 {
@@ -272,11 +354,11 @@ func TestAFreshLinkEmptiesTheMailbox(t *testing.T) {
 		id := linked(t, s)
 		_, done := must(t, s, id, instance.UpdateGameData{})
 		must(t, s, id, instance.LinkServer{Server: instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}, SessionEpoch: 2, GatewayID: "gw"})
-		if rest, err := s.Pull(context.Background(), id, 0, 10); err != nil || len(rest) != 0 {
+		if rest, _, err := s.Pull(context.Background(), id, 0, 10); err != nil || len(rest) != 0 {
 			t.Errorf("mailbox after a fresh link: %v, %v", rest, err)
 		}
-		if got := load(t, s, id).LastOffset; got != done.FirstOffset {
-			t.Errorf("the sequence begins again at %d, was at %d", got, done.FirstOffset)
+		if got := load(t, s, id); got.LastOffset != done.FirstOffset || got.Link.Floor != done.FirstOffset {
+			t.Errorf("the sequence begins again at %d above a floor of %d, was at %d", got.LastOffset, got.Link.Floor, done.FirstOffset)
 		}
 	})
 }
@@ -314,22 +396,21 @@ func TestListPagesNewestFirst(t *testing.T) {
 		}
 		var got []string
 		for cursor := (instance.Cursor{}); ; {
-			page, err := s.List(ctx, "default", 10, cursor)
+			page, next, err := s.List(ctx, "default", 10, cursor)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, i := range page {
 				got = append(got, i.ID)
-				cursor = instance.Cursor{CreateTime: i.CreateTime, ID: i.ID}
 			}
-			if len(page) < 10 {
+			if cursor = next; next == (instance.Cursor{}) {
 				break
 			}
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("listed %v\nwant %v", got, want)
 		}
-		if other, err := s.List(ctx, "other", 10, instance.Cursor{}); err != nil || len(other) != 0 {
+		if other, _, err := s.List(ctx, "other", 10, instance.Cursor{}); err != nil || len(other) != 0 {
 			t.Errorf("another namespace lists %v, %v", other, err)
 		}
 	})

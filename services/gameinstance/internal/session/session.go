@@ -27,6 +27,7 @@ type Session struct {
 	Epoch         int64
 	GatewayID     string
 	ResumeKeyHash []byte
+	NonceHash     []byte
 	Connected     bool
 	ChangeTime    time.Time
 }
@@ -49,14 +50,16 @@ type Gateways interface {
 	ExpiredGateways(ctx context.Context) ([]string, error)
 	// ForgetGateway says that a life's links were seen to; the life itself stays known as lapsed for a while.
 	ForgetGateway(ctx context.Context, id string) error
+	// Links returns the instances that are linked through any gateway.
+	Links(ctx context.Context) ([]string, error)
 	// LinksThrough returns the instances that are linked through a gateway.
 	LinksThrough(ctx context.Context, gatewayID string) ([]string, error)
 }
 
 // Mailboxes stores what servers have not acknowledged.
 type Mailboxes interface {
-	// Pull returns at most limit entries after an offset, oldest first.
-	Pull(ctx context.Context, instanceID string, after int64, limit int) ([]instance.Delivery, error)
+	// Pull returns at most limit entries after an offset, oldest first, and whether there are more.
+	Pull(ctx context.Context, instanceID string, after int64, limit int) (deliveries []instance.Delivery, more bool, err error)
 	// Ack drops entries up to an offset.
 	Ack(ctx context.Context, instanceID string, offset int64) error
 	// Undelivered returns the instances linked through a gateway whose entries have waited for an acknowledgement for at least age.
@@ -66,6 +69,7 @@ type Mailboxes interface {
 // Instances is what sessions need of instances.
 type Instances interface {
 	Apply(ctx context.Context, namespace, id string, env instance.Envelope, cmd instance.Command) (*instance.Instance, error)
+	Load(ctx context.Context, id string) (instance.Loaded, error)
 }
 
 // Herald tells a gateway that a session of its was taken over. It may lose the news, and does not block.
@@ -94,6 +98,8 @@ type Hello struct {
 	Namespace, ServerID, PairID, GatewayID string
 	// ResumeKey of an earlier socket; empty on the first.
 	ResumeKey string
+	// Nonce of the server's process; empty if it has none.
+	Nonce string
 	// Links that the server has.
 	Links []HelloLink
 }
@@ -146,20 +152,26 @@ func (s *Service) take(ctx context.Context, h Hello) (opened *Opened, resumed bo
 		if err != nil {
 			return nil, false, err
 		}
-		resumes := h.ResumeKey != "" && subtle.ConstantTimeCompare(hash(h.ResumeKey), current.ResumeKeyHash) == 1
-		if !resumes {
+		resumes, same := proves(h.ResumeKey, current.ResumeKeyHash), proves(h.Nonce, current.NonceHash)
+		if !resumes && !same {
 			if err := s.free(ctx, current); err != nil {
 				return nil, false, err
 			}
 		}
 		next := Session{
 			ServerID: h.ServerID, Namespace: h.Namespace, PairID: h.PairID, GatewayID: h.GatewayID, Connected: true, ChangeTime: now,
-			Epoch: max(current.Epoch+1, now.UnixMicro()), ID: current.ID, ResumeKeyHash: current.ResumeKeyHash,
+			Epoch: max(current.Epoch+1, now.UnixMicro()), ID: current.ID, ResumeKeyHash: current.ResumeKeyHash, NonceHash: current.NonceHash,
 		}
 		key := h.ResumeKey
-		if !resumes {
+		if !resumes { // the same server never learned its key, or it is another one
 			key = rand.Text()
-			next.ID, next.ResumeKeyHash = uuid.NewString(), hash(key)
+			next.ResumeKeyHash = hash(key)
+		}
+		if !resumes && !same {
+			next.ID, next.NonceHash = uuid.NewString(), nil
+			if h.Nonce != "" {
+				next.NonceHash = hash(h.Nonce)
+			}
 		}
 		saved, err := s.Sessions.SaveSession(ctx, next, current.Epoch)
 		if err != nil {
@@ -201,6 +213,11 @@ func (s *Service) attach(ctx context.Context, h Hello, current Session, l HelloL
 		return Link{}, err
 	}
 	return Link{InstanceID: l.InstanceID, Epoch: inst.Link.Epoch, Offset: min(l.LastOffset, inst.LastOffset)}, nil
+}
+
+// proves reports whether a secret is the one whose hash was kept.
+func proves(secret string, kept []byte) bool {
+	return secret != "" && subtle.ConstantTimeCompare(hash(secret), kept) == 1
 }
 
 func hash(key string) []byte {
@@ -247,11 +264,42 @@ func (s *Service) Connected(ctx context.Context, serverID string) (Session, erro
 	return current, nil
 }
 
+// Verify looks whether the socket that an instance was just linked through is still its server's. If it is not, its end may have been told before the
+// link was there to hear it, so the link is told now.
+func (s *Service) Verify(ctx context.Context, inst *instance.Instance) error {
+	l := inst.Link
+	if l == nil || !l.Connected {
+		return nil
+	}
+	current, _, err := s.Sessions.LoadSession(ctx, l.ServerID)
+	if err != nil || current.Connected && current.Epoch == l.SessionEpoch {
+		return err
+	}
+	return s.lose(ctx, inst.ID, instance.LoseSession{ServerID: l.ServerID, SessionEpoch: l.SessionEpoch})
+}
+
+// Audit looks at every link for one whose socket is gone and whose end was told to nobody: a gateway that died between two steps may leave such.
+func (s *Service) Audit(ctx context.Context) error {
+	links, err := s.Gateways.Links(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, id := range links {
+		loaded, err := s.Instances.Load(ctx, id)
+		if err == nil && loaded.Instance != nil {
+			err = s.Verify(ctx, loaded.Instance)
+		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
 // pullLimit bounds one read of a mailbox.
 const pullLimit = 256
 
-// Pull returns an instance's mailbox entries after an offset.
-func (s *Service) Pull(ctx context.Context, instanceID string, after int64) ([]instance.Delivery, error) {
+// Pull returns an instance's mailbox entries after an offset, and whether there are more.
+func (s *Service) Pull(ctx context.Context, instanceID string, after int64) (deliveries []instance.Delivery, more bool, err error) {
 	return s.Mailboxes.Pull(ctx, instanceID, after, pullLimit)
 }
 
@@ -279,24 +327,29 @@ func (s *Service) Reap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var failed []error
 	for _, gateway := range expired {
-		links, err := s.Gateways.LinksThrough(ctx, gateway)
-		if err != nil {
-			return err
-		}
-		for _, id := range links {
-			if err := s.lose(ctx, id, instance.LoseGateway{GatewayID: gateway}); err != nil {
-				return err
-			}
-		}
-		if err := s.Gateways.ForgetGateway(ctx, gateway); err != nil {
-			return err
-		}
-		level := slog.LevelInfo // it said goodbye, or nobody was on it
-		if len(links) > 0 {
-			level = slog.LevelWarn
-		}
-		s.Log.Log(ctx, level, "gateway lease ran out", "gateway_id", gateway, "links", len(links))
+		failed = append(failed, s.reap(ctx, gateway))
 	}
-	return nil
+	return errors.Join(failed...)
+}
+
+func (s *Service) reap(ctx context.Context, gateway string) error {
+	links, err := s.Gateways.LinksThrough(ctx, gateway)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, id := range links {
+		failed = append(failed, s.lose(ctx, id, instance.LoseGateway{GatewayID: gateway}))
+	}
+	if err := errors.Join(failed...); err != nil {
+		return err // the lease stays expired, and the next round tries again
+	}
+	level := slog.LevelInfo // it said goodbye, or nobody was on it
+	if len(links) > 0 {
+		level = slog.LevelWarn
+	}
+	s.Log.Log(ctx, level, "gateway lease ran out", "gateway_id", gateway, "links", len(links))
+	return s.Gateways.ForgetGateway(ctx, gateway)
 }

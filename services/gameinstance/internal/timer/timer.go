@@ -25,9 +25,10 @@ type Instances interface {
 // Driver drives outboxes.
 type Driver interface{ Kick(instanceID string) }
 
-// Reaper sees to gateways whose lease ran out.
+// Reaper sees to links whose gateway or socket is gone.
 type Reaper interface {
 	Reap(ctx context.Context) error
+	Audit(ctx context.Context) error
 }
 
 const (
@@ -35,6 +36,7 @@ const (
 	sweepLimit    = 64
 	sweepDeadline = 10 * time.Second
 	reapEvery     = time.Second
+	auditEvery    = 30 * time.Second
 )
 
 // Sweeper sweeps periodically.
@@ -48,9 +50,10 @@ type Sweeper struct {
 
 // Run sweeps until ctx is cancelled.
 func (s *Sweeper) Run(ctx context.Context) error {
-	sweep, reap := time.NewTicker(sweepEvery), time.NewTicker(reapEvery)
+	sweep, reap, audit := time.NewTicker(sweepEvery), time.NewTicker(reapEvery), time.NewTicker(auditEvery)
 	defer sweep.Stop()
 	defer reap.Stop()
+	defer audit.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -59,6 +62,8 @@ func (s *Sweeper) Run(ctx context.Context) error {
 			s.try(ctx, "sweep", s.Sweep)
 		case <-reap.C:
 			s.try(ctx, "reap", s.Reaper.Reap)
+		case <-audit.C:
+			s.try(ctx, "audit", s.Reaper.Audit)
 		}
 	}
 }

@@ -22,9 +22,9 @@ func FromData(field string, d *typev1.Data) (instance.Data, error) {
 	switch k := d.GetKind().(type) {
 	case *typev1.Data_Json:
 		b, err := FromStruct(field, k.Json)
-		return instance.Data{Set: true, JSON: b}, err
+		return instance.Data{Set: true, JSON: b, Size: proto.Size(d)}, err
 	case *typev1.Data_Binary:
-		return instance.Data{Set: true, Binary: k.Binary}, nil
+		return instance.Data{Set: true, Binary: k.Binary, Size: proto.Size(d)}, nil
 	default:
 		if d != nil {
 			return instance.Data{}, errs.New(errs.ValidationFailed, "%s: has neither json nor binary", field)

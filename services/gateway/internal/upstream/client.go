@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	"github.com/berth-dev/berth/pkg/rpc"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
@@ -137,11 +136,11 @@ func (c *Client) Lapsed() { c.closes.forget() }
 func (c *Client) Flush(ctx context.Context) error { return c.closes.flush(ctx) }
 
 // Pull reads an instance's mailbox after an offset.
-func (c *Client) Pull(ctx context.Context, instanceID string, linkEpoch, after int64) ([]*eventv1.Delivery, error) {
+func (c *Client) Pull(ctx context.Context, instanceID string, linkEpoch, after int64) (*sessionv1.PullNotificationsResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, unaryTimeout)
 	defer cancel()
 	resp, err := c.sessions.PullNotifications(ctx, &sessionv1.PullNotificationsRequest{InstanceId: instanceID, LinkEpoch: linkEpoch, AfterOffset: after})
-	return resp.GetDeliveries(), rpc.FromStatus(err)
+	return resp, rpc.FromStatus(err)
 }
 
 // Ack acknowledges an instance's notifications, soon, together with others.

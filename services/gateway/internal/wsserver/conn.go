@@ -148,7 +148,7 @@ func (c *conn) pull(instanceID string) {
 }
 
 // pulled takes what was read from a mailbox. It queues no more than there is room for; the rest is read when the queue is empty.
-func (c *conn) pulled(from session.Position, deliveries []*eventv1.Delivery, err error) {
+func (c *conn) pulled(from session.Position, answer *sessionv1.PullNotificationsResponse, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil { // it will be reported again, unless it is no more this connection's business
@@ -161,7 +161,7 @@ func (c *conn) pulled(from session.Position, deliveries []*eventv1.Delivery, err
 		c.state.EndPull(from)
 		return
 	}
-	for _, d := range deliveries {
+	for _, d := range answer.GetDeliveries() {
 		if c.out.crowded(c.srv.cfg.Limits) {
 			c.state.PausePull(from)
 			return
@@ -170,7 +170,7 @@ func (c *conn) pulled(from session.Position, deliveries []*eventv1.Delivery, err
 			c.notify(d)
 		}
 	}
-	if c.state.EndPull(from) || len(deliveries) >= largePull {
+	if c.state.EndPull(from) || answer.GetMore() {
 		c.pull(from.Instance)
 	}
 }

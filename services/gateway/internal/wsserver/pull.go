@@ -13,8 +13,6 @@ const (
 	// pullQueue bounds the reads of mailboxes that wait for a worker. One that finds no place is given up: a mailbox that waits is reported again two
 	// seconds later.
 	pullQueue = 8192
-	// largePull is how many entries one read brings that may not have brought all.
-	largePull = 100
 )
 
 // puller reads mailboxes for connections, a bounded number at a time.
@@ -52,8 +50,8 @@ func (p *puller) run(ctx context.Context) {
 				select {
 				case job := <-p.jobs:
 					p.metrics.Pulls.Inc()
-					deliveries, err := p.upstream.Pull(ctx, job.from.Instance, job.from.Epoch, job.from.Offset)
-					job.conn.pulled(job.from, deliveries, err)
+					answer, err := p.upstream.Pull(ctx, job.from.Instance, job.from.Epoch, job.from.Offset)
+					job.conn.pulled(job.from, answer, err)
 				case <-ctx.Done():
 					return
 				}

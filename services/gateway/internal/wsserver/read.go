@@ -161,7 +161,7 @@ func (c *conn) welcome(opened *sessionv1.OpenSessionResponse) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	server := c.pair.Server()
-	c.caller = &sessionv1.ServerIdentity{Namespace: server.Namespace, ServerId: server.ID, PairId: server.PairID, SessionId: opened.GetSessionId()}
+	c.caller = &sessionv1.ServerIdentity{Namespace: server.Namespace, ServerId: server.ID, PairId: server.PairID, SessionId: opened.GetSessionId(), SessionEpoch: opened.GetSessionEpoch()}
 	c.epoch = opened.GetSessionEpoch()
 	c.state.Open(links)
 	c.send(&linkv1.Frame{Kind: &linkv1.Frame_Welcome{Welcome: w}})

@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
@@ -21,7 +20,7 @@ import (
 // Upstream is what connections ask of game-instance. Its methods are safe for concurrent use.
 type Upstream interface {
 	OpenSession(ctx context.Context, server token.Server, gatewayID string, hello *linkv1.Hello) (*sessionv1.OpenSessionResponse, error)
-	Pull(ctx context.Context, instanceID string, linkEpoch, after int64) ([]*eventv1.Delivery, error)
+	Pull(ctx context.Context, instanceID string, linkEpoch, after int64) (*sessionv1.PullNotificationsResponse, error)
 	// Relay calls done once; neither blocks.
 	Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, done func(*sessionv1.RelayResponse, error))
 	// These queue and do not block.

@@ -918,7 +918,9 @@ type StoredData struct {
 	//
 	//	*StoredData_Json
 	//	*StoredData_Binary
-	Kind          isStoredData_Kind `protobuf_oneof:"kind"`
+	Kind isStoredData_Kind `protobuf_oneof:"kind"`
+	// The size of the data as a public message, in bytes: what counts against the limits.
+	Size          int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -976,6 +978,13 @@ func (x *StoredData) GetBinary() []byte {
 		}
 	}
 	return nil
+}
+
+func (x *StoredData) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
 }
 
 type isStoredData_Kind interface {
@@ -1336,7 +1345,9 @@ type SessionRecord struct {
 	// Whether it has a socket.
 	Connected bool `protobuf:"varint,8,opt,name=connected,proto3" json:"connected,omitempty"`
 	// When connected last changed, in microseconds since 1970.
-	ChangeTime    int64 `protobuf:"varint,9,opt,name=change_time,json=changeTime,proto3" json:"change_time,omitempty"`
+	ChangeTime int64 `protobuf:"varint,9,opt,name=change_time,json=changeTime,proto3" json:"change_time,omitempty"`
+	// SHA-256 of the nonce of the server's process.
+	NonceHash     []byte `protobuf:"bytes,10,opt,name=nonce_hash,json=nonceHash,proto3" json:"nonce_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1434,6 +1445,13 @@ func (x *SessionRecord) GetChangeTime() int64 {
 	return 0
 }
 
+func (x *SessionRecord) GetNonceHash() []byte {
+	if x != nil {
+		return x.NonceHash
+	}
+	return nil
+}
+
 var File_berth_record_v1_instance_proto protoreflect.FileDescriptor
 
 const file_berth_record_v1_instance_proto_rawDesc = "" +
@@ -1516,11 +1534,12 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\x04data\x18\x04 \x01(\v2\x1b.berth.record.v1.StoredDataR\x04data\x12 \n" +
 	"\vconnectable\x18\x05 \x01(\bR\vconnectable\x12>\n" +
 	"\bpresence\x18\x06 \x01(\x0e2\".berth.instance.v1.Player.PresenceR\bpresence\x12\x19\n" +
-	"\badd_time\x18\a \x01(\x03R\aaddTime\"D\n" +
+	"\badd_time\x18\a \x01(\x03R\aaddTime\"X\n" +
 	"\n" +
 	"StoredData\x12\x14\n" +
 	"\x04json\x18\x01 \x01(\fH\x00R\x04json\x12\x18\n" +
-	"\x06binary\x18\x02 \x01(\fH\x00R\x06binaryB\x06\n" +
+	"\x06binary\x18\x02 \x01(\fH\x00R\x06binary\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04sizeB\x06\n" +
 	"\x04kind\"\xef\x01\n" +
 	"\rHistoryRecord\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
@@ -1544,7 +1563,7 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\x03ids\x18\x01 \x03(\tR\x03ids\"m\n" +
 	"\x11TerminationRecord\x12>\n" +
 	"\x06reason\x18\x01 \x01(\x0e2&.berth.instance.v1.GameInstance.ReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\x9e\x02\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xbd\x02\n" +
 	"\rSessionRecord\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x17\n" +
@@ -1557,7 +1576,10 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\x0fresume_key_hash\x18\a \x01(\fR\rresumeKeyHash\x12\x1c\n" +
 	"\tconnected\x18\b \x01(\bR\tconnected\x12\x1f\n" +
 	"\vchange_time\x18\t \x01(\x03R\n" +
-	"changeTime*\xdd\x01\n" +
+	"changeTime\x12\x1d\n" +
+	"\n" +
+	"nonce_hash\x18\n" +
+	" \x01(\fR\tnonceHash*\xdd\x01\n" +
 	"\fDeadlineKind\x12\x1d\n" +
 	"\x19DEADLINE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18DEADLINE_KIND_ALLOCATION\x10\x01\x12\x16\n" +

@@ -429,7 +429,9 @@ type ServerIdentity struct {
 	// The pair.
 	PairId string `protobuf:"bytes,3,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
 	// The session, as OpenSession named it; together with the frame's number it names the command.
-	SessionId     string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	SessionId string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// The number of the session's socket that the call came over.
+	SessionEpoch  int64 `protobuf:"varint,5,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -490,6 +492,13 @@ func (x *ServerIdentity) GetSessionId() string {
 		return x.SessionId
 	}
 	return ""
+}
+
+func (x *ServerIdentity) GetSessionEpoch() int64 {
+	if x != nil {
+		return x.SessionEpoch
+	}
+	return 0
 }
 
 // RelayResponse answers one call.
@@ -623,8 +632,10 @@ func (x *PullNotificationsRequest) GetAfterOffset() int64 {
 // PullNotificationsResponse has mailbox entries.
 type PullNotificationsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The entries, oldest first.
-	Deliveries    []*v11.Delivery `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
+	// The entries, oldest first: as many as fit into one answer.
+	Deliveries []*v11.Delivery `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
+	// There are more after these.
+	More          bool `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -664,6 +675,13 @@ func (x *PullNotificationsResponse) GetDeliveries() []*v11.Delivery {
 		return x.Deliveries
 	}
 	return nil
+}
+
+func (x *PullNotificationsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
 }
 
 // AckNotificationsRequest has acknowledgements.
@@ -966,13 +984,14 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
 	"\bidentity\x18\x02 \x01(\v2 .berth.session.v1.ServerIdentityR\bidentity\x120\n" +
 	"\arequest\x18\x03 \x01(\v2\x16.berth.link.v1.RequestR\arequest\x123\n" +
-	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x83\x01\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xa8\x01\n" +
 	"\x0eServerIdentity\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x17\n" +
 	"\apair_id\x18\x03 \x01(\tR\x06pairId\x12\x1d\n" +
 	"\n" +
-	"session_id\x18\x04 \x01(\tR\tsessionId\"\x85\x01\n" +
+	"session_id\x18\x04 \x01(\tR\tsessionId\x12#\n" +
+	"\rsession_epoch\x18\x05 \x01(\x03R\fsessionEpoch\"\x85\x01\n" +
 	"\rRelayResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\bresponse\x18\x02 \x01(\v2\x17.berth.link.v1.ResponseR\bresponse\x12/\n" +
@@ -982,11 +1001,12 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"instanceId\x12\x1d\n" +
 	"\n" +
 	"link_epoch\x18\x02 \x01(\x03R\tlinkEpoch\x12!\n" +
-	"\fafter_offset\x18\x03 \x01(\x03R\vafterOffset\"U\n" +
+	"\fafter_offset\x18\x03 \x01(\x03R\vafterOffset\"i\n" +
 	"\x19PullNotificationsResponse\x128\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2\x18.berth.event.v1.DeliveryR\n" +
-	"deliveries\"V\n" +
+	"deliveries\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"V\n" +
 	"\x17AckNotificationsRequest\x12;\n" +
 	"\x04acks\x18\x01 \x03(\v2\x1c.berth.session.v1.MailboxAckB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\x04acks\"d\n" +
 	"\n" +

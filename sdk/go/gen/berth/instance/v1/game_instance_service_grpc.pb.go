@@ -42,8 +42,9 @@ const (
 //
 // Every rpc fails with CREDENTIALS_MISSING, CREDENTIALS_INVALID, ROLE_REQUIRED, NAMESPACE_DENIED, VALIDATION_FAILED,
 // STORE_UNAVAILABLE or SERVICE_UNAVAILABLE where they apply; each names the further reasons of its own. An empty `namespace` means
-// "default". A repeat with the same `request_id` within 10 minutes has no further effect; the same id with another
-// request fails with REQUEST_ID_REUSED.
+// "default". A repeat with the same `request_id` within 10 minutes has no further effect, for the newest 1,024 ids of an
+// instance; the same id with another request fails with REQUEST_ID_REUSED. Players' data, game data and result of one
+// instance may have 4 MiB together (LIMIT_EXCEEDED).
 type GameInstanceServiceClient interface {
 	// CreateGameInstance creates an instance and, unless told not to, asks for a server for it. Returns at once: watch the
 	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, REQUEST_ID_REUSED.
@@ -241,8 +242,9 @@ func (c *gameInstanceServiceClient) ListHistory(ctx context.Context, in *ListHis
 //
 // Every rpc fails with CREDENTIALS_MISSING, CREDENTIALS_INVALID, ROLE_REQUIRED, NAMESPACE_DENIED, VALIDATION_FAILED,
 // STORE_UNAVAILABLE or SERVICE_UNAVAILABLE where they apply; each names the further reasons of its own. An empty `namespace` means
-// "default". A repeat with the same `request_id` within 10 minutes has no further effect; the same id with another
-// request fails with REQUEST_ID_REUSED.
+// "default". A repeat with the same `request_id` within 10 minutes has no further effect, for the newest 1,024 ids of an
+// instance; the same id with another request fails with REQUEST_ID_REUSED. Players' data, game data and result of one
+// instance may have 4 MiB together (LIMIT_EXCEEDED).
 type GameInstanceServiceServer interface {
 	// CreateGameInstance creates an instance and, unless told not to, asks for a server for it. Returns at once: watch the
 	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, REQUEST_ID_REUSED.

@@ -313,7 +313,10 @@ type Hello struct {
 	// The instances that the server is linked to; empty on the first connection.
 	Instances []*HelloInstance `protobuf:"bytes,2,rep,name=instances,proto3" json:"instances,omitempty"`
 	// Name and version of the SDK, for logs.
-	Sdk           string `protobuf:"bytes,3,opt,name=sdk,proto3" json:"sdk,omitempty"`
+	Sdk string `protobuf:"bytes,3,opt,name=sdk,proto3" json:"sdk,omitempty"`
+	// A random secret of this life of the server's process, at least 16 characters. It proves that a second first Hello comes
+	// from the same server, whose Welcome was lost. May be empty; then such a server is refused (CREDENTIALS_IN_USE).
+	Nonce         string `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +368,13 @@ func (x *Hello) GetInstances() []*HelloInstance {
 func (x *Hello) GetSdk() string {
 	if x != nil {
 		return x.Sdk
+	}
+	return ""
+}
+
+func (x *Hello) GetNonce() string {
+	if x != nil {
+		return x.Nonce
 	}
 	return ""
 }
@@ -1219,12 +1229,13 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\x03ack\x18\x06 \x01(\v2\x12.berth.link.v1.AckH\x00R\x03ack\x12)\n" +
 	"\x04move\x18\a \x01(\v2\x13.berth.link.v1.MoveH\x00R\x04move\x122\n" +
 	"\agoodbye\x18\b \x01(\v2\x16.berth.link.v1.GoodbyeH\x00R\agoodbyeB\x06\n" +
-	"\x04kind\"t\n" +
+	"\x04kind\"\x8a\x01\n" +
 	"\x05Hello\x12\x1d\n" +
 	"\n" +
 	"resume_key\x18\x01 \x01(\tR\tresumeKey\x12:\n" +
 	"\tinstances\x18\x02 \x03(\v2\x1c.berth.link.v1.HelloInstanceR\tinstances\x12\x10\n" +
-	"\x03sdk\x18\x03 \x01(\tR\x03sdk\"p\n" +
+	"\x03sdk\x18\x03 \x01(\tR\x03sdk\x12\x14\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"p\n" +
 	"\rHelloInstance\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1f\n" +
