@@ -199,16 +199,30 @@ func TestFailuresEndWhereTheyMust(t *testing.T) {
 	})
 }
 
-// A provider that hangs is left at the deadline; the instance is told, and what the provider may have started goes back.
+// A provider that hangs is left at the deadline; the instance is told, and once it has answered, what the provider may have started goes back.
 func TestHangingProvider(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
 		rep := r.start(nil)
 		r.farm.set(func(ctx context.Context, call, _ string) error {
-			if call == "allocate" {
+			switch call {
+			case "allocate":
 				<-ctx.Done()
 				return ctx.Err()
+			case "release":
+				if r.peer.told() == "" {
+					t.Error("given back before the instance had answered")
+				}
 			}
 			return nil
+		})
+		tries := 0
+		r.peer.set(func() {
+			r.peer.onReport = func(*attemptv1.ReportAttemptRequest) error { // under the peer's lock
+				if tries++; tries < 3 {
+					return unavailable()
+				}
+				return nil
+			}
 		})
 		w := wish(1)
 		w.Deadline = time.Now().Add(300 * time.Millisecond)
@@ -221,6 +235,54 @@ func TestHangingProvider(t *testing.T) {
 			t.Error("nothing was given back")
 		}
 	})
+}
+
+// The same, but the server did start, and is linked by the deadline: it stays.
+func TestHangingProviderWhoseServerLinks(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		rep := r.start(nil)
+		w := wish(1)
+		w.Deadline = time.Now().Add(500 * time.Millisecond)
+		r.farm.mu.Lock()
+		r.farm.onAnswer = func(call, _ string) error {
+			if call == "allocate" {
+				r.peer.set(func() { r.peer.linked = true })
+				<-time.After(time.Until(w.Deadline) + 100*time.Millisecond) // the hanging; clocks differ a little
+				return context.DeadlineExceeded
+			}
+			return nil
+		}
+		r.farm.mu.Unlock()
+		r.create(rep, w)
+		r.keepsLinked(rep, w)
+	})
+}
+
+// keepsLinked checks that a server which was linked before the allocation knew of it becomes the instance's, and goes back when the instance says so.
+func (r *rig) keepsLinked(rep *replica, w allocator.Wish) {
+	r.t.Helper()
+	eventually(r.t, func() (bool, any) {
+		a := r.stored(w)
+		return a.State > allocator.Bound || (a.State == allocator.Bound && a.Report == allocator.ReportNone && a.ExternalID != ""), a
+	})
+	released, servers, _ := r.farm.count("release", w.ID)
+	if a := r.stored(w); a.State != allocator.Bound || len(a.Endpoints) != 1 || released != 0 || servers != 1 {
+		r.t.Errorf("given back %d times, %d servers left: %+v", released, servers, a)
+	}
+	if got := r.peer.told(); got != "failed: no server before the deadline; the last problem: provider \"farm\": no answer in time allocated" &&
+		got != "failed: no server before the deadline allocated" {
+		r.t.Errorf("the instance was told %q", got)
+	}
+	r.peer.set(func() {
+		if e := r.peer.reports[len(r.peer.reports)-1].GetAllocated().GetEndpoints(); len(e) != 1 || e[0].GetPort() != 7777 {
+			r.t.Errorf("the instance was told of the endpoints %v", e)
+		}
+	})
+	r.release(rep, w)
+	r.settled(w, allocator.Released)
+	if calls, servers, started := r.farm.count("allocate", w.ID); calls != 1 || servers != 0 || started != 1 {
+		r.t.Errorf("allocate was called %d times; %d servers left, %d started", calls, servers, started)
+	}
 }
 
 func TestReleaseBeforeCreate(t *testing.T) {

@@ -141,7 +141,8 @@ type peer struct {
 
 	mu       sync.Mutex
 	reports  []*attemptv1.ReportAttemptRequest
-	verdict  attemptv1.ReportAttemptResponse_Verdict
+	verdict  attemptv1.ReportAttemptResponse_Verdict // on a server that was named
+	linked   bool                                    // the server is linked, whatever allocation knows of it
 	onReport func(*attemptv1.ReportAttemptRequest) error
 	onIssue  func() error
 	conn     *grpc.ClientConn
@@ -190,7 +191,7 @@ func (p *peer) ReportAttempt(_ context.Context, req *attemptv1.ReportAttemptRequ
 		}
 	}
 	p.reports = append(p.reports, req)
-	if req.GetAllocated() == nil {
+	if req.GetAllocated() == nil && !p.linked {
 		return &attemptv1.ReportAttemptResponse{Verdict: attemptv1.ReportAttemptResponse_VERDICT_ABANDONED}, nil
 	}
 	return &attemptv1.ReportAttemptResponse{Verdict: p.verdict}, nil

@@ -13,6 +13,7 @@ import (
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
 )
 
 // A replica that is killed before or after any single thing that it does is succeeded by one that brings the allocation to the same end.
@@ -116,6 +117,39 @@ func (r *rig) settledOr(w allocator.Wish, killed <-chan struct{}, want ...alloca
 		}
 		a := r.stored(w)
 		return slices.Contains(want, a.State) && a.Report == allocator.ReportNone, a
+	})
+}
+
+// A replica is killed after the provider started the server, and succeeded after the deadline; the server has linked meanwhile: it stays.
+func TestKilledUntilAfterTheDeadline(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		first := r.start(nil)
+		dead := make(chan struct{})
+		r.farm.mu.Lock()
+		r.farm.onAnswer = func(call, _ string) error {
+			if call == "allocate" {
+				first.queue.dead.Store(true)
+				close(dead)
+			}
+			return nil
+		}
+		r.farm.mu.Unlock()
+		w := wish(1)
+		w.Deadline = time.Now().Add(time.Hour)
+		r.create(first, w)
+		<-dead
+		first.kill()
+		r.unhook()
+		r.peer.set(func() { r.peer.linked = true })
+		a := r.stored(w)
+		if a.State != allocator.Placing {
+			t.Fatalf("left behind: %+v", a)
+		}
+		a.Deadline = time.Now().Add(-time.Second) // instead of waiting for it
+		if _, err := redisstore.New(r.redis).Save(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		r.keepsLinked(r.start(nil), w)
 	})
 }
 

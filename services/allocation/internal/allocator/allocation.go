@@ -59,7 +59,7 @@ const (
 	ReportNone Report = iota
 	// ReportAllocated: a provider has named a server. It is repeated until the instance has decided about the server.
 	ReportAllocated
-	// ReportFailed: no server could be had.
+	// ReportFailed: no server could be had. It is repeated until the instance has decided, which may have the server linked by then.
 	ReportFailed
 	// ReportExited: the server's process ended by itself.
 	ReportExited

@@ -102,6 +102,10 @@ func (a *Allocation) Next(now time.Time) (Action, time.Time) {
 func (a *Allocation) nextPlacing(now time.Time) (Action, time.Time) {
 	expires := !a.Deadline.IsZero()
 	switch {
+	case a.Report != ReportNone && !now.Before(a.ReportAt): // it failed; but the instance alone knows whether there is a server that is linked
+		return Tell, now
+	case a.Report != ReportNone:
+		return Wait, a.ReportAt
 	case expires && !now.Before(a.Deadline):
 		return Expire, now
 	case !now.Before(a.CallAt) && a.State == Queued:
@@ -136,25 +140,20 @@ func (a *Allocation) Postponed(reason string, now time.Time) {
 	a.CallAt = now.Add(callAgain.after(a.ID, a.Tries))
 }
 
-// Fails ends an allocation of which no provider has anything.
+// Fails records that no provider has anything of the allocation, nor will have. It ends when the instance has agreed.
 func (a *Allocation) Fails(reason string, now time.Time) {
 	a.say(reason)
-	a.become(Failed, now)
+	a.become(Queued, now)
 	a.owe(ReportFailed, now)
 }
 
-// Expired records that the deadline passed. Where a provider may have a server, that is given back.
+// Expired records that the deadline passed. A provider may have a server all the same, and that may be linked: what becomes of it, the instance says.
 func (a *Allocation) Expired(now time.Time) {
 	reason := "no server before the deadline"
 	if a.Message != "" {
 		reason += "; the last problem: " + a.Message
 	}
-	if a.State == Queued {
-		a.Fails(reason, now)
-		return
-	}
 	a.say(reason)
-	a.giveBack(Failed, now)
 	a.owe(ReportFailed, now)
 }
 
@@ -190,6 +189,9 @@ func (a *Allocation) retryPlacing(reason string, now time.Time, wait time.Durati
 func (a *Allocation) Observed(s Server, poll time.Duration, now time.Time) {
 	a.Tries, a.Missing = 0, 0
 	a.CallAt = now.Add(poll)
+	if a.Report == ReportExited { // the provider had forgotten it for a while only
+		a.owe(ReportAllocated, now)
+	}
 	if s.ExternalID != "" {
 		a.ExternalID = s.ExternalID
 	}
@@ -228,15 +230,19 @@ func (a *Allocation) LookFailed(f *Failure, poll time.Duration, now time.Time) {
 		a.Tries++
 		a.become(Queued, now)
 		a.CallAt = now.Add(callAgain.after(a.ID, a.Tries))
+	case a.State == Bound && a.ExternalID == "" && len(a.Endpoints) == 0: // linked before the provider named it, which it may yet do
+		a.CallAt = now.Add(poll)
 	default:
 		a.Missing++
 		a.CallAt = now.Add(poll)
-		if a.Missing >= maxMissing {
-			a.exited(fmt.Sprintf("provider %q no longer knows the server", a.Provider), now)
+		if a.Missing == maxMissing { // no proof that it ended: the instance is told, and says what becomes of it
+			a.say(fmt.Sprintf("provider %q no longer knows the server", a.Provider))
+			a.owe(ReportExited, now)
 		}
 	}
 }
 
+// exited records that the provider saw the server's process end.
 func (a *Allocation) exited(message string, now time.Time) {
 	if message == "" {
 		message = "the server's process ended"
@@ -255,19 +261,25 @@ func (a *Allocation) ProviderLost(now time.Time) {
 
 // Release records that the instance is done with the server, and reports whether that changed anything.
 func (a *Allocation) Release(now time.Time) bool {
-	switch a.State {
-	case Queued:
+	failed := a.Report == ReportFailed // the instance's release may be here before its answer to the report
+	switch {
+	case a.State >= Releasing:
+		return false
+	case a.State == Queued && failed:
+		a.become(Failed, now)
+		a.Report, a.ReportTries = ReportNone, 0
+	case a.State == Queued:
 		a.become(Cancelled, now)
 		a.owe(ReportReleased, now)
-		return true
-	case Placing, Starting, Ready, Bound:
-		a.giveBack(Released, now)
-		return true
+	case failed:
+		a.giveBack(Failed, now)
 	default:
-		return false
+		a.giveBack(Released, now)
 	}
+	return true
 }
 
+// giveBack is called only when the instance has let go of the server, or the provider saw its process end.
 func (a *Allocation) giveBack(end State, now time.Time) {
 	a.become(Releasing, now)
 	a.End, a.Gone, a.Tries = end, false, 0
@@ -298,21 +310,27 @@ func (a *Allocation) GiveBackFailed(f *Failure, now time.Time) {
 // Told records the instance's answer.
 func (a *Allocation) Told(v Verdict, now time.Time) {
 	told := a.Report
-	if told == ReportAllocated && v == Open {
+	switch {
+	case a.State >= Releasing: // nothing is left to decide
+		a.Report, a.ReportTries = ReportNone, 0
+		if told == ReportReleased && a.State == Releasing {
+			a.become(a.End, now)
+		} else {
+			a.finish(now)
+		}
+	case v == Open:
 		a.ReportTries++
 		a.ReportAt = now.Add(undecidedAgain.after(a.ID, a.ReportTries))
-		return
-	}
-	a.Report, a.ReportTries = ReportNone, 0
-	switch {
-	case told == ReportAllocated && v == Abandoned:
+	case v == Abandoned:
 		a.Release(now)
-	case told == ReportAllocated:
+	case told == ReportFailed: // there is a server after all, linked before its provider's answer was here: look at it
+		a.Message = ""
 		a.become(Bound, now)
-	case told == ReportReleased && a.State == Releasing:
-		a.become(a.End, now)
-	default:
-		a.finish(now)
+		a.owe(ReportAllocated, now)
+		a.CallAt = now
+	default: // after an exit the instance has ended, and its release is on the way
+		a.Report, a.ReportTries = ReportNone, 0
+		a.become(Bound, now)
 	}
 }
 
@@ -322,9 +340,14 @@ func (a *Allocation) NotTold(now time.Time) {
 	a.ReportAt = now.Add(reportAgain.after(a.ID, a.ReportTries))
 }
 
-// Reopen takes up an allocation again that was settled by somebody else while a provider was still being asked: what it started after all has to go.
-// It reports whether there was anything to take up.
+// Reopen takes up an allocation again that somebody else took for one without a server, or settled, while a provider was still being asked: what that
+// started after all is looked for, or has to go. It reports whether there was anything to take up.
 func (a *Allocation) Reopen(now time.Time) bool {
+	if a.State == Queued {
+		a.become(Placing, now)
+		a.CallAt = now
+		return true
+	}
 	if !a.State.Final() && (a.State != Releasing || !a.Gone) {
 		return false
 	}

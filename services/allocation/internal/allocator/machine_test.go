@@ -50,9 +50,9 @@ func TestFailuresOfAllocate(t *testing.T) {
 		NoCapacity:      {Queued, ReportNone, Wait},
 		RateLimited:     {Queued, ReportNone, Wait},
 		Unavailable:     {Queued, ReportNone, Wait},
-		Quota:           {Failed, ReportFailed, Tell},
-		Invalid:         {Failed, ReportFailed, Tell},
-		Unauthenticated: {Failed, ReportFailed, Tell},
+		Quota:           {Queued, ReportFailed, Tell},
+		Invalid:         {Queued, ReportFailed, Tell},
+		Unauthenticated: {Queued, ReportFailed, Tell},
 	} {
 		a := placing()
 		a.Refused(&Failure{Kind: kind, Message: "no such luck"}, t0)
@@ -66,7 +66,7 @@ func TestFailuresOfAllocate(t *testing.T) {
 func TestNoCapacityIsTriedAFewTimes(t *testing.T) {
 	a := queued(time.Time{})
 	tries := 0
-	for a.State == Queued {
+	for a.Report == ReportNone {
 		if tries++; tries > 100 {
 			t.Fatal("tried for ever")
 		}
@@ -76,7 +76,7 @@ func TestNoCapacityIsTriedAFewTimes(t *testing.T) {
 	if tries != maxNoCapacity {
 		t.Errorf("tried %d times", tries)
 	}
-	expect(t, a, Failed, ReportFailed, Tell)
+	expect(t, a, Queued, ReportFailed, Tell)
 }
 
 func TestRetryAfterIsHonoured(t *testing.T) {
@@ -91,13 +91,16 @@ func TestDeadline(t *testing.T) {
 	a := queued(t0)
 	expect(t, a, Queued, ReportNone, Expire)
 	a.Expired(t0)
-	expect(t, a, Failed, ReportFailed, Tell)
+	expect(t, a, Queued, ReportFailed, Tell)
+	a.Told(Abandoned, t0)
+	expect(t, a, Failed, ReportNone, Wait)
 
-	b := queued(t0)
-	b.Placed("p", "r", t0)
-	expect(t, b, Placing, ReportNone, Expire)
-	b.Expired(t0) // the provider may have a server: it goes back, and the instance is told at once
-	expect(t, b, Releasing, ReportFailed, GiveBack)
+	b := expired() // the provider may have a server: the instance says what becomes of it
+	expect(t, b, Placing, ReportFailed, Tell)
+	b.NotTold(t0)
+	expect(t, b, Placing, ReportFailed, Wait)
+	b.Told(Open, t0)
+	expect(t, b, Placing, ReportFailed, Wait)
 	b.Told(Abandoned, t0)
 	expect(t, b, Releasing, ReportNone, GiveBack)
 	b.GivenBack(true, 0, t0)
@@ -112,6 +115,77 @@ func TestDeadline(t *testing.T) {
 	c.Expired(t0)
 	if !strings.Contains(c.Message, "no tokens") {
 		t.Errorf("message %q does not say what was wrong", c.Message)
+	}
+}
+
+func expired() Allocation {
+	a := queued(t0)
+	a.Placed("p", "r", t0)
+	a.Expired(t0)
+	return a
+}
+
+// A server that linked before its provider's answer was known is never given back for that: it is looked for until the provider names it.
+func TestServerThatIsLinkedAtTheDeadline(t *testing.T) {
+	a := expired()
+	a.Told(Accepted, t0)
+	expect(t, a, Bound, ReportAllocated, Tell)
+	a.Told(Accepted, t0)
+	expect(t, a, Bound, ReportNone, Look)
+	if a.Message != "" {
+		t.Errorf("message %q", a.Message)
+	}
+	for range 2 * maxMissing { // the provider is still busy with it
+		a.LookFailed(&Failure{Kind: NotFound}, time.Second, t0)
+		expect(t, a, Bound, ReportNone, Wait)
+	}
+	a.Observed(Server{State: ServerRunning, ExternalID: "x", Endpoints: []Endpoint{{Name: "game", Host: "h", Port: 1}}}, time.Second, t0)
+	expect(t, a, Bound, ReportAllocated, Tell)
+	a.Told(Accepted, t0)
+	a.Release(t0)
+	expect(t, a, Releasing, ReportNone, GiveBack)
+}
+
+// The instance's release may be here before its answer to the report that it follows from.
+func TestReleaseBeforeTheVerdict(t *testing.T) {
+	a := queued(t0)
+	a.Expired(t0)
+	a.Release(t0)
+	expect(t, a, Failed, ReportNone, Wait)
+
+	b := expired()
+	b.Release(t0)
+	expect(t, b, Releasing, ReportNone, GiveBack)
+	b.GivenBack(true, 0, t0)
+	expect(t, b, Failed, ReportNone, Wait)
+}
+
+// A worker that asked a provider comes back to an allocation that others found no server of.
+func TestReopen(t *testing.T) {
+	a := queued(t0.Add(time.Minute))
+	a.CallAt = t0.Add(time.Second)
+	if !a.Reopen(t0) {
+		t.Error("not reopened")
+	}
+	expect(t, a, Placing, ReportNone, Look)
+
+	b := queued(t0)
+	b.Expired(t0)
+	b.Reopen(t0) // told of a failure or not, the instance has the word
+	expect(t, b, Placing, ReportFailed, Tell)
+	b.Told(Abandoned, t0)
+	expect(t, b, Releasing, ReportNone, GiveBack)
+
+	c := queued(t0)
+	c.Expired(t0)
+	c.Told(Abandoned, t0)
+	c.Reopen(t0)
+	expect(t, c, Releasing, ReportNone, GiveBack)
+
+	for _, d := range []Allocation{placing(), ready(), expired()} {
+		if d.Reopen(t0) {
+			t.Errorf("%v was reopened", d.State)
+		}
 	}
 }
 
@@ -178,7 +252,18 @@ func TestAServerThatTheProviderForgot(t *testing.T) {
 	b.LookFailed(&Failure{Kind: NotFound}, time.Second, t0)
 	expect(t, b, Bound, ReportNone, Wait) // it was there in between
 	a.LookFailed(&Failure{Kind: NotFound}, time.Second, t0)
-	expect(t, a, Releasing, ReportExited, GiveBack)
+	expect(t, a, Bound, ReportExited, Tell) // no proof either that it ended: the instance is told first
+	d := a
+	d.NotTold(t0)
+	d.Observed(Server{State: ServerRunning}, time.Second, t0)
+	expect(t, d, Bound, ReportAllocated, Tell) // there it is again, in time
+	c := a
+	c.Told(Abandoned, t0)
+	expect(t, c, Releasing, ReportNone, GiveBack)
+	a.Told(Accepted, t0)
+	expect(t, a, Bound, ReportNone, Wait)
+	a.Release(t0)
+	expect(t, a, Releasing, ReportNone, GiveBack)
 }
 
 func TestMessagesAreBoundedAndReadable(t *testing.T) {
@@ -203,7 +288,8 @@ func TestBackoffGrowsToItsTop(t *testing.T) {
 	}
 }
 
-// Whatever happens, an allocation that is released in the end leaves nothing at the provider, and its instance is told how it ended.
+// Whatever happens, no server goes back before the instance has let go of it or it has ended; and an allocation that is released in the end leaves
+// nothing at the provider, and its instance knows how it ended.
 func TestMachine(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := world{t: t, now: t0}
@@ -213,11 +299,11 @@ func TestMachine(t *testing.T) {
 		}
 		for range rapid.IntRange(20, 80).Draw(t, "steps") {
 			if rapid.IntRange(0, 9).Draw(t, "event") == 0 {
-				w.released = w.a.Release(w.now) || w.released
+				w.release()
 			}
 			w.step(true)
 		}
-		w.released = w.a.Release(w.now) || w.released
+		w.release()
 		for n := 0; !w.forgotten; n++ {
 			if n > 200 {
 				t.Fatalf("no end: %+v", w.a)
@@ -235,9 +321,17 @@ type world struct {
 	hasServer bool
 	exited    bool
 	accepted  bool
-	released  bool // the instance is done with the attempt
-	endTold   bool
+	released  bool // the instance is done with the attempt, and the allocation knows
+	endSeen   bool // the provider said that the server ended
+	endKnown  bool // the instance knows how it ended
 	forgotten bool
+}
+
+func (w *world) release() {
+	if w.a.Report == ReportFailed {
+		w.endKnown = true
+	}
+	w.released = w.a.Release(w.now) || w.released
 }
 
 func (w *world) fault(faults bool, label string) bool {
@@ -247,6 +341,9 @@ func (w *world) fault(faults bool, label string) bool {
 func (w *world) step(faults bool) {
 	if w.hasServer && w.fault(faults, "exits") {
 		w.exited = true
+	}
+	if w.hasServer && !w.exited && !w.released && w.fault(faults, "links") {
+		w.accepted = true
 	}
 	switch action, at := w.a.Next(w.now); action {
 	case Wait:
@@ -261,6 +358,9 @@ func (w *world) step(faults bool) {
 	case Look:
 		w.look(faults)
 	case GiveBack:
+		if !w.released && !w.endSeen {
+			w.t.Fatalf("gives a server back that the instance has not let go of: %+v", w.a)
+		}
 		if w.fault(faults, "give back fails") {
 			w.a.GiveBackFailed(&Failure{Kind: Unavailable}, w.now)
 			return
@@ -274,8 +374,8 @@ func (w *world) step(faults bool) {
 		w.tell(faults)
 	case Forget:
 		w.forgotten = true
-		if w.hasServer || !w.endTold || !w.a.State.Final() {
-			w.t.Fatalf("forgotten with a server left (%v) or unknown to the instance (%v): %+v", w.hasServer, !w.endTold, w.a)
+		if w.hasServer || !w.endKnown || !w.a.State.Final() {
+			w.t.Fatalf("forgotten with a server left (%v) or unknown to the instance (%v): %+v", w.hasServer, !w.endKnown, w.a)
 		}
 	}
 }
@@ -294,8 +394,15 @@ func (w *world) place(faults bool) {
 		w.a.Observed(Server{State: ServerRunning, ExternalID: "x"}, time.Second, w.now)
 		return
 	}
-	kind := FailureKind(rapid.IntRange(int(Ambiguous), int(Unauthenticated)).Draw(w.t, "failure"))
-	w.hasServer = kind == Ambiguous && rapid.Bool().Draw(w.t, "started")
+	kind := Ambiguous
+	if rapid.Bool().Draw(w.t, "clear failure") {
+		kind = FailureKind(rapid.IntRange(int(NoCapacity), int(Unauthenticated)).Draw(w.t, "failure"))
+	} else {
+		w.hasServer, w.exited = rapid.Bool().Draw(w.t, "started"), false
+		if rapid.Bool().Draw(w.t, "hangs") && w.now.Before(w.a.Deadline) {
+			w.now = w.a.Deadline
+		}
+	}
 	w.a.Refused(&Failure{Kind: kind, Message: "m"}, w.now)
 }
 
@@ -305,7 +412,10 @@ func (w *world) look(faults bool) {
 		w.a.LookFailed(&Failure{Kind: Unavailable}, time.Second, w.now)
 	case !w.hasServer:
 		w.a.LookFailed(&Failure{Kind: NotFound}, time.Second, w.now)
+	case w.a.State != Placing && w.fault(faults, "forgotten"):
+		w.a.LookFailed(&Failure{Kind: NotFound}, time.Second, w.now)
 	case w.exited:
+		w.endSeen = true
 		w.a.Observed(Server{State: ServerExited}, time.Second, w.now)
 	default:
 		w.a.Observed(Server{State: ServerRunning}, time.Second, w.now)
@@ -319,15 +429,12 @@ func (w *world) tell(faults bool) {
 	}
 	verdict := Open
 	switch {
-	case w.a.Report != ReportAllocated:
-		w.endTold, verdict = true, Abandoned
-	case w.released:
-		verdict = Abandoned
-	case w.accepted || rapid.Bool().Draw(w.t, "accepts"):
-		w.accepted, verdict = true, Accepted
-	case rapid.Bool().Draw(w.t, "abandons"):
+	case w.accepted:
+		verdict = Accepted
+	case w.released || w.a.Report != ReportAllocated || rapid.Bool().Draw(w.t, "abandons"):
 		w.released, verdict = true, Abandoned
 	}
+	w.endKnown = w.endKnown || w.a.Report == ReportReleased || w.a.Report == ReportExited || (w.a.Report == ReportFailed && verdict == Abandoned)
 	w.a.Told(verdict, w.now)
 }
 

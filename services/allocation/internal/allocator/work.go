@@ -63,7 +63,7 @@ func (h *hold) claim(ctx context.Context) bool {
 		if ok && err == nil {
 			h.a, h.stored, h.base, h.since = c.Allocation, c.Allocation, c.Now, time.Now()
 			if h.asked && h.a.Reopen(c.Now) {
-				h.w.cfg.Log.WarnContext(ctx, "a provider may have started a server that was given up meanwhile; giving it back", keyAllocation, h.id, keyInstance, h.a.InstanceID)
+				h.w.cfg.Log.WarnContext(ctx, "a provider may have started a server that another worker did not find; taking the allocation up again", keyAllocation, h.id, keyInstance, h.a.InstanceID)
 			}
 			return true
 		}

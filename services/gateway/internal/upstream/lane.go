@@ -16,6 +16,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/errs"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	"github.com/berth-dev/berth/pkg/rpc"
 
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 )
@@ -136,7 +137,11 @@ func (l *lane) run(ctx context.Context) {
 			backoff = minBackoff
 		}
 		if backoff == minBackoff { // the first of a row of failures; the others would say the same
-			l.log.Warn("relay stream to game-instance broke; reconnecting", "error", err)
+			level := slog.LevelWarn
+			if e := (*errs.Error)(nil); errors.As(rpc.FromStatus(err), &e) && e.Cause == nil {
+				level = slog.LevelInfo // a replica that stops says so
+			}
+			l.log.Log(ctx, level, "relay stream to game-instance broke; reconnecting", "error", err)
 		}
 		wait := time.NewTimer(time.Duration(float64(backoff) * (0.5 + rand.Float64()/2)))
 		select {
