@@ -23,7 +23,7 @@ test: ## run all tests; those that need a redis-server run where there is one (R
 	go test $(TESTFLAGS) $(PKGS)
 
 endure: ## the long tests: the same suites again and again, with the race detector
-	go test -race -count=10 -timeout 60m ./test/e2e/... ./services/... ./sdk/go/...
+	go test -race -count=5 -timeout 60m ./test/e2e/... ./services/... ./sdk/go/...
 
 bench: build ## print the figures: name, value, unit, target (tab-separated)
 	@go run ./test/bench -bin $(BIN)
