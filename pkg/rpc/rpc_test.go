@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
@@ -182,6 +183,36 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	}
 	if err := <-stopped; err != nil {
 		t.Error(err)
+	}
+}
+
+// A program that is stopped while it starts has not failed.
+func TestAServerIsStoppedBeforeItHasBegun(t *testing.T) {
+	for range 50 {
+		a, err := auth.New(auth.Config{InternalKey: internalKey}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		program, err := app.New(ctx, app.Config{Log: slog.New(slog.DiscardHandler)}, app.Module{Name: "m", Build: func(ctx context.Context, b *app.Builder) error {
+			srv, err := rpc.NewServer(rpc.Config{Auth: a, Log: b.Log()})
+			if err != nil {
+				return err
+			}
+			ln, err := b.Listen(ctx, "grpc", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			srv.Mount(b, "grpc", ln)
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if err := program.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

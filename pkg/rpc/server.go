@@ -3,6 +3,7 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -114,7 +115,10 @@ func (s *Server) Mount(b *app.Builder, name string, ln net.Listener) {
 			return nil
 		case <-ctx.Done():
 			s.grpc.Stop()
-			return <-served
+			if err := <-served; !errors.Is(err, grpc.ErrServerStopped) { // it was stopped before it had begun
+				return err
+			}
+			return nil
 		}
 	})
 	b.OnStop(app.StageGRPC, name, s.Shutdown)

@@ -221,7 +221,7 @@ func (s *Server) link(ctx context.Context, sock *socket) error {
 	}
 	s.run.linkID = 0
 	if e := response.GetError(); e != nil {
-		return errorOf(e)
+		return linkRefused(errorOf(e))
 	}
 	var start gameserverv1.LinkResponse
 	if err := proto.Unmarshal(response.GetResult(), &start); err != nil {
@@ -237,6 +237,16 @@ func (s *Server) link(ctx context.Context, sock *socket) error {
 	}
 	s.run.epoch = start.GetLinkEpoch()
 	return nil
+}
+
+// linkRefused keeps a mishap on Berth's side from ending the match: only a refusal that says why is final.
+func linkRefused(e *Error) error {
+	switch e.Code {
+	case codes.Internal, codes.Unknown, codes.ResourceExhausted:
+		return fmt.Errorf("the instance could not be linked: %s", e.Message)
+	default:
+		return e
+	}
 }
 
 // backoff is how long to wait before each further try: twice as long each time, with jitter.

@@ -22,6 +22,8 @@ type call struct {
 	id   int64   // its number, given when it is first sent
 	via  *socket // the socket on which it was sent last; nil: to be sent
 	held bool    // not to be sent, because its caller looks at an answer or waits before a repeat
+	// orphan: its caller has gone, but it was sent and may take effect, so its answer is still wanted here.
+	orphan bool
 }
 
 // outbox holds the calls that are not answered yet, and numbers them.
@@ -55,10 +57,19 @@ func (o *outbox) add(ctx context.Context, done <-chan struct{}, c *call) error {
 	return nil
 }
 
-// remove forgets a call. An answer that still comes is ignored.
+// remove says that a call's caller has gone. A call that was sent stays until it is answered: what it does at Berth it does here, too.
 func (o *outbox) remove(c *call) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if c.id != 0 && !c.held {
+		c.orphan = true
+		return
+	}
+	o.drop(c)
+}
+
+// drop forgets a call. The caller holds mu.
+func (o *outbox) drop(c *call) {
 	o.calls = slices.DeleteFunc(o.calls, func(x *call) bool { return x == c })
 	<-o.room
 	wake(o.wakeWriter) // one that is left may be the next to send now
@@ -112,17 +123,23 @@ func (o *outbox) answered(via *socket, r *linkv1.Response) {
 	delete(via.open, r.GetId())
 	wake(o.wakeWriter)
 	i := slices.IndexFunc(o.calls, func(c *call) bool { return c.id == r.GetId() && c.id != 0 })
-	if i < 0 || o.calls[i].held { // its caller has gone, or has an answer
+	if i < 0 || o.calls[i].held { // it has an answer
 		o.mu.Unlock()
 		return
 	}
 	c := o.calls[i]
 	c.held = true
+	if c.orphan {
+		o.drop(c)
+	}
 	o.mu.Unlock()
 	if r.GetError() == nil {
 		if err := c.apply(r.GetResult()); err != nil {
 			r = &linkv1.Response{Id: r.GetId(), Outcome: &linkv1.Response_Error{Error: unreadable(c.method)}}
 		}
+	}
+	if c.orphan {
+		return
 	}
 	c.answer <- r // there is room: the call was not held, so the last answer was taken
 }

@@ -37,6 +37,22 @@ func TestAbandonedCallsCountAgainstTheWindow(t *testing.T) {
 	wantNext(t, o, via, b)
 }
 
+// A call whose caller gave up may take effect all the same, and then has to here, too, also when it has to be sent again.
+func TestAnAbandonedCallStillTakesEffect(t *testing.T) {
+	a := new(call)
+	o := outboxOf(t, a)
+	applied := 0
+	a.apply = func([]byte) error { applied++; return nil }
+	first, second := &socket{window: 1, open: make(map[int64]struct{})}, &socket{window: 1, open: make(map[int64]struct{})}
+	wantNext(t, o, first, a)
+	o.remove(a)
+	wantNext(t, o, second, a)
+	o.answered(second, &linkv1.Response{Id: a.id, Outcome: &linkv1.Response_Result{}})
+	if applied != 1 || len(o.calls) != 0 || len(o.room) != 0 {
+		t.Errorf("applied %d times; %d calls and %d places are still taken", applied, len(o.calls), len(o.room))
+	}
+}
+
 // Berth remembers the last window of numbers. A call that waits for its repeat must not fall out of it.
 func TestNumbersStayWithinTheWindow(t *testing.T) {
 	a, b, c := new(call), new(call), new(call)
@@ -53,7 +69,8 @@ func TestNumbersStayWithinTheWindow(t *testing.T) {
 	wantNext(t, o, via, a)
 	wantNext(t, o, via, nil)
 	o.remove(a)
-	delete(via.open, a.id)
+	wantNext(t, o, via, nil) // it was sent: until it is answered its number counts
+	o.answered(via, &linkv1.Response{Id: a.id})
 	wantNext(t, o, via, c)
 	if a.id != 1 || b.id != 2 || c.id != 3 {
 		t.Errorf("numbers are %d, %d, %d", a.id, b.id, c.id)

@@ -82,14 +82,17 @@ func (f folder) write(r record) error {
 
 // remove deletes what is kept of a server. Its output stays if keepLog is set.
 func (f folder) remove(attempt string, keepLog bool) error {
-	err := os.Remove(f.path(attempt, stateSuffix))
+	paths := []string{f.path(attempt, stateSuffix)}
 	if !keepLog {
-		err = errors.Join(err, os.Remove(f.path(attempt, logSuffix)))
+		paths = append(paths, f.path(attempt, logSuffix))
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	var failed []error
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = append(failed, err)
+		}
 	}
-	return err
+	return errors.Join(failed...)
 }
 
 // read returns all records, and an error for each file that is none. Half-written files are removed.

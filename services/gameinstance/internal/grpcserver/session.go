@@ -86,12 +86,11 @@ func (s *Session) PullNotifications(ctx context.Context, req *sessionv1.PullNoti
 
 // AckNotifications implements the rpc.
 func (s *Session) AckNotifications(ctx context.Context, req *sessionv1.AckNotificationsRequest) (*sessionv1.AckNotificationsResponse, error) {
-	for _, a := range req.GetAcks() {
-		if err := s.sessions.Ack(ctx, a.GetInstanceId(), a.GetOffset()); err != nil {
-			return nil, err
-		}
+	var failed []error
+	for _, a := range req.GetAcks() { // one that fails keeps none of the others
+		failed = append(failed, s.sessions.Ack(ctx, a.GetInstanceId(), a.GetOffset()))
 	}
-	return &sessionv1.AckNotificationsResponse{}, nil
+	return &sessionv1.AckNotificationsResponse{}, errors.Join(failed...)
 }
 
 // RenewGateway implements the rpc.

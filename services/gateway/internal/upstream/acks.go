@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	ackBatch = 1000 // the limit of AckNotifications
+	ackBatch = 100 // few enough for a store that is slow; AckNotifications takes 1000
 	// maxAcks bounds how many instances' acknowledgements wait. One that finds no place is dropped: its entries are reported undelivered then, and the
 	// acknowledgement is made again.
 	maxAcks   = 100_000

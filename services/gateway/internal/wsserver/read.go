@@ -227,15 +227,13 @@ func (c *conn) checkCredentials(auth *linkv1.Credentials) error {
 // answer queues the answer to a request. When the request linked an instance, its notifications follow.
 func (c *conn) answer(frame *linkv1.Frame, reason errs.Reason, link *sessionv1.LinkState) {
 	c.srv.cfg.Metrics.Requests.WithLabelValues(string(reason)).Inc()
-	if link != nil {
-		c.srv.cfg.Hub.Link(c, c.pair.Server().ID, link.GetInstanceId())
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state.Answered()
 	c.send(frame)
-	if link != nil {
+	if link != nil && !c.over { // a connection that has ended has told its instances to the hub already
 		c.state.Linked(linkOf(link))
+		c.srv.cfg.Hub.Link(c, c.pair.Server().ID, link.GetInstanceId())
 		c.pull(link.GetInstanceId()) // what was published before the instance was known here
 	}
 }
