@@ -266,7 +266,7 @@ func (h *hold) tell(ctx context.Context) {
 	verdict, err := h.w.cfg.Instances.Report(callCtx, h.a)
 	if err != nil {
 		h.a.NotTold(h.now())
-		if worthTelling(h.a.ReportTries) {
+		if worthTelling(h.a.ReportTries) && ctx.Err() == nil { // a stop of ours is no news
 			h.w.cfg.Log.WarnContext(ctx, "an instance cannot be told of its attempt; trying again", keyAllocation, h.id, keyInstance, h.a.InstanceID, keyTries, h.a.ReportTries, keyError, err)
 		}
 		return
