@@ -254,15 +254,6 @@ func (s *Store) heads(ctx context.Context, entries []listed) ([]*instance.Instan
 	return out, nil
 }
 
-// Revision returns an instance's revision; 0 if there is none.
-func (s *Store) Revision(ctx context.Context, id string) (int64, error) {
-	rev, err := s.redis.HGet(ctx, instanceKey(s.redis.Partition(id), id), fieldRevision).Int64()
-	if errors.Is(err, redis.Nil) {
-		return 0, nil
-	}
-	return rev, redisx.Err(err)
-}
-
 // Due returns up to limit instances per partition that want attention now.
 func (s *Store) Due(ctx context.Context, limit int64) ([]string, error) {
 	now, err := s.redis.Time(ctx).Result()

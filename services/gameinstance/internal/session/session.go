@@ -125,7 +125,8 @@ type Link struct {
 
 // Open makes a socket the server's session.
 //
-// A second socket with the same pair needs the session's resume key, unless the first one is known to be gone.
+// A second socket with the same pair needs the session's resume key, or the nonce of the process that opened it, unless the first one is known to be
+// gone.
 func (s *Service) Open(ctx context.Context, h Hello) (*Opened, error) {
 	opened, resumed, err := s.take(ctx, h)
 	if err != nil || !resumed {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
@@ -32,11 +33,12 @@ type Reaper interface {
 }
 
 const (
-	sweepEvery    = 250 * time.Millisecond
-	sweepLimit    = 64
-	sweepDeadline = 10 * time.Second
-	reapEvery     = time.Second
-	auditEvery    = 30 * time.Second
+	sweepEvery = 250 * time.Millisecond
+	sweepLimit = 64
+	reapEvery  = time.Second
+	auditEvery = 30 * time.Second
+	// roundDeadline bounds one round of any of them; what is left over is done in the next.
+	roundDeadline = 30 * time.Second
 )
 
 // Sweeper sweeps periodically.
@@ -48,31 +50,35 @@ type Sweeper struct {
 	Log       *slog.Logger
 }
 
-// Run sweeps until ctx is cancelled.
+// Run sweeps until ctx is cancelled. Deadlines, leases and the audit have rounds of their own: a gateway that is lost with thousands of links must not keep
+// deadlines waiting.
 func (s *Sweeper) Run(ctx context.Context) error {
-	sweep, reap, audit := time.NewTicker(sweepEvery), time.NewTicker(reapEvery), time.NewTicker(auditEvery)
-	defer sweep.Stop()
-	defer reap.Stop()
-	defer audit.Stop()
+	var rounds sync.WaitGroup
+	rounds.Go(func() { s.every(ctx, sweepEvery, "sweep", s.Sweep) })
+	rounds.Go(func() { s.every(ctx, reapEvery, "reap", s.Reaper.Reap) })
+	rounds.Go(func() { s.every(ctx, auditEvery, "audit", s.Reaper.Audit) })
+	rounds.Wait()
+	return nil
+}
+
+func (s *Sweeper) every(ctx context.Context, interval time.Duration, what string, do func(context.Context) error) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case <-sweep.C:
-			s.try(ctx, "sweep", s.Sweep)
-		case <-reap.C:
-			s.try(ctx, "reap", s.Reaper.Reap)
-		case <-audit.C:
-			s.try(ctx, "audit", s.Reaper.Audit)
+			return
+		case <-tick.C:
+			s.round(ctx, what, do)
 		}
 	}
 }
 
-func (s *Sweeper) try(ctx context.Context, what string, do func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(ctx, sweepDeadline)
+func (s *Sweeper) round(ctx context.Context, what string, do func(context.Context) error) {
+	bounded, cancel := context.WithTimeout(ctx, roundDeadline)
 	defer cancel()
-	if err := do(ctx); err != nil && ctx.Err() == nil {
-		s.Log.Warn("sweep failed; the next one follows", "what", what, "error", err)
+	if err := do(bounded); err != nil && ctx.Err() == nil {
+		s.Log.Warn("a round failed; the next one follows", "what", what, "error", err)
 	}
 }
 
