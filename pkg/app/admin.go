@@ -19,6 +19,17 @@ func newRegistry() *prometheus.Registry {
 	return r
 }
 
+// Register registers a metric, or returns the one of that name that is registered already: several servers of one program share theirs.
+func Register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
+	var already prometheus.AlreadyRegisteredError
+	if err := reg.Register(c); errors.As(err, &already) {
+		if existing, ok := already.ExistingCollector.(C); ok {
+			return existing
+		}
+	}
+	return c
+}
+
 // admin serves health, metrics and pprof; nothing on it acts. /healthz says that the process answers, and nothing else; /readyz says whether it can
 // serve, or what is missing.
 func (a *App) admin(cfg Config) Module {

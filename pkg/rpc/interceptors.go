@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
@@ -32,20 +33,10 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "berth_rpc_seconds", Help: "Time from a call's arrival to its answer, by method.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}, []string{"method"}),
 	}
 	if reg != nil { // several servers of one program share their metrics
-		m.handled = registerOnce(reg, m.handled)
-		m.seconds = registerOnce(reg, m.seconds)
+		m.handled = app.Register(reg, m.handled)
+		m.seconds = app.Register(reg, m.seconds)
 	}
 	return m
-}
-
-func registerOnce[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	var already prometheus.AlreadyRegisteredError
-	if err := reg.Register(c); errors.As(err, &already) {
-		if existing, ok := already.ExistingCollector.(C); ok {
-			return existing
-		}
-	}
-	return c
 }
 
 // edge is the outermost interceptor: it keeps panics inside, turns errors into statuses, and logs what callers are not told.

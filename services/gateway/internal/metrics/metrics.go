@@ -2,9 +2,9 @@
 package metrics
 
 import (
-	"errors"
-
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-dev/berth/pkg/app"
 )
 
 // Metrics are the gateway's metrics. They are safe for concurrent use.
@@ -32,13 +32,13 @@ type Metrics struct {
 // New returns the metrics, registered with reg. Several gateways in one program share them.
 func New(reg prometheus.Registerer) *Metrics {
 	counter := func(name, help string) prometheus.Counter {
-		return register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
+		return app.Register(reg, prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help}))
 	}
 	vector := func(name, help, label string) *prometheus.CounterVec {
-		return register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label}))
+		return app.Register(reg, prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, []string{label}))
 	}
 	return &Metrics{
-		Sockets:       register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "berth_gateway_sockets", Help: "Open link sockets."})),
+		Sockets:       app.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "berth_gateway_sockets", Help: "Open link sockets."})),
 		Closed:        vector("berth_gateway_sockets_closed_total", "Link sockets that ended, by the close code that was sent; LOST where none was.", "code"),
 		Refused:       vector("berth_gateway_upgrades_refused_total", "Link upgrades that were refused, by reason.", "reason"),
 		Requests:      vector("berth_gateway_requests_total", "Requests over link sockets, by the reason of their failure; empty for success.", "reason"),
@@ -48,14 +48,4 @@ func New(reg prometheus.Registerer) *Metrics {
 		Lapses:        counter("berth_gateway_lease_lapses_total", "Leases that ran out, whereupon all sockets were closed."),
 		Resubscribed:  counter("berth_gateway_resubscribed_total", "Subscriptions in the store that were lost and made again."),
 	}
-}
-
-func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
-	var already prometheus.AlreadyRegisteredError
-	if err := reg.Register(c); errors.As(err, &already) {
-		if existing, ok := already.ExistingCollector.(C); ok {
-			return existing
-		}
-	}
-	return c
 }
