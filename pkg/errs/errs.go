@@ -46,6 +46,11 @@ const (
 	Cancelled           Reason = "CANCELLED"
 	ProviderUnknown     Reason = "PROVIDER_UNKNOWN"
 	PathUnknown         Reason = "PATH_UNKNOWN"
+	StateRolledBack     Reason = "STATE_ROLLED_BACK"
+	RevisionMismatch    Reason = "REVISION_MISMATCH"
+	WatchTooSlow        Reason = "WATCH_TOO_SLOW"
+	InstanceDeleted     Reason = "INSTANCE_DELETED"
+	RequestTooOld       Reason = "REQUEST_TOO_OLD"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -75,19 +80,19 @@ func (r Reason) Kind() Kind {
 		return KindInvalidArgument
 	case MethodUnknown, NotImplemented:
 		return KindUnimplemented
-	case InstanceUnknown, PlayerUnknown, AllocationUnknown, ProviderUnknown, PathUnknown:
+	case InstanceUnknown, PlayerUnknown, AllocationUnknown, ProviderUnknown, PathUnknown, InstanceDeleted:
 		return KindNotFound
 	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch:
 		return KindUnauthenticated
 	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned:
 		return KindPermissionDenied
-	case StateNotAllowed, Superseded, NotConnected, StaleLinkEpoch:
+	case StateNotAllowed, Superseded, NotConnected, StaleLinkEpoch, StateRolledBack, RequestTooOld:
 		return KindFailedPrecondition
 	case RequestIDReused, PlayerExists:
 		return KindAlreadyExists
-	case Contended:
+	case Contended, RevisionMismatch:
 		return KindAborted
-	case MailboxFull, LimitExceeded:
+	case MailboxFull, LimitExceeded, WatchTooSlow:
 		return KindResourceExhausted
 	case StoreUnavailable, ServiceUnavailable:
 		return KindUnavailable

@@ -105,6 +105,11 @@ func (s *GameServer) Link(ctx context.Context, req *gameserverv1.LinkRequest) (*
 	return &gameserverv1.LinkResponse{Instance: out, LinkEpoch: inst.Link.Epoch, Offset: inst.LastOffset}, nil
 }
 
+// UnlinkGameInstance implements the rpc.
+func (s *GameServer) UnlinkGameInstance(context.Context, *gameserverv1.UnlinkGameInstanceRequest) (*gameserverv1.UnlinkGameInstanceResponse, error) {
+	return nil, errs.New(errs.NotImplemented, "unlink is not built yet")
+}
+
 // ConnectPlayers implements the rpc.
 func (s *GameServer) ConnectPlayers(ctx context.Context, req *gameserverv1.ConnectPlayersRequest) (*gameserverv1.ConnectPlayersResponse, error) {
 	inst, err := s.apply(ctx, req, instance.ConnectPlayers{Server: caller(ctx), IDs: req.GetPlayerIds()})

@@ -169,6 +169,16 @@ func (s *Instance) WatchGameInstance(req *instancev1.WatchGameInstanceRequest, s
 	}
 }
 
+// WatchGameInstances implements the rpc.
+func (s *Instance) WatchGameInstances(*instancev1.WatchGameInstancesRequest, grpc.ServerStreamingServer[instancev1.WatchGameInstancesResponse]) error {
+	return errs.New(errs.NotImplemented, "watching many instances is not built yet")
+}
+
+// ExportHistory implements the rpc.
+func (s *Instance) ExportHistory(*instancev1.ExportHistoryRequest, grpc.ServerStreamingServer[instancev1.ExportHistoryResponse]) error {
+	return errs.New(errs.NotImplemented, "the export of histories is not built yet")
+}
+
 // AllocateGameServer implements the rpc.
 func (s *Instance) AllocateGameServer(ctx context.Context, req *instancev1.AllocateGameServerRequest) (*instancev1.AllocateGameServerResponse, error) {
 	out, err := s.apply(ctx, req, instance.Allocate{})

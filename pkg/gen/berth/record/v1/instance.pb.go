@@ -190,7 +190,15 @@ type InstanceHead struct {
 	// A digest of the request that created it.
 	CreateDigest []byte `protobuf:"bytes,20,opt,name=create_digest,json=createDigest,proto3" json:"create_digest,omitempty"`
 	// The W3C traceparent of the request that created it.
-	Traceparent   string `protobuf:"bytes,21,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,21,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// What becomes of it when its server is lost.
+	OnServerLoss v1.GameInstance_OnServerLoss `protobuf:"varint,22,opt,name=on_server_loss,json=onServerLoss,proto3,enum=berth.instance.v1.GameInstance_OnServerLoss" json:"on_server_loss,omitempty"`
+	// How many players it has.
+	PlayerCount int32 `protobuf:"varint,23,opt,name=player_count,json=playerCount,proto3" json:"player_count,omitempty"`
+	// The size of game data, result and players' data together, as public messages.
+	DataBytes int64 `protobuf:"varint,24,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
+	// How many attempts there ever were; the oldest are dropped from `attempts`.
+	AttemptCount  int32 `protobuf:"varint,25,opt,name=attempt_count,json=attemptCount,proto3" json:"attempt_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -370,6 +378,34 @@ func (x *InstanceHead) GetTraceparent() string {
 		return x.Traceparent
 	}
 	return ""
+}
+
+func (x *InstanceHead) GetOnServerLoss() v1.GameInstance_OnServerLoss {
+	if x != nil {
+		return x.OnServerLoss
+	}
+	return v1.GameInstance_OnServerLoss(0)
+}
+
+func (x *InstanceHead) GetPlayerCount() int32 {
+	if x != nil {
+		return x.PlayerCount
+	}
+	return 0
+}
+
+func (x *InstanceHead) GetDataBytes() int64 {
+	if x != nil {
+		return x.DataBytes
+	}
+	return 0
+}
+
+func (x *InstanceHead) GetAttemptCount() int32 {
+	if x != nil {
+		return x.AttemptCount
+	}
+	return 0
 }
 
 // LinkRecord is the bond between an instance and its server.
@@ -920,7 +956,9 @@ type StoredData struct {
 	//	*StoredData_Binary
 	Kind isStoredData_Kind `protobuf_oneof:"kind"`
 	// The size of the data as a public message, in bytes: what counts against the limits.
-	Size          int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// Who is given the data.
+	Visibility    v11.Data_Visibility `protobuf:"varint,4,opt,name=visibility,proto3,enum=berth.type.v1.Data_Visibility" json:"visibility,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -987,6 +1025,13 @@ func (x *StoredData) GetSize() int64 {
 	return 0
 }
 
+func (x *StoredData) GetVisibility() v11.Data_Visibility {
+	if x != nil {
+		return x.Visibility
+	}
+	return v11.Data_Visibility(0)
+}
+
 type isStoredData_Kind interface {
 	isStoredData_Kind()
 }
@@ -1005,7 +1050,7 @@ func (*StoredData_Json) isStoredData_Kind() {}
 
 func (*StoredData_Binary) isStoredData_Kind() {}
 
-// HistoryRecord is an entry of an instance's history list, after "REVISION:".
+// HistoryRecord is an entry of an instance's history list, after "REVISION:COUNT:FIRST:FOLD:".
 type HistoryRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// When.
@@ -1108,7 +1153,9 @@ type EventRecord struct {
 	// The custom data was replaced.
 	GameDataUpdated *StoredData `protobuf:"bytes,4,opt,name=game_data_updated,json=gameDataUpdated,proto3" json:"game_data_updated,omitempty"`
 	// The instance is over.
-	Terminated    *TerminationRecord `protobuf:"bytes,5,opt,name=terminated,proto3" json:"terminated,omitempty"`
+	Terminated *TerminationRecord `protobuf:"bytes,5,opt,name=terminated,proto3" json:"terminated,omitempty"`
+	// The instance was taken from the server.
+	Superseded    *SupersessionRecord `protobuf:"bytes,6,opt,name=superseded,proto3" json:"superseded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1178,6 +1225,59 @@ func (x *EventRecord) GetTerminated() *TerminationRecord {
 	return nil
 }
 
+func (x *EventRecord) GetSuperseded() *SupersessionRecord {
+	if x != nil {
+		return x.Superseded
+	}
+	return nil
+}
+
+// SupersessionRecord says why an instance was taken from a server.
+type SupersessionRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, in words.
+	Message       string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SupersessionRecord) Reset() {
+	*x = SupersessionRecord{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SupersessionRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SupersessionRecord) ProtoMessage() {}
+
+func (x *SupersessionRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SupersessionRecord.ProtoReflect.Descriptor instead.
+func (*SupersessionRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SupersessionRecord) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // PlayerRecords is a list of players.
 type PlayerRecords struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1189,7 +1289,7 @@ type PlayerRecords struct {
 
 func (x *PlayerRecords) Reset() {
 	*x = PlayerRecords{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1201,7 +1301,7 @@ func (x *PlayerRecords) String() string {
 func (*PlayerRecords) ProtoMessage() {}
 
 func (x *PlayerRecords) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1214,7 +1314,7 @@ func (x *PlayerRecords) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayerRecords.ProtoReflect.Descriptor instead.
 func (*PlayerRecords) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{10}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PlayerRecords) GetPlayers() []*PlayerRecord {
@@ -1235,7 +1335,7 @@ type PlayerIds struct {
 
 func (x *PlayerIds) Reset() {
 	*x = PlayerIds{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1347,7 @@ func (x *PlayerIds) String() string {
 func (*PlayerIds) ProtoMessage() {}
 
 func (x *PlayerIds) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1360,7 @@ func (x *PlayerIds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayerIds.ProtoReflect.Descriptor instead.
 func (*PlayerIds) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{11}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PlayerIds) GetIds() []string {
@@ -1283,7 +1383,7 @@ type TerminationRecord struct {
 
 func (x *TerminationRecord) Reset() {
 	*x = TerminationRecord{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1295,7 +1395,7 @@ func (x *TerminationRecord) String() string {
 func (*TerminationRecord) ProtoMessage() {}
 
 func (x *TerminationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1308,7 +1408,7 @@ func (x *TerminationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminationRecord.ProtoReflect.Descriptor instead.
 func (*TerminationRecord) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{12}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TerminationRecord) GetReason() v1.GameInstance_Reason {
@@ -1354,7 +1454,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1366,7 +1466,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1379,7 +1479,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{13}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SessionRecord) GetServerId() string {
@@ -1456,7 +1556,7 @@ var File_berth_record_v1_instance_proto protoreflect.FileDescriptor
 
 const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\n" +
-	"\x1eberth/record/v1/instance.proto\x12\x0fberth.record.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x1cberth/type/v1/endpoint.proto\"\xe2\a\n" +
+	"\x1eberth/record/v1/instance.proto\x12\x0fberth.record.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\"\x9d\t\n" +
 	"\fInstanceHead\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12;\n" +
@@ -1483,7 +1583,12 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\tdeadlines\x18\x12 \x03(\v2\x1f.berth.record.v1.DeadlineRecordR\tdeadlines\x123\n" +
 	"\x06outbox\x18\x13 \x03(\v2\x1b.berth.record.v1.OutboxCallR\x06outbox\x12#\n" +
 	"\rcreate_digest\x18\x14 \x01(\fR\fcreateDigest\x12 \n" +
-	"\vtraceparent\x18\x15 \x01(\tR\vtraceparent\x1a9\n" +
+	"\vtraceparent\x18\x15 \x01(\tR\vtraceparent\x12R\n" +
+	"\x0eon_server_loss\x18\x16 \x01(\x0e2,.berth.instance.v1.GameInstance.OnServerLossR\fonServerLoss\x12!\n" +
+	"\fplayer_count\x18\x17 \x01(\x05R\vplayerCount\x12\x1d\n" +
+	"\n" +
+	"data_bytes\x18\x18 \x01(\x03R\tdataBytes\x12#\n" +
+	"\rattempt_count\x18\x19 \x01(\x05R\fattemptCount\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x02\n" +
@@ -1534,12 +1639,15 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\x04data\x18\x04 \x01(\v2\x1b.berth.record.v1.StoredDataR\x04data\x12 \n" +
 	"\vconnectable\x18\x05 \x01(\bR\vconnectable\x12>\n" +
 	"\bpresence\x18\x06 \x01(\x0e2\".berth.instance.v1.Player.PresenceR\bpresence\x12\x19\n" +
-	"\badd_time\x18\a \x01(\x03R\aaddTime\"X\n" +
+	"\badd_time\x18\a \x01(\x03R\aaddTime\"\x98\x01\n" +
 	"\n" +
 	"StoredData\x12\x14\n" +
 	"\x04json\x18\x01 \x01(\fH\x00R\x04json\x12\x18\n" +
 	"\x06binary\x18\x02 \x01(\fH\x00R\x06binary\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\x03R\x04sizeB\x06\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12>\n" +
+	"\n" +
+	"visibility\x18\x04 \x01(\x0e2\x1e.berth.type.v1.Data.VisibilityR\n" +
+	"visibilityB\x06\n" +
 	"\x04kind\"\xef\x01\n" +
 	"\rHistoryRecord\x12\x12\n" +
 	"\x04time\x18\x01 \x01(\x03R\x04time\x12\x14\n" +
@@ -1548,7 +1656,7 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"from_state\x18\x03 \x01(\x0e2%.berth.instance.v1.GameInstance.StateR\tfromState\x12@\n" +
 	"\bto_state\x18\x04 \x01(\x0e2%.berth.instance.v1.GameInstance.StateR\atoState\x12\x14\n" +
 	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detail\"\xed\x02\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\xb2\x03\n" +
 	"\vEventRecord\x12C\n" +
 	"\rplayers_added\x18\x01 \x01(\v2\x1e.berth.record.v1.PlayerRecordsR\fplayersAdded\x12C\n" +
 	"\x0fplayers_removed\x18\x02 \x01(\v2\x1a.berth.record.v1.PlayerIdsR\x0eplayersRemoved\x12G\n" +
@@ -1556,7 +1664,12 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\x11game_data_updated\x18\x04 \x01(\v2\x1b.berth.record.v1.StoredDataR\x0fgameDataUpdated\x12B\n" +
 	"\n" +
 	"terminated\x18\x05 \x01(\v2\".berth.record.v1.TerminationRecordR\n" +
-	"terminated\"H\n" +
+	"terminated\x12C\n" +
+	"\n" +
+	"superseded\x18\x06 \x01(\v2#.berth.record.v1.SupersessionRecordR\n" +
+	"superseded\".\n" +
+	"\x12SupersessionRecord\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\"H\n" +
 	"\rPlayerRecords\x127\n" +
 	"\aplayers\x18\x01 \x03(\v2\x1d.berth.record.v1.PlayerRecordR\aplayers\"\x1d\n" +
 	"\tPlayerIds\x12\x10\n" +
@@ -1607,62 +1720,68 @@ func file_berth_record_v1_instance_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_record_v1_instance_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_berth_record_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_berth_record_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_berth_record_v1_instance_proto_goTypes = []any{
-	(DeadlineKind)(0),           // 0: berth.record.v1.DeadlineKind
-	(OutboxKind)(0),             // 1: berth.record.v1.OutboxKind
-	(*InstanceHead)(nil),        // 2: berth.record.v1.InstanceHead
-	(*LinkRecord)(nil),          // 3: berth.record.v1.LinkRecord
-	(*AttemptRecord)(nil),       // 4: berth.record.v1.AttemptRecord
-	(*TimeoutsRecord)(nil),      // 5: berth.record.v1.TimeoutsRecord
-	(*DeadlineRecord)(nil),      // 6: berth.record.v1.DeadlineRecord
-	(*OutboxCall)(nil),          // 7: berth.record.v1.OutboxCall
-	(*PlayerRecord)(nil),        // 8: berth.record.v1.PlayerRecord
-	(*StoredData)(nil),          // 9: berth.record.v1.StoredData
-	(*HistoryRecord)(nil),       // 10: berth.record.v1.HistoryRecord
-	(*EventRecord)(nil),         // 11: berth.record.v1.EventRecord
-	(*PlayerRecords)(nil),       // 12: berth.record.v1.PlayerRecords
-	(*PlayerIds)(nil),           // 13: berth.record.v1.PlayerIds
-	(*TerminationRecord)(nil),   // 14: berth.record.v1.TerminationRecord
-	(*SessionRecord)(nil),       // 15: berth.record.v1.SessionRecord
-	nil,                         // 16: berth.record.v1.InstanceHead.LabelsEntry
-	(v1.GameInstance_State)(0),  // 17: berth.instance.v1.GameInstance.State
-	(v1.GameInstance_Reason)(0), // 18: berth.instance.v1.GameInstance.Reason
-	(*v1.Placement)(nil),        // 19: berth.instance.v1.Placement
-	(*v11.Endpoint)(nil),        // 20: berth.type.v1.Endpoint
-	(v1.Attempt_Fate)(0),        // 21: berth.instance.v1.Attempt.Fate
-	(v1.Player_Presence)(0),     // 22: berth.instance.v1.Player.Presence
+	(DeadlineKind)(0),                 // 0: berth.record.v1.DeadlineKind
+	(OutboxKind)(0),                   // 1: berth.record.v1.OutboxKind
+	(*InstanceHead)(nil),              // 2: berth.record.v1.InstanceHead
+	(*LinkRecord)(nil),                // 3: berth.record.v1.LinkRecord
+	(*AttemptRecord)(nil),             // 4: berth.record.v1.AttemptRecord
+	(*TimeoutsRecord)(nil),            // 5: berth.record.v1.TimeoutsRecord
+	(*DeadlineRecord)(nil),            // 6: berth.record.v1.DeadlineRecord
+	(*OutboxCall)(nil),                // 7: berth.record.v1.OutboxCall
+	(*PlayerRecord)(nil),              // 8: berth.record.v1.PlayerRecord
+	(*StoredData)(nil),                // 9: berth.record.v1.StoredData
+	(*HistoryRecord)(nil),             // 10: berth.record.v1.HistoryRecord
+	(*EventRecord)(nil),               // 11: berth.record.v1.EventRecord
+	(*SupersessionRecord)(nil),        // 12: berth.record.v1.SupersessionRecord
+	(*PlayerRecords)(nil),             // 13: berth.record.v1.PlayerRecords
+	(*PlayerIds)(nil),                 // 14: berth.record.v1.PlayerIds
+	(*TerminationRecord)(nil),         // 15: berth.record.v1.TerminationRecord
+	(*SessionRecord)(nil),             // 16: berth.record.v1.SessionRecord
+	nil,                               // 17: berth.record.v1.InstanceHead.LabelsEntry
+	(v1.GameInstance_State)(0),        // 18: berth.instance.v1.GameInstance.State
+	(v1.GameInstance_Reason)(0),       // 19: berth.instance.v1.GameInstance.Reason
+	(*v1.Placement)(nil),              // 20: berth.instance.v1.Placement
+	(*v11.Endpoint)(nil),              // 21: berth.type.v1.Endpoint
+	(v1.GameInstance_OnServerLoss)(0), // 22: berth.instance.v1.GameInstance.OnServerLoss
+	(v1.Attempt_Fate)(0),              // 23: berth.instance.v1.Attempt.Fate
+	(v1.Player_Presence)(0),           // 24: berth.instance.v1.Player.Presence
+	(v11.Data_Visibility)(0),          // 25: berth.type.v1.Data.Visibility
 }
 var file_berth_record_v1_instance_proto_depIdxs = []int32{
-	17, // 0: berth.record.v1.InstanceHead.state:type_name -> berth.instance.v1.GameInstance.State
-	18, // 1: berth.record.v1.InstanceHead.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	19, // 2: berth.record.v1.InstanceHead.placement:type_name -> berth.instance.v1.Placement
-	16, // 3: berth.record.v1.InstanceHead.labels:type_name -> berth.record.v1.InstanceHead.LabelsEntry
-	20, // 4: berth.record.v1.InstanceHead.endpoints:type_name -> berth.type.v1.Endpoint
+	18, // 0: berth.record.v1.InstanceHead.state:type_name -> berth.instance.v1.GameInstance.State
+	19, // 1: berth.record.v1.InstanceHead.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	20, // 2: berth.record.v1.InstanceHead.placement:type_name -> berth.instance.v1.Placement
+	17, // 3: berth.record.v1.InstanceHead.labels:type_name -> berth.record.v1.InstanceHead.LabelsEntry
+	21, // 4: berth.record.v1.InstanceHead.endpoints:type_name -> berth.type.v1.Endpoint
 	3,  // 5: berth.record.v1.InstanceHead.link:type_name -> berth.record.v1.LinkRecord
 	4,  // 6: berth.record.v1.InstanceHead.attempts:type_name -> berth.record.v1.AttemptRecord
 	5,  // 7: berth.record.v1.InstanceHead.timeouts:type_name -> berth.record.v1.TimeoutsRecord
 	6,  // 8: berth.record.v1.InstanceHead.deadlines:type_name -> berth.record.v1.DeadlineRecord
 	7,  // 9: berth.record.v1.InstanceHead.outbox:type_name -> berth.record.v1.OutboxCall
-	21, // 10: berth.record.v1.AttemptRecord.fate:type_name -> berth.instance.v1.Attempt.Fate
-	0,  // 11: berth.record.v1.DeadlineRecord.kind:type_name -> berth.record.v1.DeadlineKind
-	1,  // 12: berth.record.v1.OutboxCall.kind:type_name -> berth.record.v1.OutboxKind
-	9,  // 13: berth.record.v1.PlayerRecord.data:type_name -> berth.record.v1.StoredData
-	22, // 14: berth.record.v1.PlayerRecord.presence:type_name -> berth.instance.v1.Player.Presence
-	17, // 15: berth.record.v1.HistoryRecord.from_state:type_name -> berth.instance.v1.GameInstance.State
-	17, // 16: berth.record.v1.HistoryRecord.to_state:type_name -> berth.instance.v1.GameInstance.State
-	12, // 17: berth.record.v1.EventRecord.players_added:type_name -> berth.record.v1.PlayerRecords
-	13, // 18: berth.record.v1.EventRecord.players_removed:type_name -> berth.record.v1.PlayerIds
-	12, // 19: berth.record.v1.EventRecord.players_updated:type_name -> berth.record.v1.PlayerRecords
-	9,  // 20: berth.record.v1.EventRecord.game_data_updated:type_name -> berth.record.v1.StoredData
-	14, // 21: berth.record.v1.EventRecord.terminated:type_name -> berth.record.v1.TerminationRecord
-	8,  // 22: berth.record.v1.PlayerRecords.players:type_name -> berth.record.v1.PlayerRecord
-	18, // 23: berth.record.v1.TerminationRecord.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	22, // 10: berth.record.v1.InstanceHead.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	23, // 11: berth.record.v1.AttemptRecord.fate:type_name -> berth.instance.v1.Attempt.Fate
+	0,  // 12: berth.record.v1.DeadlineRecord.kind:type_name -> berth.record.v1.DeadlineKind
+	1,  // 13: berth.record.v1.OutboxCall.kind:type_name -> berth.record.v1.OutboxKind
+	9,  // 14: berth.record.v1.PlayerRecord.data:type_name -> berth.record.v1.StoredData
+	24, // 15: berth.record.v1.PlayerRecord.presence:type_name -> berth.instance.v1.Player.Presence
+	25, // 16: berth.record.v1.StoredData.visibility:type_name -> berth.type.v1.Data.Visibility
+	18, // 17: berth.record.v1.HistoryRecord.from_state:type_name -> berth.instance.v1.GameInstance.State
+	18, // 18: berth.record.v1.HistoryRecord.to_state:type_name -> berth.instance.v1.GameInstance.State
+	13, // 19: berth.record.v1.EventRecord.players_added:type_name -> berth.record.v1.PlayerRecords
+	14, // 20: berth.record.v1.EventRecord.players_removed:type_name -> berth.record.v1.PlayerIds
+	13, // 21: berth.record.v1.EventRecord.players_updated:type_name -> berth.record.v1.PlayerRecords
+	9,  // 22: berth.record.v1.EventRecord.game_data_updated:type_name -> berth.record.v1.StoredData
+	15, // 23: berth.record.v1.EventRecord.terminated:type_name -> berth.record.v1.TerminationRecord
+	12, // 24: berth.record.v1.EventRecord.superseded:type_name -> berth.record.v1.SupersessionRecord
+	8,  // 25: berth.record.v1.PlayerRecords.players:type_name -> berth.record.v1.PlayerRecord
+	19, // 26: berth.record.v1.TerminationRecord.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_berth_record_v1_instance_proto_init() }
@@ -1680,7 +1799,7 @@ func file_berth_record_v1_instance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_record_v1_instance_proto_rawDesc), len(file_berth_record_v1_instance_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

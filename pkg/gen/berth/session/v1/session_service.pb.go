@@ -118,9 +118,11 @@ type OpenSessionResponse struct {
 	// The key for the next resume; a secret.
 	ResumeKey string `protobuf:"bytes,3,opt,name=resume_key,json=resumeKey,proto3" json:"resume_key,omitempty"`
 	// The instances that go on over this socket.
-	Links         []*LinkState `protobuf:"bytes,4,rep,name=links,proto3" json:"links,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Links []*LinkState `protobuf:"bytes,4,rep,name=links,proto3" json:"links,omitempty"`
+	// The instances of which the server knows more than the store.
+	RolledBackInstanceIds []string `protobuf:"bytes,5,rep,name=rolled_back_instance_ids,json=rolledBackInstanceIds,proto3" json:"rolled_back_instance_ids,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *OpenSessionResponse) Reset() {
@@ -177,6 +179,13 @@ func (x *OpenSessionResponse) GetResumeKey() string {
 func (x *OpenSessionResponse) GetLinks() []*LinkState {
 	if x != nil {
 		return x.Links
+	}
+	return nil
+}
+
+func (x *OpenSessionResponse) GetRolledBackInstanceIds() []string {
+	if x != nil {
+		return x.RolledBackInstanceIds
 	}
 	return nil
 }
@@ -961,14 +970,15 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\apair_id\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06pairId\x12&\n" +
 	"\n" +
 	"gateway_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tgatewayId\x122\n" +
-	"\x05hello\x18\x05 \x01(\v2\x14.berth.link.v1.HelloB\x06\xbaH\x03\xc8\x01\x01R\x05hello\"\xab\x01\n" +
+	"\x05hello\x18\x05 \x01(\v2\x14.berth.link.v1.HelloB\x06\xbaH\x03\xc8\x01\x01R\x05hello\"\xe4\x01\n" +
 	"\x13OpenSessionResponse\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x03R\fsessionEpoch\x12\x1d\n" +
 	"\n" +
 	"resume_key\x18\x03 \x01(\tR\tresumeKey\x121\n" +
-	"\x05links\x18\x04 \x03(\v2\x1b.berth.session.v1.LinkStateR\x05links\"c\n" +
+	"\x05links\x18\x04 \x03(\v2\x1b.berth.session.v1.LinkStateR\x05links\x127\n" +
+	"\x18rolled_back_instance_ids\x18\x05 \x03(\tR\x15rolledBackInstanceIds\"c\n" +
 	"\tLinkState\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1d\n" +

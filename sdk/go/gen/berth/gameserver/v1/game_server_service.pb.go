@@ -162,6 +162,116 @@ func (x *LinkResponse) GetOffset() int64 {
 	return 0
 }
 
+// UnlinkGameInstanceRequest gives an instance up.
+type UnlinkGameInstanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's id.
+	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// Makes the call idempotent.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Why, for people; kept in the history.
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlinkGameInstanceRequest) Reset() {
+	*x = UnlinkGameInstanceRequest{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlinkGameInstanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlinkGameInstanceRequest) ProtoMessage() {}
+
+func (x *UnlinkGameInstanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlinkGameInstanceRequest.ProtoReflect.Descriptor instead.
+func (*UnlinkGameInstanceRequest) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UnlinkGameInstanceRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *UnlinkGameInstanceRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UnlinkGameInstanceRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// UnlinkGameInstanceResponse says what the call came to.
+type UnlinkGameInstanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's revision after the call.
+	Revision      int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnlinkGameInstanceResponse) Reset() {
+	*x = UnlinkGameInstanceResponse{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnlinkGameInstanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnlinkGameInstanceResponse) ProtoMessage() {}
+
+func (x *UnlinkGameInstanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnlinkGameInstanceResponse.ProtoReflect.Descriptor instead.
+func (*UnlinkGameInstanceResponse) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *UnlinkGameInstanceResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // ConnectPlayersRequest names players to open to.
 type ConnectPlayersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -177,7 +287,7 @@ type ConnectPlayersRequest struct {
 
 func (x *ConnectPlayersRequest) Reset() {
 	*x = ConnectPlayersRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[2]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -189,7 +299,7 @@ func (x *ConnectPlayersRequest) String() string {
 func (*ConnectPlayersRequest) ProtoMessage() {}
 
 func (x *ConnectPlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[2]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -202,7 +312,7 @@ func (x *ConnectPlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectPlayersRequest.ProtoReflect.Descriptor instead.
 func (*ConnectPlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{2}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ConnectPlayersRequest) GetInstanceId() string {
@@ -237,7 +347,7 @@ type ConnectPlayersResponse struct {
 
 func (x *ConnectPlayersResponse) Reset() {
 	*x = ConnectPlayersResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[3]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -249,7 +359,7 @@ func (x *ConnectPlayersResponse) String() string {
 func (*ConnectPlayersResponse) ProtoMessage() {}
 
 func (x *ConnectPlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[3]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -262,7 +372,7 @@ func (x *ConnectPlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectPlayersResponse.ProtoReflect.Descriptor instead.
 func (*ConnectPlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{3}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ConnectPlayersResponse) GetRevision() int64 {
@@ -287,7 +397,7 @@ type AddPlayersRequest struct {
 
 func (x *AddPlayersRequest) Reset() {
 	*x = AddPlayersRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[4]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +409,7 @@ func (x *AddPlayersRequest) String() string {
 func (*AddPlayersRequest) ProtoMessage() {}
 
 func (x *AddPlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[4]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +422,7 @@ func (x *AddPlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPlayersRequest.ProtoReflect.Descriptor instead.
 func (*AddPlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{4}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AddPlayersRequest) GetInstanceId() string {
@@ -347,7 +457,7 @@ type AddPlayersResponse struct {
 
 func (x *AddPlayersResponse) Reset() {
 	*x = AddPlayersResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[5]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -359,7 +469,7 @@ func (x *AddPlayersResponse) String() string {
 func (*AddPlayersResponse) ProtoMessage() {}
 
 func (x *AddPlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[5]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -372,7 +482,7 @@ func (x *AddPlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPlayersResponse.ProtoReflect.Descriptor instead.
 func (*AddPlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{5}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AddPlayersResponse) GetRevision() int64 {
@@ -397,7 +507,7 @@ type RemovePlayersRequest struct {
 
 func (x *RemovePlayersRequest) Reset() {
 	*x = RemovePlayersRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[6]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -409,7 +519,7 @@ func (x *RemovePlayersRequest) String() string {
 func (*RemovePlayersRequest) ProtoMessage() {}
 
 func (x *RemovePlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[6]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -422,7 +532,7 @@ func (x *RemovePlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePlayersRequest.ProtoReflect.Descriptor instead.
 func (*RemovePlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{6}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RemovePlayersRequest) GetInstanceId() string {
@@ -457,7 +567,7 @@ type RemovePlayersResponse struct {
 
 func (x *RemovePlayersResponse) Reset() {
 	*x = RemovePlayersResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[7]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +579,7 @@ func (x *RemovePlayersResponse) String() string {
 func (*RemovePlayersResponse) ProtoMessage() {}
 
 func (x *RemovePlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[7]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +592,7 @@ func (x *RemovePlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePlayersResponse.ProtoReflect.Descriptor instead.
 func (*RemovePlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{7}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemovePlayersResponse) GetRevision() int64 {
@@ -500,14 +610,16 @@ type UpdatePlayersRequest struct {
 	// Makes the call idempotent.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The changes, at most one a player.
-	Players       []*v11.PlayerUpdate `protobuf:"bytes,3,rep,name=players,proto3" json:"players,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Players []*v11.PlayerUpdate `protobuf:"bytes,3,rep,name=players,proto3" json:"players,omitempty"`
+	// Only if the instance is at this revision; 0: whatever it is at.
+	ExpectedRevision int64 `protobuf:"varint,4,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *UpdatePlayersRequest) Reset() {
 	*x = UpdatePlayersRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[8]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +631,7 @@ func (x *UpdatePlayersRequest) String() string {
 func (*UpdatePlayersRequest) ProtoMessage() {}
 
 func (x *UpdatePlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[8]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +644,7 @@ func (x *UpdatePlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePlayersRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{8}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdatePlayersRequest) GetInstanceId() string {
@@ -556,6 +668,13 @@ func (x *UpdatePlayersRequest) GetPlayers() []*v11.PlayerUpdate {
 	return nil
 }
 
+func (x *UpdatePlayersRequest) GetExpectedRevision() int64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
 // UpdatePlayersResponse says what the call came to.
 type UpdatePlayersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -567,7 +686,7 @@ type UpdatePlayersResponse struct {
 
 func (x *UpdatePlayersResponse) Reset() {
 	*x = UpdatePlayersResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[9]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +698,7 @@ func (x *UpdatePlayersResponse) String() string {
 func (*UpdatePlayersResponse) ProtoMessage() {}
 
 func (x *UpdatePlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[9]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +711,7 @@ func (x *UpdatePlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePlayersResponse.ProtoReflect.Descriptor instead.
 func (*UpdatePlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{9}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdatePlayersResponse) GetRevision() int64 {
@@ -609,15 +728,19 @@ type UpdateGameDataRequest struct {
 	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// Makes the call idempotent.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The data that takes the place of what is there.
-	GameData      *v1.Data `protobuf:"bytes,3,opt,name=game_data,json=gameData,proto3" json:"game_data,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The data that takes the place of what is there, or is merged into it.
+	GameData *v1.Data `protobuf:"bytes,3,opt,name=game_data,json=gameData,proto3" json:"game_data,omitempty"`
+	// How; unset means REPLACE.
+	Mode v11.UpdateMode `protobuf:"varint,4,opt,name=mode,proto3,enum=berth.instance.v1.UpdateMode" json:"mode,omitempty"`
+	// Only if the instance is at this revision; 0: whatever it is at.
+	ExpectedRevision int64 `protobuf:"varint,5,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *UpdateGameDataRequest) Reset() {
 	*x = UpdateGameDataRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[10]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -629,7 +752,7 @@ func (x *UpdateGameDataRequest) String() string {
 func (*UpdateGameDataRequest) ProtoMessage() {}
 
 func (x *UpdateGameDataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[10]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -642,7 +765,7 @@ func (x *UpdateGameDataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGameDataRequest.ProtoReflect.Descriptor instead.
 func (*UpdateGameDataRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{10}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateGameDataRequest) GetInstanceId() string {
@@ -666,6 +789,20 @@ func (x *UpdateGameDataRequest) GetGameData() *v1.Data {
 	return nil
 }
 
+func (x *UpdateGameDataRequest) GetMode() v11.UpdateMode {
+	if x != nil {
+		return x.Mode
+	}
+	return v11.UpdateMode(0)
+}
+
+func (x *UpdateGameDataRequest) GetExpectedRevision() int64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
 // UpdateGameDataResponse says what the call came to.
 type UpdateGameDataResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -677,7 +814,7 @@ type UpdateGameDataResponse struct {
 
 func (x *UpdateGameDataResponse) Reset() {
 	*x = UpdateGameDataResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[11]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +826,7 @@ func (x *UpdateGameDataResponse) String() string {
 func (*UpdateGameDataResponse) ProtoMessage() {}
 
 func (x *UpdateGameDataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[11]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +839,7 @@ func (x *UpdateGameDataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGameDataResponse.ProtoReflect.Descriptor instead.
 func (*UpdateGameDataResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{11}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdateGameDataResponse) GetRevision() int64 {
@@ -727,7 +864,7 @@ type EndGameInstanceRequest struct {
 
 func (x *EndGameInstanceRequest) Reset() {
 	*x = EndGameInstanceRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[12]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +876,7 @@ func (x *EndGameInstanceRequest) String() string {
 func (*EndGameInstanceRequest) ProtoMessage() {}
 
 func (x *EndGameInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[12]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +889,7 @@ func (x *EndGameInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndGameInstanceRequest.ProtoReflect.Descriptor instead.
 func (*EndGameInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{12}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EndGameInstanceRequest) GetInstanceId() string {
@@ -789,7 +926,7 @@ type EndGameInstanceResponse struct {
 
 func (x *EndGameInstanceResponse) Reset() {
 	*x = EndGameInstanceResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[13]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +938,7 @@ func (x *EndGameInstanceResponse) String() string {
 func (*EndGameInstanceResponse) ProtoMessage() {}
 
 func (x *EndGameInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[13]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +951,7 @@ func (x *EndGameInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndGameInstanceResponse.ProtoReflect.Descriptor instead.
 func (*EndGameInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{13}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EndGameInstanceResponse) GetRevision() int64 {
@@ -844,7 +981,7 @@ type RequestBackfillRequest struct {
 
 func (x *RequestBackfillRequest) Reset() {
 	*x = RequestBackfillRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[14]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +993,7 @@ func (x *RequestBackfillRequest) String() string {
 func (*RequestBackfillRequest) ProtoMessage() {}
 
 func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[14]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +1006,7 @@ func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillRequest.ProtoReflect.Descriptor instead.
 func (*RequestBackfillRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{14}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RequestBackfillRequest) GetInstanceId() string {
@@ -897,7 +1034,7 @@ type RequestBackfillResponse struct {
 
 func (x *RequestBackfillResponse) Reset() {
 	*x = RequestBackfillResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[15]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1046,7 @@ func (x *RequestBackfillResponse) String() string {
 func (*RequestBackfillResponse) ProtoMessage() {}
 
 func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[15]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1059,7 @@ func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillResponse.ProtoReflect.Descriptor instead.
 func (*RequestBackfillResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{15}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RequestBackfillResponse) GetRevision() int64 {
@@ -944,6 +1081,7 @@ type InstanceEvent struct {
 	//	*InstanceEvent_PlayersUpdated
 	//	*InstanceEvent_GameDataUpdated
 	//	*InstanceEvent_Terminated
+	//	*InstanceEvent_Superseded
 	Event         isInstanceEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -951,7 +1089,7 @@ type InstanceEvent struct {
 
 func (x *InstanceEvent) Reset() {
 	*x = InstanceEvent{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[16]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -963,7 +1101,7 @@ func (x *InstanceEvent) String() string {
 func (*InstanceEvent) ProtoMessage() {}
 
 func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[16]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -976,7 +1114,7 @@ func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceEvent.ProtoReflect.Descriptor instead.
 func (*InstanceEvent) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{16}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InstanceEvent) GetEvent() isInstanceEvent_Event {
@@ -1031,6 +1169,15 @@ func (x *InstanceEvent) GetTerminated() *Terminated {
 	return nil
 }
 
+func (x *InstanceEvent) GetSuperseded() *Superseded {
+	if x != nil {
+		if x, ok := x.Event.(*InstanceEvent_Superseded); ok {
+			return x.Superseded
+		}
+	}
+	return nil
+}
+
 type isInstanceEvent_Event interface {
 	isInstanceEvent_Event()
 }
@@ -1060,6 +1207,11 @@ type InstanceEvent_Terminated struct {
 	Terminated *Terminated `protobuf:"bytes,5,opt,name=terminated,proto3,oneof"`
 }
 
+type InstanceEvent_Superseded struct {
+	// The instance was taken from this server: stop the game, do not reconnect. The process is asked to stop soon after.
+	Superseded *Superseded `protobuf:"bytes,6,opt,name=superseded,proto3,oneof"`
+}
+
 func (*InstanceEvent_PlayersAdded) isInstanceEvent_Event() {}
 
 func (*InstanceEvent_PlayersRemoved) isInstanceEvent_Event() {}
@@ -1069,6 +1221,8 @@ func (*InstanceEvent_PlayersUpdated) isInstanceEvent_Event() {}
 func (*InstanceEvent_GameDataUpdated) isInstanceEvent_Event() {}
 
 func (*InstanceEvent_Terminated) isInstanceEvent_Event() {}
+
+func (*InstanceEvent_Superseded) isInstanceEvent_Event() {}
 
 // PlayersAdded says that players were added.
 type PlayersAdded struct {
@@ -1081,7 +1235,7 @@ type PlayersAdded struct {
 
 func (x *PlayersAdded) Reset() {
 	*x = PlayersAdded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[17]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1093,7 +1247,7 @@ func (x *PlayersAdded) String() string {
 func (*PlayersAdded) ProtoMessage() {}
 
 func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[17]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1106,7 +1260,7 @@ func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersAdded.ProtoReflect.Descriptor instead.
 func (*PlayersAdded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{17}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PlayersAdded) GetPlayers() []*v11.Player {
@@ -1127,7 +1281,7 @@ type PlayersRemoved struct {
 
 func (x *PlayersRemoved) Reset() {
 	*x = PlayersRemoved{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1293,7 @@ func (x *PlayersRemoved) String() string {
 func (*PlayersRemoved) ProtoMessage() {}
 
 func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1306,7 @@ func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersRemoved.ProtoReflect.Descriptor instead.
 func (*PlayersRemoved) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{18}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlayersRemoved) GetPlayerIds() []string {
@@ -1173,7 +1327,7 @@ type PlayersUpdated struct {
 
 func (x *PlayersUpdated) Reset() {
 	*x = PlayersUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1339,7 @@ func (x *PlayersUpdated) String() string {
 func (*PlayersUpdated) ProtoMessage() {}
 
 func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1352,7 @@ func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersUpdated.ProtoReflect.Descriptor instead.
 func (*PlayersUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{19}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PlayersUpdated) GetPlayers() []*v11.Player {
@@ -1219,7 +1373,7 @@ type GameDataUpdated struct {
 
 func (x *GameDataUpdated) Reset() {
 	*x = GameDataUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1385,7 @@ func (x *GameDataUpdated) String() string {
 func (*GameDataUpdated) ProtoMessage() {}
 
 func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1398,7 @@ func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GameDataUpdated.ProtoReflect.Descriptor instead.
 func (*GameDataUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GameDataUpdated) GetGameData() *v1.Data {
@@ -1267,7 +1421,7 @@ type Terminated struct {
 
 func (x *Terminated) Reset() {
 	*x = Terminated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1433,7 @@ func (x *Terminated) String() string {
 func (*Terminated) ProtoMessage() {}
 
 func (x *Terminated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1446,7 @@ func (x *Terminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terminated.ProtoReflect.Descriptor instead.
 func (*Terminated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Terminated) GetReason() v11.GameInstance_Reason {
@@ -1303,6 +1457,52 @@ func (x *Terminated) GetReason() v11.GameInstance_Reason {
 }
 
 func (x *Terminated) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// Superseded says that the instance has, or will get, another server.
+type Superseded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why, in words.
+	Message       string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Superseded) Reset() {
+	*x = Superseded{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Superseded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Superseded) ProtoMessage() {}
+
+func (x *Superseded) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Superseded.ProtoReflect.Descriptor instead.
+func (*Superseded) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *Superseded) GetMessage() string {
 	if x != nil {
 		return x.Message
 	}
@@ -1325,7 +1525,15 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\x12\x1d\n" +
 	"\n" +
 	"link_epoch\x18\x02 \x01(\x03R\tlinkEpoch\x12\x16\n" +
-	"\x06offset\x18\x03 \x01(\x03R\x06offset\"\xa0\x01\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\"\x93\x01\n" +
+	"\x19UnlinkGameInstanceRequest\x12)\n" +
+	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
+	"instanceId\x12'\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\"\n" +
+	"\amessage\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\"8\n" +
+	"\x1aUnlinkGameInstanceResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xa0\x01\n" +
 	"\x15ConnectPlayersRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
@@ -1351,21 +1559,24 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\n" +
 	"player_ids\x18\x03 \x03(\tB\x16\xbaH\x13\x92\x01\x10\b\x01\x10\xe8\a\x18\x01\"\ar\x05\x10\x01\x18\x80\x01R\tplayerIds\"3\n" +
 	"\x15RemovePlayersResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xb2\x01\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xf1\x01\n" +
 	"\x14UpdatePlayersRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12F\n" +
-	"\aplayers\x18\x03 \x03(\v2\x1f.berth.instance.v1.PlayerUpdateB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\aplayers\"3\n" +
+	"\aplayers\x18\x03 \x03(\v2\x1f.berth.instance.v1.PlayerUpdateB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\aplayers\x12=\n" +
+	"\x11expected_revision\x18\x04 \x01(\x03B\x10\xbaH\r\"\v\x10\x80\x80\x80\x80\x80\x80\x80\x10(\x00R\x10expectedRevision\"3\n" +
 	"\x15UpdatePlayersResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xa5\x01\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xa1\x02\n" +
 	"\x15UpdateGameDataRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x128\n" +
-	"\tgame_data\x18\x03 \x01(\v2\x13.berth.type.v1.DataB\x06\xbaH\x03\xc8\x01\x01R\bgameData\"4\n" +
+	"\tgame_data\x18\x03 \x01(\v2\x13.berth.type.v1.DataB\x06\xbaH\x03\xc8\x01\x01R\bgameData\x12;\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x1d.berth.instance.v1.UpdateModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12=\n" +
+	"\x11expected_revision\x18\x05 \x01(\x03B\x10\xbaH\r\"\v\x10\x80\x80\x80\x80\x80\x80\x80\x10(\x00R\x10expectedRevision\"4\n" +
 	"\x16UpdateGameDataResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"\x99\x01\n" +
 	"\x16EndGameInstanceRequest\x12)\n" +
@@ -1383,7 +1594,7 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"5\n" +
 	"\x17RequestBackfillResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\x99\x03\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xdc\x03\n" +
 	"\rInstanceEvent\x12H\n" +
 	"\rplayers_added\x18\x01 \x01(\v2!.berth.gameserver.v1.PlayersAddedH\x00R\fplayersAdded\x12N\n" +
 	"\x0fplayers_removed\x18\x02 \x01(\v2#.berth.gameserver.v1.PlayersRemovedH\x00R\x0eplayersRemoved\x12N\n" +
@@ -1391,7 +1602,10 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\x11game_data_updated\x18\x04 \x01(\v2$.berth.gameserver.v1.GameDataUpdatedH\x00R\x0fgameDataUpdated\x12A\n" +
 	"\n" +
 	"terminated\x18\x05 \x01(\v2\x1f.berth.gameserver.v1.TerminatedH\x00R\n" +
-	"terminatedB\a\n" +
+	"terminated\x12A\n" +
+	"\n" +
+	"superseded\x18\x06 \x01(\v2\x1f.berth.gameserver.v1.SupersededH\x00R\n" +
+	"supersededB\a\n" +
 	"\x05event\"C\n" +
 	"\fPlayersAdded\x123\n" +
 	"\aplayers\x18\x01 \x03(\v2\x19.berth.instance.v1.PlayerR\aplayers\"/\n" +
@@ -1405,10 +1619,13 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\n" +
 	"Terminated\x12>\n" +
 	"\x06reason\x18\x01 \x01(\x0e2&.berth.instance.v1.GameInstance.ReasonR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage2\xcf\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"&\n" +
 	"\n" +
+	"Superseded\x12\x18\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage2\x8a\f\n" +
 	"\x11GameServerService\x12U\n" +
-	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12\xb4\x01\n" +
+	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12\xb8\x01\n" +
+	"\x12UnlinkGameInstance\x12..berth.gameserver.v1.UnlinkGameInstanceRequest\x1a/.berth.gameserver.v1.UnlinkGameInstanceResponse\"A\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x023:\x01*\"./v1/game-server/instances/{instance_id}:unlink\x12\xb4\x01\n" +
 	"\x0eConnectPlayers\x12*.berth.gameserver.v1.ConnectPlayersRequest\x1a+.berth.gameserver.v1.ConnectPlayersResponse\"I\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02;:\x01*\"6/v1/game-server/instances/{instance_id}:connectPlayers\x12\xa4\x01\n" +
 	"\n" +
 	"AddPlayers\x12&.berth.gameserver.v1.AddPlayersRequest\x1a'.berth.gameserver.v1.AddPlayersResponse\"E\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x027:\x01*\"2/v1/game-server/instances/{instance_id}:addPlayers\x12\xb0\x01\n" +
@@ -1430,75 +1647,83 @@ func file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP() []byte {
 	return file_berth_gameserver_v1_game_server_service_proto_rawDescData
 }
 
-var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
-	(*LinkRequest)(nil),             // 0: berth.gameserver.v1.LinkRequest
-	(*LinkResponse)(nil),            // 1: berth.gameserver.v1.LinkResponse
-	(*ConnectPlayersRequest)(nil),   // 2: berth.gameserver.v1.ConnectPlayersRequest
-	(*ConnectPlayersResponse)(nil),  // 3: berth.gameserver.v1.ConnectPlayersResponse
-	(*AddPlayersRequest)(nil),       // 4: berth.gameserver.v1.AddPlayersRequest
-	(*AddPlayersResponse)(nil),      // 5: berth.gameserver.v1.AddPlayersResponse
-	(*RemovePlayersRequest)(nil),    // 6: berth.gameserver.v1.RemovePlayersRequest
-	(*RemovePlayersResponse)(nil),   // 7: berth.gameserver.v1.RemovePlayersResponse
-	(*UpdatePlayersRequest)(nil),    // 8: berth.gameserver.v1.UpdatePlayersRequest
-	(*UpdatePlayersResponse)(nil),   // 9: berth.gameserver.v1.UpdatePlayersResponse
-	(*UpdateGameDataRequest)(nil),   // 10: berth.gameserver.v1.UpdateGameDataRequest
-	(*UpdateGameDataResponse)(nil),  // 11: berth.gameserver.v1.UpdateGameDataResponse
-	(*EndGameInstanceRequest)(nil),  // 12: berth.gameserver.v1.EndGameInstanceRequest
-	(*EndGameInstanceResponse)(nil), // 13: berth.gameserver.v1.EndGameInstanceResponse
-	(*RequestBackfillRequest)(nil),  // 14: berth.gameserver.v1.RequestBackfillRequest
-	(*RequestBackfillResponse)(nil), // 15: berth.gameserver.v1.RequestBackfillResponse
-	(*InstanceEvent)(nil),           // 16: berth.gameserver.v1.InstanceEvent
-	(*PlayersAdded)(nil),            // 17: berth.gameserver.v1.PlayersAdded
-	(*PlayersRemoved)(nil),          // 18: berth.gameserver.v1.PlayersRemoved
-	(*PlayersUpdated)(nil),          // 19: berth.gameserver.v1.PlayersUpdated
-	(*GameDataUpdated)(nil),         // 20: berth.gameserver.v1.GameDataUpdated
-	(*Terminated)(nil),              // 21: berth.gameserver.v1.Terminated
-	(*v1.Endpoint)(nil),             // 22: berth.type.v1.Endpoint
-	(*v11.GameInstance)(nil),        // 23: berth.instance.v1.GameInstance
-	(*v11.Player)(nil),              // 24: berth.instance.v1.Player
-	(*v11.PlayerUpdate)(nil),        // 25: berth.instance.v1.PlayerUpdate
-	(*v1.Data)(nil),                 // 26: berth.type.v1.Data
-	(v11.GameInstance_Reason)(0),    // 27: berth.instance.v1.GameInstance.Reason
+	(*LinkRequest)(nil),                // 0: berth.gameserver.v1.LinkRequest
+	(*LinkResponse)(nil),               // 1: berth.gameserver.v1.LinkResponse
+	(*UnlinkGameInstanceRequest)(nil),  // 2: berth.gameserver.v1.UnlinkGameInstanceRequest
+	(*UnlinkGameInstanceResponse)(nil), // 3: berth.gameserver.v1.UnlinkGameInstanceResponse
+	(*ConnectPlayersRequest)(nil),      // 4: berth.gameserver.v1.ConnectPlayersRequest
+	(*ConnectPlayersResponse)(nil),     // 5: berth.gameserver.v1.ConnectPlayersResponse
+	(*AddPlayersRequest)(nil),          // 6: berth.gameserver.v1.AddPlayersRequest
+	(*AddPlayersResponse)(nil),         // 7: berth.gameserver.v1.AddPlayersResponse
+	(*RemovePlayersRequest)(nil),       // 8: berth.gameserver.v1.RemovePlayersRequest
+	(*RemovePlayersResponse)(nil),      // 9: berth.gameserver.v1.RemovePlayersResponse
+	(*UpdatePlayersRequest)(nil),       // 10: berth.gameserver.v1.UpdatePlayersRequest
+	(*UpdatePlayersResponse)(nil),      // 11: berth.gameserver.v1.UpdatePlayersResponse
+	(*UpdateGameDataRequest)(nil),      // 12: berth.gameserver.v1.UpdateGameDataRequest
+	(*UpdateGameDataResponse)(nil),     // 13: berth.gameserver.v1.UpdateGameDataResponse
+	(*EndGameInstanceRequest)(nil),     // 14: berth.gameserver.v1.EndGameInstanceRequest
+	(*EndGameInstanceResponse)(nil),    // 15: berth.gameserver.v1.EndGameInstanceResponse
+	(*RequestBackfillRequest)(nil),     // 16: berth.gameserver.v1.RequestBackfillRequest
+	(*RequestBackfillResponse)(nil),    // 17: berth.gameserver.v1.RequestBackfillResponse
+	(*InstanceEvent)(nil),              // 18: berth.gameserver.v1.InstanceEvent
+	(*PlayersAdded)(nil),               // 19: berth.gameserver.v1.PlayersAdded
+	(*PlayersRemoved)(nil),             // 20: berth.gameserver.v1.PlayersRemoved
+	(*PlayersUpdated)(nil),             // 21: berth.gameserver.v1.PlayersUpdated
+	(*GameDataUpdated)(nil),            // 22: berth.gameserver.v1.GameDataUpdated
+	(*Terminated)(nil),                 // 23: berth.gameserver.v1.Terminated
+	(*Superseded)(nil),                 // 24: berth.gameserver.v1.Superseded
+	(*v1.Endpoint)(nil),                // 25: berth.type.v1.Endpoint
+	(*v11.GameInstance)(nil),           // 26: berth.instance.v1.GameInstance
+	(*v11.Player)(nil),                 // 27: berth.instance.v1.Player
+	(*v11.PlayerUpdate)(nil),           // 28: berth.instance.v1.PlayerUpdate
+	(*v1.Data)(nil),                    // 29: berth.type.v1.Data
+	(v11.UpdateMode)(0),                // 30: berth.instance.v1.UpdateMode
+	(v11.GameInstance_Reason)(0),       // 31: berth.instance.v1.GameInstance.Reason
 }
 var file_berth_gameserver_v1_game_server_service_proto_depIdxs = []int32{
-	22, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
-	23, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
-	24, // 2: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
-	25, // 3: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
-	26, // 4: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
-	26, // 5: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
-	26, // 6: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
-	17, // 7: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
-	18, // 8: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
-	19, // 9: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
-	20, // 10: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
-	21, // 11: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
-	24, // 12: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
-	24, // 13: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
-	26, // 14: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
-	27, // 15: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	0,  // 16: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
-	2,  // 17: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
-	4,  // 18: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
-	6,  // 19: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
-	8,  // 20: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
-	10, // 21: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
-	12, // 22: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
-	14, // 23: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
-	1,  // 24: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
-	3,  // 25: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
-	5,  // 26: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
-	7,  // 27: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
-	9,  // 28: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
-	11, // 29: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
-	13, // 30: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
-	15, // 31: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
-	24, // [24:32] is the sub-list for method output_type
-	16, // [16:24] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	25, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	26, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	27, // 2: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
+	28, // 3: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
+	29, // 4: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
+	30, // 5: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
+	29, // 6: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
+	29, // 7: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
+	19, // 8: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
+	20, // 9: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
+	21, // 10: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
+	22, // 11: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
+	23, // 12: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
+	24, // 13: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
+	27, // 14: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
+	27, // 15: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
+	29, // 16: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
+	31, // 17: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	0,  // 18: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
+	2,  // 19: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
+	4,  // 20: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
+	6,  // 21: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
+	8,  // 22: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
+	10, // 23: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
+	12, // 24: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
+	14, // 25: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
+	16, // 26: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
+	1,  // 27: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
+	3,  // 28: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
+	5,  // 29: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
+	7,  // 30: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
+	9,  // 31: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
+	11, // 32: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
+	13, // 33: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
+	15, // 34: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
+	17, // 35: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
+	27, // [27:36] is the sub-list for method output_type
+	18, // [18:27] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_berth_gameserver_v1_game_server_service_proto_init() }
@@ -1506,12 +1731,13 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 	if File_berth_gameserver_v1_game_server_service_proto != nil {
 		return
 	}
-	file_berth_gameserver_v1_game_server_service_proto_msgTypes[16].OneofWrappers = []any{
+	file_berth_gameserver_v1_game_server_service_proto_msgTypes[18].OneofWrappers = []any{
 		(*InstanceEvent_PlayersAdded)(nil),
 		(*InstanceEvent_PlayersRemoved)(nil),
 		(*InstanceEvent_PlayersUpdated)(nil),
 		(*InstanceEvent_GameDataUpdated)(nil),
 		(*InstanceEvent_Terminated)(nil),
+		(*InstanceEvent_Superseded)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1519,7 +1745,7 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_gameserver_v1_game_server_service_proto_rawDesc), len(file_berth_gameserver_v1_game_server_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,14 +19,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	GameServerService_Link_FullMethodName            = "/berth.gameserver.v1.GameServerService/Link"
-	GameServerService_ConnectPlayers_FullMethodName  = "/berth.gameserver.v1.GameServerService/ConnectPlayers"
-	GameServerService_AddPlayers_FullMethodName      = "/berth.gameserver.v1.GameServerService/AddPlayers"
-	GameServerService_RemovePlayers_FullMethodName   = "/berth.gameserver.v1.GameServerService/RemovePlayers"
-	GameServerService_UpdatePlayers_FullMethodName   = "/berth.gameserver.v1.GameServerService/UpdatePlayers"
-	GameServerService_UpdateGameData_FullMethodName  = "/berth.gameserver.v1.GameServerService/UpdateGameData"
-	GameServerService_EndGameInstance_FullMethodName = "/berth.gameserver.v1.GameServerService/EndGameInstance"
-	GameServerService_RequestBackfill_FullMethodName = "/berth.gameserver.v1.GameServerService/RequestBackfill"
+	GameServerService_Link_FullMethodName               = "/berth.gameserver.v1.GameServerService/Link"
+	GameServerService_UnlinkGameInstance_FullMethodName = "/berth.gameserver.v1.GameServerService/UnlinkGameInstance"
+	GameServerService_ConnectPlayers_FullMethodName     = "/berth.gameserver.v1.GameServerService/ConnectPlayers"
+	GameServerService_AddPlayers_FullMethodName         = "/berth.gameserver.v1.GameServerService/AddPlayers"
+	GameServerService_RemovePlayers_FullMethodName      = "/berth.gameserver.v1.GameServerService/RemovePlayers"
+	GameServerService_UpdatePlayers_FullMethodName      = "/berth.gameserver.v1.GameServerService/UpdatePlayers"
+	GameServerService_UpdateGameData_FullMethodName     = "/berth.gameserver.v1.GameServerService/UpdateGameData"
+	GameServerService_EndGameInstance_FullMethodName    = "/berth.gameserver.v1.GameServerService/EndGameInstance"
+	GameServerService_RequestBackfill_FullMethodName    = "/berth.gameserver.v1.GameServerService/RequestBackfill"
 )
 
 // GameServerServiceClient is the client API for GameServerService service.
@@ -46,6 +47,10 @@ type GameServerServiceClient interface {
 	// over that socket (NOT_CONNECTED otherwise). Linking again returns the data as it is now. Audience GAME.
 	// Reasons: NOT_CONNECTED, STATE_NOT_ALLOWED.
 	Link(ctx context.Context, in *LinkRequest, opts ...grpc.CallOption) (*LinkResponse, error)
+	// UnlinkGameInstance gives the instance up without ending it: it returns to PENDING with players and data, and asks for another
+	// server if it was created with on_server_loss REPLACE. This server is released, and refused from then on. Audience GAME.
+	// Reasons: STATE_NOT_ALLOWED.
+	UnlinkGameInstance(ctx context.Context, in *UnlinkGameInstanceRequest, opts ...grpc.CallOption) (*UnlinkGameInstanceResponse, error)
 	// ConnectPlayers opens the server to players: from now on they are given its endpoints and tickets. The first call makes
 	// the instance RUNNING. Audience SOCIAL. Reasons: STATE_NOT_ALLOWED, PLAYER_UNKNOWN.
 	ConnectPlayers(ctx context.Context, in *ConnectPlayersRequest, opts ...grpc.CallOption) (*ConnectPlayersResponse, error)
@@ -54,10 +59,11 @@ type GameServerServiceClient interface {
 	AddPlayers(ctx context.Context, in *AddPlayersRequest, opts ...grpc.CallOption) (*AddPlayersResponse, error)
 	// RemovePlayers removes players from the instance for good. Audience SOCIAL. Reasons: STATE_NOT_ALLOWED, PLAYER_UNKNOWN.
 	RemovePlayers(ctx context.Context, in *RemovePlayersRequest, opts ...grpc.CallOption) (*RemovePlayersResponse, error)
-	// UpdatePlayers replaces players' data and says who is in the game. Audience SOCIAL.
-	// Reasons: STATE_NOT_ALLOWED, PLAYER_UNKNOWN.
+	// UpdatePlayers replaces players' data, or merges into it, and says who is in the game. Audience SOCIAL.
+	// Reasons: STATE_NOT_ALLOWED, PLAYER_UNKNOWN, REVISION_MISMATCH, LIMIT_EXCEEDED.
 	UpdatePlayers(ctx context.Context, in *UpdatePlayersRequest, opts ...grpc.CallOption) (*UpdatePlayersResponse, error)
-	// UpdateGameData replaces the instance's custom data. Audience GAME. Reasons: STATE_NOT_ALLOWED.
+	// UpdateGameData replaces the instance's custom data, or merges into it. Audience GAME.
+	// Reasons: STATE_NOT_ALLOWED, REVISION_MISMATCH, LIMIT_EXCEEDED.
 	UpdateGameData(ctx context.Context, in *UpdateGameDataRequest, opts ...grpc.CallOption) (*UpdateGameDataResponse, error)
 	// EndGameInstance ends the game with a result; afterwards the server is released. Ending again returns the result that
 	// was stored first. Audience GAME. Reasons: STATE_NOT_ALLOWED.
@@ -78,6 +84,16 @@ func (c *gameServerServiceClient) Link(ctx context.Context, in *LinkRequest, opt
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LinkResponse)
 	err := c.cc.Invoke(ctx, GameServerService_Link_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gameServerServiceClient) UnlinkGameInstance(ctx context.Context, in *UnlinkGameInstanceRequest, opts ...grpc.CallOption) (*UnlinkGameInstanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnlinkGameInstanceResponse)
+	err := c.cc.Invoke(ctx, GameServerService_UnlinkGameInstance_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +187,10 @@ type GameServerServiceServer interface {
 	// over that socket (NOT_CONNECTED otherwise). Linking again returns the data as it is now. Audience GAME.
 	// Reasons: NOT_CONNECTED, STATE_NOT_ALLOWED.
 	Link(context.Context, *LinkRequest) (*LinkResponse, error)
+	// UnlinkGameInstance gives the instance up without ending it: it returns to PENDING with players and data, and asks for another
+	// server if it was created with on_server_loss REPLACE. This server is released, and refused from then on. Audience GAME.
+	// Reasons: STATE_NOT_ALLOWED.
+	UnlinkGameInstance(context.Context, *UnlinkGameInstanceRequest) (*UnlinkGameInstanceResponse, error)
 	// ConnectPlayers opens the server to players: from now on they are given its endpoints and tickets. The first call makes
 	// the instance RUNNING. Audience SOCIAL. Reasons: STATE_NOT_ALLOWED, PLAYER_UNKNOWN.
 	ConnectPlayers(context.Context, *ConnectPlayersRequest) (*ConnectPlayersResponse, error)
@@ -179,10 +199,11 @@ type GameServerServiceServer interface {
 	AddPlayers(context.Context, *AddPlayersRequest) (*AddPlayersResponse, error)
 	// RemovePlayers removes players from the instance for good. Audience SOCIAL. Reasons: STATE_NOT_ALLOWED, PLAYER_UNKNOWN.
 	RemovePlayers(context.Context, *RemovePlayersRequest) (*RemovePlayersResponse, error)
-	// UpdatePlayers replaces players' data and says who is in the game. Audience SOCIAL.
-	// Reasons: STATE_NOT_ALLOWED, PLAYER_UNKNOWN.
+	// UpdatePlayers replaces players' data, or merges into it, and says who is in the game. Audience SOCIAL.
+	// Reasons: STATE_NOT_ALLOWED, PLAYER_UNKNOWN, REVISION_MISMATCH, LIMIT_EXCEEDED.
 	UpdatePlayers(context.Context, *UpdatePlayersRequest) (*UpdatePlayersResponse, error)
-	// UpdateGameData replaces the instance's custom data. Audience GAME. Reasons: STATE_NOT_ALLOWED.
+	// UpdateGameData replaces the instance's custom data, or merges into it. Audience GAME.
+	// Reasons: STATE_NOT_ALLOWED, REVISION_MISMATCH, LIMIT_EXCEEDED.
 	UpdateGameData(context.Context, *UpdateGameDataRequest) (*UpdateGameDataResponse, error)
 	// EndGameInstance ends the game with a result; afterwards the server is released. Ending again returns the result that
 	// was stored first. Audience GAME. Reasons: STATE_NOT_ALLOWED.
@@ -201,6 +222,9 @@ type UnimplementedGameServerServiceServer struct{}
 
 func (UnimplementedGameServerServiceServer) Link(context.Context, *LinkRequest) (*LinkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Link not implemented")
+}
+func (UnimplementedGameServerServiceServer) UnlinkGameInstance(context.Context, *UnlinkGameInstanceRequest) (*UnlinkGameInstanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UnlinkGameInstance not implemented")
 }
 func (UnimplementedGameServerServiceServer) ConnectPlayers(context.Context, *ConnectPlayersRequest) (*ConnectPlayersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ConnectPlayers not implemented")
@@ -258,6 +282,24 @@ func _GameServerService_Link_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(GameServerServiceServer).Link(ctx, req.(*LinkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _GameServerService_UnlinkGameInstance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnlinkGameInstanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GameServerServiceServer).UnlinkGameInstance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GameServerService_UnlinkGameInstance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GameServerServiceServer).UnlinkGameInstance(ctx, req.(*UnlinkGameInstanceRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -398,6 +440,10 @@ var GameServerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Link",
 			Handler:    _GameServerService_Link_Handler,
+		},
+		{
+			MethodName: "UnlinkGameInstance",
+			Handler:    _GameServerService_UnlinkGameInstance_Handler,
 		},
 		{
 			MethodName: "ConnectPlayers",

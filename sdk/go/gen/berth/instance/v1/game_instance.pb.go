@@ -176,6 +176,60 @@ func (GameInstance_Reason) EnumDescriptor() ([]byte, []int) {
 	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{0, 1}
 }
 
+// OnServerLoss says what becomes of an instance whose server is lost: it exits, is gone for longer than the disconnect grace, or
+// never links.
+type GameInstance_OnServerLoss int32
+
+const (
+	// TERMINATE.
+	GameInstance_ON_SERVER_LOSS_UNSPECIFIED GameInstance_OnServerLoss = 0
+	// The instance is terminated.
+	GameInstance_ON_SERVER_LOSS_TERMINATE GameInstance_OnServerLoss = 1
+	// The instance returns to PENDING, with players and data, and asks for another server, up to 10 servers in its life.
+	GameInstance_ON_SERVER_LOSS_REPLACE GameInstance_OnServerLoss = 2
+)
+
+// Enum value maps for GameInstance_OnServerLoss.
+var (
+	GameInstance_OnServerLoss_name = map[int32]string{
+		0: "ON_SERVER_LOSS_UNSPECIFIED",
+		1: "ON_SERVER_LOSS_TERMINATE",
+		2: "ON_SERVER_LOSS_REPLACE",
+	}
+	GameInstance_OnServerLoss_value = map[string]int32{
+		"ON_SERVER_LOSS_UNSPECIFIED": 0,
+		"ON_SERVER_LOSS_TERMINATE":   1,
+		"ON_SERVER_LOSS_REPLACE":     2,
+	}
+)
+
+func (x GameInstance_OnServerLoss) Enum() *GameInstance_OnServerLoss {
+	p := new(GameInstance_OnServerLoss)
+	*p = x
+	return p
+}
+
+func (x GameInstance_OnServerLoss) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GameInstance_OnServerLoss) Descriptor() protoreflect.EnumDescriptor {
+	return file_berth_instance_v1_game_instance_proto_enumTypes[2].Descriptor()
+}
+
+func (GameInstance_OnServerLoss) Type() protoreflect.EnumType {
+	return &file_berth_instance_v1_game_instance_proto_enumTypes[2]
+}
+
+func (x GameInstance_OnServerLoss) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GameInstance_OnServerLoss.Descriptor instead.
+func (GameInstance_OnServerLoss) EnumDescriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{0, 2}
+}
+
 // Fate is what became of an attempt.
 type Attempt_Fate int32
 
@@ -217,11 +271,11 @@ func (x Attempt_Fate) String() string {
 }
 
 func (Attempt_Fate) Descriptor() protoreflect.EnumDescriptor {
-	return file_berth_instance_v1_game_instance_proto_enumTypes[2].Descriptor()
+	return file_berth_instance_v1_game_instance_proto_enumTypes[3].Descriptor()
 }
 
 func (Attempt_Fate) Type() protoreflect.EnumType {
-	return &file_berth_instance_v1_game_instance_proto_enumTypes[2]
+	return &file_berth_instance_v1_game_instance_proto_enumTypes[3]
 }
 
 func (x Attempt_Fate) Number() protoreflect.EnumNumber {
@@ -230,7 +284,7 @@ func (x Attempt_Fate) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Attempt_Fate.Descriptor instead.
 func (Attempt_Fate) EnumDescriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{2, 0}
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{3, 0}
 }
 
 // Presence is whether the game server says that the player is in the game.
@@ -270,11 +324,11 @@ func (x Player_Presence) String() string {
 }
 
 func (Player_Presence) Descriptor() protoreflect.EnumDescriptor {
-	return file_berth_instance_v1_game_instance_proto_enumTypes[3].Descriptor()
+	return file_berth_instance_v1_game_instance_proto_enumTypes[4].Descriptor()
 }
 
 func (Player_Presence) Type() protoreflect.EnumType {
-	return &file_berth_instance_v1_game_instance_proto_enumTypes[3]
+	return &file_berth_instance_v1_game_instance_proto_enumTypes[4]
 }
 
 func (x Player_Presence) Number() protoreflect.EnumNumber {
@@ -283,7 +337,7 @@ func (x Player_Presence) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Player_Presence.Descriptor instead.
 func (Player_Presence) EnumDescriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{3, 0}
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // GameInstance is one match (or one world, lobby, race) that is played on one game server.
@@ -330,7 +384,11 @@ type GameInstance struct {
 	// When it became ENDED or TERMINATED.
 	EndTime *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
 	// When it will be deleted; set once it is over.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// What becomes of it when its server is lost.
+	OnServerLoss GameInstance_OnServerLoss `protobuf:"varint,22,opt,name=on_server_loss,json=onServerLoss,proto3,enum=berth.instance.v1.GameInstance_OnServerLoss" json:"on_server_loss,omitempty"`
+	// How many players it has; set in lists too.
+	PlayerCount   int32 `protobuf:"varint,23,opt,name=player_count,json=playerCount,proto3" json:"player_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -512,6 +570,102 @@ func (x *GameInstance) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *GameInstance) GetOnServerLoss() GameInstance_OnServerLoss {
+	if x != nil {
+		return x.OnServerLoss
+	}
+	return GameInstance_ON_SERVER_LOSS_UNSPECIFIED
+}
+
+func (x *GameInstance) GetPlayerCount() int32 {
+	if x != nil {
+		return x.PlayerCount
+	}
+	return 0
+}
+
+// InstanceFilter selects instances: all that is set must hold.
+type InstanceFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In one of these states. Empty: any.
+	States []GameInstance_State `protobuf:"varint,1,rep,packed,name=states,proto3,enum=berth.instance.v1.GameInstance_State" json:"states,omitempty"`
+	// Placed in this region. Empty: any, placed or not.
+	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// Has these labels, with these values.
+	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Has this player. Empty: any.
+	PlayerId string `protobuf:"bytes,4,opt,name=player_id,json=playerId,proto3" json:"player_id,omitempty"`
+	// Wants this build. Empty: any.
+	Build         string `protobuf:"bytes,5,opt,name=build,proto3" json:"build,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstanceFilter) Reset() {
+	*x = InstanceFilter{}
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstanceFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstanceFilter) ProtoMessage() {}
+
+func (x *InstanceFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstanceFilter.ProtoReflect.Descriptor instead.
+func (*InstanceFilter) Descriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *InstanceFilter) GetStates() []GameInstance_State {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *InstanceFilter) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *InstanceFilter) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *InstanceFilter) GetPlayerId() string {
+	if x != nil {
+		return x.PlayerId
+	}
+	return ""
+}
+
+func (x *InstanceFilter) GetBuild() string {
+	if x != nil {
+		return x.Build
+	}
+	return ""
+}
+
 // Link is the bond between an instance and its game server.
 type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -531,7 +685,7 @@ type Link struct {
 
 func (x *Link) Reset() {
 	*x = Link{}
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[1]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +697,7 @@ func (x *Link) String() string {
 func (*Link) ProtoMessage() {}
 
 func (x *Link) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[1]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +710,7 @@ func (x *Link) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Link.ProtoReflect.Descriptor instead.
 func (*Link) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{1}
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Link) GetServerId() string {
@@ -619,7 +773,7 @@ type Attempt struct {
 
 func (x *Attempt) Reset() {
 	*x = Attempt{}
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[2]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +785,7 @@ func (x *Attempt) String() string {
 func (*Attempt) ProtoMessage() {}
 
 func (x *Attempt) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[2]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +798,7 @@ func (x *Attempt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
 func (*Attempt) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{2}
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Attempt) GetId() string {
@@ -726,7 +880,7 @@ type Player struct {
 
 func (x *Player) Reset() {
 	*x = Player{}
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[3]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +892,7 @@ func (x *Player) String() string {
 func (*Player) ProtoMessage() {}
 
 func (x *Player) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[3]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +905,7 @@ func (x *Player) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Player.ProtoReflect.Descriptor instead.
 func (*Player) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{3}
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Player) GetId() string {
@@ -820,7 +974,7 @@ type Placement struct {
 
 func (x *Placement) Reset() {
 	*x = Placement{}
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[4]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +986,7 @@ func (x *Placement) String() string {
 func (*Placement) ProtoMessage() {}
 
 func (x *Placement) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[4]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +999,7 @@ func (x *Placement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Placement.ProtoReflect.Descriptor instead.
 func (*Placement) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{4}
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Placement) GetBuild() string {
@@ -897,7 +1051,7 @@ type Timeouts struct {
 
 func (x *Timeouts) Reset() {
 	*x = Timeouts{}
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[5]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1063,7 @@ func (x *Timeouts) String() string {
 func (*Timeouts) ProtoMessage() {}
 
 func (x *Timeouts) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[5]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1076,7 @@ func (x *Timeouts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Timeouts.ProtoReflect.Descriptor instead.
 func (*Timeouts) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{5}
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Timeouts) GetAllocation() *durationpb.Duration {
@@ -983,14 +1137,18 @@ type HistoryEntry struct {
 	// Who did it: "key:NAME", "server:ID", "service:NAME" or "timer".
 	Actor string `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
 	// Why and what, for people.
-	Detail        string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	Detail string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
+	// How many equal events in a row, of one actor, the entry stands for. Updates of data are folded; everything else is 1.
+	Count int64 `protobuf:"varint,8,opt,name=count,proto3" json:"count,omitempty"`
+	// When the first of them happened; `time` and `revision` are the last one's.
+	FirstTime     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=first_time,json=firstTime,proto3" json:"first_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HistoryEntry) Reset() {
 	*x = HistoryEntry{}
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[6]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1002,7 +1160,7 @@ func (x *HistoryEntry) String() string {
 func (*HistoryEntry) ProtoMessage() {}
 
 func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[6]
+	mi := &file_berth_instance_v1_game_instance_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1015,7 +1173,7 @@ func (x *HistoryEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryEntry.ProtoReflect.Descriptor instead.
 func (*HistoryEntry) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{6}
+	return file_berth_instance_v1_game_instance_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HistoryEntry) GetTime() *timestamppb.Timestamp {
@@ -1067,11 +1225,25 @@ func (x *HistoryEntry) GetDetail() string {
 	return ""
 }
 
+func (x *HistoryEntry) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *HistoryEntry) GetFirstTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstTime
+	}
+	return nil
+}
+
 var File_berth_instance_v1_game_instance_proto protoreflect.FileDescriptor
 
 const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\n" +
-	"%berth/instance/v1/game_instance.proto\x12\x11berth.instance.v1\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\f\n" +
+	"%berth/instance/v1/game_instance.proto\x12\x11berth.instance.v1\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\r\n" +
 	"\fGameInstance\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
@@ -1098,7 +1270,9 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"start_time\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
 	"\bend_time\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12;\n" +
 	"\vexpire_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\x1a9\n" +
+	"expireTime\x12R\n" +
+	"\x0eon_server_loss\x18\x16 \x01(\x0e2,.berth.instance.v1.GameInstance.OnServerLossR\fonServerLoss\x12!\n" +
+	"\fplayer_count\x18\x17 \x01(\x05R\vplayerCount\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xa8\x01\n" +
@@ -1120,7 +1294,20 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\x16REASON_CONNECT_TIMEOUT\x10\x05\x12\x18\n" +
 	"\x14REASON_SERVER_EXITED\x10\x06\x12\x16\n" +
 	"\x12REASON_SERVER_LOST\x10\a\x12\x1c\n" +
-	"\x18REASON_LIFETIME_EXCEEDED\x10\b\"\xe0\x01\n" +
+	"\x18REASON_LIFETIME_EXCEEDED\x10\b\"h\n" +
+	"\fOnServerLoss\x12\x1e\n" +
+	"\x1aON_SERVER_LOSS_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18ON_SERVER_LOSS_TERMINATE\x10\x01\x12\x1a\n" +
+	"\x16ON_SERVER_LOSS_REPLACE\x10\x02\"\xe6\x02\n" +
+	"\x0eInstanceFilter\x12R\n" +
+	"\x06states\x18\x01 \x03(\x0e2%.berth.instance.v1.GameInstance.StateB\x13\xbaH\x10\x92\x01\r\x10\a\x18\x01\"\a\x82\x01\x04\x10\x01 \x00R\x06states\x12\x1f\n" +
+	"\x06region\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18?R\x06region\x12^\n" +
+	"\x06labels\x18\x03 \x03(\v2-.berth.instance.v1.InstanceFilter.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10\x10\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x12%\n" +
+	"\tplayer_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\bplayerId\x12\x1d\n" +
+	"\x05build\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18?R\x05build\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe0\x01\n" +
 	"\x04Link\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x14\n" +
@@ -1179,7 +1366,7 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\"\x04\b\x80\xa3\x052\x02\b\x01R\x0fdisconnectGrace\x12H\n" +
 	"\blifetime\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x05\b\x80\xe7\x84\x0f2\x02\b\x01R\blifetime\x12I\n" +
 	"\tretention\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\x10\xbaH\r\xaa\x01\n" +
-	"\"\x04\b\x80\xf5$2\x02\b\x01R\tretention\"\xa6\x02\n" +
+	"\"\x04\b\x80\xf5$2\x02\b\x01R\tretention\"\xf7\x02\n" +
 	"\fHistoryEntry\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x14\n" +
@@ -1188,7 +1375,10 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"from_state\x18\x04 \x01(\x0e2%.berth.instance.v1.GameInstance.StateR\tfromState\x12@\n" +
 	"\bto_state\x18\x05 \x01(\x0e2%.berth.instance.v1.GameInstance.StateR\atoState\x12\x14\n" +
 	"\x05actor\x18\x06 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06detail\x18\a \x01(\tR\x06detailBDZBgithub.com/berth-dev/berth/sdk/go/gen/berth/instance/v1;instancev1b\x06proto3"
+	"\x06detail\x18\a \x01(\tR\x06detail\x12\x14\n" +
+	"\x05count\x18\b \x01(\x03R\x05count\x129\n" +
+	"\n" +
+	"first_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tfirstTimeBDZBgithub.com/berth-dev/berth/sdk/go/gen/berth/instance/v1;instancev1b\x06proto3"
 
 var (
 	file_berth_instance_v1_game_instance_proto_rawDescOnce sync.Once
@@ -1202,73 +1392,80 @@ func file_berth_instance_v1_game_instance_proto_rawDescGZIP() []byte {
 	return file_berth_instance_v1_game_instance_proto_rawDescData
 }
 
-var file_berth_instance_v1_game_instance_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_berth_instance_v1_game_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_berth_instance_v1_game_instance_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_berth_instance_v1_game_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_berth_instance_v1_game_instance_proto_goTypes = []any{
-	(GameInstance_State)(0),       // 0: berth.instance.v1.GameInstance.State
-	(GameInstance_Reason)(0),      // 1: berth.instance.v1.GameInstance.Reason
-	(Attempt_Fate)(0),             // 2: berth.instance.v1.Attempt.Fate
-	(Player_Presence)(0),          // 3: berth.instance.v1.Player.Presence
-	(*GameInstance)(nil),          // 4: berth.instance.v1.GameInstance
-	(*Link)(nil),                  // 5: berth.instance.v1.Link
-	(*Attempt)(nil),               // 6: berth.instance.v1.Attempt
-	(*Player)(nil),                // 7: berth.instance.v1.Player
-	(*Placement)(nil),             // 8: berth.instance.v1.Placement
-	(*Timeouts)(nil),              // 9: berth.instance.v1.Timeouts
-	(*HistoryEntry)(nil),          // 10: berth.instance.v1.HistoryEntry
-	nil,                           // 11: berth.instance.v1.GameInstance.LabelsEntry
-	nil,                           // 12: berth.instance.v1.Placement.LabelsEntry
-	nil,                           // 13: berth.instance.v1.Placement.LatenciesEntry
-	(*v1.Data)(nil),               // 14: berth.type.v1.Data
-	(*structpb.Struct)(nil),       // 15: google.protobuf.Struct
-	(*v1.Endpoint)(nil),           // 16: berth.type.v1.Endpoint
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(GameInstance_State)(0),        // 0: berth.instance.v1.GameInstance.State
+	(GameInstance_Reason)(0),       // 1: berth.instance.v1.GameInstance.Reason
+	(GameInstance_OnServerLoss)(0), // 2: berth.instance.v1.GameInstance.OnServerLoss
+	(Attempt_Fate)(0),              // 3: berth.instance.v1.Attempt.Fate
+	(Player_Presence)(0),           // 4: berth.instance.v1.Player.Presence
+	(*GameInstance)(nil),           // 5: berth.instance.v1.GameInstance
+	(*InstanceFilter)(nil),         // 6: berth.instance.v1.InstanceFilter
+	(*Link)(nil),                   // 7: berth.instance.v1.Link
+	(*Attempt)(nil),                // 8: berth.instance.v1.Attempt
+	(*Player)(nil),                 // 9: berth.instance.v1.Player
+	(*Placement)(nil),              // 10: berth.instance.v1.Placement
+	(*Timeouts)(nil),               // 11: berth.instance.v1.Timeouts
+	(*HistoryEntry)(nil),           // 12: berth.instance.v1.HistoryEntry
+	nil,                            // 13: berth.instance.v1.GameInstance.LabelsEntry
+	nil,                            // 14: berth.instance.v1.InstanceFilter.LabelsEntry
+	nil,                            // 15: berth.instance.v1.Placement.LabelsEntry
+	nil,                            // 16: berth.instance.v1.Placement.LatenciesEntry
+	(*v1.Data)(nil),                // 17: berth.type.v1.Data
+	(*structpb.Struct)(nil),        // 18: google.protobuf.Struct
+	(*v1.Endpoint)(nil),            // 19: berth.type.v1.Endpoint
+	(*timestamppb.Timestamp)(nil),  // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 21: google.protobuf.Duration
 }
 var file_berth_instance_v1_game_instance_proto_depIdxs = []int32{
 	0,  // 0: berth.instance.v1.GameInstance.state:type_name -> berth.instance.v1.GameInstance.State
 	1,  // 1: berth.instance.v1.GameInstance.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	7,  // 2: berth.instance.v1.GameInstance.players:type_name -> berth.instance.v1.Player
-	14, // 3: berth.instance.v1.GameInstance.game_data:type_name -> berth.type.v1.Data
-	15, // 4: berth.instance.v1.GameInstance.settings:type_name -> google.protobuf.Struct
-	8,  // 5: berth.instance.v1.GameInstance.placement:type_name -> berth.instance.v1.Placement
-	11, // 6: berth.instance.v1.GameInstance.labels:type_name -> berth.instance.v1.GameInstance.LabelsEntry
-	16, // 7: berth.instance.v1.GameInstance.endpoints:type_name -> berth.type.v1.Endpoint
-	5,  // 8: berth.instance.v1.GameInstance.link:type_name -> berth.instance.v1.Link
-	6,  // 9: berth.instance.v1.GameInstance.attempts:type_name -> berth.instance.v1.Attempt
-	14, // 10: berth.instance.v1.GameInstance.result:type_name -> berth.type.v1.Data
-	9,  // 11: berth.instance.v1.GameInstance.timeouts:type_name -> berth.instance.v1.Timeouts
-	17, // 12: berth.instance.v1.GameInstance.create_time:type_name -> google.protobuf.Timestamp
-	17, // 13: berth.instance.v1.GameInstance.update_time:type_name -> google.protobuf.Timestamp
-	17, // 14: berth.instance.v1.GameInstance.start_time:type_name -> google.protobuf.Timestamp
-	17, // 15: berth.instance.v1.GameInstance.end_time:type_name -> google.protobuf.Timestamp
-	17, // 16: berth.instance.v1.GameInstance.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 17: berth.instance.v1.Link.link_time:type_name -> google.protobuf.Timestamp
-	17, // 18: berth.instance.v1.Link.connected_change_time:type_name -> google.protobuf.Timestamp
-	2,  // 19: berth.instance.v1.Attempt.fate:type_name -> berth.instance.v1.Attempt.Fate
-	17, // 20: berth.instance.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
-	17, // 21: berth.instance.v1.Attempt.allocate_time:type_name -> google.protobuf.Timestamp
-	17, // 22: berth.instance.v1.Attempt.release_time:type_name -> google.protobuf.Timestamp
-	14, // 23: berth.instance.v1.Player.data:type_name -> berth.type.v1.Data
-	3,  // 24: berth.instance.v1.Player.presence:type_name -> berth.instance.v1.Player.Presence
-	17, // 25: berth.instance.v1.Player.add_time:type_name -> google.protobuf.Timestamp
-	12, // 26: berth.instance.v1.Placement.labels:type_name -> berth.instance.v1.Placement.LabelsEntry
-	13, // 27: berth.instance.v1.Placement.latencies:type_name -> berth.instance.v1.Placement.LatenciesEntry
-	18, // 28: berth.instance.v1.Timeouts.allocation:type_name -> google.protobuf.Duration
-	18, // 29: berth.instance.v1.Timeouts.link:type_name -> google.protobuf.Duration
-	18, // 30: berth.instance.v1.Timeouts.connect_players:type_name -> google.protobuf.Duration
-	18, // 31: berth.instance.v1.Timeouts.disconnect_grace:type_name -> google.protobuf.Duration
-	18, // 32: berth.instance.v1.Timeouts.lifetime:type_name -> google.protobuf.Duration
-	18, // 33: berth.instance.v1.Timeouts.retention:type_name -> google.protobuf.Duration
-	17, // 34: berth.instance.v1.HistoryEntry.time:type_name -> google.protobuf.Timestamp
-	0,  // 35: berth.instance.v1.HistoryEntry.from_state:type_name -> berth.instance.v1.GameInstance.State
-	0,  // 36: berth.instance.v1.HistoryEntry.to_state:type_name -> berth.instance.v1.GameInstance.State
-	18, // 37: berth.instance.v1.Placement.LatenciesEntry.value:type_name -> google.protobuf.Duration
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	9,  // 2: berth.instance.v1.GameInstance.players:type_name -> berth.instance.v1.Player
+	17, // 3: berth.instance.v1.GameInstance.game_data:type_name -> berth.type.v1.Data
+	18, // 4: berth.instance.v1.GameInstance.settings:type_name -> google.protobuf.Struct
+	10, // 5: berth.instance.v1.GameInstance.placement:type_name -> berth.instance.v1.Placement
+	13, // 6: berth.instance.v1.GameInstance.labels:type_name -> berth.instance.v1.GameInstance.LabelsEntry
+	19, // 7: berth.instance.v1.GameInstance.endpoints:type_name -> berth.type.v1.Endpoint
+	7,  // 8: berth.instance.v1.GameInstance.link:type_name -> berth.instance.v1.Link
+	8,  // 9: berth.instance.v1.GameInstance.attempts:type_name -> berth.instance.v1.Attempt
+	17, // 10: berth.instance.v1.GameInstance.result:type_name -> berth.type.v1.Data
+	11, // 11: berth.instance.v1.GameInstance.timeouts:type_name -> berth.instance.v1.Timeouts
+	20, // 12: berth.instance.v1.GameInstance.create_time:type_name -> google.protobuf.Timestamp
+	20, // 13: berth.instance.v1.GameInstance.update_time:type_name -> google.protobuf.Timestamp
+	20, // 14: berth.instance.v1.GameInstance.start_time:type_name -> google.protobuf.Timestamp
+	20, // 15: berth.instance.v1.GameInstance.end_time:type_name -> google.protobuf.Timestamp
+	20, // 16: berth.instance.v1.GameInstance.expire_time:type_name -> google.protobuf.Timestamp
+	2,  // 17: berth.instance.v1.GameInstance.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	0,  // 18: berth.instance.v1.InstanceFilter.states:type_name -> berth.instance.v1.GameInstance.State
+	14, // 19: berth.instance.v1.InstanceFilter.labels:type_name -> berth.instance.v1.InstanceFilter.LabelsEntry
+	20, // 20: berth.instance.v1.Link.link_time:type_name -> google.protobuf.Timestamp
+	20, // 21: berth.instance.v1.Link.connected_change_time:type_name -> google.protobuf.Timestamp
+	3,  // 22: berth.instance.v1.Attempt.fate:type_name -> berth.instance.v1.Attempt.Fate
+	20, // 23: berth.instance.v1.Attempt.create_time:type_name -> google.protobuf.Timestamp
+	20, // 24: berth.instance.v1.Attempt.allocate_time:type_name -> google.protobuf.Timestamp
+	20, // 25: berth.instance.v1.Attempt.release_time:type_name -> google.protobuf.Timestamp
+	17, // 26: berth.instance.v1.Player.data:type_name -> berth.type.v1.Data
+	4,  // 27: berth.instance.v1.Player.presence:type_name -> berth.instance.v1.Player.Presence
+	20, // 28: berth.instance.v1.Player.add_time:type_name -> google.protobuf.Timestamp
+	15, // 29: berth.instance.v1.Placement.labels:type_name -> berth.instance.v1.Placement.LabelsEntry
+	16, // 30: berth.instance.v1.Placement.latencies:type_name -> berth.instance.v1.Placement.LatenciesEntry
+	21, // 31: berth.instance.v1.Timeouts.allocation:type_name -> google.protobuf.Duration
+	21, // 32: berth.instance.v1.Timeouts.link:type_name -> google.protobuf.Duration
+	21, // 33: berth.instance.v1.Timeouts.connect_players:type_name -> google.protobuf.Duration
+	21, // 34: berth.instance.v1.Timeouts.disconnect_grace:type_name -> google.protobuf.Duration
+	21, // 35: berth.instance.v1.Timeouts.lifetime:type_name -> google.protobuf.Duration
+	21, // 36: berth.instance.v1.Timeouts.retention:type_name -> google.protobuf.Duration
+	20, // 37: berth.instance.v1.HistoryEntry.time:type_name -> google.protobuf.Timestamp
+	0,  // 38: berth.instance.v1.HistoryEntry.from_state:type_name -> berth.instance.v1.GameInstance.State
+	0,  // 39: berth.instance.v1.HistoryEntry.to_state:type_name -> berth.instance.v1.GameInstance.State
+	20, // 40: berth.instance.v1.HistoryEntry.first_time:type_name -> google.protobuf.Timestamp
+	21, // 41: berth.instance.v1.Placement.LatenciesEntry.value:type_name -> google.protobuf.Duration
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_berth_instance_v1_game_instance_proto_init() }
@@ -1281,8 +1478,8 @@ func file_berth_instance_v1_game_instance_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_instance_v1_game_instance_proto_rawDesc), len(file_berth_instance_v1_game_instance_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   10,
+			NumEnums:      5,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -26,6 +26,60 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// UpdateMode says how new data and old come together.
+type UpdateMode int32
+
+const (
+	// REPLACE.
+	UpdateMode_UPDATE_MODE_UNSPECIFIED UpdateMode = 0
+	// The new data takes the place of the old.
+	UpdateMode_UPDATE_MODE_REPLACE UpdateMode = 1
+	// The new data is a JSON merge patch (RFC 7396): members are set, and those that are null removed. Needs JSON on both sides; where
+	// there is no old data, it begins as an empty object. A patch without a visibility leaves it as it is.
+	UpdateMode_UPDATE_MODE_MERGE UpdateMode = 2
+)
+
+// Enum value maps for UpdateMode.
+var (
+	UpdateMode_name = map[int32]string{
+		0: "UPDATE_MODE_UNSPECIFIED",
+		1: "UPDATE_MODE_REPLACE",
+		2: "UPDATE_MODE_MERGE",
+	}
+	UpdateMode_value = map[string]int32{
+		"UPDATE_MODE_UNSPECIFIED": 0,
+		"UPDATE_MODE_REPLACE":     1,
+		"UPDATE_MODE_MERGE":       2,
+	}
+)
+
+func (x UpdateMode) Enum() *UpdateMode {
+	p := new(UpdateMode)
+	*p = x
+	return p
+}
+
+func (x UpdateMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UpdateMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_berth_instance_v1_game_instance_service_proto_enumTypes[0].Descriptor()
+}
+
+func (UpdateMode) Type() protoreflect.EnumType {
+	return &file_berth_instance_v1_game_instance_service_proto_enumTypes[0]
+}
+
+func (x UpdateMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UpdateMode.Descriptor instead.
+func (UpdateMode) EnumDescriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{0}
+}
+
 // CreateGameInstanceRequest describes a new instance.
 type CreateGameInstanceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -47,8 +101,10 @@ type CreateGameInstanceRequest struct {
 	Timeouts *Timeouts `protobuf:"bytes,8,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
 	// Do not ask for a server; AllocateGameServer does it later.
 	SkipAllocation bool `protobuf:"varint,9,opt,name=skip_allocation,json=skipAllocation,proto3" json:"skip_allocation,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What becomes of the instance when its server is lost.
+	OnServerLoss  GameInstance_OnServerLoss `protobuf:"varint,10,opt,name=on_server_loss,json=onServerLoss,proto3,enum=berth.instance.v1.GameInstance_OnServerLoss" json:"on_server_loss,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateGameInstanceRequest) Reset() {
@@ -142,6 +198,13 @@ func (x *CreateGameInstanceRequest) GetSkipAllocation() bool {
 		return x.SkipAllocation
 	}
 	return false
+}
+
+func (x *CreateGameInstanceRequest) GetOnServerLoss() GameInstance_OnServerLoss {
+	if x != nil {
+		return x.OnServerLoss
+	}
+	return GameInstance_ON_SERVER_LOSS_UNSPECIFIED
 }
 
 // CreateGameInstanceResponse has the created instance.
@@ -298,8 +361,10 @@ type ListGameInstancesRequest struct {
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// At most this many, 1 to 500. 0 means 50.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The next_page_token of the page before; empty for the first page.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The next_page_token of the page before, for the same namespace and filter; empty for the first page.
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only instances that match; unset: all.
+	Filter        *InstanceFilter `protobuf:"bytes,4,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -353,6 +418,13 @@ func (x *ListGameInstancesRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListGameInstancesRequest) GetFilter() *InstanceFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
 }
 
 // ListGameInstancesResponse is one page of instances.
@@ -416,7 +488,9 @@ type WatchGameInstanceRequest struct {
 	// The namespace; empty means "default".
 	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// The instance's id.
-	InstanceId    string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// Send only what is newer than this revision; 0: begin with the instance as it is now.
+	AfterRevision int64 `protobuf:"varint,3,opt,name=after_revision,json=afterRevision,proto3" json:"after_revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -465,6 +539,255 @@ func (x *WatchGameInstanceRequest) GetInstanceId() string {
 	return ""
 }
 
+func (x *WatchGameInstanceRequest) GetAfterRevision() int64 {
+	if x != nil {
+		return x.AfterRevision
+	}
+	return 0
+}
+
+// WatchGameInstancesRequest selects the instances to watch.
+type WatchGameInstancesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Only instances that match; unset: all.
+	Filter        *InstanceFilter `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchGameInstancesRequest) Reset() {
+	*x = WatchGameInstancesRequest{}
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchGameInstancesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchGameInstancesRequest) ProtoMessage() {}
+
+func (x *WatchGameInstancesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchGameInstancesRequest.ProtoReflect.Descriptor instead.
+func (*WatchGameInstancesRequest) Descriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WatchGameInstancesRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WatchGameInstancesRequest) GetFilter() *InstanceFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+// WatchGameInstancesResponse is one step of a watch.
+type WatchGameInstancesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is sent.
+	//
+	// Types that are valid to be assigned to Update:
+	//
+	//	*WatchGameInstancesResponse_Instance
+	//	*WatchGameInstancesResponse_Removed
+	//	*WatchGameInstancesResponse_SnapshotComplete
+	Update        isWatchGameInstancesResponse_Update `protobuf_oneof:"update"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchGameInstancesResponse) Reset() {
+	*x = WatchGameInstancesResponse{}
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchGameInstancesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchGameInstancesResponse) ProtoMessage() {}
+
+func (x *WatchGameInstancesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchGameInstancesResponse.ProtoReflect.Descriptor instead.
+func (*WatchGameInstancesResponse) Descriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WatchGameInstancesResponse) GetUpdate() isWatchGameInstancesResponse_Update {
+	if x != nil {
+		return x.Update
+	}
+	return nil
+}
+
+func (x *WatchGameInstancesResponse) GetInstance() *GameInstance {
+	if x != nil {
+		if x, ok := x.Update.(*WatchGameInstancesResponse_Instance); ok {
+			return x.Instance
+		}
+	}
+	return nil
+}
+
+func (x *WatchGameInstancesResponse) GetRemoved() *RemovedInstance {
+	if x != nil {
+		if x, ok := x.Update.(*WatchGameInstancesResponse_Removed); ok {
+			return x.Removed
+		}
+	}
+	return nil
+}
+
+func (x *WatchGameInstancesResponse) GetSnapshotComplete() *SnapshotComplete {
+	if x != nil {
+		if x, ok := x.Update.(*WatchGameInstancesResponse_SnapshotComplete); ok {
+			return x.SnapshotComplete
+		}
+	}
+	return nil
+}
+
+type isWatchGameInstancesResponse_Update interface {
+	isWatchGameInstancesResponse_Update()
+}
+
+type WatchGameInstancesResponse_Instance struct {
+	// An instance that matches, as it is now, without players, game data and result.
+	Instance *GameInstance `protobuf:"bytes,1,opt,name=instance,proto3,oneof"`
+}
+
+type WatchGameInstancesResponse_Removed struct {
+	// An instance that was sent before and no longer matches, or was deleted.
+	Removed *RemovedInstance `protobuf:"bytes,2,opt,name=removed,proto3,oneof"`
+}
+
+type WatchGameInstancesResponse_SnapshotComplete struct {
+	// All instances that matched when the watch began have been sent; what follows are changes.
+	SnapshotComplete *SnapshotComplete `protobuf:"bytes,3,opt,name=snapshot_complete,json=snapshotComplete,proto3,oneof"`
+}
+
+func (*WatchGameInstancesResponse_Instance) isWatchGameInstancesResponse_Update() {}
+
+func (*WatchGameInstancesResponse_Removed) isWatchGameInstancesResponse_Update() {}
+
+func (*WatchGameInstancesResponse_SnapshotComplete) isWatchGameInstancesResponse_Update() {}
+
+// RemovedInstance names an instance that left a watch.
+type RemovedInstance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's id.
+	InstanceId    string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovedInstance) Reset() {
+	*x = RemovedInstance{}
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovedInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovedInstance) ProtoMessage() {}
+
+func (x *RemovedInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovedInstance.ProtoReflect.Descriptor instead.
+func (*RemovedInstance) Descriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RemovedInstance) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+// SnapshotComplete marks the end of what was there when a watch began.
+type SnapshotComplete struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotComplete) Reset() {
+	*x = SnapshotComplete{}
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotComplete) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotComplete) ProtoMessage() {}
+
+func (x *SnapshotComplete) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotComplete.ProtoReflect.Descriptor instead.
+func (*SnapshotComplete) Descriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{10}
+}
+
 // WatchGameInstanceResponse has the instance after a change.
 type WatchGameInstanceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -476,7 +799,7 @@ type WatchGameInstanceResponse struct {
 
 func (x *WatchGameInstanceResponse) Reset() {
 	*x = WatchGameInstanceResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[7]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +811,7 @@ func (x *WatchGameInstanceResponse) String() string {
 func (*WatchGameInstanceResponse) ProtoMessage() {}
 
 func (x *WatchGameInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[7]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +824,7 @@ func (x *WatchGameInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGameInstanceResponse.ProtoReflect.Descriptor instead.
 func (*WatchGameInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{7}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchGameInstanceResponse) GetInstance() *GameInstance {
@@ -526,7 +849,7 @@ type AllocateGameServerRequest struct {
 
 func (x *AllocateGameServerRequest) Reset() {
 	*x = AllocateGameServerRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[8]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +861,7 @@ func (x *AllocateGameServerRequest) String() string {
 func (*AllocateGameServerRequest) ProtoMessage() {}
 
 func (x *AllocateGameServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[8]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +874,7 @@ func (x *AllocateGameServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateGameServerRequest.ProtoReflect.Descriptor instead.
 func (*AllocateGameServerRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{8}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AllocateGameServerRequest) GetNamespace() string {
@@ -586,7 +909,7 @@ type AllocateGameServerResponse struct {
 
 func (x *AllocateGameServerResponse) Reset() {
 	*x = AllocateGameServerResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[9]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +921,7 @@ func (x *AllocateGameServerResponse) String() string {
 func (*AllocateGameServerResponse) ProtoMessage() {}
 
 func (x *AllocateGameServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[9]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +934,7 @@ func (x *AllocateGameServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateGameServerResponse.ProtoReflect.Descriptor instead.
 func (*AllocateGameServerResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{9}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AllocateGameServerResponse) GetInstance() *GameInstance {
@@ -629,14 +952,16 @@ type ReplaceGameServerRequest struct {
 	// The instance's id.
 	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// Makes the call idempotent.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Why, for people; kept in the history.
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplaceGameServerRequest) Reset() {
 	*x = ReplaceGameServerRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[10]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -648,7 +973,7 @@ func (x *ReplaceGameServerRequest) String() string {
 func (*ReplaceGameServerRequest) ProtoMessage() {}
 
 func (x *ReplaceGameServerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[10]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -661,7 +986,7 @@ func (x *ReplaceGameServerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceGameServerRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceGameServerRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{10}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplaceGameServerRequest) GetNamespace() string {
@@ -685,6 +1010,13 @@ func (x *ReplaceGameServerRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *ReplaceGameServerRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // ReplaceGameServerResponse has the instance after the call.
 type ReplaceGameServerResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -696,7 +1028,7 @@ type ReplaceGameServerResponse struct {
 
 func (x *ReplaceGameServerResponse) Reset() {
 	*x = ReplaceGameServerResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[11]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +1040,7 @@ func (x *ReplaceGameServerResponse) String() string {
 func (*ReplaceGameServerResponse) ProtoMessage() {}
 
 func (x *ReplaceGameServerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[11]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +1053,7 @@ func (x *ReplaceGameServerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceGameServerResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceGameServerResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{11}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReplaceGameServerResponse) GetInstance() *GameInstance {
@@ -746,7 +1078,7 @@ type GetPlayerConnectionRequest struct {
 
 func (x *GetPlayerConnectionRequest) Reset() {
 	*x = GetPlayerConnectionRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[12]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1090,7 @@ func (x *GetPlayerConnectionRequest) String() string {
 func (*GetPlayerConnectionRequest) ProtoMessage() {}
 
 func (x *GetPlayerConnectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[12]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1103,7 @@ func (x *GetPlayerConnectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlayerConnectionRequest.ProtoReflect.Descriptor instead.
 func (*GetPlayerConnectionRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{12}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetPlayerConnectionRequest) GetNamespace() string {
@@ -806,13 +1138,15 @@ type GetPlayerConnectionResponse struct {
 	Ticket string `protobuf:"bytes,3,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// When the ticket stops being valid.
 	TicketExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ticket_expire_time,json=ticketExpireTime,proto3" json:"ticket_expire_time,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// The game's custom data, where its visibility is PLAYERS.
+	GameData      *v1.Data `protobuf:"bytes,5,opt,name=game_data,json=gameData,proto3" json:"game_data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetPlayerConnectionResponse) Reset() {
 	*x = GetPlayerConnectionResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[13]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +1158,7 @@ func (x *GetPlayerConnectionResponse) String() string {
 func (*GetPlayerConnectionResponse) ProtoMessage() {}
 
 func (x *GetPlayerConnectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[13]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +1171,7 @@ func (x *GetPlayerConnectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetPlayerConnectionResponse.ProtoReflect.Descriptor instead.
 func (*GetPlayerConnectionResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{13}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetPlayerConnectionResponse) GetEndpoints() []*v1.Endpoint {
@@ -868,6 +1202,13 @@ func (x *GetPlayerConnectionResponse) GetTicketExpireTime() *timestamppb.Timesta
 	return nil
 }
 
+func (x *GetPlayerConnectionResponse) GetGameData() *v1.Data {
+	if x != nil {
+		return x.GameData
+	}
+	return nil
+}
+
 // AddPlayersRequest names an instance and its new players.
 type AddPlayersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -885,7 +1226,7 @@ type AddPlayersRequest struct {
 
 func (x *AddPlayersRequest) Reset() {
 	*x = AddPlayersRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[14]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1238,7 @@ func (x *AddPlayersRequest) String() string {
 func (*AddPlayersRequest) ProtoMessage() {}
 
 func (x *AddPlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[14]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1251,7 @@ func (x *AddPlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPlayersRequest.ProtoReflect.Descriptor instead.
 func (*AddPlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{14}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddPlayersRequest) GetNamespace() string {
@@ -952,7 +1293,7 @@ type AddPlayersResponse struct {
 
 func (x *AddPlayersResponse) Reset() {
 	*x = AddPlayersResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[15]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1305,7 @@ func (x *AddPlayersResponse) String() string {
 func (*AddPlayersResponse) ProtoMessage() {}
 
 func (x *AddPlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[15]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1318,7 @@ func (x *AddPlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPlayersResponse.ProtoReflect.Descriptor instead.
 func (*AddPlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{15}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddPlayersResponse) GetInstance() *GameInstance {
@@ -1004,7 +1345,7 @@ type RemovePlayersRequest struct {
 
 func (x *RemovePlayersRequest) Reset() {
 	*x = RemovePlayersRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[16]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1357,7 @@ func (x *RemovePlayersRequest) String() string {
 func (*RemovePlayersRequest) ProtoMessage() {}
 
 func (x *RemovePlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[16]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1370,7 @@ func (x *RemovePlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePlayersRequest.ProtoReflect.Descriptor instead.
 func (*RemovePlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{16}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RemovePlayersRequest) GetNamespace() string {
@@ -1071,7 +1412,7 @@ type RemovePlayersResponse struct {
 
 func (x *RemovePlayersResponse) Reset() {
 	*x = RemovePlayersResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[17]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1083,7 +1424,7 @@ func (x *RemovePlayersResponse) String() string {
 func (*RemovePlayersResponse) ProtoMessage() {}
 
 func (x *RemovePlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[17]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1096,7 +1437,7 @@ func (x *RemovePlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePlayersResponse.ProtoReflect.Descriptor instead.
 func (*RemovePlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{17}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemovePlayersResponse) GetInstance() *GameInstance {
@@ -1115,15 +1456,19 @@ type UpdateGameDataRequest struct {
 	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// Makes the call idempotent.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The data that takes the place of what is there.
-	GameData      *v1.Data `protobuf:"bytes,4,opt,name=game_data,json=gameData,proto3" json:"game_data,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The data that takes the place of what is there, or is merged into it.
+	GameData *v1.Data `protobuf:"bytes,4,opt,name=game_data,json=gameData,proto3" json:"game_data,omitempty"`
+	// How; unset means REPLACE.
+	Mode UpdateMode `protobuf:"varint,5,opt,name=mode,proto3,enum=berth.instance.v1.UpdateMode" json:"mode,omitempty"`
+	// Only if the instance is at this revision; 0: whatever it is at.
+	ExpectedRevision int64 `protobuf:"varint,6,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *UpdateGameDataRequest) Reset() {
 	*x = UpdateGameDataRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[18]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1480,7 @@ func (x *UpdateGameDataRequest) String() string {
 func (*UpdateGameDataRequest) ProtoMessage() {}
 
 func (x *UpdateGameDataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[18]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1493,7 @@ func (x *UpdateGameDataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGameDataRequest.ProtoReflect.Descriptor instead.
 func (*UpdateGameDataRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{18}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpdateGameDataRequest) GetNamespace() string {
@@ -1179,6 +1524,20 @@ func (x *UpdateGameDataRequest) GetGameData() *v1.Data {
 	return nil
 }
 
+func (x *UpdateGameDataRequest) GetMode() UpdateMode {
+	if x != nil {
+		return x.Mode
+	}
+	return UpdateMode_UPDATE_MODE_UNSPECIFIED
+}
+
+func (x *UpdateGameDataRequest) GetExpectedRevision() int64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
 // UpdateGameDataResponse has the instance after the call.
 type UpdateGameDataResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1190,7 +1549,7 @@ type UpdateGameDataResponse struct {
 
 func (x *UpdateGameDataResponse) Reset() {
 	*x = UpdateGameDataResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[19]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1561,7 @@ func (x *UpdateGameDataResponse) String() string {
 func (*UpdateGameDataResponse) ProtoMessage() {}
 
 func (x *UpdateGameDataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[19]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1574,7 @@ func (x *UpdateGameDataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGameDataResponse.ProtoReflect.Descriptor instead.
 func (*UpdateGameDataResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{19}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UpdateGameDataResponse) GetInstance() *GameInstance {
@@ -1230,17 +1589,19 @@ type PlayerUpdate struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The player's id.
 	PlayerId string `protobuf:"bytes,1,opt,name=player_id,json=playerId,proto3" json:"player_id,omitempty"`
-	// The data that takes the place of what is there; unset leaves it.
+	// The data that takes the place of what is there, or is merged into it; unset leaves it.
 	Data *v1.Data `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
 	// Whether the player is in the game; unset leaves it. For game servers only: from a backend it must be unset.
-	Presence      Player_Presence `protobuf:"varint,3,opt,name=presence,proto3,enum=berth.instance.v1.Player_Presence" json:"presence,omitempty"`
+	Presence Player_Presence `protobuf:"varint,3,opt,name=presence,proto3,enum=berth.instance.v1.Player_Presence" json:"presence,omitempty"`
+	// How the data changes; unset means REPLACE.
+	Mode          UpdateMode `protobuf:"varint,4,opt,name=mode,proto3,enum=berth.instance.v1.UpdateMode" json:"mode,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlayerUpdate) Reset() {
 	*x = PlayerUpdate{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[20]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1613,7 @@ func (x *PlayerUpdate) String() string {
 func (*PlayerUpdate) ProtoMessage() {}
 
 func (x *PlayerUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[20]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1626,7 @@ func (x *PlayerUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayerUpdate.ProtoReflect.Descriptor instead.
 func (*PlayerUpdate) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{20}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PlayerUpdate) GetPlayerId() string {
@@ -1289,6 +1650,13 @@ func (x *PlayerUpdate) GetPresence() Player_Presence {
 	return Player_PRESENCE_UNSPECIFIED
 }
 
+func (x *PlayerUpdate) GetMode() UpdateMode {
+	if x != nil {
+		return x.Mode
+	}
+	return UpdateMode_UPDATE_MODE_UNSPECIFIED
+}
+
 // UpdatePlayersRequest names an instance and changes to its players.
 type UpdatePlayersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1299,14 +1667,16 @@ type UpdatePlayersRequest struct {
 	// Makes the call idempotent.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// The changes, at most one a player.
-	Players       []*PlayerUpdate `protobuf:"bytes,4,rep,name=players,proto3" json:"players,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Players []*PlayerUpdate `protobuf:"bytes,4,rep,name=players,proto3" json:"players,omitempty"`
+	// Only if the instance is at this revision; 0: whatever it is at.
+	ExpectedRevision int64 `protobuf:"varint,5,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *UpdatePlayersRequest) Reset() {
 	*x = UpdatePlayersRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[21]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1688,7 @@ func (x *UpdatePlayersRequest) String() string {
 func (*UpdatePlayersRequest) ProtoMessage() {}
 
 func (x *UpdatePlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[21]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1701,7 @@ func (x *UpdatePlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePlayersRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{21}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdatePlayersRequest) GetNamespace() string {
@@ -1362,6 +1732,13 @@ func (x *UpdatePlayersRequest) GetPlayers() []*PlayerUpdate {
 	return nil
 }
 
+func (x *UpdatePlayersRequest) GetExpectedRevision() int64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
 // UpdatePlayersResponse has the instance after the call.
 type UpdatePlayersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1373,7 +1750,7 @@ type UpdatePlayersResponse struct {
 
 func (x *UpdatePlayersResponse) Reset() {
 	*x = UpdatePlayersResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[22]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1762,7 @@ func (x *UpdatePlayersResponse) String() string {
 func (*UpdatePlayersResponse) ProtoMessage() {}
 
 func (x *UpdatePlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[22]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1775,7 @@ func (x *UpdatePlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePlayersResponse.ProtoReflect.Descriptor instead.
 func (*UpdatePlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{22}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *UpdatePlayersResponse) GetInstance() *GameInstance {
@@ -1423,7 +1800,7 @@ type TerminateGameInstanceRequest struct {
 
 func (x *TerminateGameInstanceRequest) Reset() {
 	*x = TerminateGameInstanceRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[23]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1812,7 @@ func (x *TerminateGameInstanceRequest) String() string {
 func (*TerminateGameInstanceRequest) ProtoMessage() {}
 
 func (x *TerminateGameInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[23]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1825,7 @@ func (x *TerminateGameInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminateGameInstanceRequest.ProtoReflect.Descriptor instead.
 func (*TerminateGameInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{23}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TerminateGameInstanceRequest) GetNamespace() string {
@@ -1483,7 +1860,7 @@ type TerminateGameInstanceResponse struct {
 
 func (x *TerminateGameInstanceResponse) Reset() {
 	*x = TerminateGameInstanceResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[24]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1495,7 +1872,7 @@ func (x *TerminateGameInstanceResponse) String() string {
 func (*TerminateGameInstanceResponse) ProtoMessage() {}
 
 func (x *TerminateGameInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[24]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1508,7 +1885,7 @@ func (x *TerminateGameInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminateGameInstanceResponse.ProtoReflect.Descriptor instead.
 func (*TerminateGameInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{24}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TerminateGameInstanceResponse) GetInstance() *GameInstance {
@@ -1531,7 +1908,7 @@ type ListHistoryRequest struct {
 
 func (x *ListHistoryRequest) Reset() {
 	*x = ListHistoryRequest{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[25]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1920,7 @@ func (x *ListHistoryRequest) String() string {
 func (*ListHistoryRequest) ProtoMessage() {}
 
 func (x *ListHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[25]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1933,7 @@ func (x *ListHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ListHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{25}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListHistoryRequest) GetNamespace() string {
@@ -1584,7 +1961,7 @@ type ListHistoryResponse struct {
 
 func (x *ListHistoryResponse) Reset() {
 	*x = ListHistoryResponse{}
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[26]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1973,7 @@ func (x *ListHistoryResponse) String() string {
 func (*ListHistoryResponse) ProtoMessage() {}
 
 func (x *ListHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[26]
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1986,7 @@ func (x *ListHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ListHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{26}
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListHistoryResponse) GetEntries() []*HistoryEntry {
@@ -1619,11 +1996,112 @@ func (x *ListHistoryResponse) GetEntries() []*HistoryEntry {
 	return nil
 }
 
+// ExportHistoryRequest names the instance whose history is wanted.
+type ExportHistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The instance's id.
+	InstanceId    string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportHistoryRequest) Reset() {
+	*x = ExportHistoryRequest{}
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportHistoryRequest) ProtoMessage() {}
+
+func (x *ExportHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportHistoryRequest.ProtoReflect.Descriptor instead.
+func (*ExportHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ExportHistoryRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExportHistoryRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+// ExportHistoryResponse is one thing that happened.
+type ExportHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The entry.
+	Entry         *HistoryEntry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportHistoryResponse) Reset() {
+	*x = ExportHistoryResponse{}
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportHistoryResponse) ProtoMessage() {}
+
+func (x *ExportHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_instance_v1_game_instance_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportHistoryResponse.ProtoReflect.Descriptor instead.
+func (*ExportHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_berth_instance_v1_game_instance_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ExportHistoryResponse) GetEntry() *HistoryEntry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
 var File_berth_instance_v1_game_instance_service_proto protoreflect.FileDescriptor
 
 const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\n" +
-	"-berth/instance/v1/game_instance_service.proto\x12\x11berth.instance.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x1aberth/type/v1/access.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x85\x05\n" +
+	"-berth/instance/v1/game_instance_service.proto\x12\x11berth.instance.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x1aberth/type/v1/access.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x05\n" +
 	"\x19CreateGameInstanceRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12'\n" +
 	"\n" +
@@ -1634,7 +2112,9 @@ const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\tplacement\x18\x06 \x01(\v2\x1c.berth.instance.v1.PlacementB\x06\xbaH\x03\xc8\x01\x01R\tplacement\x12i\n" +
 	"\x06labels\x18\a \x03(\v28.berth.instance.v1.CreateGameInstanceRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x127\n" +
 	"\btimeouts\x18\b \x01(\v2\x1b.berth.instance.v1.TimeoutsR\btimeouts\x12'\n" +
-	"\x0fskip_allocation\x18\t \x01(\bR\x0eskipAllocation\x1a9\n" +
+	"\x0fskip_allocation\x18\t \x01(\bR\x0eskipAllocation\x12\\\n" +
+	"\x0eon_server_loss\x18\n" +
+	" \x01(\x0e2,.berth.instance.v1.GameInstance.OnServerLossB\b\xbaH\x05\x82\x01\x02\x10\x01R\fonServerLoss\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Y\n" +
@@ -1645,20 +2125,34 @@ const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\"V\n" +
 	"\x17GetGameInstanceResponse\x12;\n" +
-	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xba\x01\n" +
+	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xf5\x01\n" +
 	"\x18ListGameInstancesRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"\x82\x01\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\x129\n" +
+	"\x06filter\x18\x04 \x01(\v2!.berth.instance.v1.InstanceFilterR\x06filter\"\x82\x01\n" +
 	"\x19ListGameInstancesResponse\x12=\n" +
 	"\tinstances\x18\x01 \x03(\v2\x1f.berth.instance.v1.GameInstanceR\tinstances\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x93\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcc\x01\n" +
 	"\x18WatchGameInstanceRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
-	"instanceId\"X\n" +
+	"instanceId\x127\n" +
+	"\x0eafter_revision\x18\x03 \x01(\x03B\x10\xbaH\r\"\v\x10\x80\x80\x80\x80\x80\x80\x80\x10(\x00R\rafterRevision\"\xa4\x01\n" +
+	"\x19WatchGameInstancesRequest\x12L\n" +
+	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x129\n" +
+	"\x06filter\x18\x02 \x01(\v2!.berth.instance.v1.InstanceFilterR\x06filter\"\xf9\x01\n" +
+	"\x1aWatchGameInstancesResponse\x12=\n" +
+	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceH\x00R\binstance\x12>\n" +
+	"\aremoved\x18\x02 \x01(\v2\".berth.instance.v1.RemovedInstanceH\x00R\aremoved\x12R\n" +
+	"\x11snapshot_complete\x18\x03 \x01(\v2#.berth.instance.v1.SnapshotCompleteH\x00R\x10snapshotCompleteB\b\n" +
+	"\x06update\"2\n" +
+	"\x0fRemovedInstance\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\"\x12\n" +
+	"\x10SnapshotComplete\"X\n" +
 	"\x19WatchGameInstanceResponse\x12;\n" +
 	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xbd\x01\n" +
 	"\x19AllocateGameServerRequest\x12L\n" +
@@ -1668,13 +2162,14 @@ const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"Y\n" +
 	"\x1aAllocateGameServerResponse\x12;\n" +
-	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xbc\x01\n" +
+	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xe0\x01\n" +
 	"\x18ReplaceGameServerRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"X\n" +
+	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\"\n" +
+	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\"X\n" +
 	"\x19ReplaceGameServerResponse\x12;\n" +
 	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xbe\x01\n" +
 	"\x1aGetPlayerConnectionRequest\x12L\n" +
@@ -1682,12 +2177,13 @@ const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\tplayer_id\x18\x03 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\bplayerId\"\xe9\x01\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\bplayerId\"\x9b\x02\n" +
 	"\x1bGetPlayerConnectionResponse\x125\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x17.berth.type.v1.EndpointR\tendpoints\x121\n" +
 	"\x06player\x18\x02 \x01(\v2\x19.berth.instance.v1.PlayerR\x06player\x12\x16\n" +
 	"\x06ticket\x18\x03 \x01(\tR\x06ticket\x12H\n" +
-	"\x12ticket_expire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10ticketExpireTime\"\xf7\x01\n" +
+	"\x12ticket_expire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x10ticketExpireTime\x120\n" +
+	"\tgame_data\x18\x05 \x01(\v2\x13.berth.type.v1.DataR\bgameData\"\xf7\x01\n" +
 	"\x11AddPlayersRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
@@ -1706,28 +2202,32 @@ const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\n" +
 	"player_ids\x18\x04 \x03(\tB\x16\xbaH\x13\x92\x01\x10\b\x01\x10\xe8\a\x18\x01\"\ar\x05\x10\x01\x18\x80\x01R\tplayerIds\"T\n" +
 	"\x15RemovePlayersResponse\x12;\n" +
-	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xf3\x01\n" +
+	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xef\x02\n" +
 	"\x15UpdateGameDataRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x128\n" +
-	"\tgame_data\x18\x04 \x01(\v2\x13.berth.type.v1.DataB\x06\xbaH\x03\xc8\x01\x01R\bgameData\"U\n" +
+	"\tgame_data\x18\x04 \x01(\v2\x13.berth.type.v1.DataB\x06\xbaH\x03\xc8\x01\x01R\bgameData\x12;\n" +
+	"\x04mode\x18\x05 \x01(\x0e2\x1d.berth.instance.v1.UpdateModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12=\n" +
+	"\x11expected_revision\x18\x06 \x01(\x03B\x10\xbaH\r\"\v\x10\x80\x80\x80\x80\x80\x80\x80\x10(\x00R\x10expectedRevision\"U\n" +
 	"\x16UpdateGameDataResponse\x12;\n" +
-	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xaa\x01\n" +
+	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xe7\x01\n" +
 	"\fPlayerUpdate\x12'\n" +
 	"\tplayer_id\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\bplayerId\x12'\n" +
 	"\x04data\x18\x02 \x01(\v2\x13.berth.type.v1.DataR\x04data\x12H\n" +
-	"\bpresence\x18\x03 \x01(\x0e2\".berth.instance.v1.Player.PresenceB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpresence\"\x80\x02\n" +
+	"\bpresence\x18\x03 \x01(\x0e2\".berth.instance.v1.Player.PresenceB\b\xbaH\x05\x82\x01\x02\x10\x01R\bpresence\x12;\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x1d.berth.instance.v1.UpdateModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\"\xbf\x02\n" +
 	"\x14UpdatePlayersRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12F\n" +
-	"\aplayers\x18\x04 \x03(\v2\x1f.berth.instance.v1.PlayerUpdateB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\aplayers\"T\n" +
+	"\aplayers\x18\x04 \x03(\v2\x1f.berth.instance.v1.PlayerUpdateB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\aplayers\x12=\n" +
+	"\x11expected_revision\x18\x05 \x01(\x03B\x10\xbaH\r\"\v\x10\x80\x80\x80\x80\x80\x80\x80\x10(\x00R\x10expectedRevision\"T\n" +
 	"\x15UpdatePlayersResponse\x12;\n" +
 	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xbb\x01\n" +
 	"\x1cTerminateGameInstanceRequest\x12L\n" +
@@ -1742,12 +2242,24 @@ const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\"P\n" +
 	"\x13ListHistoryResponse\x129\n" +
-	"\aentries\x18\x01 \x03(\v2\x1f.berth.instance.v1.HistoryEntryR\aentries2\xf2\x12\n" +
+	"\aentries\x18\x01 \x03(\v2\x1f.berth.instance.v1.HistoryEntryR\aentries\"\x8f\x01\n" +
+	"\x14ExportHistoryRequest\x12L\n" +
+	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12)\n" +
+	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
+	"instanceId\"N\n" +
+	"\x15ExportHistoryResponse\x125\n" +
+	"\x05entry\x18\x01 \x01(\v2\x1f.berth.instance.v1.HistoryEntryR\x05entry*Y\n" +
+	"\n" +
+	"UpdateMode\x12\x1b\n" +
+	"\x17UPDATE_MODE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13UPDATE_MODE_REPLACE\x10\x01\x12\x15\n" +
+	"\x11UPDATE_MODE_MERGE\x10\x022\xda\x15\n" +
 	"\x13GameInstanceService\x12\xa8\x01\n" +
 	"\x12CreateGameInstance\x12,.berth.instance.v1.CreateGameInstanceRequest\x1a-.berth.instance.v1.CreateGameInstanceResponse\"5\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02):\x01*\"$/v1/namespaces/{namespace}/instances\x12\xaa\x01\n" +
 	"\x0fGetGameInstance\x12).berth.instance.v1.GetGameInstanceRequest\x1a*.berth.instance.v1.GetGameInstanceResponse\"@\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x024\x122/v1/namespaces/{namespace}/instances/{instance_id}\x12\xa2\x01\n" +
 	"\x11ListGameInstances\x12+.berth.instance.v1.ListGameInstancesRequest\x1a,.berth.instance.v1.ListGameInstancesResponse\"2\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02&\x12$/v1/namespaces/{namespace}/instances\x12\xb8\x01\n" +
-	"\x11WatchGameInstance\x12+.berth.instance.v1.WatchGameInstanceRequest\x1a,.berth.instance.v1.WatchGameInstanceResponse\"F\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02:\x128/v1/namespaces/{namespace}/instances/{instance_id}:watch0\x01\x12\xbf\x01\n" +
+	"\x11WatchGameInstance\x12+.berth.instance.v1.WatchGameInstanceRequest\x1a,.berth.instance.v1.WatchGameInstanceResponse\"F\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02:\x128/v1/namespaces/{namespace}/instances/{instance_id}:watch0\x01\x12\xad\x01\n" +
+	"\x12WatchGameInstances\x12,.berth.instance.v1.WatchGameInstancesRequest\x1a-.berth.instance.v1.WatchGameInstancesResponse\"8\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02,\x12*/v1/namespaces/{namespace}/instances:watch0\x01\x12\xbf\x01\n" +
 	"\x12AllocateGameServer\x12,.berth.instance.v1.AllocateGameServerRequest\x1a-.berth.instance.v1.AllocateGameServerResponse\"L\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02@:\x01*\";/v1/namespaces/{namespace}/instances/{instance_id}:allocate\x12\xbb\x01\n" +
 	"\x11ReplaceGameServer\x12+.berth.instance.v1.ReplaceGameServerRequest\x1a,.berth.instance.v1.ReplaceGameServerResponse\"K\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02?:\x01*\":/v1/namespaces/{namespace}/instances/{instance_id}:replace\x12\xd5\x01\n" +
 	"\x13GetPlayerConnection\x12-.berth.instance.v1.GetPlayerConnectionRequest\x1a..berth.instance.v1.GetPlayerConnectionResponse\"_\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02S:\x01*\"N/v1/namespaces/{namespace}/instances/{instance_id}/players/{player_id}:connect\x12\xa9\x01\n" +
@@ -1757,7 +2269,8 @@ const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\x0eUpdateGameData\x12(.berth.instance.v1.UpdateGameDataRequest\x1a).berth.instance.v1.UpdateGameDataResponse\"R\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02F:\x01*\"A/v1/namespaces/{namespace}/instances/{instance_id}:updateGameData\x12\xb5\x01\n" +
 	"\rUpdatePlayers\x12'.berth.instance.v1.UpdatePlayersRequest\x1a(.berth.instance.v1.UpdatePlayersResponse\"Q\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02E:\x01*\"@/v1/namespaces/{namespace}/instances/{instance_id}:updatePlayers\x12\xc9\x01\n" +
 	"\x15TerminateGameInstance\x12/.berth.instance.v1.TerminateGameInstanceRequest\x1a0.berth.instance.v1.TerminateGameInstanceResponse\"M\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02A:\x01*\"</v1/namespaces/{namespace}/instances/{instance_id}:terminate\x12\xa6\x01\n" +
-	"\vListHistory\x12%.berth.instance.v1.ListHistoryRequest\x1a&.berth.instance.v1.ListHistoryResponse\"H\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02<\x12:/v1/namespaces/{namespace}/instances/{instance_id}/historyBDZBgithub.com/berth-dev/berth/sdk/go/gen/berth/instance/v1;instancev1b\x06proto3"
+	"\vListHistory\x12%.berth.instance.v1.ListHistoryRequest\x1a&.berth.instance.v1.ListHistoryResponse\"H\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02<\x12:/v1/namespaces/{namespace}/instances/{instance_id}/history\x12\xb5\x01\n" +
+	"\rExportHistory\x12'.berth.instance.v1.ExportHistoryRequest\x1a(.berth.instance.v1.ExportHistoryResponse\"O\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02C\x12A/v1/namespaces/{namespace}/instances/{instance_id}/history:export0\x01BDZBgithub.com/berth-dev/berth/sdk/go/gen/berth/instance/v1;instancev1b\x06proto3"
 
 var (
 	file_berth_instance_v1_game_instance_service_proto_rawDescOnce sync.Once
@@ -1771,105 +2284,129 @@ func file_berth_instance_v1_game_instance_service_proto_rawDescGZIP() []byte {
 	return file_berth_instance_v1_game_instance_service_proto_rawDescData
 }
 
-var file_berth_instance_v1_game_instance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_berth_instance_v1_game_instance_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_berth_instance_v1_game_instance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_berth_instance_v1_game_instance_service_proto_goTypes = []any{
-	(*CreateGameInstanceRequest)(nil),     // 0: berth.instance.v1.CreateGameInstanceRequest
-	(*CreateGameInstanceResponse)(nil),    // 1: berth.instance.v1.CreateGameInstanceResponse
-	(*GetGameInstanceRequest)(nil),        // 2: berth.instance.v1.GetGameInstanceRequest
-	(*GetGameInstanceResponse)(nil),       // 3: berth.instance.v1.GetGameInstanceResponse
-	(*ListGameInstancesRequest)(nil),      // 4: berth.instance.v1.ListGameInstancesRequest
-	(*ListGameInstancesResponse)(nil),     // 5: berth.instance.v1.ListGameInstancesResponse
-	(*WatchGameInstanceRequest)(nil),      // 6: berth.instance.v1.WatchGameInstanceRequest
-	(*WatchGameInstanceResponse)(nil),     // 7: berth.instance.v1.WatchGameInstanceResponse
-	(*AllocateGameServerRequest)(nil),     // 8: berth.instance.v1.AllocateGameServerRequest
-	(*AllocateGameServerResponse)(nil),    // 9: berth.instance.v1.AllocateGameServerResponse
-	(*ReplaceGameServerRequest)(nil),      // 10: berth.instance.v1.ReplaceGameServerRequest
-	(*ReplaceGameServerResponse)(nil),     // 11: berth.instance.v1.ReplaceGameServerResponse
-	(*GetPlayerConnectionRequest)(nil),    // 12: berth.instance.v1.GetPlayerConnectionRequest
-	(*GetPlayerConnectionResponse)(nil),   // 13: berth.instance.v1.GetPlayerConnectionResponse
-	(*AddPlayersRequest)(nil),             // 14: berth.instance.v1.AddPlayersRequest
-	(*AddPlayersResponse)(nil),            // 15: berth.instance.v1.AddPlayersResponse
-	(*RemovePlayersRequest)(nil),          // 16: berth.instance.v1.RemovePlayersRequest
-	(*RemovePlayersResponse)(nil),         // 17: berth.instance.v1.RemovePlayersResponse
-	(*UpdateGameDataRequest)(nil),         // 18: berth.instance.v1.UpdateGameDataRequest
-	(*UpdateGameDataResponse)(nil),        // 19: berth.instance.v1.UpdateGameDataResponse
-	(*PlayerUpdate)(nil),                  // 20: berth.instance.v1.PlayerUpdate
-	(*UpdatePlayersRequest)(nil),          // 21: berth.instance.v1.UpdatePlayersRequest
-	(*UpdatePlayersResponse)(nil),         // 22: berth.instance.v1.UpdatePlayersResponse
-	(*TerminateGameInstanceRequest)(nil),  // 23: berth.instance.v1.TerminateGameInstanceRequest
-	(*TerminateGameInstanceResponse)(nil), // 24: berth.instance.v1.TerminateGameInstanceResponse
-	(*ListHistoryRequest)(nil),            // 25: berth.instance.v1.ListHistoryRequest
-	(*ListHistoryResponse)(nil),           // 26: berth.instance.v1.ListHistoryResponse
-	nil,                                   // 27: berth.instance.v1.CreateGameInstanceRequest.LabelsEntry
-	(*Player)(nil),                        // 28: berth.instance.v1.Player
-	(*v1.Data)(nil),                       // 29: berth.type.v1.Data
-	(*structpb.Struct)(nil),               // 30: google.protobuf.Struct
-	(*Placement)(nil),                     // 31: berth.instance.v1.Placement
-	(*Timeouts)(nil),                      // 32: berth.instance.v1.Timeouts
-	(*GameInstance)(nil),                  // 33: berth.instance.v1.GameInstance
-	(*v1.Endpoint)(nil),                   // 34: berth.type.v1.Endpoint
-	(*timestamppb.Timestamp)(nil),         // 35: google.protobuf.Timestamp
-	(Player_Presence)(0),                  // 36: berth.instance.v1.Player.Presence
-	(*HistoryEntry)(nil),                  // 37: berth.instance.v1.HistoryEntry
+	(UpdateMode)(0),                       // 0: berth.instance.v1.UpdateMode
+	(*CreateGameInstanceRequest)(nil),     // 1: berth.instance.v1.CreateGameInstanceRequest
+	(*CreateGameInstanceResponse)(nil),    // 2: berth.instance.v1.CreateGameInstanceResponse
+	(*GetGameInstanceRequest)(nil),        // 3: berth.instance.v1.GetGameInstanceRequest
+	(*GetGameInstanceResponse)(nil),       // 4: berth.instance.v1.GetGameInstanceResponse
+	(*ListGameInstancesRequest)(nil),      // 5: berth.instance.v1.ListGameInstancesRequest
+	(*ListGameInstancesResponse)(nil),     // 6: berth.instance.v1.ListGameInstancesResponse
+	(*WatchGameInstanceRequest)(nil),      // 7: berth.instance.v1.WatchGameInstanceRequest
+	(*WatchGameInstancesRequest)(nil),     // 8: berth.instance.v1.WatchGameInstancesRequest
+	(*WatchGameInstancesResponse)(nil),    // 9: berth.instance.v1.WatchGameInstancesResponse
+	(*RemovedInstance)(nil),               // 10: berth.instance.v1.RemovedInstance
+	(*SnapshotComplete)(nil),              // 11: berth.instance.v1.SnapshotComplete
+	(*WatchGameInstanceResponse)(nil),     // 12: berth.instance.v1.WatchGameInstanceResponse
+	(*AllocateGameServerRequest)(nil),     // 13: berth.instance.v1.AllocateGameServerRequest
+	(*AllocateGameServerResponse)(nil),    // 14: berth.instance.v1.AllocateGameServerResponse
+	(*ReplaceGameServerRequest)(nil),      // 15: berth.instance.v1.ReplaceGameServerRequest
+	(*ReplaceGameServerResponse)(nil),     // 16: berth.instance.v1.ReplaceGameServerResponse
+	(*GetPlayerConnectionRequest)(nil),    // 17: berth.instance.v1.GetPlayerConnectionRequest
+	(*GetPlayerConnectionResponse)(nil),   // 18: berth.instance.v1.GetPlayerConnectionResponse
+	(*AddPlayersRequest)(nil),             // 19: berth.instance.v1.AddPlayersRequest
+	(*AddPlayersResponse)(nil),            // 20: berth.instance.v1.AddPlayersResponse
+	(*RemovePlayersRequest)(nil),          // 21: berth.instance.v1.RemovePlayersRequest
+	(*RemovePlayersResponse)(nil),         // 22: berth.instance.v1.RemovePlayersResponse
+	(*UpdateGameDataRequest)(nil),         // 23: berth.instance.v1.UpdateGameDataRequest
+	(*UpdateGameDataResponse)(nil),        // 24: berth.instance.v1.UpdateGameDataResponse
+	(*PlayerUpdate)(nil),                  // 25: berth.instance.v1.PlayerUpdate
+	(*UpdatePlayersRequest)(nil),          // 26: berth.instance.v1.UpdatePlayersRequest
+	(*UpdatePlayersResponse)(nil),         // 27: berth.instance.v1.UpdatePlayersResponse
+	(*TerminateGameInstanceRequest)(nil),  // 28: berth.instance.v1.TerminateGameInstanceRequest
+	(*TerminateGameInstanceResponse)(nil), // 29: berth.instance.v1.TerminateGameInstanceResponse
+	(*ListHistoryRequest)(nil),            // 30: berth.instance.v1.ListHistoryRequest
+	(*ListHistoryResponse)(nil),           // 31: berth.instance.v1.ListHistoryResponse
+	(*ExportHistoryRequest)(nil),          // 32: berth.instance.v1.ExportHistoryRequest
+	(*ExportHistoryResponse)(nil),         // 33: berth.instance.v1.ExportHistoryResponse
+	nil,                                   // 34: berth.instance.v1.CreateGameInstanceRequest.LabelsEntry
+	(*Player)(nil),                        // 35: berth.instance.v1.Player
+	(*v1.Data)(nil),                       // 36: berth.type.v1.Data
+	(*structpb.Struct)(nil),               // 37: google.protobuf.Struct
+	(*Placement)(nil),                     // 38: berth.instance.v1.Placement
+	(*Timeouts)(nil),                      // 39: berth.instance.v1.Timeouts
+	(GameInstance_OnServerLoss)(0),        // 40: berth.instance.v1.GameInstance.OnServerLoss
+	(*GameInstance)(nil),                  // 41: berth.instance.v1.GameInstance
+	(*InstanceFilter)(nil),                // 42: berth.instance.v1.InstanceFilter
+	(*v1.Endpoint)(nil),                   // 43: berth.type.v1.Endpoint
+	(*timestamppb.Timestamp)(nil),         // 44: google.protobuf.Timestamp
+	(Player_Presence)(0),                  // 45: berth.instance.v1.Player.Presence
+	(*HistoryEntry)(nil),                  // 46: berth.instance.v1.HistoryEntry
 }
 var file_berth_instance_v1_game_instance_service_proto_depIdxs = []int32{
-	28, // 0: berth.instance.v1.CreateGameInstanceRequest.players:type_name -> berth.instance.v1.Player
-	29, // 1: berth.instance.v1.CreateGameInstanceRequest.game_data:type_name -> berth.type.v1.Data
-	30, // 2: berth.instance.v1.CreateGameInstanceRequest.settings:type_name -> google.protobuf.Struct
-	31, // 3: berth.instance.v1.CreateGameInstanceRequest.placement:type_name -> berth.instance.v1.Placement
-	27, // 4: berth.instance.v1.CreateGameInstanceRequest.labels:type_name -> berth.instance.v1.CreateGameInstanceRequest.LabelsEntry
-	32, // 5: berth.instance.v1.CreateGameInstanceRequest.timeouts:type_name -> berth.instance.v1.Timeouts
-	33, // 6: berth.instance.v1.CreateGameInstanceResponse.instance:type_name -> berth.instance.v1.GameInstance
-	33, // 7: berth.instance.v1.GetGameInstanceResponse.instance:type_name -> berth.instance.v1.GameInstance
-	33, // 8: berth.instance.v1.ListGameInstancesResponse.instances:type_name -> berth.instance.v1.GameInstance
-	33, // 9: berth.instance.v1.WatchGameInstanceResponse.instance:type_name -> berth.instance.v1.GameInstance
-	33, // 10: berth.instance.v1.AllocateGameServerResponse.instance:type_name -> berth.instance.v1.GameInstance
-	33, // 11: berth.instance.v1.ReplaceGameServerResponse.instance:type_name -> berth.instance.v1.GameInstance
-	34, // 12: berth.instance.v1.GetPlayerConnectionResponse.endpoints:type_name -> berth.type.v1.Endpoint
-	28, // 13: berth.instance.v1.GetPlayerConnectionResponse.player:type_name -> berth.instance.v1.Player
-	35, // 14: berth.instance.v1.GetPlayerConnectionResponse.ticket_expire_time:type_name -> google.protobuf.Timestamp
-	28, // 15: berth.instance.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
-	33, // 16: berth.instance.v1.AddPlayersResponse.instance:type_name -> berth.instance.v1.GameInstance
-	33, // 17: berth.instance.v1.RemovePlayersResponse.instance:type_name -> berth.instance.v1.GameInstance
-	29, // 18: berth.instance.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
-	33, // 19: berth.instance.v1.UpdateGameDataResponse.instance:type_name -> berth.instance.v1.GameInstance
-	29, // 20: berth.instance.v1.PlayerUpdate.data:type_name -> berth.type.v1.Data
-	36, // 21: berth.instance.v1.PlayerUpdate.presence:type_name -> berth.instance.v1.Player.Presence
-	20, // 22: berth.instance.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
-	33, // 23: berth.instance.v1.UpdatePlayersResponse.instance:type_name -> berth.instance.v1.GameInstance
-	33, // 24: berth.instance.v1.TerminateGameInstanceResponse.instance:type_name -> berth.instance.v1.GameInstance
-	37, // 25: berth.instance.v1.ListHistoryResponse.entries:type_name -> berth.instance.v1.HistoryEntry
-	0,  // 26: berth.instance.v1.GameInstanceService.CreateGameInstance:input_type -> berth.instance.v1.CreateGameInstanceRequest
-	2,  // 27: berth.instance.v1.GameInstanceService.GetGameInstance:input_type -> berth.instance.v1.GetGameInstanceRequest
-	4,  // 28: berth.instance.v1.GameInstanceService.ListGameInstances:input_type -> berth.instance.v1.ListGameInstancesRequest
-	6,  // 29: berth.instance.v1.GameInstanceService.WatchGameInstance:input_type -> berth.instance.v1.WatchGameInstanceRequest
-	8,  // 30: berth.instance.v1.GameInstanceService.AllocateGameServer:input_type -> berth.instance.v1.AllocateGameServerRequest
-	10, // 31: berth.instance.v1.GameInstanceService.ReplaceGameServer:input_type -> berth.instance.v1.ReplaceGameServerRequest
-	12, // 32: berth.instance.v1.GameInstanceService.GetPlayerConnection:input_type -> berth.instance.v1.GetPlayerConnectionRequest
-	14, // 33: berth.instance.v1.GameInstanceService.AddPlayers:input_type -> berth.instance.v1.AddPlayersRequest
-	16, // 34: berth.instance.v1.GameInstanceService.RemovePlayers:input_type -> berth.instance.v1.RemovePlayersRequest
-	18, // 35: berth.instance.v1.GameInstanceService.UpdateGameData:input_type -> berth.instance.v1.UpdateGameDataRequest
-	21, // 36: berth.instance.v1.GameInstanceService.UpdatePlayers:input_type -> berth.instance.v1.UpdatePlayersRequest
-	23, // 37: berth.instance.v1.GameInstanceService.TerminateGameInstance:input_type -> berth.instance.v1.TerminateGameInstanceRequest
-	25, // 38: berth.instance.v1.GameInstanceService.ListHistory:input_type -> berth.instance.v1.ListHistoryRequest
-	1,  // 39: berth.instance.v1.GameInstanceService.CreateGameInstance:output_type -> berth.instance.v1.CreateGameInstanceResponse
-	3,  // 40: berth.instance.v1.GameInstanceService.GetGameInstance:output_type -> berth.instance.v1.GetGameInstanceResponse
-	5,  // 41: berth.instance.v1.GameInstanceService.ListGameInstances:output_type -> berth.instance.v1.ListGameInstancesResponse
-	7,  // 42: berth.instance.v1.GameInstanceService.WatchGameInstance:output_type -> berth.instance.v1.WatchGameInstanceResponse
-	9,  // 43: berth.instance.v1.GameInstanceService.AllocateGameServer:output_type -> berth.instance.v1.AllocateGameServerResponse
-	11, // 44: berth.instance.v1.GameInstanceService.ReplaceGameServer:output_type -> berth.instance.v1.ReplaceGameServerResponse
-	13, // 45: berth.instance.v1.GameInstanceService.GetPlayerConnection:output_type -> berth.instance.v1.GetPlayerConnectionResponse
-	15, // 46: berth.instance.v1.GameInstanceService.AddPlayers:output_type -> berth.instance.v1.AddPlayersResponse
-	17, // 47: berth.instance.v1.GameInstanceService.RemovePlayers:output_type -> berth.instance.v1.RemovePlayersResponse
-	19, // 48: berth.instance.v1.GameInstanceService.UpdateGameData:output_type -> berth.instance.v1.UpdateGameDataResponse
-	22, // 49: berth.instance.v1.GameInstanceService.UpdatePlayers:output_type -> berth.instance.v1.UpdatePlayersResponse
-	24, // 50: berth.instance.v1.GameInstanceService.TerminateGameInstance:output_type -> berth.instance.v1.TerminateGameInstanceResponse
-	26, // 51: berth.instance.v1.GameInstanceService.ListHistory:output_type -> berth.instance.v1.ListHistoryResponse
-	39, // [39:52] is the sub-list for method output_type
-	26, // [26:39] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	35, // 0: berth.instance.v1.CreateGameInstanceRequest.players:type_name -> berth.instance.v1.Player
+	36, // 1: berth.instance.v1.CreateGameInstanceRequest.game_data:type_name -> berth.type.v1.Data
+	37, // 2: berth.instance.v1.CreateGameInstanceRequest.settings:type_name -> google.protobuf.Struct
+	38, // 3: berth.instance.v1.CreateGameInstanceRequest.placement:type_name -> berth.instance.v1.Placement
+	34, // 4: berth.instance.v1.CreateGameInstanceRequest.labels:type_name -> berth.instance.v1.CreateGameInstanceRequest.LabelsEntry
+	39, // 5: berth.instance.v1.CreateGameInstanceRequest.timeouts:type_name -> berth.instance.v1.Timeouts
+	40, // 6: berth.instance.v1.CreateGameInstanceRequest.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	41, // 7: berth.instance.v1.CreateGameInstanceResponse.instance:type_name -> berth.instance.v1.GameInstance
+	41, // 8: berth.instance.v1.GetGameInstanceResponse.instance:type_name -> berth.instance.v1.GameInstance
+	42, // 9: berth.instance.v1.ListGameInstancesRequest.filter:type_name -> berth.instance.v1.InstanceFilter
+	41, // 10: berth.instance.v1.ListGameInstancesResponse.instances:type_name -> berth.instance.v1.GameInstance
+	42, // 11: berth.instance.v1.WatchGameInstancesRequest.filter:type_name -> berth.instance.v1.InstanceFilter
+	41, // 12: berth.instance.v1.WatchGameInstancesResponse.instance:type_name -> berth.instance.v1.GameInstance
+	10, // 13: berth.instance.v1.WatchGameInstancesResponse.removed:type_name -> berth.instance.v1.RemovedInstance
+	11, // 14: berth.instance.v1.WatchGameInstancesResponse.snapshot_complete:type_name -> berth.instance.v1.SnapshotComplete
+	41, // 15: berth.instance.v1.WatchGameInstanceResponse.instance:type_name -> berth.instance.v1.GameInstance
+	41, // 16: berth.instance.v1.AllocateGameServerResponse.instance:type_name -> berth.instance.v1.GameInstance
+	41, // 17: berth.instance.v1.ReplaceGameServerResponse.instance:type_name -> berth.instance.v1.GameInstance
+	43, // 18: berth.instance.v1.GetPlayerConnectionResponse.endpoints:type_name -> berth.type.v1.Endpoint
+	35, // 19: berth.instance.v1.GetPlayerConnectionResponse.player:type_name -> berth.instance.v1.Player
+	44, // 20: berth.instance.v1.GetPlayerConnectionResponse.ticket_expire_time:type_name -> google.protobuf.Timestamp
+	36, // 21: berth.instance.v1.GetPlayerConnectionResponse.game_data:type_name -> berth.type.v1.Data
+	35, // 22: berth.instance.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
+	41, // 23: berth.instance.v1.AddPlayersResponse.instance:type_name -> berth.instance.v1.GameInstance
+	41, // 24: berth.instance.v1.RemovePlayersResponse.instance:type_name -> berth.instance.v1.GameInstance
+	36, // 25: berth.instance.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
+	0,  // 26: berth.instance.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
+	41, // 27: berth.instance.v1.UpdateGameDataResponse.instance:type_name -> berth.instance.v1.GameInstance
+	36, // 28: berth.instance.v1.PlayerUpdate.data:type_name -> berth.type.v1.Data
+	45, // 29: berth.instance.v1.PlayerUpdate.presence:type_name -> berth.instance.v1.Player.Presence
+	0,  // 30: berth.instance.v1.PlayerUpdate.mode:type_name -> berth.instance.v1.UpdateMode
+	25, // 31: berth.instance.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
+	41, // 32: berth.instance.v1.UpdatePlayersResponse.instance:type_name -> berth.instance.v1.GameInstance
+	41, // 33: berth.instance.v1.TerminateGameInstanceResponse.instance:type_name -> berth.instance.v1.GameInstance
+	46, // 34: berth.instance.v1.ListHistoryResponse.entries:type_name -> berth.instance.v1.HistoryEntry
+	46, // 35: berth.instance.v1.ExportHistoryResponse.entry:type_name -> berth.instance.v1.HistoryEntry
+	1,  // 36: berth.instance.v1.GameInstanceService.CreateGameInstance:input_type -> berth.instance.v1.CreateGameInstanceRequest
+	3,  // 37: berth.instance.v1.GameInstanceService.GetGameInstance:input_type -> berth.instance.v1.GetGameInstanceRequest
+	5,  // 38: berth.instance.v1.GameInstanceService.ListGameInstances:input_type -> berth.instance.v1.ListGameInstancesRequest
+	7,  // 39: berth.instance.v1.GameInstanceService.WatchGameInstance:input_type -> berth.instance.v1.WatchGameInstanceRequest
+	8,  // 40: berth.instance.v1.GameInstanceService.WatchGameInstances:input_type -> berth.instance.v1.WatchGameInstancesRequest
+	13, // 41: berth.instance.v1.GameInstanceService.AllocateGameServer:input_type -> berth.instance.v1.AllocateGameServerRequest
+	15, // 42: berth.instance.v1.GameInstanceService.ReplaceGameServer:input_type -> berth.instance.v1.ReplaceGameServerRequest
+	17, // 43: berth.instance.v1.GameInstanceService.GetPlayerConnection:input_type -> berth.instance.v1.GetPlayerConnectionRequest
+	19, // 44: berth.instance.v1.GameInstanceService.AddPlayers:input_type -> berth.instance.v1.AddPlayersRequest
+	21, // 45: berth.instance.v1.GameInstanceService.RemovePlayers:input_type -> berth.instance.v1.RemovePlayersRequest
+	23, // 46: berth.instance.v1.GameInstanceService.UpdateGameData:input_type -> berth.instance.v1.UpdateGameDataRequest
+	26, // 47: berth.instance.v1.GameInstanceService.UpdatePlayers:input_type -> berth.instance.v1.UpdatePlayersRequest
+	28, // 48: berth.instance.v1.GameInstanceService.TerminateGameInstance:input_type -> berth.instance.v1.TerminateGameInstanceRequest
+	30, // 49: berth.instance.v1.GameInstanceService.ListHistory:input_type -> berth.instance.v1.ListHistoryRequest
+	32, // 50: berth.instance.v1.GameInstanceService.ExportHistory:input_type -> berth.instance.v1.ExportHistoryRequest
+	2,  // 51: berth.instance.v1.GameInstanceService.CreateGameInstance:output_type -> berth.instance.v1.CreateGameInstanceResponse
+	4,  // 52: berth.instance.v1.GameInstanceService.GetGameInstance:output_type -> berth.instance.v1.GetGameInstanceResponse
+	6,  // 53: berth.instance.v1.GameInstanceService.ListGameInstances:output_type -> berth.instance.v1.ListGameInstancesResponse
+	12, // 54: berth.instance.v1.GameInstanceService.WatchGameInstance:output_type -> berth.instance.v1.WatchGameInstanceResponse
+	9,  // 55: berth.instance.v1.GameInstanceService.WatchGameInstances:output_type -> berth.instance.v1.WatchGameInstancesResponse
+	14, // 56: berth.instance.v1.GameInstanceService.AllocateGameServer:output_type -> berth.instance.v1.AllocateGameServerResponse
+	16, // 57: berth.instance.v1.GameInstanceService.ReplaceGameServer:output_type -> berth.instance.v1.ReplaceGameServerResponse
+	18, // 58: berth.instance.v1.GameInstanceService.GetPlayerConnection:output_type -> berth.instance.v1.GetPlayerConnectionResponse
+	20, // 59: berth.instance.v1.GameInstanceService.AddPlayers:output_type -> berth.instance.v1.AddPlayersResponse
+	22, // 60: berth.instance.v1.GameInstanceService.RemovePlayers:output_type -> berth.instance.v1.RemovePlayersResponse
+	24, // 61: berth.instance.v1.GameInstanceService.UpdateGameData:output_type -> berth.instance.v1.UpdateGameDataResponse
+	27, // 62: berth.instance.v1.GameInstanceService.UpdatePlayers:output_type -> berth.instance.v1.UpdatePlayersResponse
+	29, // 63: berth.instance.v1.GameInstanceService.TerminateGameInstance:output_type -> berth.instance.v1.TerminateGameInstanceResponse
+	31, // 64: berth.instance.v1.GameInstanceService.ListHistory:output_type -> berth.instance.v1.ListHistoryResponse
+	33, // 65: berth.instance.v1.GameInstanceService.ExportHistory:output_type -> berth.instance.v1.ExportHistoryResponse
+	51, // [51:66] is the sub-list for method output_type
+	36, // [36:51] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_berth_instance_v1_game_instance_service_proto_init() }
@@ -1878,18 +2415,24 @@ func file_berth_instance_v1_game_instance_service_proto_init() {
 		return
 	}
 	file_berth_instance_v1_game_instance_proto_init()
+	file_berth_instance_v1_game_instance_service_proto_msgTypes[8].OneofWrappers = []any{
+		(*WatchGameInstancesResponse_Instance)(nil),
+		(*WatchGameInstancesResponse_Removed)(nil),
+		(*WatchGameInstancesResponse_SnapshotComplete)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_instance_v1_game_instance_service_proto_rawDesc), len(file_berth_instance_v1_game_instance_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   28,
+			NumEnums:      1,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_berth_instance_v1_game_instance_service_proto_goTypes,
 		DependencyIndexes: file_berth_instance_v1_game_instance_service_proto_depIdxs,
+		EnumInfos:         file_berth_instance_v1_game_instance_service_proto_enumTypes,
 		MessageInfos:      file_berth_instance_v1_game_instance_service_proto_msgTypes,
 	}.Build()
 	File_berth_instance_v1_game_instance_service_proto = out.File

@@ -23,6 +23,7 @@ const (
 	GameInstanceService_GetGameInstance_FullMethodName       = "/berth.instance.v1.GameInstanceService/GetGameInstance"
 	GameInstanceService_ListGameInstances_FullMethodName     = "/berth.instance.v1.GameInstanceService/ListGameInstances"
 	GameInstanceService_WatchGameInstance_FullMethodName     = "/berth.instance.v1.GameInstanceService/WatchGameInstance"
+	GameInstanceService_WatchGameInstances_FullMethodName    = "/berth.instance.v1.GameInstanceService/WatchGameInstances"
 	GameInstanceService_AllocateGameServer_FullMethodName    = "/berth.instance.v1.GameInstanceService/AllocateGameServer"
 	GameInstanceService_ReplaceGameServer_FullMethodName     = "/berth.instance.v1.GameInstanceService/ReplaceGameServer"
 	GameInstanceService_GetPlayerConnection_FullMethodName   = "/berth.instance.v1.GameInstanceService/GetPlayerConnection"
@@ -32,6 +33,7 @@ const (
 	GameInstanceService_UpdatePlayers_FullMethodName         = "/berth.instance.v1.GameInstanceService/UpdatePlayers"
 	GameInstanceService_TerminateGameInstance_FullMethodName = "/berth.instance.v1.GameInstanceService/TerminateGameInstance"
 	GameInstanceService_ListHistory_FullMethodName           = "/berth.instance.v1.GameInstanceService/ListHistory"
+	GameInstanceService_ExportHistory_FullMethodName         = "/berth.instance.v1.GameInstanceService/ExportHistory"
 )
 
 // GameInstanceServiceClient is the client API for GameInstanceService service.
@@ -51,17 +53,27 @@ type GameInstanceServiceClient interface {
 	CreateGameInstance(ctx context.Context, in *CreateGameInstanceRequest, opts ...grpc.CallOption) (*CreateGameInstanceResponse, error)
 	// GetGameInstance returns an instance as it is now. Role VIEWER. Reasons: INSTANCE_UNKNOWN.
 	GetGameInstance(ctx context.Context, in *GetGameInstanceRequest, opts ...grpc.CallOption) (*GetGameInstanceResponse, error)
-	// ListGameInstances returns the instances of a namespace, newest first, without players and data. Role VIEWER.
+	// ListGameInstances returns the instances of a namespace, newest first, without players and data. The order is stable: what is
+	// created meanwhile comes before the first page. With a filter a page may be short, or empty, and still name a next one: each
+	// call looks at no more than 2,000 instances. Role VIEWER.
 	ListGameInstances(ctx context.Context, in *ListGameInstancesRequest, opts ...grpc.CallOption) (*ListGameInstancesResponse, error)
 	// WatchGameInstance sends the instance as it is now and again after each change; changes that come faster than they can
-	// be sent are folded into the newest. The stream ends after an instance that is over was sent. Over REST it is one JSON
-	// object a line. Role VIEWER. Reasons: INSTANCE_UNKNOWN.
+	// be sent are folded into the newest, and no revision is sent twice. With after_revision it goes on where another watch was
+	// broken off. The stream ends after an instance that is over was sent. Over REST it is one JSON object a line. Role VIEWER.
+	// Reasons: INSTANCE_UNKNOWN, INSTANCE_DELETED, STATE_ROLLED_BACK (after_revision is above what the store knows: it has lost
+	// writes; watch again without it).
 	WatchGameInstance(ctx context.Context, in *WatchGameInstanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGameInstanceResponse], error)
+	// WatchGameInstances sends all instances of a namespace that match a filter, then a marker, then each one again when it changes,
+	// without players and data. Changes that come faster than they can be sent are folded. An instance that no longer matches, or was
+	// deleted, is sent as removed. A watcher that does not read is dropped with WATCH_TOO_SLOW. Over REST it is one JSON object a
+	// line. Role VIEWER. Reasons: WATCH_TOO_SLOW, LIMIT_EXCEEDED (too many watchers).
+	WatchGameInstances(ctx context.Context, in *WatchGameInstancesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGameInstancesResponse], error)
 	// AllocateGameServer asks for a server for a PENDING instance. Role SERVICE. Idempotent by request_id.
 	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, BUILD_UNKNOWN.
 	AllocateGameServer(ctx context.Context, in *AllocateGameServerRequest, opts ...grpc.CallOption) (*AllocateGameServerResponse, error)
-	// ReplaceGameServer gives a live instance another server. Not built yet: answers UNIMPLEMENTED. Role OPERATOR.
-	// Reasons: NOT_IMPLEMENTED.
+	// ReplaceGameServer takes a live instance from its server and asks for another one, which gets players and data. The old server
+	// is told that it is superseded, refused from then on, and released. Role OPERATOR. Idempotent by request_id.
+	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (nothing to replace, or over), LIMIT_EXCEEDED (10 servers in one life).
 	ReplaceGameServer(ctx context.Context, in *ReplaceGameServerRequest, opts ...grpc.CallOption) (*ReplaceGameServerResponse, error)
 	// GetPlayerConnection returns what one player needs to join: the endpoints, the player's data and a ticket minted for
 	// this call. Role SERVICE. Not idempotent: every call mints another ticket. Reasons: INSTANCE_UNKNOWN, PLAYER_UNKNOWN,
@@ -73,11 +85,13 @@ type GameInstanceServiceClient interface {
 	// RemovePlayers removes players from an instance that is not over; a linked server is notified. Role SERVICE.
 	// Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, MAILBOX_FULL.
 	RemovePlayers(ctx context.Context, in *RemovePlayersRequest, opts ...grpc.CallOption) (*RemovePlayersResponse, error)
-	// UpdateGameData replaces the custom data of an instance that is not over; a linked server is notified. Role SERVICE.
-	// Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, MAILBOX_FULL.
+	// UpdateGameData replaces the custom data of an instance that is not over, or merges into it; a linked server is notified.
+	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, REVISION_MISMATCH, LIMIT_EXCEEDED,
+	// MAILBOX_FULL.
 	UpdateGameData(ctx context.Context, in *UpdateGameDataRequest, opts ...grpc.CallOption) (*UpdateGameDataResponse, error)
-	// UpdatePlayers replaces the data of players in an instance that is not over; a linked server is notified.
-	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, MAILBOX_FULL.
+	// UpdatePlayers replaces the data of players in an instance that is not over, or merges into it; a linked server is notified.
+	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, REVISION_MISMATCH,
+	// LIMIT_EXCEEDED, MAILBOX_FULL.
 	UpdatePlayers(ctx context.Context, in *UpdatePlayersRequest, opts ...grpc.CallOption) (*UpdatePlayersResponse, error)
 	// TerminateGameInstance stops an instance: its server is told and then released. Terminating an instance that is over
 	// changes nothing and returns it. Role SERVICE. Reasons: INSTANCE_UNKNOWN.
@@ -85,6 +99,9 @@ type GameInstanceServiceClient interface {
 	// ListHistory returns what happened to an instance, oldest first. Readable until the retention is over. Role VIEWER.
 	// Reasons: INSTANCE_UNKNOWN.
 	ListHistory(ctx context.Context, in *ListHistoryRequest, opts ...grpc.CallOption) (*ListHistoryResponse, error)
+	// ExportHistory sends what happened to an instance, oldest first, an entry a message; over REST one JSON object a line. Role VIEWER.
+	// Reasons: INSTANCE_UNKNOWN.
+	ExportHistory(ctx context.Context, in *ExportHistoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportHistoryResponse], error)
 }
 
 type gameInstanceServiceClient struct {
@@ -143,6 +160,25 @@ func (c *gameInstanceServiceClient) WatchGameInstance(ctx context.Context, in *W
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type GameInstanceService_WatchGameInstanceClient = grpc.ServerStreamingClient[WatchGameInstanceResponse]
+
+func (c *gameInstanceServiceClient) WatchGameInstances(ctx context.Context, in *WatchGameInstancesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGameInstancesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &GameInstanceService_ServiceDesc.Streams[1], GameInstanceService_WatchGameInstances_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchGameInstancesRequest, WatchGameInstancesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type GameInstanceService_WatchGameInstancesClient = grpc.ServerStreamingClient[WatchGameInstancesResponse]
 
 func (c *gameInstanceServiceClient) AllocateGameServer(ctx context.Context, in *AllocateGameServerRequest, opts ...grpc.CallOption) (*AllocateGameServerResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -234,6 +270,25 @@ func (c *gameInstanceServiceClient) ListHistory(ctx context.Context, in *ListHis
 	return out, nil
 }
 
+func (c *gameInstanceServiceClient) ExportHistory(ctx context.Context, in *ExportHistoryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportHistoryResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &GameInstanceService_ServiceDesc.Streams[2], GameInstanceService_ExportHistory_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportHistoryRequest, ExportHistoryResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type GameInstanceService_ExportHistoryClient = grpc.ServerStreamingClient[ExportHistoryResponse]
+
 // GameInstanceServiceServer is the server API for GameInstanceService service.
 // All implementations must embed UnimplementedGameInstanceServiceServer
 // for forward compatibility.
@@ -251,17 +306,27 @@ type GameInstanceServiceServer interface {
 	CreateGameInstance(context.Context, *CreateGameInstanceRequest) (*CreateGameInstanceResponse, error)
 	// GetGameInstance returns an instance as it is now. Role VIEWER. Reasons: INSTANCE_UNKNOWN.
 	GetGameInstance(context.Context, *GetGameInstanceRequest) (*GetGameInstanceResponse, error)
-	// ListGameInstances returns the instances of a namespace, newest first, without players and data. Role VIEWER.
+	// ListGameInstances returns the instances of a namespace, newest first, without players and data. The order is stable: what is
+	// created meanwhile comes before the first page. With a filter a page may be short, or empty, and still name a next one: each
+	// call looks at no more than 2,000 instances. Role VIEWER.
 	ListGameInstances(context.Context, *ListGameInstancesRequest) (*ListGameInstancesResponse, error)
 	// WatchGameInstance sends the instance as it is now and again after each change; changes that come faster than they can
-	// be sent are folded into the newest. The stream ends after an instance that is over was sent. Over REST it is one JSON
-	// object a line. Role VIEWER. Reasons: INSTANCE_UNKNOWN.
+	// be sent are folded into the newest, and no revision is sent twice. With after_revision it goes on where another watch was
+	// broken off. The stream ends after an instance that is over was sent. Over REST it is one JSON object a line. Role VIEWER.
+	// Reasons: INSTANCE_UNKNOWN, INSTANCE_DELETED, STATE_ROLLED_BACK (after_revision is above what the store knows: it has lost
+	// writes; watch again without it).
 	WatchGameInstance(*WatchGameInstanceRequest, grpc.ServerStreamingServer[WatchGameInstanceResponse]) error
+	// WatchGameInstances sends all instances of a namespace that match a filter, then a marker, then each one again when it changes,
+	// without players and data. Changes that come faster than they can be sent are folded. An instance that no longer matches, or was
+	// deleted, is sent as removed. A watcher that does not read is dropped with WATCH_TOO_SLOW. Over REST it is one JSON object a
+	// line. Role VIEWER. Reasons: WATCH_TOO_SLOW, LIMIT_EXCEEDED (too many watchers).
+	WatchGameInstances(*WatchGameInstancesRequest, grpc.ServerStreamingServer[WatchGameInstancesResponse]) error
 	// AllocateGameServer asks for a server for a PENDING instance. Role SERVICE. Idempotent by request_id.
 	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, BUILD_UNKNOWN.
 	AllocateGameServer(context.Context, *AllocateGameServerRequest) (*AllocateGameServerResponse, error)
-	// ReplaceGameServer gives a live instance another server. Not built yet: answers UNIMPLEMENTED. Role OPERATOR.
-	// Reasons: NOT_IMPLEMENTED.
+	// ReplaceGameServer takes a live instance from its server and asks for another one, which gets players and data. The old server
+	// is told that it is superseded, refused from then on, and released. Role OPERATOR. Idempotent by request_id.
+	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (nothing to replace, or over), LIMIT_EXCEEDED (10 servers in one life).
 	ReplaceGameServer(context.Context, *ReplaceGameServerRequest) (*ReplaceGameServerResponse, error)
 	// GetPlayerConnection returns what one player needs to join: the endpoints, the player's data and a ticket minted for
 	// this call. Role SERVICE. Not idempotent: every call mints another ticket. Reasons: INSTANCE_UNKNOWN, PLAYER_UNKNOWN,
@@ -273,11 +338,13 @@ type GameInstanceServiceServer interface {
 	// RemovePlayers removes players from an instance that is not over; a linked server is notified. Role SERVICE.
 	// Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, MAILBOX_FULL.
 	RemovePlayers(context.Context, *RemovePlayersRequest) (*RemovePlayersResponse, error)
-	// UpdateGameData replaces the custom data of an instance that is not over; a linked server is notified. Role SERVICE.
-	// Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, MAILBOX_FULL.
+	// UpdateGameData replaces the custom data of an instance that is not over, or merges into it; a linked server is notified.
+	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, REVISION_MISMATCH, LIMIT_EXCEEDED,
+	// MAILBOX_FULL.
 	UpdateGameData(context.Context, *UpdateGameDataRequest) (*UpdateGameDataResponse, error)
-	// UpdatePlayers replaces the data of players in an instance that is not over; a linked server is notified.
-	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, MAILBOX_FULL.
+	// UpdatePlayers replaces the data of players in an instance that is not over, or merges into it; a linked server is notified.
+	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, REVISION_MISMATCH,
+	// LIMIT_EXCEEDED, MAILBOX_FULL.
 	UpdatePlayers(context.Context, *UpdatePlayersRequest) (*UpdatePlayersResponse, error)
 	// TerminateGameInstance stops an instance: its server is told and then released. Terminating an instance that is over
 	// changes nothing and returns it. Role SERVICE. Reasons: INSTANCE_UNKNOWN.
@@ -285,6 +352,9 @@ type GameInstanceServiceServer interface {
 	// ListHistory returns what happened to an instance, oldest first. Readable until the retention is over. Role VIEWER.
 	// Reasons: INSTANCE_UNKNOWN.
 	ListHistory(context.Context, *ListHistoryRequest) (*ListHistoryResponse, error)
+	// ExportHistory sends what happened to an instance, oldest first, an entry a message; over REST one JSON object a line. Role VIEWER.
+	// Reasons: INSTANCE_UNKNOWN.
+	ExportHistory(*ExportHistoryRequest, grpc.ServerStreamingServer[ExportHistoryResponse]) error
 	mustEmbedUnimplementedGameInstanceServiceServer()
 }
 
@@ -306,6 +376,9 @@ func (UnimplementedGameInstanceServiceServer) ListGameInstances(context.Context,
 }
 func (UnimplementedGameInstanceServiceServer) WatchGameInstance(*WatchGameInstanceRequest, grpc.ServerStreamingServer[WatchGameInstanceResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchGameInstance not implemented")
+}
+func (UnimplementedGameInstanceServiceServer) WatchGameInstances(*WatchGameInstancesRequest, grpc.ServerStreamingServer[WatchGameInstancesResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchGameInstances not implemented")
 }
 func (UnimplementedGameInstanceServiceServer) AllocateGameServer(context.Context, *AllocateGameServerRequest) (*AllocateGameServerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method AllocateGameServer not implemented")
@@ -333,6 +406,9 @@ func (UnimplementedGameInstanceServiceServer) TerminateGameInstance(context.Cont
 }
 func (UnimplementedGameInstanceServiceServer) ListHistory(context.Context, *ListHistoryRequest) (*ListHistoryResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListHistory not implemented")
+}
+func (UnimplementedGameInstanceServiceServer) ExportHistory(*ExportHistoryRequest, grpc.ServerStreamingServer[ExportHistoryResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportHistory not implemented")
 }
 func (UnimplementedGameInstanceServiceServer) mustEmbedUnimplementedGameInstanceServiceServer() {}
 func (UnimplementedGameInstanceServiceServer) testEmbeddedByValue()                             {}
@@ -419,6 +495,17 @@ func _GameInstanceService_WatchGameInstance_Handler(srv interface{}, stream grpc
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type GameInstanceService_WatchGameInstanceServer = grpc.ServerStreamingServer[WatchGameInstanceResponse]
+
+func _GameInstanceService_WatchGameInstances_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchGameInstancesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(GameInstanceServiceServer).WatchGameInstances(m, &grpc.GenericServerStream[WatchGameInstancesRequest, WatchGameInstancesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type GameInstanceService_WatchGameInstancesServer = grpc.ServerStreamingServer[WatchGameInstancesResponse]
 
 func _GameInstanceService_AllocateGameServer_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AllocateGameServerRequest)
@@ -582,6 +669,17 @@ func _GameInstanceService_ListHistory_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _GameInstanceService_ExportHistory_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportHistoryRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(GameInstanceServiceServer).ExportHistory(m, &grpc.GenericServerStream[ExportHistoryRequest, ExportHistoryResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type GameInstanceService_ExportHistoryServer = grpc.ServerStreamingServer[ExportHistoryResponse]
+
 // GameInstanceService_ServiceDesc is the grpc.ServiceDesc for GameInstanceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -642,6 +740,16 @@ var GameInstanceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchGameInstance",
 			Handler:       _GameInstanceService_WatchGameInstance_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchGameInstances",
+			Handler:       _GameInstanceService_WatchGameInstances_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ExportHistory",
+			Handler:       _GameInstanceService_ExportHistory_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -387,7 +387,9 @@ type HelloInstance struct {
 	// The offset of the last notification that it dealt with; this acknowledges it.
 	LastOffset int64 `protobuf:"varint,2,opt,name=last_offset,json=lastOffset,proto3" json:"last_offset,omitempty"`
 	// The epoch of its link.
-	LinkEpoch     int64 `protobuf:"varint,3,opt,name=link_epoch,json=linkEpoch,proto3" json:"link_epoch,omitempty"`
+	LinkEpoch int64 `protobuf:"varint,3,opt,name=link_epoch,json=linkEpoch,proto3" json:"link_epoch,omitempty"`
+	// The highest revision of the instance that any answer told the server of; 0: none.
+	Revision      int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +445,13 @@ func (x *HelloInstance) GetLinkEpoch() int64 {
 	return 0
 }
 
+func (x *HelloInstance) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // Welcome accepts a session.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -459,9 +468,13 @@ type Welcome struct {
 	// How often the gateway pings; a peer silent for two of these is taken for dead.
 	Heartbeat *durationpb.Duration `protobuf:"bytes,6,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
 	// Instances of Hello, as they stand now. One that is missing here is not linked any more: link again.
-	Instances     []*ResumedInstance `protobuf:"bytes,7,rep,name=instances,proto3" json:"instances,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Instances []*ResumedInstance `protobuf:"bytes,7,rep,name=instances,proto3" json:"instances,omitempty"`
+	// Ids of instances of Hello of which the server knows more than the store, which has lost its last writes (STATE_ROLLED_BACK). They
+	// are not in `instances`. Link again, and send again, under their numbers, the requests that were answered with a revision above
+	// that of LinkResponse.instance.
+	RolledBackInstanceIds []string `protobuf:"bytes,8,rep,name=rolled_back_instance_ids,json=rolledBackInstanceIds,proto3" json:"rolled_back_instance_ids,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -539,6 +552,13 @@ func (x *Welcome) GetHeartbeat() *durationpb.Duration {
 func (x *Welcome) GetInstances() []*ResumedInstance {
 	if x != nil {
 		return x.Instances
+	}
+	return nil
+}
+
+func (x *Welcome) GetRolledBackInstanceIds() []string {
+	if x != nil {
+		return x.RolledBackInstanceIds
 	}
 	return nil
 }
@@ -1235,14 +1255,15 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"resume_key\x18\x01 \x01(\tR\tresumeKey\x12:\n" +
 	"\tinstances\x18\x02 \x03(\v2\x1c.berth.link.v1.HelloInstanceR\tinstances\x12\x10\n" +
 	"\x03sdk\x18\x03 \x01(\tR\x03sdk\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"p\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\x8c\x01\n" +
 	"\rHelloInstance\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1f\n" +
 	"\vlast_offset\x18\x02 \x01(\x03R\n" +
 	"lastOffset\x12\x1d\n" +
 	"\n" +
-	"link_epoch\x18\x03 \x01(\x03R\tlinkEpoch\"\xb3\x02\n" +
+	"link_epoch\x18\x03 \x01(\x03R\tlinkEpoch\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\"\xec\x02\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x1d\n" +
@@ -1253,7 +1274,8 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\rsocial_handle\x18\x04 \x01(\tR\fsocialHandle\x12-\n" +
 	"\x06limits\x18\x05 \x01(\v2\x15.berth.link.v1.LimitsR\x06limits\x127\n" +
 	"\theartbeat\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12<\n" +
-	"\tinstances\x18\a \x03(\v2\x1e.berth.link.v1.ResumedInstanceR\tinstances\"Q\n" +
+	"\tinstances\x18\a \x03(\v2\x1e.berth.link.v1.ResumedInstanceR\tinstances\x127\n" +
+	"\x18rolled_back_instance_ids\x18\b \x03(\tR\x15rolledBackInstanceIds\"Q\n" +
 	"\x0fResumedInstance\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1d\n" +

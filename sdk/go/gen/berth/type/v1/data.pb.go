@@ -23,6 +23,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Visibility says who is given the data. Game servers always are.
+type Data_Visibility int32
+
+const (
+	// A player's data: PLAYERS. Anything else: BACKEND.
+	Data_VISIBILITY_UNSPECIFIED Data_Visibility = 0
+	// The game server only. Backends may write it, and get their answers, watches and lists without it.
+	Data_VISIBILITY_SERVER Data_Visibility = 1
+	// Game server and backends.
+	Data_VISIBILITY_BACKEND Data_Visibility = 2
+	// Game server, backends, and players: it is part of GetPlayerConnection's answer, which is handed to a player.
+	Data_VISIBILITY_PLAYERS Data_Visibility = 3
+)
+
+// Enum value maps for Data_Visibility.
+var (
+	Data_Visibility_name = map[int32]string{
+		0: "VISIBILITY_UNSPECIFIED",
+		1: "VISIBILITY_SERVER",
+		2: "VISIBILITY_BACKEND",
+		3: "VISIBILITY_PLAYERS",
+	}
+	Data_Visibility_value = map[string]int32{
+		"VISIBILITY_UNSPECIFIED": 0,
+		"VISIBILITY_SERVER":      1,
+		"VISIBILITY_BACKEND":     2,
+		"VISIBILITY_PLAYERS":     3,
+	}
+)
+
+func (x Data_Visibility) Enum() *Data_Visibility {
+	p := new(Data_Visibility)
+	*p = x
+	return p
+}
+
+func (x Data_Visibility) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Data_Visibility) Descriptor() protoreflect.EnumDescriptor {
+	return file_berth_type_v1_data_proto_enumTypes[0].Descriptor()
+}
+
+func (Data_Visibility) Type() protoreflect.EnumType {
+	return &file_berth_type_v1_data_proto_enumTypes[0]
+}
+
+func (x Data_Visibility) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Data_Visibility.Descriptor instead.
+func (Data_Visibility) EnumDescriptor() ([]byte, []int) {
+	return file_berth_type_v1_data_proto_rawDescGZIP(), []int{0, 0}
+}
+
 // Data is a game's own data, which Berth stores and passes on without looking inside.
 type Data struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -32,7 +89,9 @@ type Data struct {
 	//
 	//	*Data_Json
 	//	*Data_Binary
-	Kind          isData_Kind `protobuf_oneof:"kind"`
+	Kind isData_Kind `protobuf_oneof:"kind"`
+	// Who is given the data.
+	Visibility    Data_Visibility `protobuf:"varint,3,opt,name=visibility,proto3,enum=berth.type.v1.Data_Visibility" json:"visibility,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -92,6 +151,13 @@ func (x *Data) GetBinary() []byte {
 	return nil
 }
 
+func (x *Data) GetVisibility() Data_Visibility {
+	if x != nil {
+		return x.Visibility
+	}
+	return Data_VISIBILITY_UNSPECIFIED
+}
+
 type isData_Kind interface {
 	isData_Kind()
 }
@@ -114,10 +180,19 @@ var File_berth_type_v1_data_proto protoreflect.FileDescriptor
 
 const file_berth_type_v1_data_proto_rawDesc = "" +
 	"\n" +
-	"\x18berth/type/v1/data.proto\x12\rberth.type.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"b\n" +
+	"\x18berth/type/v1/data.proto\x12\rberth.type.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x9d\x02\n" +
 	"\x04Data\x12-\n" +
 	"\x04json\x18\x01 \x01(\v2\x17.google.protobuf.StructH\x00R\x04json\x12#\n" +
-	"\x06binary\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x06binaryB\x06\n" +
+	"\x06binary\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x06binary\x12H\n" +
+	"\n" +
+	"visibility\x18\x03 \x01(\x0e2\x1e.berth.type.v1.Data.VisibilityB\b\xbaH\x05\x82\x01\x02\x10\x01R\n" +
+	"visibility\"o\n" +
+	"\n" +
+	"Visibility\x12\x1a\n" +
+	"\x16VISIBILITY_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11VISIBILITY_SERVER\x10\x01\x12\x16\n" +
+	"\x12VISIBILITY_BACKEND\x10\x02\x12\x16\n" +
+	"\x12VISIBILITY_PLAYERS\x10\x03B\x06\n" +
 	"\x04kindB<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
 
 var (
@@ -132,18 +207,21 @@ func file_berth_type_v1_data_proto_rawDescGZIP() []byte {
 	return file_berth_type_v1_data_proto_rawDescData
 }
 
+var file_berth_type_v1_data_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_berth_type_v1_data_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
 var file_berth_type_v1_data_proto_goTypes = []any{
-	(*Data)(nil),            // 0: berth.type.v1.Data
-	(*structpb.Struct)(nil), // 1: google.protobuf.Struct
+	(Data_Visibility)(0),    // 0: berth.type.v1.Data.Visibility
+	(*Data)(nil),            // 1: berth.type.v1.Data
+	(*structpb.Struct)(nil), // 2: google.protobuf.Struct
 }
 var file_berth_type_v1_data_proto_depIdxs = []int32{
-	1, // 0: berth.type.v1.Data.json:type_name -> google.protobuf.Struct
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	2, // 0: berth.type.v1.Data.json:type_name -> google.protobuf.Struct
+	0, // 1: berth.type.v1.Data.visibility:type_name -> berth.type.v1.Data.Visibility
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_berth_type_v1_data_proto_init() }
@@ -160,13 +238,14 @@ func file_berth_type_v1_data_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_type_v1_data_proto_rawDesc), len(file_berth_type_v1_data_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   1,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
 		GoTypes:           file_berth_type_v1_data_proto_goTypes,
 		DependencyIndexes: file_berth_type_v1_data_proto_depIdxs,
+		EnumInfos:         file_berth_type_v1_data_proto_enumTypes,
 		MessageInfos:      file_berth_type_v1_data_proto_msgTypes,
 	}.Build()
 	File_berth_type_v1_data_proto = out.File

@@ -94,6 +94,16 @@ const (
 	ErrorReason_ERROR_REASON_PROVIDER_UNKNOWN ErrorReason = 32
 	// NOT_FOUND: no such path (REST).
 	ErrorReason_ERROR_REASON_PATH_UNKNOWN ErrorReason = 33
+	// FAILED_PRECONDITION: the store has lost writes that the caller has seen. Link, or watch, again.
+	ErrorReason_ERROR_REASON_STATE_ROLLED_BACK ErrorReason = 34
+	// ABORTED: the instance is not at the expected revision; nothing changed. Read it, and decide again.
+	ErrorReason_ERROR_REASON_REVISION_MISMATCH ErrorReason = 35
+	// RESOURCE_EXHAUSTED: the watcher reads too slowly and was dropped. Watch again from the last revision.
+	ErrorReason_ERROR_REASON_WATCH_TOO_SLOW ErrorReason = 36
+	// NOT_FOUND: the instance was deleted after its retention. Its id, and the request id that made it, are not used again.
+	ErrorReason_ERROR_REASON_INSTANCE_DELETED ErrorReason = 37
+	// FAILED_PRECONDITION: the request's number is below those whose outcome is kept. It was dealt with, and answered, long ago.
+	ErrorReason_ERROR_REASON_REQUEST_TOO_OLD ErrorReason = 38
 )
 
 // Enum value maps for ErrorReason.
@@ -133,6 +143,11 @@ var (
 		31: "ERROR_REASON_CANCELLED",
 		32: "ERROR_REASON_PROVIDER_UNKNOWN",
 		33: "ERROR_REASON_PATH_UNKNOWN",
+		34: "ERROR_REASON_STATE_ROLLED_BACK",
+		35: "ERROR_REASON_REVISION_MISMATCH",
+		36: "ERROR_REASON_WATCH_TOO_SLOW",
+		37: "ERROR_REASON_INSTANCE_DELETED",
+		38: "ERROR_REASON_REQUEST_TOO_OLD",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -169,6 +184,11 @@ var (
 		"ERROR_REASON_CANCELLED":              31,
 		"ERROR_REASON_PROVIDER_UNKNOWN":       32,
 		"ERROR_REASON_PATH_UNKNOWN":           33,
+		"ERROR_REASON_STATE_ROLLED_BACK":      34,
+		"ERROR_REASON_REVISION_MISMATCH":      35,
+		"ERROR_REASON_WATCH_TOO_SLOW":         36,
+		"ERROR_REASON_INSTANCE_DELETED":       37,
+		"ERROR_REASON_REQUEST_TOO_OLD":        38,
 	}
 )
 
@@ -203,7 +223,8 @@ var File_berth_type_v1_error_proto protoreflect.FileDescriptor
 
 const file_berth_type_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x19berth/type/v1/error.proto\x12\rberth.type.v1*\x8a\t\n" +
+	"\x19berth/type/v1/error.proto\x12\rberth.type.v1*\xb8\n" +
+	"\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12\"\n" +
@@ -239,7 +260,12 @@ const file_berth_type_v1_error_proto_rawDesc = "" +
 	"\x1eERROR_REASON_DEADLINE_EXCEEDED\x10\x1e\x12\x1a\n" +
 	"\x16ERROR_REASON_CANCELLED\x10\x1f\x12!\n" +
 	"\x1dERROR_REASON_PROVIDER_UNKNOWN\x10 \x12\x1d\n" +
-	"\x19ERROR_REASON_PATH_UNKNOWN\x10!B<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
+	"\x19ERROR_REASON_PATH_UNKNOWN\x10!\x12\"\n" +
+	"\x1eERROR_REASON_STATE_ROLLED_BACK\x10\"\x12\"\n" +
+	"\x1eERROR_REASON_REVISION_MISMATCH\x10#\x12\x1f\n" +
+	"\x1bERROR_REASON_WATCH_TOO_SLOW\x10$\x12!\n" +
+	"\x1dERROR_REASON_INSTANCE_DELETED\x10%\x12 \n" +
+	"\x1cERROR_REASON_REQUEST_TOO_OLD\x10&B<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
 
 var (
 	file_berth_type_v1_error_proto_rawDescOnce sync.Once

@@ -36,6 +36,51 @@ var (
 	_ = metadata.Join
 )
 
+func request_GameServerService_UnlinkGameInstance_0(ctx context.Context, marshaler runtime.Marshaler, client extGameserverv1.GameServerServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extGameserverv1.UnlinkGameInstanceRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["instance_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "instance_id")
+	}
+	protoReq.InstanceId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "instance_id", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.UnlinkGameInstance(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_GameServerService_UnlinkGameInstance_0(ctx context.Context, marshaler runtime.Marshaler, server extGameserverv1.GameServerServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extGameserverv1.UnlinkGameInstanceRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	val, ok := pathParams["instance_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "instance_id")
+	}
+	protoReq.InstanceId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "instance_id", err)
+	}
+	msg, err := server.UnlinkGameInstance(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_GameServerService_ConnectPlayers_0(ctx context.Context, marshaler runtime.Marshaler, client extGameserverv1.GameServerServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq extGameserverv1.ConnectPlayersRequest
@@ -357,6 +402,26 @@ func local_request_GameServerService_RequestBackfill_0(ctx context.Context, mars
 // Note that using this registration option will cause many gRPC library features to stop working. Consider using RegisterGameServerServiceHandlerFromEndpoint instead.
 // GRPC interceptors will not work for this type of registration. To use interceptors, you must use the "runtime.WithMiddlewares" option in the "runtime.NewServeMux" call.
 func RegisterGameServerServiceHandlerServer(ctx context.Context, mux *runtime.ServeMux, server extGameserverv1.GameServerServiceServer) error {
+	mux.Handle(http.MethodPost, pattern_GameServerService_UnlinkGameInstance_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/berth.gameserver.v1.GameServerService/UnlinkGameInstance", runtime.WithHTTPPathPattern("/v1/game-server/instances/{instance_id}:unlink"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_GameServerService_UnlinkGameInstance_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_GameServerService_UnlinkGameInstance_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_GameServerService_ConnectPlayers_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -537,6 +602,23 @@ func RegisterGameServerServiceHandler(ctx context.Context, mux *runtime.ServeMux
 // doesn't go through the normal gRPC flow (creating a gRPC client etc.) then it will be up to the passed in
 // "extGameserverv1.GameServerServiceClient" to call the correct interceptors. This client ignores the HTTP middlewares.
 func RegisterGameServerServiceHandlerClient(ctx context.Context, mux *runtime.ServeMux, client extGameserverv1.GameServerServiceClient) error {
+	mux.Handle(http.MethodPost, pattern_GameServerService_UnlinkGameInstance_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/berth.gameserver.v1.GameServerService/UnlinkGameInstance", runtime.WithHTTPPathPattern("/v1/game-server/instances/{instance_id}:unlink"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_GameServerService_UnlinkGameInstance_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_GameServerService_UnlinkGameInstance_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_GameServerService_ConnectPlayers_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -660,21 +742,23 @@ func RegisterGameServerServiceHandlerClient(ctx context.Context, mux *runtime.Se
 }
 
 var (
-	pattern_GameServerService_ConnectPlayers_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "connectPlayers"))
-	pattern_GameServerService_AddPlayers_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "addPlayers"))
-	pattern_GameServerService_RemovePlayers_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "removePlayers"))
-	pattern_GameServerService_UpdatePlayers_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "updatePlayers"))
-	pattern_GameServerService_UpdateGameData_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "updateGameData"))
-	pattern_GameServerService_EndGameInstance_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "end"))
-	pattern_GameServerService_RequestBackfill_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "requestBackfill"))
+	pattern_GameServerService_UnlinkGameInstance_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "unlink"))
+	pattern_GameServerService_ConnectPlayers_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "connectPlayers"))
+	pattern_GameServerService_AddPlayers_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "addPlayers"))
+	pattern_GameServerService_RemovePlayers_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "removePlayers"))
+	pattern_GameServerService_UpdatePlayers_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "updatePlayers"))
+	pattern_GameServerService_UpdateGameData_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "updateGameData"))
+	pattern_GameServerService_EndGameInstance_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "end"))
+	pattern_GameServerService_RequestBackfill_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "requestBackfill"))
 )
 
 var (
-	forward_GameServerService_ConnectPlayers_0  = runtime.ForwardResponseMessage
-	forward_GameServerService_AddPlayers_0      = runtime.ForwardResponseMessage
-	forward_GameServerService_RemovePlayers_0   = runtime.ForwardResponseMessage
-	forward_GameServerService_UpdatePlayers_0   = runtime.ForwardResponseMessage
-	forward_GameServerService_UpdateGameData_0  = runtime.ForwardResponseMessage
-	forward_GameServerService_EndGameInstance_0 = runtime.ForwardResponseMessage
-	forward_GameServerService_RequestBackfill_0 = runtime.ForwardResponseMessage
+	forward_GameServerService_UnlinkGameInstance_0 = runtime.ForwardResponseMessage
+	forward_GameServerService_ConnectPlayers_0     = runtime.ForwardResponseMessage
+	forward_GameServerService_AddPlayers_0         = runtime.ForwardResponseMessage
+	forward_GameServerService_RemovePlayers_0      = runtime.ForwardResponseMessage
+	forward_GameServerService_UpdatePlayers_0      = runtime.ForwardResponseMessage
+	forward_GameServerService_UpdateGameData_0     = runtime.ForwardResponseMessage
+	forward_GameServerService_EndGameInstance_0    = runtime.ForwardResponseMessage
+	forward_GameServerService_RequestBackfill_0    = runtime.ForwardResponseMessage
 )

@@ -189,6 +189,8 @@ func local_request_GameInstanceService_ListGameInstances_0(ctx context.Context, 
 	return msg, metadata, err
 }
 
+var filter_GameInstanceService_WatchGameInstance_0 = &utilities.DoubleArray{Encoding: map[string]int{"namespace": 0, "instance_id": 1}, Base: []int{1, 1, 2, 0, 0}, Check: []int{0, 1, 1, 2, 3}}
+
 func request_GameInstanceService_WatchGameInstance_0(ctx context.Context, marshaler runtime.Marshaler, client extInstancev1.GameInstanceServiceClient, req *http.Request, pathParams map[string]string) (extInstancev1.GameInstanceService_WatchGameInstanceClient, runtime.ServerMetadata, error) {
 	var (
 		protoReq extInstancev1.WatchGameInstanceRequest
@@ -211,10 +213,53 @@ func request_GameInstanceService_WatchGameInstance_0(ctx context.Context, marsha
 	if err != nil {
 		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "instance_id", err)
 	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_GameInstanceService_WatchGameInstance_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
 	if req.Body != nil {
 		_, _ = io.Copy(io.Discard, req.Body)
 	}
 	stream, err := client.WatchGameInstance(ctx, &protoReq)
+	if err != nil {
+		return nil, metadata, err
+	}
+	header, err := stream.Header()
+	if err != nil {
+		return nil, metadata, err
+	}
+	metadata.HeaderMD = header
+	return stream, metadata, nil
+}
+
+var filter_GameInstanceService_WatchGameInstances_0 = &utilities.DoubleArray{Encoding: map[string]int{"namespace": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
+
+func request_GameInstanceService_WatchGameInstances_0(ctx context.Context, marshaler runtime.Marshaler, client extInstancev1.GameInstanceServiceClient, req *http.Request, pathParams map[string]string) (extInstancev1.GameInstanceService_WatchGameInstancesClient, runtime.ServerMetadata, error) {
+	var (
+		protoReq extInstancev1.WatchGameInstancesRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["namespace"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "namespace")
+	}
+	protoReq.Namespace, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "namespace", err)
+	}
+	if err := req.ParseForm(); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_GameInstanceService_WatchGameInstances_0); err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	stream, err := client.WatchGameInstances(ctx, &protoReq)
 	if err != nil {
 		return nil, metadata, err
 	}
@@ -785,6 +830,43 @@ func local_request_GameInstanceService_ListHistory_0(ctx context.Context, marsha
 	return msg, metadata, err
 }
 
+func request_GameInstanceService_ExportHistory_0(ctx context.Context, marshaler runtime.Marshaler, client extInstancev1.GameInstanceServiceClient, req *http.Request, pathParams map[string]string) (extInstancev1.GameInstanceService_ExportHistoryClient, runtime.ServerMetadata, error) {
+	var (
+		protoReq extInstancev1.ExportHistoryRequest
+		metadata runtime.ServerMetadata
+		err      error
+	)
+	val, ok := pathParams["namespace"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "namespace")
+	}
+	protoReq.Namespace, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "namespace", err)
+	}
+	val, ok = pathParams["instance_id"]
+	if !ok {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "instance_id")
+	}
+	protoReq.InstanceId, err = runtime.String(val)
+	if err != nil {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "instance_id", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	stream, err := client.ExportHistory(ctx, &protoReq)
+	if err != nil {
+		return nil, metadata, err
+	}
+	header, err := stream.Header()
+	if err != nil {
+		return nil, metadata, err
+	}
+	metadata.HeaderMD = header
+	return stream, metadata, nil
+}
+
 // RegisterGameInstanceServiceHandlerServer registers the http handlers for service GameInstanceService to "mux".
 // UnaryRPC     :call GameInstanceServiceServer directly.
 // StreamingRPC :currently unsupported pending https://github.com/grpc/grpc-go/issues/906.
@@ -853,6 +935,13 @@ func RegisterGameInstanceServiceHandlerServer(ctx context.Context, mux *runtime.
 	})
 
 	mux.Handle(http.MethodGet, pattern_GameInstanceService_WatchGameInstance_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		err := status.Error(codes.Unimplemented, "streaming calls are not yet supported in the in-process transport")
+		_, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+		return
+	})
+
+	mux.Handle(http.MethodGet, pattern_GameInstanceService_WatchGameInstances_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		err := status.Error(codes.Unimplemented, "streaming calls are not yet supported in the in-process transport")
 		_, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
 		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
@@ -1039,6 +1128,13 @@ func RegisterGameInstanceServiceHandlerServer(ctx context.Context, mux *runtime.
 		forward_GameInstanceService_ListHistory_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
 
+	mux.Handle(http.MethodGet, pattern_GameInstanceService_ExportHistory_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		err := status.Error(codes.Unimplemented, "streaming calls are not yet supported in the in-process transport")
+		_, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+		return
+	})
+
 	return nil
 }
 
@@ -1145,6 +1241,23 @@ func RegisterGameInstanceServiceHandlerClient(ctx context.Context, mux *runtime.
 			return
 		}
 		forward_GameInstanceService_WatchGameInstance_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
+	})
+	mux.Handle(http.MethodGet, pattern_GameInstanceService_WatchGameInstances_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/berth.instance.v1.GameInstanceService/WatchGameInstances", runtime.WithHTTPPathPattern("/v1/namespaces/{namespace}/instances:watch"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_GameInstanceService_WatchGameInstances_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_GameInstanceService_WatchGameInstances_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodPost, pattern_GameInstanceService_AllocateGameServer_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -1299,6 +1412,23 @@ func RegisterGameInstanceServiceHandlerClient(ctx context.Context, mux *runtime.
 		}
 		forward_GameInstanceService_ListHistory_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodGet, pattern_GameInstanceService_ExportHistory_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/berth.instance.v1.GameInstanceService/ExportHistory", runtime.WithHTTPPathPattern("/v1/namespaces/{namespace}/instances/{instance_id}/history:export"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_GameInstanceService_ExportHistory_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_GameInstanceService_ExportHistory_0(annotatedContext, mux, outboundMarshaler, w, req, func() (proto.Message, error) { return resp.Recv() }, mux.GetForwardResponseOptions()...)
+	})
 	return nil
 }
 
@@ -1307,6 +1437,7 @@ var (
 	pattern_GameInstanceService_GetGameInstance_0       = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "namespaces", "namespace", "instances", "instance_id"}, ""))
 	pattern_GameInstanceService_ListGameInstances_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "namespaces", "namespace", "instances"}, ""))
 	pattern_GameInstanceService_WatchGameInstance_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "namespaces", "namespace", "instances", "instance_id"}, "watch"))
+	pattern_GameInstanceService_WatchGameInstances_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3}, []string{"v1", "namespaces", "namespace", "instances"}, "watch"))
 	pattern_GameInstanceService_AllocateGameServer_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "namespaces", "namespace", "instances", "instance_id"}, "allocate"))
 	pattern_GameInstanceService_ReplaceGameServer_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "namespaces", "namespace", "instances", "instance_id"}, "replace"))
 	pattern_GameInstanceService_GetPlayerConnection_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4, 2, 5, 1, 0, 4, 1, 5, 6}, []string{"v1", "namespaces", "namespace", "instances", "instance_id", "players", "player_id"}, "connect"))
@@ -1316,6 +1447,7 @@ var (
 	pattern_GameInstanceService_UpdatePlayers_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "namespaces", "namespace", "instances", "instance_id"}, "updatePlayers"))
 	pattern_GameInstanceService_TerminateGameInstance_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4}, []string{"v1", "namespaces", "namespace", "instances", "instance_id"}, "terminate"))
 	pattern_GameInstanceService_ListHistory_0           = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4, 2, 5}, []string{"v1", "namespaces", "namespace", "instances", "instance_id", "history"}, ""))
+	pattern_GameInstanceService_ExportHistory_0         = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 1, 0, 4, 1, 5, 2, 2, 3, 1, 0, 4, 1, 5, 4, 2, 5}, []string{"v1", "namespaces", "namespace", "instances", "instance_id", "history"}, "export"))
 )
 
 var (
@@ -1323,6 +1455,7 @@ var (
 	forward_GameInstanceService_GetGameInstance_0       = runtime.ForwardResponseMessage
 	forward_GameInstanceService_ListGameInstances_0     = runtime.ForwardResponseMessage
 	forward_GameInstanceService_WatchGameInstance_0     = runtime.ForwardResponseStream
+	forward_GameInstanceService_WatchGameInstances_0    = runtime.ForwardResponseStream
 	forward_GameInstanceService_AllocateGameServer_0    = runtime.ForwardResponseMessage
 	forward_GameInstanceService_ReplaceGameServer_0     = runtime.ForwardResponseMessage
 	forward_GameInstanceService_GetPlayerConnection_0   = runtime.ForwardResponseMessage
@@ -1332,4 +1465,5 @@ var (
 	forward_GameInstanceService_UpdatePlayers_0         = runtime.ForwardResponseMessage
 	forward_GameInstanceService_TerminateGameInstance_0 = runtime.ForwardResponseMessage
 	forward_GameInstanceService_ListHistory_0           = runtime.ForwardResponseMessage
+	forward_GameInstanceService_ExportHistory_0         = runtime.ForwardResponseStream
 )
