@@ -180,9 +180,11 @@ func TestAWatcherSeesEachStateAndTheEnd(t *testing.T) {
 func TestALongHistoryIsElidedAndSaysSo(t *testing.T) {
 	w := start(t, nil)
 	inst := w.create()
-	for n := range 1010 {
-		req := &instancev1.UpdateGameDataRequest{InstanceId: inst.GetId(), GameData: &typev1.Data{Kind: &typev1.Data_Binary{Binary: []byte{byte(n)}}}}
-		if _, err := w.instances.UpdateGameData(as(apiKey), req); err != nil {
+	for range 505 {
+		if _, err := w.instances.AddPlayers(as(apiKey), &instancev1.AddPlayersRequest{InstanceId: inst.GetId(), Players: []*instancev1.Player{{Id: "eve"}}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.instances.RemovePlayers(as(apiKey), &instancev1.RemovePlayersRequest{InstanceId: inst.GetId(), PlayerIds: []string{"eve"}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -190,7 +192,7 @@ func TestALongHistoryIsElidedAndSaysSo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if e := history.GetEntries(); len(e) != 1001 || e[0].GetEvent() != "elided" || e[1000].GetEvent() != "game_data_updated" {
+	if e := history.GetEntries(); len(e) != 1001 || e[0].GetEvent() != "elided" || e[1000].GetEvent() != "players_removed" {
 		t.Errorf("%d entries, the first %v", len(e), e[0])
 	}
 }
@@ -283,7 +285,7 @@ func TestBadInputIsRefusedWithItsReason(t *testing.T) {
 		"halves":             {update(pair(game, w.peers.token(t, "social", stranger))), errs.CredentialsMismatch},
 		"another's instance": {update(w.asServer(stranger)), errs.NotAssigned},
 		"not implemented": {func() error {
-			_, err := w.instances.ReplaceGameServer(as(apiKey), &instancev1.ReplaceGameServerRequest{InstanceId: id})
+			_, err := w.servers.RequestBackfill(w.asServer(server), &gameserverv1.RequestBackfillRequest{InstanceId: id})
 			return err
 		}(), errs.NotImplemented},
 		"unknown method":  {w.conn.Invoke(as(apiKey), "/berth.instance.v1.GameInstanceService/DropTables", &structpb.Struct{}, &structpb.Struct{}), errs.MethodUnknown},

@@ -35,7 +35,7 @@ func (s *Attempt) ReportAttempt(ctx context.Context, req *attemptv1.ReportAttemp
 		return nil, errs.New(errs.ValidationFailed, "outcome: none is set that this version knows")
 	}
 	inst, err := s.instances.Apply(ctx, "", req.GetInstanceId(), instance.Envelope{Actor: "service:allocation"}, cmd)
-	if errs.Is(err, errs.InstanceUnknown) {
+	if errs.Is(err, errs.InstanceUnknown) || errs.Is(err, errs.InstanceDeleted) {
 		return &attemptv1.ReportAttemptResponse{Verdict: attemptv1.ReportAttemptResponse_VERDICT_ABANDONED}, nil
 	}
 	if err != nil {

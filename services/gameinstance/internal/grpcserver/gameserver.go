@@ -27,15 +27,15 @@ func NewGameServer(instances *instance.Service, sessions *session.Service) *Game
 
 // frame is what a call over the link brings besides its request.
 type frame struct {
-	// commandID is the session and the number of the frame.
-	commandID    string
+	// command is the session and the number of the frame.
+	command      instance.CommandID
 	linkEpoch    int64
 	sessionEpoch int64
 	// linked is filled by Link.
 	linked *session.Link
 }
 
-func (f *frame) overLink() bool { return f.commandID != "" }
+func (f *frame) overLink() bool { return f.command != (instance.CommandID{}) }
 
 type frameKey struct{}
 
@@ -68,7 +68,7 @@ func (s *GameServer) apply(ctx context.Context, req serverCommand, cmd instance.
 		if env.Digest, err = digest(req); err != nil {
 			return nil, err
 		}
-		env.ID = f.commandID
+		env.ID = f.command
 	}
 	return s.instances.Apply(ctx, auth.FromContext(ctx).Server.Namespace, req.GetInstanceId(), env, cmd)
 }
@@ -106,8 +106,12 @@ func (s *GameServer) Link(ctx context.Context, req *gameserverv1.LinkRequest) (*
 }
 
 // UnlinkGameInstance implements the rpc.
-func (s *GameServer) UnlinkGameInstance(context.Context, *gameserverv1.UnlinkGameInstanceRequest) (*gameserverv1.UnlinkGameInstanceResponse, error) {
-	return nil, errs.New(errs.NotImplemented, "unlink is not built yet")
+func (s *GameServer) UnlinkGameInstance(ctx context.Context, req *gameserverv1.UnlinkGameInstanceRequest) (*gameserverv1.UnlinkGameInstanceResponse, error) {
+	inst, err := s.apply(ctx, req, instance.Unlink{Server: caller(ctx), Message: req.GetMessage()})
+	if err != nil {
+		return nil, err
+	}
+	return &gameserverv1.UnlinkGameInstanceResponse{Revision: inst.Revision}, nil
 }
 
 // ConnectPlayers implements the rpc.
@@ -147,7 +151,7 @@ func (s *GameServer) UpdatePlayers(ctx context.Context, req *gameserverv1.Update
 	if err != nil {
 		return nil, err
 	}
-	inst, err := s.apply(ctx, req, instance.UpdatePlayers{Server: caller(ctx), Updates: updates})
+	inst, err := s.apply(ctx, req, instance.UpdatePlayers{Server: caller(ctx), Updates: updates, Expected: req.GetExpectedRevision()})
 	if err != nil {
 		return nil, err
 	}
@@ -156,11 +160,11 @@ func (s *GameServer) UpdatePlayers(ctx context.Context, req *gameserverv1.Update
 
 // UpdateGameData implements the rpc.
 func (s *GameServer) UpdateGameData(ctx context.Context, req *gameserverv1.UpdateGameDataRequest) (*gameserverv1.UpdateGameDataResponse, error) {
-	data, err := wire.FromData("game_data", req.GetGameData())
+	data, err := wire.FromUpdate("game_data", req.GetGameData(), req.GetMode())
 	if err != nil {
 		return nil, err
 	}
-	inst, err := s.apply(ctx, req, instance.UpdateGameData{Server: caller(ctx), Data: data})
+	inst, err := s.apply(ctx, req, instance.UpdateGameData{Server: caller(ctx), Data: data, Expected: req.GetExpectedRevision()})
 	if err != nil {
 		return nil, err
 	}

@@ -40,7 +40,7 @@ func envelope(ctx context.Context, requestID string, req proto.Message) (instanc
 		return env, nil
 	}
 	digest, err := digest(req)
-	env.ID, env.Digest = actor+"/"+requestID, digest
+	env.ID, env.Digest = instance.CommandID{Name: actor + "/" + requestID}, digest
 	return env, err
 }
 
@@ -78,7 +78,7 @@ func (s *Instance) CreateGameInstance(ctx context.Context, req *instancev1.Creat
 	inst, err := s.instances.Create(ctx, actor, instance.Create{
 		Namespace: namespace, ID: ids.Instance(namespace, actor, req.GetRequestId()), Players: players, GameData: data, Settings: settings,
 		Placement: wire.FromPlacement(req.GetPlacement()), Labels: req.GetLabels(), Timeouts: wire.FromTimeouts(req.GetTimeouts()),
-		SkipAllocation: req.GetSkipAllocation(), Digest: digest, Traceparent: traceparent(ctx),
+		SkipAllocation: req.GetSkipAllocation(), OnLoss: instance.OnLoss(req.GetOnServerLoss()), Digest: digest, Traceparent: traceparent(ctx),
 	})
 	out, err := answer(inst, err)
 	return &instancev1.CreateGameInstanceResponse{Instance: out}, err
@@ -97,7 +97,7 @@ func answer(inst *instance.Instance, err error) (*instancev1.GameInstance, error
 	if err != nil {
 		return nil, err
 	}
-	return wire.Instance(inst)
+	return wire.Instance(wire.ForBackend(inst))
 }
 
 // GetGameInstance implements the rpc.
@@ -148,7 +148,7 @@ func (s *Instance) WatchGameInstance(req *instancev1.WatchGameInstanceRequest, s
 			return err
 		}
 		if err == nil && inst.Revision > sent {
-			out, err := wire.Instance(inst)
+			out, err := answer(inst, nil)
 			if err != nil {
 				return err
 			}
@@ -175,8 +175,17 @@ func (s *Instance) WatchGameInstances(*instancev1.WatchGameInstancesRequest, grp
 }
 
 // ExportHistory implements the rpc.
-func (s *Instance) ExportHistory(*instancev1.ExportHistoryRequest, grpc.ServerStreamingServer[instancev1.ExportHistoryResponse]) error {
-	return errs.New(errs.NotImplemented, "the export of histories is not built yet")
+func (s *Instance) ExportHistory(req *instancev1.ExportHistoryRequest, stream grpc.ServerStreamingServer[instancev1.ExportHistoryResponse]) error {
+	entries, err := s.instances.History(stream.Context(), ids.Namespace(req.GetNamespace()), req.GetInstanceId())
+	if err != nil {
+		return err
+	}
+	for _, e := range wire.History(entries) {
+		if err := stream.Send(&instancev1.ExportHistoryResponse{Entry: e}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // AllocateGameServer implements the rpc.
@@ -198,12 +207,14 @@ func (s *Instance) apply(ctx context.Context, req command, cmd instance.Command)
 	if err != nil {
 		return nil, err
 	}
+	env.Whole = true
 	return answer(s.instances.Apply(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), env, cmd))
 }
 
 // ReplaceGameServer implements the rpc.
-func (s *Instance) ReplaceGameServer(context.Context, *instancev1.ReplaceGameServerRequest) (*instancev1.ReplaceGameServerResponse, error) {
-	return nil, errs.New(errs.NotImplemented, "replacing a live instance's server is not built yet")
+func (s *Instance) ReplaceGameServer(ctx context.Context, req *instancev1.ReplaceGameServerRequest) (*instancev1.ReplaceGameServerResponse, error) {
+	out, err := s.apply(ctx, req, instance.Replace{Message: req.GetMessage()})
+	return &instancev1.ReplaceGameServerResponse{Instance: out}, err
 }
 
 // GetPlayerConnection implements the rpc.
@@ -212,12 +223,17 @@ func (s *Instance) GetPlayerConnection(ctx context.Context, req *instancev1.GetP
 	if err != nil {
 		return nil, err
 	}
-	player, err := wire.Player(c.Player)
+	gameData, forPlayer := wire.ForPlayer(c.GameData, c.Player)
+	player, err := wire.Player(forPlayer)
+	if err != nil {
+		return nil, err
+	}
+	game, err := wire.Data(gameData)
 	if err != nil {
 		return nil, err
 	}
 	return &instancev1.GetPlayerConnectionResponse{
-		Endpoints: wire.Endpoints(c.Endpoints), Player: player, Ticket: c.Ticket, TicketExpireTime: timestamppb.New(c.Expires),
+		Endpoints: wire.Endpoints(c.Endpoints), Player: player, GameData: game, Ticket: c.Ticket, TicketExpireTime: timestamppb.New(c.Expires),
 	}, nil
 }
 
@@ -239,11 +255,11 @@ func (s *Instance) RemovePlayers(ctx context.Context, req *instancev1.RemovePlay
 
 // UpdateGameData implements the rpc.
 func (s *Instance) UpdateGameData(ctx context.Context, req *instancev1.UpdateGameDataRequest) (*instancev1.UpdateGameDataResponse, error) {
-	data, err := wire.FromData("game_data", req.GetGameData())
+	data, err := wire.FromUpdate("game_data", req.GetGameData(), req.GetMode())
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.apply(ctx, req, instance.UpdateGameData{Data: data})
+	out, err := s.apply(ctx, req, instance.UpdateGameData{Data: data, Expected: req.GetExpectedRevision()})
 	return &instancev1.UpdateGameDataResponse{Instance: out}, err
 }
 
@@ -258,13 +274,13 @@ func (s *Instance) UpdatePlayers(ctx context.Context, req *instancev1.UpdatePlay
 			return nil, errs.New(errs.ValidationFailed, "players[%d].presence: only the game server knows who is in the game; leave it out", n)
 		}
 	}
-	out, err := s.apply(ctx, req, instance.UpdatePlayers{Updates: updates})
+	out, err := s.apply(ctx, req, instance.UpdatePlayers{Updates: updates, Expected: req.GetExpectedRevision()})
 	return &instancev1.UpdatePlayersResponse{Instance: out}, err
 }
 
 // TerminateGameInstance implements the rpc.
 func (s *Instance) TerminateGameInstance(ctx context.Context, req *instancev1.TerminateGameInstanceRequest) (*instancev1.TerminateGameInstanceResponse, error) {
-	env := instance.Envelope{Actor: auth.FromContext(ctx).Actor()}
+	env := instance.Envelope{Actor: auth.FromContext(ctx).Actor(), Whole: true}
 	out, err := answer(s.instances.Apply(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), env, instance.Terminate{Message: req.GetMessage()}))
 	return &instancev1.TerminateGameInstanceResponse{Instance: out}, err
 }

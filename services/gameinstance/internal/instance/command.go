@@ -2,18 +2,32 @@ package instance
 
 import "time"
 
-// Command is something that somebody wants of an instance. decide says what comes of it.
-type Command interface{ decide(t *turn) error }
+// Command is something that somebody wants of an instance. decide says what comes of it, looking at no more than needs names.
+type Command interface {
+	decide(t *turn) error
+	needs() Needs
+}
+
+// CommandID names a command, so that a repeat has no further effect. The zero value is none: nobody can repeat it.
+type CommandID struct {
+	// Name is a backend's: the caller and its request id. It is kept for 10 minutes.
+	Name string
+	// Session and Number are a game server's, over its link: the requests of one session are numbered. They are kept without a clock, as long as
+	// a server may repeat them.
+	Session string
+	Number  int64
+}
 
 // Envelope is what every command comes in.
 type Envelope struct {
-	// ID names the command: a repeat has no further effect. Empty: it has no name, and nobody can repeat it. Ids of calls over a link begin with
-	// "link/".
-	ID string
+	// ID names the command.
+	ID CommandID
 	// Digest of the request; the same ID with another digest is refused.
 	Digest []byte
 	// Actor is who wants it, for the history.
 	Actor string
+	// Whole asks for the whole instance in return, not just what the command needs.
+	Whole bool
 }
 
 // Create makes the instance.
@@ -26,6 +40,7 @@ type Create struct {
 	Labels         map[string]string
 	Timeouts       Timeouts
 	SkipAllocation bool
+	OnLoss         OnLoss
 	Digest         []byte
 	Traceparent    string
 }
@@ -75,8 +90,9 @@ type AttachSession struct {
 	ServerID     string
 	SessionEpoch int64
 	GatewayID    string
-	// LinkEpoch is the newest link that the server knows of, LastOffset the last notification that it dealt with.
-	LinkEpoch, LastOffset int64
+	// LinkEpoch is the newest link that the server knows of, LastOffset the last notification that it dealt with, Revision the newest that it
+	// was told of.
+	LinkEpoch, LastOffset, Revision int64
 }
 
 // LoseSession says that a server's socket is gone.
@@ -110,19 +126,23 @@ type RemovePlayers struct {
 type UpdatePlayers struct {
 	Server  Caller
 	Updates []PlayerUpdate
+	// Expected is the revision that the instance must have; 0: any.
+	Expected int64
 }
 
 // PlayerUpdate changes one player; what is unset stays.
 type PlayerUpdate struct {
 	ID       string
-	Data     Data
+	Data     Update
 	Presence Presence
 }
 
-// UpdateGameData replaces the custom data. Server is unset when a backend does.
+// UpdateGameData changes the custom data. Server is unset when a backend does.
 type UpdateGameData struct {
 	Server Caller
-	Data   Data
+	Data   Update
+	// Expected is the revision that the instance must have; 0: any.
+	Expected int64
 }
 
 // End ends the game with a result.
@@ -133,6 +153,15 @@ type End struct {
 
 // Terminate stops the instance.
 type Terminate struct{ Message string }
+
+// Replace takes the instance from its server and asks for another one.
+type Replace struct{ Message string }
+
+// Unlink gives the instance up, by its server.
+type Unlink struct {
+	Server  Caller
+	Message string
+}
 
 // Expire does what the deadlines that have passed ask for.
 type Expire struct{}

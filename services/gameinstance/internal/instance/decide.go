@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -12,10 +13,11 @@ func (c Create) decide(t *turn) error {
 		return errs.New(errs.RequestIDReused, "request_id: an instance was created with it already")
 	}
 	t.After = &Instance{
-		Namespace: c.Namespace, ID: c.ID, State: Pending, GameData: c.GameData, Settings: c.Settings, Placement: c.Placement, Labels: c.Labels,
-		Timeouts: c.Timeouts, CreateTime: t.now, Players: map[string]Player{}, Deadlines: map[DeadlineKind]time.Time{}, CreateDigest: c.Digest, Traceparent: c.Traceparent,
+		Namespace: c.Namespace, ID: c.ID, State: Pending, Settings: c.Settings, Placement: c.Placement, Labels: c.Labels,
+		Timeouts: c.Timeouts, OnLoss: c.OnLoss, CreateTime: t.now, Players: map[string]Player{}, Deadlines: map[DeadlineKind]time.Time{}, CreateDigest: c.Digest, Traceparent: c.Traceparent,
 	}
 	t.i = t.After
+	t.setGameData(c.GameData)
 	for _, p := range c.Players {
 		if err := t.addPlayer(p); err != nil {
 			return err
@@ -26,7 +28,6 @@ func (c Create) decide(t *turn) error {
 	if !c.SkipAllocation {
 		t.newAttempt()
 		t.record("allocating", "attempt %s", t.i.Attempt().ID)
-		t.History[1].From = Pending
 	}
 	return nil
 }
@@ -35,8 +36,54 @@ func (Allocate) decide(t *turn) error {
 	if t.i.State != Pending {
 		return errs.New(errs.StateNotAllowed, "the instance is %s; a server can be asked for while it is PENDING", t.i.State)
 	}
+	if err := t.mayAttempt(); err != nil {
+		return err
+	}
 	t.newAttempt()
 	t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	return nil
+}
+
+// mayAttempt bounds how many servers an instance can have in its life.
+func (t *turn) mayAttempt() error {
+	if len(t.i.Attempts) >= MaxAttempts {
+		return errs.New(errs.LimitExceeded, "the instance has had %d servers, and may not have more", MaxAttempts)
+	}
+	return nil
+}
+
+func (c Replace) decide(t *turn) error {
+	if err := t.live(); err != nil {
+		return err
+	}
+	if t.i.State == Pending {
+		return errs.New(errs.StateNotAllowed, "the instance is PENDING: it has no server to replace; ask for one")
+	}
+	if err := t.mayAttempt(); err != nil {
+		return err
+	}
+	message := c.Message
+	if message == "" {
+		message = "replaced on request"
+	}
+	t.withdraw(message)
+	t.record("server_replaced", "%s", message)
+	t.newAttempt()
+	t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	return nil
+}
+
+func (c Unlink) decide(t *turn) error {
+	if err := t.linked(c.Server); err != nil {
+		return err
+	}
+	t.withdraw(c.Message)
+	t.Events = nil // it knows
+	t.record("unlinked", "%s", c.Message)
+	if t.i.OnLoss == OnLossReplace && len(t.i.Attempts) < MaxAttempts {
+		t.newAttempt()
+		t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	}
 	return nil
 }
 
@@ -97,7 +144,7 @@ func (c ReportExited) decide(t *turn) error {
 	if a == nil || a.Fate == Abandoned || t.i.State.Final() {
 		return nil
 	}
-	t.terminate(ServerExited, "the game server ended before the game did: %s", c.Message)
+	t.loseServer(ServerExited, "the game server ended before the game did: %s", c.Message)
 	return nil
 }
 
@@ -109,8 +156,7 @@ func (c ReportReleased) decide(t *turn) error {
 	a.ReleaseTime = t.now
 	t.answered(CallRelease, c.AttemptID)
 	if !t.i.State.Final() && a.Fate != Abandoned { // nobody here asked for it
-		a.Fate = Abandoned
-		t.terminate(ServerExited, "the game server is gone: its allocation was released")
+		t.loseServer(ServerExited, "the game server is gone: its allocation was released")
 		return nil
 	}
 	t.record("released", "the server of attempt %s is gone", c.AttemptID)
@@ -133,7 +179,7 @@ func (c LinkServer) decide(t *turn) error {
 	if err := t.newest(c.Server.ServerID, c.SessionEpoch); err != nil {
 		return err
 	}
-	t.i.Link = &Link{ServerID: c.Server.ServerID, SessionEpoch: c.SessionEpoch, GatewayID: c.GatewayID, Epoch: t.linkEpoch(), Connected: true, LinkTime: t.now, ChangeTime: t.now, Floor: t.i.LastOffset}
+	t.i.Link = &Link{ServerID: c.Server.ServerID, SessionEpoch: c.SessionEpoch, GatewayID: c.GatewayID, Epoch: t.nextLinkEpoch(), Connected: true, LinkTime: t.now, ChangeTime: t.now, Floor: t.i.LastOffset}
 	t.ClearMailbox = true
 	if len(c.Endpoints) > 0 {
 		t.i.Endpoints = c.Endpoints
@@ -151,7 +197,13 @@ func (c LinkServer) decide(t *turn) error {
 }
 
 func (c AttachSession) decide(t *turn) error {
+	if err := t.assigned(c.ServerID); err != nil {
+		return err
+	}
 	l := t.i.Link
+	if c.LinkEpoch > t.i.LastLinkEpoch || c.LastOffset > t.i.LastOffset || c.Revision > t.i.Revision {
+		return t.rolledBack(c)
+	}
 	// The answer to an earlier attach may have been lost, so an older epoch is as good as the newest; but a server that does not know what was
 	// before the newest link's start data needs that data.
 	if l == nil || l.ServerID != c.ServerID || c.LinkEpoch > l.Epoch || c.LastOffset < l.Floor {
@@ -160,7 +212,7 @@ func (c AttachSession) decide(t *turn) error {
 	if err := t.newest(c.ServerID, c.SessionEpoch); err != nil {
 		return err
 	}
-	l.SessionEpoch, l.GatewayID, l.Epoch, l.Connected, l.ChangeTime = c.SessionEpoch, c.GatewayID, t.linkEpoch(), true, t.now
+	l.SessionEpoch, l.GatewayID, l.Epoch, l.Connected, l.ChangeTime = c.SessionEpoch, c.GatewayID, t.nextLinkEpoch(), true, t.now
 	t.disarm(DeadlineDisconnect)
 	t.record("reconnected", "server %s", c.ServerID)
 	return nil
@@ -174,13 +226,24 @@ func (t *turn) newest(serverID string, sessionEpoch int64) error {
 	return nil
 }
 
-// linkEpoch returns a number above every earlier one, also after a store that lost its last writes.
-func (t *turn) linkEpoch() int64 {
-	epoch := t.now.UnixMicro()
-	if l := t.i.Link; l != nil && l.Epoch >= epoch {
-		epoch = l.Epoch + 1
+// rolledBack notes that a server knows of more than the store does: the store has lost writes. No number that the server knows is used again, and
+// the server, which is not attached, has to link and so gets the state as it is now. A repeat of this is stale, not rolled back again.
+func (t *turn) rolledBack(c AttachSession) error {
+	t.record("state_rolled_back", "server %s knows of revision %d, offset %d and link %d; the store knew of %d, %d and %d",
+		c.ServerID, c.Revision, c.LastOffset, c.LinkEpoch, t.i.Revision, t.i.LastOffset, t.i.LastLinkEpoch)
+	t.RevisionFloor = c.Revision
+	t.i.LastOffset = max(t.i.LastOffset, c.LastOffset)
+	t.i.LastLinkEpoch = max(t.i.LastLinkEpoch, c.LinkEpoch)
+	if l := t.i.Link; l != nil {
+		l.Floor = t.i.LastOffset + 1
 	}
-	return epoch
+	return nil
+}
+
+// nextLinkEpoch returns a number above every earlier one, also after a store that lost its last writes.
+func (t *turn) nextLinkEpoch() int64 {
+	t.i.LastLinkEpoch = max(t.now.UnixMicro(), t.i.LastLinkEpoch+1)
+	return t.i.LastLinkEpoch
 }
 
 func (c LoseSession) decide(t *turn) error {
@@ -265,7 +328,7 @@ func (t *turn) addPlayer(p Player) error {
 	if _, ok := t.i.Players[p.ID]; ok {
 		return errs.New(errs.PlayerExists, "players: %q is in the instance already", p.ID)
 	}
-	if len(t.i.Players) >= MaxPlayers {
+	if t.i.PlayerCount >= MaxPlayers {
 		return errs.New(errs.LimitExceeded, "players: an instance has at most %d", MaxPlayers)
 	}
 	p.AddTime, p.Connectable, p.Presence = t.now, false, PresenceUnknown
@@ -274,7 +337,19 @@ func (t *turn) addPlayer(p Player) error {
 }
 
 func (t *turn) setPlayer(p Player) {
+	old, ok := t.i.Players[p.ID]
+	if !ok {
+		t.i.PlayerCount++
+	}
+	t.i.PlayersBytes += p.Data.Size - old.Data.Size
 	t.i.Players[p.ID] = p
+	t.players[p.ID] = true
+}
+
+func (t *turn) dropPlayer(p Player) {
+	t.i.PlayerCount--
+	t.i.PlayersBytes -= p.Data.Size
+	delete(t.i.Players, p.ID)
 	t.players[p.ID] = true
 }
 
@@ -287,11 +362,11 @@ func (c RemovePlayers) decide(t *turn) error {
 		return err
 	}
 	for _, id := range c.IDs {
-		if _, ok := t.i.Players[id]; !ok {
+		p, ok := t.i.Players[id]
+		if !ok {
 			return unknownPlayer(id)
 		}
-		delete(t.i.Players, id)
-		t.players[id] = true
+		t.dropPlayer(p)
 	}
 	if c.Server.ServerID == "" {
 		t.tell(Event{PlayersRemoved: c.IDs})
@@ -304,15 +379,20 @@ func (c UpdatePlayers) decide(t *turn) error {
 	if err := t.open(c.Server); err != nil {
 		return err
 	}
+	if err := t.expects(c.Expected); err != nil {
+		return err
+	}
 	updated := make([]Player, 0, len(c.Updates))
-	for _, u := range c.Updates {
+	for n, u := range c.Updates {
 		p, ok := t.i.Players[u.ID]
 		if !ok {
 			return unknownPlayer(u.ID)
 		}
-		if u.Data.Set {
-			p.Data = u.Data
+		data, err := u.Data.apply(fmt.Sprintf("players[%d].data", n), p.Data)
+		if err != nil {
+			return err
 		}
+		p.Data = data
 		if u.Presence != PresenceUnknown {
 			p.Presence = u.Presence
 		}
@@ -322,7 +402,7 @@ func (c UpdatePlayers) decide(t *turn) error {
 	if c.Server.ServerID == "" {
 		t.tell(Event{PlayersUpdated: updated})
 	}
-	t.record("players_updated", "%d players", len(updated))
+	t.recordUpdate("players_updated", "%d players", len(updated))
 	return nil
 }
 
@@ -330,11 +410,20 @@ func (c UpdateGameData) decide(t *turn) error {
 	if err := t.open(c.Server); err != nil {
 		return err
 	}
-	t.i.GameData = c.Data
-	if c.Server.ServerID == "" {
-		t.tell(Event{GameDataUpdated: &c.Data})
+	if err := t.expects(c.Expected); err != nil {
+		return err
 	}
-	t.record("game_data_updated", "")
+	data, err := c.Data.apply("game_data", t.i.GameData)
+	if err != nil {
+		return err
+	}
+	if c.Data.Set { // what was there is loaded only for a merge
+		t.setGameData(data)
+	}
+	if c.Server.ServerID == "" {
+		t.tell(Event{GameDataUpdated: &data})
+	}
+	t.recordUpdate("game_data_updated", "")
 	return nil
 }
 
@@ -380,11 +469,11 @@ func (Expire) decide(t *turn) error {
 	case due(DeadlineAllocation):
 		t.terminate(AllocationTimeout, "no provider named a server within %s", t.i.Timeouts.Allocation)
 	case due(DeadlineLink):
-		t.terminate(LinkTimeout, "the server did not link within %s", t.i.Timeouts.Link)
+		t.loseServer(LinkTimeout, "the server did not link within %s", t.i.Timeouts.Link)
 	case due(DeadlineConnectPlayers):
-		t.terminate(ConnectTimeout, "the server did not open to players within %s", t.i.Timeouts.ConnectPlayers)
+		t.loseServer(ConnectTimeout, "the server did not open to players within %s", t.i.Timeouts.ConnectPlayers)
 	case due(DeadlineDisconnect):
-		t.terminate(ServerLost, "the server was disconnected for longer than %s", t.i.Timeouts.DisconnectGrace)
+		t.loseServer(ServerLost, "the server was disconnected for longer than %s", t.i.Timeouts.DisconnectGrace)
 	}
 	return nil
 }

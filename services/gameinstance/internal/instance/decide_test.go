@@ -234,8 +234,7 @@ func TestDeadlinesEndALifeWithTheirReason(t *testing.T) {
 func TestAReconnectInTimeForgives(t *testing.T) {
 	l := begin(t).do(link, ConnectPlayers{Server: me}, LoseSession{ServerID: server1, SessionEpoch: 1})
 	epoch := l.inst.Link.Epoch
-	l.refuses(errs.StaleLinkEpoch, AttachSession{ServerID: server1, LinkEpoch: epoch + 1})
-	l.refuses(errs.StaleLinkEpoch, AttachSession{ServerID: "stranger", LinkEpoch: epoch})
+	l.refuses(errs.NotAssigned, AttachSession{ServerID: "stranger", LinkEpoch: epoch})
 	l.do(AttachSession{ServerID: server1, SessionEpoch: 2, GatewayID: "gw2", LinkEpoch: epoch}).deadlines(DeadlineLifetime)
 	if got := l.inst.Link; !got.Connected || got.GatewayID != "gw2" || got.Epoch <= epoch {
 		t.Errorf("link %+v", got)
@@ -309,9 +308,9 @@ func TestWhatTheServerIsTold(t *testing.T) {
 		told func(Event) bool
 	}{
 		{AddPlayers{Players: []Player{{ID: "eve"}}}, func(e Event) bool { return len(e.PlayersAdded) == 1 && e.PlayersAdded[0].ID == "eve" }},
-		{UpdatePlayers{Updates: []PlayerUpdate{{ID: "eve", Data: Data{Set: true}}}}, func(e Event) bool { return len(e.PlayersUpdated) == 1 }},
+		{UpdatePlayers{Updates: []PlayerUpdate{{ID: "eve", Data: Update{Data: Data{Set: true}}}}}, func(e Event) bool { return len(e.PlayersUpdated) == 1 }},
 		{RemovePlayers{IDs: []string{"eve"}}, func(e Event) bool { return slices.Equal(e.PlayersRemoved, []string{"eve"}) }},
-		{UpdateGameData{Data: Data{Set: true}}, func(e Event) bool { return e.GameDataUpdated != nil }},
+		{UpdateGameData{Data: Update{Data: Data{Set: true}}}, func(e Event) bool { return e.GameDataUpdated != nil }},
 		{Terminate{Message: "bye"}, func(e Event) bool { return e.Terminated != nil && e.Terminated.Message == "bye" }},
 	} {
 		if l.do(c.cmd); len(l.last.Events) != 1 || !c.told(l.last.Events[0]) {
@@ -338,10 +337,10 @@ func TestPlayersThatDoNotFit(t *testing.T) {
 
 func TestAnInstanceHasRoomForSoMuchData(t *testing.T) {
 	big := Data{Set: true, Size: MaxBytes / 2}
-	l := begin(t).do(link, UpdateGameData{Data: big}, UpdatePlayers{Updates: []PlayerUpdate{{ID: "ann", Data: big}}})
-	l.refuses(errs.LimitExceeded, UpdatePlayers{Updates: []PlayerUpdate{{ID: "bob", Data: Data{Set: true, Size: 1}}}})
+	l := begin(t).do(link, UpdateGameData{Data: Update{Data: big}}, UpdatePlayers{Updates: []PlayerUpdate{{ID: "ann", Data: Update{Data: big}}}})
+	l.refuses(errs.LimitExceeded, UpdatePlayers{Updates: []PlayerUpdate{{ID: "bob", Data: Update{Data: Data{Set: true, Size: 1}}}}})
 	l.refuses(errs.LimitExceeded, End{Server: me, Result: Data{Set: true, Size: 1}})
-	l.do(RemovePlayers{IDs: []string{"ann"}}, UpdatePlayers{Updates: []PlayerUpdate{{ID: "bob", Data: big}}}, Terminate{})
+	l.do(RemovePlayers{IDs: []string{"ann"}}, UpdatePlayers{Updates: []PlayerUpdate{{ID: "bob", Data: Update{Data: big}}}}, Terminate{})
 }
 
 func TestCallsOverTheLinkNeedItsEpoch(t *testing.T) {

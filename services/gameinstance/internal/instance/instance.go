@@ -101,8 +101,12 @@ type Instance struct {
 	State      State
 	Reason     Reason
 	Message    string
-	Players    map[string]Player
-	GameData   Data
+	// Players are those that were loaded (Needs), by id; PlayerCount counts all.
+	Players     map[string]Player
+	PlayerCount int
+	// GameData is set if it was loaded; GameDataBytes and PlayersBytes are the sizes whether or not it was.
+	GameData                    Data
+	GameDataBytes, PlayersBytes int
 	Settings   []byte // a JSON object, or nil
 	Placement  Placement
 	Labels     map[string]string
@@ -111,6 +115,7 @@ type Instance struct {
 	Attempts   []Attempt
 	Result     Data
 	Timeouts   Timeouts
+	OnLoss     OnLoss
 	CreateTime time.Time
 	UpdateTime time.Time
 	StartTime  time.Time
@@ -120,9 +125,15 @@ type Instance struct {
 	Outbox     []Call
 	// LastOffset is the mailbox's newest offset so far; 0 if it never had an entry.
 	LastOffset int64
+	// LastLinkEpoch is the highest link epoch so far.
+	LastLinkEpoch int64
+	// MailCount and MailBytes are what waits in the mailbox.
+	MailCount, MailBytes int
 	// CreateDigest tells a repeated create from another one with the same request id.
 	CreateDigest []byte
 	Traceparent  string
+	// Stored is the store's own: the record that the instance was read from, so that what a newer version wrote into it is kept.
+	Stored any
 }
 
 // Data is a game's own data: a JSON object or bytes. The zero value is none.
@@ -132,7 +143,29 @@ type Data struct {
 	Set    bool
 	// Size is how many bytes the data has as a public message.
 	Size int
+	// Visibility says who is given the data.
+	Visibility Visibility
 }
+
+// Visibility says who is given data. The numbers are stored.
+type Visibility int32
+
+// The visibilities.
+const (
+	VisibilityDefault Visibility = iota
+	VisibleToServer
+	VisibleToBackend
+	VisibleToPlayers
+)
+
+// OnLoss says what becomes of an instance whose server is lost. The numbers are stored.
+type OnLoss int32
+
+// What becomes of it. The zero value is OnLossTerminate.
+const (
+	OnLossTerminate OnLoss = iota + 1
+	OnLossReplace
+)
 
 // Player is somebody who is expected in the instance.
 type Player struct {
@@ -141,6 +174,8 @@ type Player struct {
 	Connectable         bool
 	Presence            Presence
 	AddTime             time.Time
+	// Stored is the store's own, as Instance.Stored is.
+	Stored any
 }
 
 // Placement says which server an instance wants, and where.
@@ -210,6 +245,11 @@ type HistoryEntry struct {
 	From, To State
 	Actor    string
 	Detail   string
+	// Fold says that the entry may be counted into one like it that stands right before it.
+	Fold bool
+	// Count is how many events the entry stands for, FirstTime when the first of them was.
+	Count     int64
+	FirstTime time.Time
 }
 
 // Attempt returns the newest attempt; nil if there is none.
@@ -265,4 +305,9 @@ func (i *Instance) clone() *Instance {
 		c.Deadlines = map[DeadlineKind]time.Time{}
 	}
 	return &c
+}
+
+// gameBytes is how much data of its game an instance has.
+func (i *Instance) gameBytes() int {
+	return i.GameDataBytes + i.PlayersBytes + i.Result.Size + len(i.Settings)
 }

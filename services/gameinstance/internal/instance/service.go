@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"math/rand/v2"
-	"time"
+		"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
 )
@@ -15,10 +14,10 @@ var ErrConflict = errors.New("instance changed meanwhile")
 
 // Store keeps instances. Its errors are *errs.Error, or ErrConflict.
 type Store interface {
-	// Load returns an instance, the store's time, and whether the command was committed before.
-	Load(ctx context.Context, id, commandID string) (Loaded, error)
-	// Commit stores a change if the instance is still at the revision that was decided upon.
-	Commit(ctx context.Context, c *Change, env Envelope) (Committed, error)
+	// Load returns what is needed of an instance, the store's time, and which of the commands were committed before.
+	Load(ctx context.Context, id string, needs Needs, commands []CommandID) (Loaded, error)
+	// Commit stores a change if the instance is still at the revision that was decided upon, and keeps the commands that made it.
+	Commit(ctx context.Context, c *Change, commands []Kept) (Committed, error)
 	// History returns what happened to an instance, oldest first.
 	History(ctx context.Context, id string) ([]HistoryEntry, error)
 	// List returns at most limit instances of a namespace that come after the cursor, newest first, without players and data, and where to go on;
@@ -32,8 +31,26 @@ type Loaded struct {
 	Instance *Instance
 	// Now is the store's time.
 	Now time.Time
-	// Done has the digest of the command if it was committed before; nil otherwise.
-	Done []byte
+	// Done has those of the commands that were committed before.
+	Done map[CommandID]Done
+	// Gone says that the instance was deleted after its retention.
+	Gone bool
+}
+
+// Done is a command that was committed before.
+type Done struct {
+	// Digest of its request.
+	Digest []byte
+	// Revision that it made.
+	Revision int64
+	// TooOld says that it is below those whose outcome is kept; nothing else is known of it.
+	TooOld bool
+}
+
+// Kept is a command to be kept with the change that it made.
+type Kept struct {
+	ID     CommandID
+	Digest []byte
 }
 
 // Committed is what Store.Commit returns.
@@ -102,101 +119,14 @@ func NewService(cfg Config) *Service { return &Service{cfg: cfg} }
 // SetDriver names the outbox's driver, which itself needs the Service.
 func (s *Service) SetDriver(d Driver) { s.driver = d }
 
-// maxTries bounds how often a command is decided again because another one was committed first.
-const maxTries = 12
-
-// Apply decides a command upon an instance and commits what comes of it. It returns the instance as it is then. A namespace other than "" must be the
-// instance's own.
-func (s *Service) Apply(ctx context.Context, namespace, id string, env Envelope, cmd Command) (*Instance, error) {
-	leave, err := s.queues.enter(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	for try := range maxTries {
-		loaded, err := s.cfg.Store.Load(ctx, id, env.ID)
-		if err != nil {
-			return nil, err
-		}
-		inst := loaded.Instance
-		if _, creating := cmd.(Create); inst == nil && !creating || inst != nil && namespace != "" && inst.Namespace != namespace {
-			return nil, unknown(id)
-		}
-		if loaded.Done != nil {
-			if !bytes.Equal(loaded.Done, env.Digest) {
-				return nil, errs.New(errs.RequestIDReused, "request_id: it was used for another request already")
-			}
-			// The command may have been committed between the two reads of this load: what it came to is in the next.
-			return s.Get(ctx, inst.Namespace, id)
-		}
-		change, err := Decide(inst, cmd, env.Actor, loaded.Now)
-		if err != nil {
-			return nil, err
-		}
-		if change.Empty() {
-			return inst, nil
-		}
-		done, err := s.cfg.Store.Commit(ctx, change, env)
-		if err == nil {
-			s.committed(change, done)
-			return change.After, nil
-		}
-		if !errors.Is(err, ErrConflict) {
-			return nil, err
-		}
-		if err := pause(ctx, try); err != nil {
-			return nil, err
-		}
-	}
-	return nil, errs.New(errs.Contended, "too many writers at once; try again").Retry(50 * time.Millisecond)
-}
-
-// pause waits a little, longer with each try, so that writers who collide come apart.
-func pause(ctx context.Context, try int) error {
-	t := time.NewTimer(rand.N(time.Millisecond << min(try, 5)))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func unknown(id string) error {
-	return errs.New(errs.InstanceUnknown, "there is no instance %s in this namespace", id)
-}
-
-// committed tells everybody else what a commit asks of them.
-func (s *Service) committed(c *Change, done Committed) {
-	inst := c.After
-	inst.Revision = done.Revision
-	for n := range c.History {
-		c.History[n].Revision = done.Revision
-	}
-	if len(c.Events) > 0 {
-		deliveries := make([]Delivery, len(c.Events))
-		previous := done.Previous
-		for n, e := range c.Events {
-			offset := done.FirstOffset + int64(n)
-			deliveries[n] = Delivery{InstanceID: inst.ID, Offset: offset, Previous: previous, Event: e}
-			previous = offset
-		}
-		inst.LastOffset = previous
-		if inst.Link.Connected {
-			s.cfg.Courier.Deliver(inst.Link.GatewayID, deliveries)
-		}
-	}
-	if len(inst.Outbox) > 0 && !c.Delete {
-		s.driver.Kick(inst.ID)
-	}
-}
-
 // Create makes an instance; the same id and digest again return it as it is.
 func (s *Service) Create(ctx context.Context, actor string, cmd Create) (*Instance, error) {
-	loaded, err := s.cfg.Store.Load(ctx, cmd.ID, "")
+	loaded, err := s.cfg.Store.Load(ctx, cmd.ID, Needs{Everything: true}, nil)
 	if err != nil {
 		return nil, err
+	}
+	if loaded.Gone {
+		return nil, deleted(cmd.ID)
 	}
 	if existing := loaded.Instance; existing != nil {
 		if !bytes.Equal(existing.CreateDigest, cmd.Digest) {
@@ -209,7 +139,7 @@ func (s *Service) Create(ctx context.Context, actor string, cmd Create) (*Instan
 		return nil, err
 	}
 	cmd.Timeouts = cmd.Timeouts.or(s.cfg.Timeouts)
-	inst, err := s.Apply(ctx, cmd.Namespace, cmd.ID, Envelope{Actor: actor}, cmd)
+	inst, err := s.Apply(ctx, cmd.Namespace, cmd.ID, Envelope{Actor: actor, Whole: true}, cmd)
 	if errs.Is(err, errs.RequestIDReused) { // somebody created it between the look and the commit
 		return s.Create(ctx, actor, cmd)
 	}
@@ -232,19 +162,33 @@ func (t Timeouts) or(def Timeouts) Timeouts {
 
 // Get returns an instance.
 func (s *Service) Get(ctx context.Context, namespace, id string) (*Instance, error) {
-	loaded, err := s.cfg.Store.Load(ctx, id, "")
-	if err != nil {
+	return s.get(ctx, namespace, id, Needs{Everything: true})
+}
+
+func (s *Service) get(ctx context.Context, namespace, id string, needs Needs) (*Instance, error) {
+	loaded, err := s.cfg.Store.Load(ctx, id, needs, nil)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if loaded.Instance == nil || loaded.Instance.Namespace != namespace {
+	case loaded.Gone:
+		return nil, deleted(id)
+	case loaded.Instance == nil || loaded.Instance.Namespace != namespace:
 		return nil, unknown(id)
 	}
 	return loaded.Instance, nil
 }
 
-// Load returns an instance whatever its namespace, and the store's time.
-func (s *Service) Load(ctx context.Context, id string) (Loaded, error) {
-	return s.cfg.Store.Load(ctx, id, "")
+func unknown(id string) error {
+	return errs.New(errs.InstanceUnknown, "there is no instance %s in this namespace", id)
+}
+
+func deleted(id string) error {
+	return errs.New(errs.InstanceDeleted, "instance %s was deleted after its retention; its id is not used again", id)
+}
+
+// LoadHead returns an instance without players and data, whatever its namespace, and the store's time.
+func (s *Service) LoadHead(ctx context.Context, id string) (Loaded, error) {
+	return s.cfg.Store.Load(ctx, id, Needs{}, nil)
 }
 
 // List returns instances of a namespace, newest first, without players and data, and where to go on; the zero Cursor at the end.
@@ -254,13 +198,13 @@ func (s *Service) List(ctx context.Context, namespace string, limit int, after C
 
 // History returns what happened to an instance.
 func (s *Service) History(ctx context.Context, namespace, id string) ([]HistoryEntry, error) {
-	if _, err := s.Get(ctx, namespace, id); err != nil {
+	if _, err := s.get(ctx, namespace, id, Needs{}); err != nil {
 		return nil, err
 	}
 	entries, err := s.cfg.Store.History(ctx, id)
 	if err == nil && len(entries) > 0 && entries[0].Event != "created" {
 		first := entries[0]
-		elided := HistoryEntry{Time: first.Time, Revision: first.Revision, Event: "elided", From: first.From, To: first.From, Actor: "service:game-instance", Detail: "what was before is not kept"}
+		elided := HistoryEntry{Time: first.Time, Revision: first.Revision, Event: "elided", From: first.From, To: first.From, Actor: "service:game-instance", Detail: "what was before is not kept", Count: 1, FirstTime: first.FirstTime}
 		entries = append([]HistoryEntry{elided}, entries...)
 	}
 	return entries, err
@@ -270,13 +214,14 @@ func (s *Service) History(ctx context.Context, namespace, id string) ([]HistoryE
 type Connection struct {
 	Endpoints []Endpoint
 	Player    Player
+	GameData  Data
 	Ticket    string
 	Expires   time.Time
 }
 
 // Connect returns what one player needs to join, with a ticket minted now.
 func (s *Service) Connect(ctx context.Context, namespace, id, playerID string) (*Connection, error) {
-	inst, err := s.Get(ctx, namespace, id)
+	inst, err := s.get(ctx, namespace, id, Needs{Players: []string{playerID}, GameData: true})
 	if err != nil {
 		return nil, err
 	}
@@ -294,5 +239,5 @@ func (s *Service) Connect(ctx context.Context, namespace, id, playerID string) (
 	if err != nil {
 		return nil, err
 	}
-	return &Connection{Endpoints: inst.Endpoints, Player: p, Ticket: ticket, Expires: expires}, nil
+	return &Connection{Endpoints: inst.Endpoints, Player: p, GameData: inst.GameData, Ticket: ticket, Expires: expires}, nil
 }

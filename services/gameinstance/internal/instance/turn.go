@@ -2,6 +2,7 @@ package instance
 
 import (
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
@@ -22,9 +23,12 @@ type Change struct {
 	ClearMailbox bool
 	// Delete removes the instance.
 	Delete bool
+	// RevisionFloor is the highest revision that anybody was told of, where the store has lost it.
+	RevisionFloor int64
 
-	players map[string]bool // ids of players that were added, changed or removed
-	changed bool
+	players  map[string]bool // ids of players that were added, changed or removed
+	gameData bool
+	changed  bool
 }
 
 // Empty reports whether there is nothing to store.
@@ -33,6 +37,24 @@ func (c *Change) Empty() bool { return !c.changed }
 // TouchedPlayers returns the ids of the players that were added, changed or removed.
 func (c *Change) TouchedPlayers() map[string]bool { return c.players }
 
+// TouchedGameData reports whether the custom data was changed.
+func (c *Change) TouchedGameData() bool { return c.gameData }
+
+// then adds a change that was decided upon the outcome of this one.
+func (c *Change) then(next *Change) {
+	if next.ClearMailbox {
+		c.ClearMailbox, c.Events = true, nil
+	}
+	c.After = next.After
+	c.History = append(c.History, next.History...)
+	c.Events = append(c.Events, next.Events...)
+	c.Delete = c.Delete || next.Delete
+	c.RevisionFloor = max(c.RevisionFloor, next.RevisionFloor)
+	maps.Copy(c.players, next.players)
+	c.gameData = c.gameData || next.gameData
+	c.changed = c.changed || next.changed
+}
+
 // Event is something that the server is told. Exactly one field is set.
 type Event struct {
 	PlayersAdded    []Player
@@ -40,7 +62,11 @@ type Event struct {
 	PlayersUpdated  []Player
 	GameDataUpdated *Data
 	Terminated      *Termination
+	Superseded      *Supersession
 }
+
+// Supersession says why an instance was taken from its server.
+type Supersession struct{ Message string }
 
 // Bytes returns how much of a game's data the event carries.
 func (e Event) Bytes() int {
@@ -62,8 +88,23 @@ type Termination struct {
 	Message string
 }
 
-// MaxPlayers is how many players an instance can have.
-const MaxPlayers = 1000
+// size bounds what the event takes in the mailbox: its data, and a little for everything else.
+func (e Event) size() int {
+	return e.Bytes() + 256*(1+len(e.PlayersAdded)+len(e.PlayersRemoved)+len(e.PlayersUpdated))
+}
+
+// MaxPlayers is how many players an instance can have, MaxAttempts how many servers in its life.
+const (
+	MaxPlayers  = 1000
+	MaxAttempts = 10
+)
+
+// MaxMail and MaxMailBytes are how many notifications may wait for a server's acknowledgement, and how large they may be together. One always fits,
+// and so does the last word to a server.
+const (
+	MaxMail      = 1000
+	MaxMailBytes = 8 << 20
+)
 
 // outboxRetry is when a sweeper takes over a call whose first try, right after the commit, was not answered.
 const outboxRetry = 2 * time.Second
@@ -82,6 +123,9 @@ func Decide(inst *Instance, cmd Command, actor string, now time.Time) (*Change, 
 	if err := t.fits(); err != nil {
 		return nil, err
 	}
+	if err := t.post(); err != nil {
+		return nil, err
+	}
 	if t.changed {
 		t.i.UpdateTime = now
 	}
@@ -93,19 +137,30 @@ const MaxBytes = 4 << 20
 
 // fits refuses a change that makes an instance too large; one that was is free to shrink.
 func (t *turn) fits() error {
-	now := t.i.bytes()
-	if now > MaxBytes && (t.Before == nil || now > t.Before.bytes()) {
+	now := t.i.gameBytes()
+	if now > MaxBytes && (t.Before == nil || now > t.Before.gameBytes()) {
 		return errs.New(errs.LimitExceeded, "the data of an instance, its players included, may have %d bytes; this would make %d", MaxBytes, now)
 	}
 	return nil
 }
 
-func (i *Instance) bytes() int {
-	sum := i.GameData.Size + i.Result.Size + len(i.Settings)
-	for _, p := range i.Players {
-		sum += p.Data.Size
+// post counts the change's events into the mailbox, and refuses a change whose events do not fit.
+func (t *turn) post() error {
+	if t.ClearMailbox {
+		t.i.MailCount, t.i.MailBytes = 0, 0
 	}
-	return sum
+	waiting := t.i.MailCount
+	for _, e := range t.Events {
+		t.i.MailCount++
+		t.i.MailBytes += e.size()
+		if e.Terminated != nil || e.Superseded != nil {
+			return nil
+		}
+	}
+	if len(t.Events) > 0 && (t.i.MailCount > MaxMail || waiting > 0 && t.i.MailBytes > MaxMailBytes) {
+		return errs.New(errs.MailboxFull, "the game server has %d notifications, or %d bytes of them, to deal with; nothing was changed, try again later", MaxMail, MaxMailBytes).Retry(time.Second)
+	}
+	return nil
 }
 
 // turn is one decision in the making.
@@ -116,14 +171,25 @@ type turn struct {
 	actor string
 }
 
-// record notes what happened; the state before is the one that was decided upon.
+// record notes what happened. The state before it is the one that the entry before it led to, or the one that was decided upon.
 func (t *turn) record(event, format string, args ...any) {
 	from := State(0)
-	if t.Before != nil {
+	switch {
+	case len(t.History) > 0:
+		from = t.History[len(t.History)-1].To
+	case t.Before != nil:
 		from = t.Before.State
 	}
 	t.changed = true
-	t.History = append(t.History, HistoryEntry{Time: t.now, Event: event, From: from, To: t.i.State, Actor: t.actor, Detail: fmt.Sprintf(format, args...)})
+	t.History = append(t.History, HistoryEntry{
+		Time: t.now, Event: event, From: from, To: t.i.State, Actor: t.actor, Detail: fmt.Sprintf(format, args...), Count: 1, FirstTime: t.now,
+	})
+}
+
+// recordUpdate notes an update of data. Games make many of them: those in a row are folded into one entry.
+func (t *turn) recordUpdate(event, format string, args ...any) {
+	t.record(event, format, args...)
+	t.History[len(t.History)-1].Fold = true
 }
 
 // tell puts an event into the mailbox of a linked server. A server that links later finds it in its snapshot.
@@ -161,6 +227,9 @@ func (t *turn) speaks(c Caller) error {
 	if err := t.assigned(c.ServerID); err != nil {
 		return err
 	}
+	if c.LinkEpoch > t.i.LastLinkEpoch {
+		return errs.New(errs.StateRolledBack, "link_epoch: the store knows none as high as %d: it has lost writes; link again", c.LinkEpoch)
+	}
 	if t.i.Link == nil || t.i.Link.ServerID != c.ServerID {
 		return errs.New(errs.StateNotAllowed, "the instance is %s: link first", t.i.State)
 	}
@@ -182,6 +251,56 @@ func (t *turn) assigned(serverID string) error {
 		return nil
 	}
 	return errs.New(errs.NotAssigned, "this game server is not assigned to this instance")
+}
+
+// expects checks that the instance is at the revision that a caller has decided upon.
+func (t *turn) expects(revision int64) error {
+	if revision != 0 && t.Before.Revision != revision {
+		return errs.New(errs.RevisionMismatch, "expected_revision: the instance is not at %d any more", revision)
+	}
+	return nil
+}
+
+// setGameData changes the custom data.
+func (t *turn) setGameData(d Data) {
+	t.i.GameData, t.i.GameDataBytes, t.gameData = d, d.Size, true
+}
+
+// loseServer does what the instance's policy asks for when its server is lost: another server, or the end.
+func (t *turn) loseServer(reason Reason, format string, args ...any) {
+	message := fmt.Sprintf(format, args...)
+	if t.i.OnLoss != OnLossReplace || len(t.i.Attempts) >= MaxAttempts {
+		t.terminate(reason, "%s", message)
+		return
+	}
+	t.withdraw(message)
+	t.record("server_lost", "%s", message)
+	t.newAttempt()
+	t.record("allocating", "attempt %s", t.i.Attempt().ID)
+}
+
+// withdraw takes the instance from its server, which is given back, and returns it to PENDING with players and data. The server is told, if it can be
+// reached: when it comes back it is refused.
+func (t *turn) withdraw(message string) {
+	if a := t.i.Attempt(); a != nil {
+		a.Fate = Abandoned
+		t.answered(CallAllocate, a.ID)
+		if a.ReleaseTime.IsZero() {
+			t.call(CallRelease, a.ID)
+		}
+	}
+	t.ClearMailbox = true
+	t.tell(Event{Superseded: &Supersession{Message: message}})
+	t.i.Link, t.i.Endpoints = nil, nil
+	for id, p := range t.i.Players {
+		if p.Connectable || p.Presence != PresenceUnknown {
+			p.Connectable, p.Presence = false, PresenceUnknown
+			t.i.Players[id] = p
+			t.players[id] = true
+		}
+	}
+	t.disarm(DeadlineAllocation, DeadlineLink, DeadlineConnectPlayers, DeadlineDisconnect)
+	t.i.State = Pending
 }
 
 // newAttempt asks for a server.

@@ -1,8 +1,11 @@
 package redisstore
 
 import (
+	"errors"
 	"fmt"
-	"sort"
+	"hash/fnv"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,6 +23,7 @@ import (
 const (
 	fieldRevision = "rev"
 	fieldOffset   = "off"
+	fieldMail     = "mail"
 	fieldHead     = "head"
 	fieldData     = "data"
 	fieldResult   = "result"
@@ -36,17 +40,13 @@ func encodeChange(c *instance.Change) (set, drop []any, err error) {
 		set = append(set, field, b)
 	}
 	put(fieldHead, encodeHead(c.After))
-	if c.Before == nil || !sameData(c.Before.GameData, c.After.GameData) {
+	if c.TouchedGameData() {
 		put(fieldData, encodeData(c.After.GameData))
 	}
 	if c.After.Result.Set && (c.Before == nil || !c.Before.Result.Set) {
 		put(fieldResult, encodeData(c.After.Result))
 	}
-	touched := make([]string, 0, len(c.TouchedPlayers()))
-	for id := range c.TouchedPlayers() {
-		touched = append(touched, id)
-	}
-	sort.Strings(touched)
+	touched := slices.Sorted(maps.Keys(c.TouchedPlayers()))
 	for _, id := range touched {
 		if p, ok := c.After.Players[id]; ok {
 			put(playerPrefix+id, encodePlayer(p))
@@ -57,9 +57,75 @@ func encodeChange(c *instance.Change) (set, drop []any, err error) {
 	return set, drop, err
 }
 
-// sameData spares the write of data that a command did not touch.
-func sameData(a, b instance.Data) bool {
-	return a.Set == b.Set && string(a.JSON) == string(b.JSON) && string(a.Binary) == string(b.Binary)
+// readLoaded reads load.lua's reply.
+func readLoaded(reply []any, commands []instance.CommandID) (instance.Loaded, error) {
+	if len(reply) != 7 {
+		return instance.Loaded{}, fmt.Errorf("load answered %d values", len(reply))
+	}
+	var clock [2]int64
+	for n := range clock {
+		text, _ := reply[n].(string)
+		if err := parse(text, &clock[n]); err != nil {
+			return instance.Loaded{}, fmt.Errorf("the store's time: %w", err)
+		}
+	}
+	l := instance.Loaded{Now: time.Unix(clock[0], clock[1]*int64(time.Microsecond))}
+	mail, _ := reply[2].(int64)
+	gone, _ := reply[3].(int64)
+	l.Gone = gone == 1
+	pairs, fields := texts(reply[4]), map[string]string{}
+	for n := 0; n+1 < len(pairs); n += 2 {
+		fields[pairs[n]] = pairs[n+1]
+	}
+	var err error
+	if l.Instance, err = decodeInstance(fields); err != nil || l.Instance == nil {
+		return l, err
+	}
+	l.Instance.MailCount = int(mail)
+	l.Done, err = readDone(commands, texts(reply[5]), texts(reply[6]))
+	return l, err
+}
+
+// texts returns a list of strings within a reply.
+func texts(v any) []string {
+	list, _ := v.([]any)
+	out := make([]string, len(list))
+	for n, e := range list {
+		out[n], _ = e.(string)
+	}
+	return out
+}
+
+// readDone reads which commands were committed before, from what is kept of backends' commands and of those over the link.
+func readDone(commands []instance.CommandID, kept, window []string) (map[instance.CommandID]instance.Done, error) {
+	_, session, _ := split(commands)
+	done := map[instance.CommandID]instance.Done{}
+	for _, c := range commands {
+		var v string
+		switch {
+		case c.Name != "" && len(kept) > 0:
+			v, kept = kept[0], kept[1:]
+		case c.Session != session || len(window) == 0:
+			continue
+		default:
+			v, window = window[0], window[1:]
+			if v == "old" {
+				done[c] = instance.Done{TooOld: true}
+				continue
+			}
+			_, v, _ = strings.Cut(v, ":") // behind its number
+		}
+		if v == "" {
+			continue
+		}
+		revision, digest, _ := strings.Cut(v, ":")
+		n, err := strconv.ParseInt(revision, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("what is kept of a command: %w", err)
+		}
+		done[c] = instance.Done{Digest: []byte(digest), Revision: n}
+	}
+	return done, nil
 }
 
 func decodeInstance(fields map[string]string) (*instance.Instance, error) {
@@ -71,15 +137,17 @@ func decodeInstance(fields map[string]string) (*instance.Instance, error) {
 		return nil, fmt.Errorf("decode head: %w", err)
 	}
 	inst := decodeHead(&head)
-	var err error
-	if inst.Revision, err = strconv.ParseInt(fields[fieldRevision], 10, 64); err != nil {
-		return nil, fmt.Errorf("decode revision: %w", err)
-	}
-	if off := fields[fieldOffset]; off != "" {
-		if inst.LastOffset, err = strconv.ParseInt(off, 10, 64); err != nil {
-			return nil, fmt.Errorf("decode offset: %w", err)
+	for field, into := range map[string]*int64{fieldRevision: &inst.Revision, fieldOffset: &inst.LastOffset} {
+		if err := parse(fields[field], into); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", field, err)
 		}
 	}
+	var mail int64
+	if err := parse(fields[fieldMail], &mail); err != nil {
+		return nil, fmt.Errorf("decode %s: %w", fieldMail, err)
+	}
+	inst.MailBytes = int(mail)
+	var err error
 	if inst.GameData, err = decodeData(fields[fieldData]); err != nil {
 		return nil, err
 	}
@@ -98,11 +166,21 @@ func decodeInstance(fields map[string]string) (*instance.Instance, error) {
 	return inst, nil
 }
 
+// parse reads a number; an absent one is 0.
+func parse(s string, into *int64) (err error) {
+	if s != "" {
+		*into, err = strconv.ParseInt(s, 10, 64)
+	}
+	return err
+}
+
 func encodeHead(i *instance.Instance) *recordv1.InstanceHead {
 	h := &recordv1.InstanceHead{
 		Namespace: i.Namespace, Id: i.ID, State: instancev1.GameInstance_State(i.State), Reason: instancev1.GameInstance_Reason(i.Reason), Message: i.Message,
 		Settings: i.Settings, Labels: i.Labels, CreateTime: micros(i.CreateTime), UpdateTime: micros(i.UpdateTime), StartTime: micros(i.StartTime),
 		EndTime: micros(i.EndTime), ExpireTime: micros(i.ExpireTime), CreateDigest: i.CreateDigest, Traceparent: i.Traceparent,
+		OnServerLoss: instancev1.GameInstance_OnServerLoss(i.OnLoss), PlayerCount: int32(i.PlayerCount), LastLinkEpoch: i.LastLinkEpoch,
+		GameDataBytes: int64(i.GameDataBytes), PlayersBytes: int64(i.PlayersBytes),
 		Placement: &instancev1.Placement{Build: i.Placement.Build, Regions: i.Placement.Regions, Labels: i.Placement.Labels},
 		Timeouts: &recordv1.TimeoutsRecord{
 			Allocation: i.Timeouts.Allocation.Microseconds(), Link: i.Timeouts.Link.Microseconds(), ConnectPlayers: i.Timeouts.ConnectPlayers.Microseconds(),
@@ -133,6 +211,9 @@ func encodeHead(i *instance.Instance) *recordv1.InstanceHead {
 	for _, c := range i.Outbox {
 		h.Outbox = append(h.Outbox, &recordv1.OutboxCall{Kind: recordv1.OutboxKind(c.Kind), AttemptId: c.AttemptID, Due: micros(c.Due), Tries: c.Tries})
 	}
+	if stored, ok := i.Stored.(*recordv1.InstanceHead); ok {
+		carryUnknown(stored.ProtoReflect(), h.ProtoReflect())
+	}
 	return h
 }
 
@@ -142,6 +223,8 @@ func decodeHead(h *recordv1.InstanceHead) *instance.Instance {
 		Namespace: h.GetNamespace(), ID: h.GetId(), State: instance.State(h.GetState()), Reason: instance.Reason(h.GetReason()), Message: h.GetMessage(),
 		Settings: h.GetSettings(), Labels: h.GetLabels(), CreateTime: at(h.GetCreateTime()), UpdateTime: at(h.GetUpdateTime()), StartTime: at(h.GetStartTime()),
 		EndTime: at(h.GetEndTime()), ExpireTime: at(h.GetExpireTime()), CreateDigest: h.GetCreateDigest(), Traceparent: h.GetTraceparent(),
+		OnLoss: instance.OnLoss(h.GetOnServerLoss()), PlayerCount: int(h.GetPlayerCount()), LastLinkEpoch: h.GetLastLinkEpoch(),
+		GameDataBytes: int(h.GetGameDataBytes()), PlayersBytes: int(h.GetPlayersBytes()), Stored: h,
 		Placement: instance.Placement{Build: h.GetPlacement().GetBuild(), Regions: h.GetPlacement().GetRegions(), Labels: h.GetPlacement().GetLabels()},
 		Timeouts: instance.Timeouts{
 			Allocation: span(t.GetAllocation()), Link: span(t.GetLink()), ConnectPlayers: span(t.GetConnectPlayers()),
@@ -177,16 +260,20 @@ func decodeHead(h *recordv1.InstanceHead) *instance.Instance {
 }
 
 func encodePlayer(p instance.Player) *recordv1.PlayerRecord {
-	return &recordv1.PlayerRecord{
+	r := &recordv1.PlayerRecord{
 		Id: p.ID, PartyId: p.PartyID, TeamId: p.TeamID, Data: encodeStored(p.Data), Connectable: p.Connectable,
 		Presence: instancev1.Player_Presence(p.Presence), AddTime: micros(p.AddTime),
 	}
+	if stored, ok := p.Stored.(*recordv1.PlayerRecord); ok {
+		carryUnknown(stored.ProtoReflect(), r.ProtoReflect())
+	}
+	return r
 }
 
 func decodePlayer(p *recordv1.PlayerRecord) instance.Player {
 	return instance.Player{
 		ID: p.GetId(), PartyID: p.GetPartyId(), TeamID: p.GetTeamId(), Data: decodeStored(p.GetData()), Connectable: p.GetConnectable(),
-		Presence: instance.Presence(p.GetPresence()), AddTime: at(p.GetAddTime()),
+		Presence: instance.Presence(p.GetPresence()), AddTime: at(p.GetAddTime()), Stored: p,
 	}
 }
 
@@ -203,9 +290,9 @@ func encodeStored(d instance.Data) *recordv1.StoredData {
 	case !d.Set:
 		return nil
 	case d.JSON != nil:
-		return &recordv1.StoredData{Kind: &recordv1.StoredData_Json{Json: d.JSON}, Size: int64(d.Size)}
+		return &recordv1.StoredData{Kind: &recordv1.StoredData_Json{Json: d.JSON}, Size: int64(d.Size), Visibility: typev1.Data_Visibility(d.Visibility)}
 	default:
-		return &recordv1.StoredData{Kind: &recordv1.StoredData_Binary{Binary: d.Binary}, Size: int64(d.Size)}
+		return &recordv1.StoredData{Kind: &recordv1.StoredData_Binary{Binary: d.Binary}, Size: int64(d.Size), Visibility: typev1.Data_Visibility(d.Visibility)}
 	}
 }
 
@@ -220,9 +307,9 @@ func decodeData(value string) (instance.Data, error) {
 func decodeStored(s *recordv1.StoredData) instance.Data {
 	switch k := s.GetKind().(type) {
 	case *recordv1.StoredData_Json:
-		return instance.Data{Set: true, JSON: k.Json, Size: int(s.GetSize())}
+		return instance.Data{Set: true, JSON: k.Json, Size: int(s.GetSize()), Visibility: instance.Visibility(s.GetVisibility())}
 	case *recordv1.StoredData_Binary:
-		return instance.Data{Set: true, Binary: k.Binary, Size: int(s.GetSize())}
+		return instance.Data{Set: true, Binary: k.Binary, Size: int(s.GetSize()), Visibility: instance.Visibility(s.GetVisibility())}
 	default:
 		return instance.Data{}
 	}
@@ -234,19 +321,36 @@ func encodeHistory(h instance.HistoryEntry) ([]byte, error) {
 	})
 }
 
+// decodeHistory reads "REVISION:COUNT:FIRST:FOLD:RECORD".
 func decodeHistory(line string) (instance.HistoryEntry, error) {
-	rev, rest, _ := strings.Cut(line, ":")
-	revision, err := strconv.ParseInt(rev, 10, 64)
-	if err != nil {
-		return instance.HistoryEntry{}, err
+	parts := strings.SplitN(line, ":", 5)
+	if len(parts) != 5 {
+		return instance.HistoryEntry{}, errors.New("entry without its numbers")
+	}
+	var n [3]int64
+	for i := range n {
+		if err := parse(parts[i], &n[i]); err != nil {
+			return instance.HistoryEntry{}, err
+		}
 	}
 	var h recordv1.HistoryRecord
-	if err := proto.Unmarshal([]byte(rest), &h); err != nil {
+	if err := proto.Unmarshal([]byte(parts[4]), &h); err != nil {
 		return instance.HistoryEntry{}, err
 	}
 	return instance.HistoryEntry{
-		Time: at(h.GetTime()), Revision: revision, Event: h.GetEvent(), From: instance.State(h.GetFromState()), To: instance.State(h.GetToState()), Actor: h.GetActor(), Detail: h.GetDetail(),
+		Time: at(h.GetTime()), Revision: n[0], Event: h.GetEvent(), From: instance.State(h.GetFromState()), To: instance.State(h.GetToState()), Actor: h.GetActor(),
+		Detail: h.GetDetail(), Fold: parts[3] != "", Count: n[1], FirstTime: at(n[2]),
 	}, nil
+}
+
+// foldKey tells which entries may be folded into one: the same event by the same actor.
+func foldKey(h instance.HistoryEntry) string {
+	if !h.Fold {
+		return ""
+	}
+	sum := fnv.New64a()
+	_, _ = sum.Write([]byte(h.Event + " " + h.Actor)) // fnv never fails
+	return strconv.FormatUint(sum.Sum64(), 16)
 }
 
 func micros(t time.Time) int64 {

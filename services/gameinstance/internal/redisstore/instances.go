@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	_ "embed" // the scripts
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 )
@@ -24,7 +22,10 @@ type Store struct {
 	scripts scripts
 }
 
-type scripts struct{ commit, ack, session, renewGateway *redis.Script }
+type scripts struct{ load, commit, ack, session, renewGateway *redis.Script }
+
+//go:embed scripts/load.lua
+var loadSource string
 
 //go:embed scripts/commit.lua
 var commitSource string
@@ -41,44 +42,72 @@ var renewGatewaySource string
 // New returns a Store.
 func New(s *redisx.Store) *Store {
 	return &Store{redis: s, scripts: scripts{
-		commit: redis.NewScript(commitSource), ack: redis.NewScript(ackSource),
+		load: redis.NewScript(loadSource), commit: redis.NewScript(commitSource), ack: redis.NewScript(ackSource),
 		session: redis.NewScript(sessionSource), renewGateway: redis.NewScript(renewGatewaySource),
 	}}
 }
 
 // Load implements instance.Store.
-func (s *Store) Load(ctx context.Context, id, commandID string) (instance.Loaded, error) {
+func (s *Store) Load(ctx context.Context, id string, needs instance.Needs, commands []instance.CommandID) (instance.Loaded, error) {
 	p := s.redis.Partition(id)
-	pipe := s.redis.Pipeline()
-	fields := pipe.HGetAll(ctx, instanceKey(p, id))
-	now := pipe.Time(ctx)
-	var done *redis.StringCmd // read after the instance: a command that is done is in the next read at the latest
-	if commandID != "" {
-		done = pipe.HGet(ctx, commandsKey(p, id), commandID)
-	}
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
+	keys := []string{instanceKey(p, id), commandsKey(p, id), linkedKey(p, id), mailboxKey(p, id), goneKey(p)}
+	names, session, numbers := split(commands)
+	args := append([]any{id}, wanted(needs)...)
+	args = append(append(args, len(names)), names...)
+	args = append(append(args, session), numbers...)
+	reply, err := s.scripts.load.Run(ctx, s.redis, keys, args...).Slice()
+	if err != nil {
 		return instance.Loaded{}, redisx.Err(err)
 	}
-	inst, err := decodeInstance(fields.Val())
+	l, err := readLoaded(reply, commands)
 	if err != nil {
 		return instance.Loaded{}, fmt.Errorf("instance %s: %w", id, err)
-	}
-	l := instance.Loaded{Instance: inst, Now: now.Val()}
-	if done != nil && done.Err() == nil {
-		l.Done = []byte(done.Val())
 	}
 	return l, nil
 }
 
+// wanted returns load.lua's arguments for the fields that are needed.
+func wanted(n instance.Needs) []any {
+	if n.Everything || n.AllPlayers {
+		return []any{"*", 0}
+	}
+	fields := make([]any, 0, len(n.Players)+2)
+	for _, id := range n.Players {
+		fields = append(fields, playerPrefix+id)
+	}
+	if n.GameData {
+		fields = append(fields, fieldData)
+	}
+	if n.Result {
+		fields = append(fields, fieldResult)
+	}
+	return append([]any{"", len(fields)}, fields...)
+}
+
+// split returns the names of backends' commands, and session and numbers of those over the link. An instance has one linked server, so commands that wait
+// together come from one session; of another one nothing is kept.
+func split(commands []instance.CommandID) (names []any, session string, numbers []any) {
+	for _, c := range commands {
+		switch {
+		case c.Name != "":
+			names = append(names, c.Name)
+		case session == "" || session == c.Session:
+			session = c.Session
+			numbers = append(numbers, c.Number)
+		}
+	}
+	return names, session, numbers
+}
+
 // Commit implements instance.Store.
-func (s *Store) Commit(ctx context.Context, c *instance.Change, env instance.Envelope) (instance.Committed, error) {
+func (s *Store) Commit(ctx context.Context, c *instance.Change, commands []instance.Kept) (instance.Committed, error) {
 	inst := c.After
 	p := s.redis.Partition(inst.ID)
 	keys := []string{
 		instanceKey(p, inst.ID), commandsKey(p, inst.ID), orderKey(p, inst.ID), historyKey(p, inst.ID), mailboxKey(p, inst.ID),
-		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p), linkedKey(p, inst.ID),
+		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p), linkedKey(p, inst.ID), lostKey(p), changedKey(p), goneKey(p),
 	}
-	args, err := commitArgs(c, env, changesChannel(p))
+	args, err := commitArgs(c, commands, changesChannel(p))
 	if err != nil {
 		return instance.Committed{}, err
 	}
@@ -89,28 +118,27 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, env instance.Env
 	return commitReply(reply)
 }
 
-// maxMailbox and maxMailboxBytes are how many notifications may wait for a server's acknowledgement, and how large they may be together. One
-// always fits.
-const (
-	maxMailbox      = 1000
-	maxMailboxBytes = 8 << 20
-)
+// linkWindow is how many requests over the link are kept: several times what a server may have under way.
+const linkWindow = 256
 
-func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]any, error) {
+func commitArgs(c *instance.Change, commands []instance.Kept, channel string) ([]any, error) {
 	set, drop, err := encodeChange(c)
 	if err != nil {
 		return nil, err
 	}
-	before := int64(0)
+	inst := c.After
+	before, due, gateway, lost, mode := int64(0), int64(0), "", int64(0), ""
 	if c.Before != nil {
 		before = c.Before.Revision
 	}
-	due, gateway, mode := int64(0), "", ""
-	if t := c.After.NextDue(); !t.IsZero() {
+	if t := inst.NextDue(); !t.IsZero() {
 		due = t.UnixMicro()
 	}
-	if l := c.After.Link; l != nil && l.Connected {
+	switch l := inst.Link; {
+	case l != nil && l.Connected:
 		gateway = l.GatewayID
+	case l != nil && !inst.State.Final():
+		lost = micros(l.ChangeTime)
 	}
 	switch {
 	case c.Delete:
@@ -118,22 +146,21 @@ func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]an
 	case c.ClearMailbox:
 		mode = "clear"
 	}
-	limit := maxMailbox
-	if c.After.State.Final() {
-		limit = 0 // the last word always fits
+	ids := make([]instance.CommandID, len(commands))
+	for n, k := range commands {
+		ids[n] = k.ID
 	}
-	args := []any{c.After.ID, before, env.ID, env.Digest, due, c.After.CreateTime.UnixMicro(), gateway, mode, channel, limit, maxMailboxBytes}
-	args = append(args, len(set)/2)
-	args = append(args, set...)
-	args = append(args, len(drop))
-	args = append(args, drop...)
+	_, session, _ := split(ids)
+	args := []any{inst.ID, before, mode, due, inst.CreateTime.UnixMicro(), gateway, lost, channel, c.RevisionFloor, inst.LastOffset, session, linkWindow}
+	args = append(append(args, len(set)/2), set...)
+	args = append(append(args, len(drop)), drop...)
 	args = append(args, len(c.History))
 	for _, h := range c.History {
 		b, err := encodeHistory(h)
 		if err != nil {
 			return nil, err
 		}
-		args = append(args, b)
+		args = append(args, foldKey(h), micros(h.FirstTime), b)
 	}
 	args = append(args, len(c.Events))
 	for _, e := range c.Events {
@@ -143,29 +170,39 @@ func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]an
 		}
 		args = append(args, b)
 	}
-	return args, nil
+	return append(args, keptArgs(commands, session)...), nil
+}
+
+// keptArgs returns commit.lua's two lists of commands.
+func keptArgs(commands []instance.Kept, session string) []any {
+	var named, numbered []any
+	for _, k := range commands {
+		switch {
+		case k.ID.Name != "":
+			named = append(named, k.ID.Name, k.Digest)
+		case k.ID.Session == session:
+			numbered = append(numbered, k.ID.Number, k.Digest)
+		}
+	}
+	return slices.Concat([]any{len(named) / 2}, named, []any{len(numbered) / 2}, numbered)
 }
 
 func commitReply(reply []string) (instance.Committed, error) {
-	switch {
-	case len(reply) == 4 && reply[0] == "ok":
-		var n [3]int64
-		for i := range n {
-			v, err := strconv.ParseInt(reply[i+1], 10, 64)
-			if err != nil {
-				return instance.Committed{}, fmt.Errorf("commit answered %q: %w", reply, err)
-			}
-			n[i] = v
-		}
-		return instance.Committed{Revision: n[0], FirstOffset: n[1], Previous: n[2]}, nil
-	case len(reply) > 0 && (reply[0] == "conflict" || reply[0] == "done"):
-		// A command that is done meanwhile is found by the load that follows a conflict.
+	if len(reply) == 1 && reply[0] == "conflict" {
 		return instance.Committed{}, instance.ErrConflict
-	case len(reply) == 1 && reply[0] == "full":
-		return instance.Committed{}, errs.New(errs.MailboxFull, "the game server has %d notifications, or %d bytes of them, to deal with; nothing was changed, try again later", maxMailbox, maxMailboxBytes).Retry(time.Second)
-	default:
+	}
+	if len(reply) != 4 || reply[0] != "ok" {
 		return instance.Committed{}, fmt.Errorf("commit answered %q", reply)
 	}
+	var n [3]int64
+	for i := range n {
+		v, err := strconv.ParseInt(reply[i+1], 10, 64)
+		if err != nil {
+			return instance.Committed{}, fmt.Errorf("commit answered %q: %w", reply, err)
+		}
+		n[i] = v
+	}
+	return instance.Committed{Revision: n[0], FirstOffset: n[1], Previous: n[2]}, nil
 }
 
 // History implements instance.Store.

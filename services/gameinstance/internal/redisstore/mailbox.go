@@ -89,6 +89,8 @@ func encodeEvent(e instance.Event) ([]byte, error) {
 		r.PlayersUpdated = encodePlayers(e.PlayersUpdated)
 	case e.GameDataUpdated != nil:
 		r.GameDataUpdated = encodeData(*e.GameDataUpdated)
+	case e.Superseded != nil:
+		r.Superseded = &recordv1.SupersessionRecord{Message: e.Superseded.Message}
 	case e.Terminated != nil:
 		r.Terminated = &recordv1.TerminationRecord{Reason: instancev1.GameInstance_Reason(e.Terminated.Reason), Message: e.Terminated.Message}
 	}
@@ -145,6 +147,8 @@ func decodeEvent(r *recordv1.EventRecord) instance.Event {
 		return instance.Event{GameDataUpdated: &data}
 	case r.GetTerminated() != nil:
 		return instance.Event{Terminated: &instance.Termination{Reason: instance.Reason(r.GetTerminated().GetReason()), Message: r.GetTerminated().GetMessage()}}
+	case r.GetSuperseded() != nil:
+		return instance.Event{Superseded: &instance.Supersession{Message: r.GetSuperseded().GetMessage()}}
 	default:
 		return instance.Event{}
 	}

@@ -28,17 +28,19 @@ func each(t *testing.T, test func(t *testing.T, s *redisstore.Store)) {
 // commit decides a command upon the stored instance and commits it.
 func commit(t *testing.T, s *redisstore.Store, id string, env instance.Envelope, cmd instance.Command) (*instance.Change, instance.Committed, error) {
 	t.Helper()
-	loaded, err := s.Load(context.Background(), id, env.ID)
+	loaded, err := s.Load(context.Background(), id, everything, []instance.CommandID{env.ID})
 	if err != nil {
 		t.Fatal(err)
 	}
 	change, err := instance.Decide(loaded.Instance, cmd, "test", loaded.Now)
 	if err != nil {
-		t.Fatal(err)
+		return nil, instance.Committed{}, err
 	}
-	done, err := s.Commit(context.Background(), change, env)
+	done, err := s.Commit(context.Background(), change, []instance.Kept{{ID: env.ID, Digest: env.Digest}})
 	return change, done, err
 }
+
+var everything = instance.Needs{Everything: true}
 
 func must(t *testing.T, s *redisstore.Store, id string, cmd instance.Command) (*instance.Change, instance.Committed) {
 	t.Helper()
@@ -51,7 +53,7 @@ func must(t *testing.T, s *redisstore.Store, id string, cmd instance.Command) (*
 
 func load(t *testing.T, s *redisstore.Store, id string) *instance.Instance {
 	t.Helper()
-	l, err := s.Load(context.Background(), id, "")
+	l, err := s.Load(context.Background(), id, everything, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,10 +85,10 @@ func TestWhatWasCommittedIsLoaded(t *testing.T) {
 		id := linked(t, s)
 		must(t, s, id, instance.UpdateGameData{})
 		must(t, s, id, instance.LinkServer{Server: instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}, SessionEpoch: 2, GatewayID: "gw"}) // with a floor
-		change, done := must(t, s, id, instance.UpdateGameData{Data: instance.Data{Set: true, JSON: []byte(`{"round":2}`), Size: 9}})
+		change, done := must(t, s, id, instance.UpdateGameData{Data: instance.Update{Data: instance.Data{Set: true, JSON: []byte(`{"round":2}`), Size: 9}}})
 		got := load(t, s, id)
 		want := change.After
-		want.Revision, want.LastOffset = done.Revision, got.LastOffset
+		want.Revision, want.LastOffset, want.MailBytes = done.Revision, got.LastOffset, got.MailBytes
 		// Times come back to the microsecond, in the local zone.
 		if g, w := fmt.Sprintf("%+v", flat(got)), fmt.Sprintf("%+v", flat(want)); g != w {
 			t.Errorf("loaded\n%s\nwant\n%s", g, w)
@@ -104,7 +106,7 @@ func flat(i *instance.Instance) instance.Instance {
 	if i.Link != nil { // a pointer prints as an address
 		c.Message += fmt.Sprintf("%+v", linkOf(*i.Link))
 	}
-	c.Link = nil
+	c.Link, c.Stored = nil, nil
 	for _, at := range []*time.Time{&c.CreateTime, &c.UpdateTime, &c.StartTime, &c.EndTime, &c.ExpireTime} {
 		*at = trim(*at)
 	}
@@ -122,7 +124,7 @@ func flat(i *instance.Instance) instance.Instance {
 	}
 	c.Players = map[string]instance.Player{}
 	for id, p := range i.Players {
-		p.AddTime = trim(p.AddTime)
+		p.AddTime, p.Stored = trim(p.AddTime), nil
 		c.Players[id] = p
 	}
 	return c
@@ -143,7 +145,7 @@ func trim(t time.Time) time.Time {
 func TestACommitOnAnOldRevisionConflicts(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		id := created(t, s)
-		stale, err := s.Load(context.Background(), id, "")
+		stale, err := s.Load(context.Background(), id, everything, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +154,7 @@ func TestACommitOnAnOldRevisionConflicts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Commit(context.Background(), change, instance.Envelope{ID: "late"}); !errors.Is(err, instance.ErrConflict) {
+		if _, err := s.Commit(context.Background(), change, nil); !errors.Is(err, instance.ErrConflict) {
 			t.Errorf("commit on an old revision: %v", err)
 		}
 		if got := load(t, s, id); got.State != instance.Terminated {
@@ -161,23 +163,34 @@ func TestACommitOnAnOldRevisionConflicts(t *testing.T) {
 	})
 }
 
-func TestACommandIsRememberedWithItsDigest(t *testing.T) {
+func TestACommandIsRememberedWithItsOutcome(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		id := created(t, s)
-		env := instance.Envelope{ID: "once", Digest: []byte("digest")}
-		if _, _, err := commit(t, s, id, env, instance.AddPlayers{Players: []instance.Player{{ID: "eve"}}}); err != nil {
-			t.Fatal(err)
+		backend := instance.Envelope{ID: instance.CommandID{Name: "key:k/once"}, Digest: []byte("di:\x00\xff")}
+		server := instance.Envelope{ID: instance.CommandID{Session: "s", Number: 7}, Digest: []byte("\n:digest")}
+		stale, err := s.Load(context.Background(), id, everything, []instance.CommandID{backend.ID})
+		if err != nil || len(stale.Done) != 0 {
+			t.Fatalf("load before: %v, %v", stale.Done, err)
 		}
-		l, err := s.Load(context.Background(), id, "once")
-		if err != nil || string(l.Done) != "digest" {
-			t.Errorf("load of a done command: %q, %v", l.Done, err)
+		want := map[instance.CommandID]instance.Done{}
+		for n, env := range []instance.Envelope{backend, server} {
+			_, done, err := commit(t, s, id, env, instance.AddPlayers{Players: []instance.Player{{ID: fmt.Sprint("eve", n)}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			want[env.ID] = instance.Done{Digest: env.Digest, Revision: done.Revision}
 		}
-		// Even a writer who has not looked applies it once.
-		change, err := instance.Decide(l.Instance, instance.RemovePlayers{IDs: []string{"eve"}}, "test", l.Now)
+		other := instance.CommandID{Name: "key:k/other"}
+		l, err := s.Load(context.Background(), id, everything, []instance.CommandID{other, server.ID, backend.ID})
+		if err != nil || fmt.Sprint(l.Done) != fmt.Sprint(want) {
+			t.Errorf("load of done commands: %v, %v; want %v", l.Done, err, want)
+		}
+		// A writer who looked before it was done decided upon an older revision, too.
+		change, err := instance.Decide(stale.Instance, instance.AddPlayers{Players: []instance.Player{{ID: "adam"}}}, "test", stale.Now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Commit(context.Background(), change, env); !errors.Is(err, instance.ErrConflict) {
+		if _, err := s.Commit(context.Background(), change, []instance.Kept{{ID: backend.ID, Digest: backend.Digest}}); !errors.Is(err, instance.ErrConflict) {
 			t.Errorf("repeated command id: %v", err)
 		}
 	})
@@ -186,21 +199,45 @@ func TestACommandIsRememberedWithItsDigest(t *testing.T) {
 func TestTheMemoryOfCommandsIsNotUsedUpByOthers(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		id := linked(t, s)
-		once := instance.Envelope{ID: "key:k/once", Digest: []byte("d")}
+		once := instance.Envelope{ID: instance.CommandID{Name: "key:k/once"}, Digest: []byte("d")}
 		if _, _, err := commit(t, s, id, once, instance.UpdateGameData{}); err != nil {
 			t.Fatal(err)
 		}
 		server := instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}
-		for n := range 300 { // without a name, and over the link
+		number := func(n int64) instance.CommandID { return instance.CommandID{Session: "s", Number: n} }
+		for n := range int64(300) { // without a name, and over the link
 			must(t, s, id, instance.UpdateGameData{Server: server})
-			if _, _, err := commit(t, s, id, instance.Envelope{ID: fmt.Sprint("link/s/", n), Digest: []byte("d")}, instance.UpdateGameData{Server: server}); err != nil {
+			if _, _, err := commit(t, s, id, instance.Envelope{ID: number(n + 1), Digest: []byte("d")}, instance.UpdateGameData{Server: server}); err != nil {
 				t.Fatal(err)
 			}
 		}
-		for command, want := range map[string]bool{"key:k/once": true, "link/s/299": true, "link/s/44": true, "link/s/43": false, "link/s/0": false} {
-			if l, err := s.Load(context.Background(), id, command); err != nil || (l.Done != nil) != want {
-				t.Errorf("%s is remembered: %v, %v; want %v", command, l.Done != nil, err, want)
+		state := func(command instance.CommandID) string {
+			t.Helper()
+			l, err := s.Load(context.Background(), id, instance.Needs{}, []instance.CommandID{command})
+			done, ok := l.Done[command]
+			switch {
+			case err != nil:
+				t.Fatal(err)
+			case done.TooOld:
+				return "too old"
+			case ok:
+				return "kept"
 			}
+			return "new"
+		}
+		for command, want := range map[instance.CommandID]string{
+			once.ID: "kept", number(300): "kept", number(45): "kept", number(44): "too old", number(1): "too old", number(301): "new", {Session: "other", Number: 300}: "new",
+		} {
+			if got := state(command); got != want {
+				t.Errorf("%v is %s, want %s", command, got, want)
+			}
+		}
+		// A server that takes over counts anew.
+		if _, _, err := commit(t, s, id, instance.Envelope{ID: instance.CommandID{Session: "next", Number: 3}, Digest: []byte("d")}, instance.UpdateGameData{}); err != nil {
+			t.Fatal(err)
+		}
+		if got := state(instance.CommandID{Session: "next", Number: 3}) + ", " + state(instance.CommandID{Session: "next", Number: 1}); got != "kept, new" {
+			t.Errorf("of the next session: %s", got)
 		}
 	})
 }
@@ -233,7 +270,7 @@ func TestAMailboxIsReadInPiecesThatFit(t *testing.T) {
 		var err error
 		sent := 0
 		for ; err == nil && sent < 20; sent++ {
-			_, _, err = commit(t, s, id, instance.Envelope{}, instance.UpdateGameData{Data: big})
+			_, _, err = commit(t, s, id, instance.Envelope{}, instance.UpdateGameData{Data: instance.Update{Data: big}})
 		}
 		if !errs.Is(err, errs.MailboxFull) {
 			t.Fatalf("after %d MiB: %v", sent, err)
@@ -253,7 +290,7 @@ func TestAMailboxIsReadInPiecesThatFit(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 7 { // the room is free again
-			must(t, s, id, instance.UpdateGameData{Data: big})
+			must(t, s, id, instance.UpdateGameData{Data: instance.Update{Data: big}})
 		}
 	})
 }
@@ -336,7 +373,7 @@ func TestAFullMailboxRefusesAllButTheLastWord(t *testing.T) {
 		var err error
 		sent := 0
 		for ; err == nil && sent <= 1000; sent++ {
-			_, _, err = commit(t, s, id, instance.Envelope{}, instance.UpdateGameData{Data: instance.Data{Set: true, Binary: []byte(fmt.Sprint(sent))}})
+			_, _, err = commit(t, s, id, instance.Envelope{}, instance.UpdateGameData{Data: instance.Update{Data: instance.Data{Set: true, Binary: []byte(fmt.Sprint(sent))}}})
 		}
 		if !errs.Is(err, errs.MailboxFull) || sent != 1001 {
 			t.Fatalf("after %d notifications: %v", sent, err)
@@ -381,8 +418,14 @@ func TestDueInstancesAreFoundAndDeletedOnesLeaveNothing(t *testing.T) {
 			t.Errorf("deleted instance: %+v", got)
 		}
 		keys, err := r.Keys(ctx, "*").Result()
-		if err != nil || !slices.Equal(keys, []string{"berth:meta"}) {
+		tombstones := redisx.Key(r.Partition(id), "gone")
+		slices.Sort(keys)
+		if err != nil || !slices.Equal(keys, []string{"berth:meta", tombstones}) {
 			t.Errorf("keys left: %v, %v", keys, err)
+		}
+		l, err := s.Load(ctx, id, instance.Needs{}, nil)
+		if err != nil || !l.Gone || l.Instance != nil {
+			t.Errorf("a deleted instance loads as %+v, %v", l, err)
 		}
 	})
 }

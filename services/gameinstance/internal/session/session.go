@@ -69,7 +69,7 @@ type Mailboxes interface {
 // Instances is what sessions need of instances.
 type Instances interface {
 	Apply(ctx context.Context, namespace, id string, env instance.Envelope, cmd instance.Command) (*instance.Instance, error)
-	Load(ctx context.Context, id string) (instance.Loaded, error)
+	LoadHead(ctx context.Context, id string) (instance.Loaded, error)
 }
 
 // Herald tells a gateway that a session of its was taken over. It may lose the news, and does not block.
@@ -106,8 +106,8 @@ type Hello struct {
 
 // HelloLink says how far a server is with an instance.
 type HelloLink struct {
-	InstanceID        string
-	LastOffset, Epoch int64
+	InstanceID                  string
+	LastOffset, Epoch, Revision int64
 }
 
 // Opened is a session with a fresh socket.
@@ -115,6 +115,8 @@ type Opened struct {
 	Session   Session
 	ResumeKey string
 	Links     []Link
+	// RolledBack names the instances of which the server knows more than the store.
+	RolledBack []string
 }
 
 // Link is an instance that goes on over the socket.
@@ -137,7 +139,9 @@ func (s *Service) Open(ctx context.Context, h Hello) (*Opened, error) {
 		switch errs.ReasonOf(err) {
 		case "":
 			opened.Links = append(opened.Links, link)
-		case errs.StaleLinkEpoch, errs.InstanceUnknown:
+		case errs.StateRolledBack:
+			opened.RolledBack = append(opened.RolledBack, l.InstanceID)
+		case errs.StaleLinkEpoch, errs.InstanceUnknown, errs.InstanceDeleted, errs.NotAssigned:
 			// Left out of the answer: the server links again and learns how things stand.
 		default:
 			return nil, err
@@ -205,10 +209,13 @@ func (s *Service) free(ctx context.Context, current Session) error {
 
 func (s *Service) attach(ctx context.Context, h Hello, current Session, l HelloLink) (Link, error) {
 	inst, err := s.Instances.Apply(ctx, h.Namespace, l.InstanceID, instance.Envelope{Actor: "server:" + h.ServerID}, instance.AttachSession{
-		ServerID: h.ServerID, SessionEpoch: current.Epoch, GatewayID: h.GatewayID, LinkEpoch: l.Epoch, LastOffset: l.LastOffset,
+		ServerID: h.ServerID, SessionEpoch: current.Epoch, GatewayID: h.GatewayID, LinkEpoch: l.Epoch, LastOffset: l.LastOffset, Revision: l.Revision,
 	})
 	if err != nil {
 		return Link{}, err
+	}
+	if inst.Link == nil || inst.Link.SessionEpoch != current.Epoch {
+		return Link{}, errs.New(errs.StateRolledBack, "the store has lost writes of instance %s; link again", l.InstanceID)
 	}
 	if err := s.Mailboxes.Ack(ctx, l.InstanceID, l.LastOffset); err != nil {
 		return Link{}, err
@@ -247,7 +254,7 @@ func (s *Service) Close(ctx context.Context, serverID string, epoch int64, insta
 
 func (s *Service) lose(ctx context.Context, instanceID string, cmd instance.Command) error {
 	_, err := s.Instances.Apply(ctx, "", instanceID, instance.Envelope{Actor: "service:gateway"}, cmd)
-	if errs.Is(err, errs.InstanceUnknown) {
+	if errs.Is(err, errs.InstanceUnknown) || errs.Is(err, errs.InstanceDeleted) {
 		return nil
 	}
 	return err
@@ -287,7 +294,7 @@ func (s *Service) Audit(ctx context.Context) error {
 	}
 	var failed []error
 	for _, id := range links {
-		loaded, err := s.Instances.Load(ctx, id)
+		loaded, err := s.Instances.LoadHead(ctx, id)
 		if err == nil && loaded.Instance != nil {
 			err = s.Verify(ctx, loaded.Instance)
 		}

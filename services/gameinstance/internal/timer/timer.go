@@ -92,7 +92,7 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	for _, id := range due {
 		inst, err := s.Instances.Apply(ctx, "", id, instance.Envelope{Actor: "timer"}, instance.Expire{})
 		switch {
-		case errs.Is(err, errs.InstanceUnknown):
+		case errs.Is(err, errs.InstanceUnknown), errs.Is(err, errs.InstanceDeleted):
 			continue
 		case err != nil:
 			failed = append(failed, err)

@@ -14,17 +14,14 @@ import (
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 )
 
-// maxData is the largest data of a game, encoded.
-const maxData = 1 << 20
-
 // FromData reads a game's data; nil is none.
 func FromData(field string, d *typev1.Data) (instance.Data, error) {
 	switch k := d.GetKind().(type) {
 	case *typev1.Data_Json:
 		b, err := FromStruct(field, k.Json)
-		return instance.Data{Set: true, JSON: b, Size: proto.Size(d)}, err
+		return instance.Data{Set: true, JSON: b, Size: proto.Size(d), Visibility: instance.Visibility(d.GetVisibility())}, err
 	case *typev1.Data_Binary:
-		return instance.Data{Set: true, Binary: k.Binary, Size: proto.Size(d)}, nil
+		return instance.Data{Set: true, Binary: k.Binary, Size: proto.Size(d), Visibility: instance.Visibility(d.GetVisibility())}, nil
 	default:
 		if d != nil {
 			return instance.Data{}, errs.New(errs.ValidationFailed, "%s: has neither json nor binary", field)
@@ -33,27 +30,40 @@ func FromData(field string, d *typev1.Data) (instance.Data, error) {
 	}
 }
 
+// FromUpdate reads a change of a game's data; nil changes nothing.
+func FromUpdate(field string, d *typev1.Data, mode instancev1.UpdateMode) (instance.Update, error) {
+	data, err := FromData(field, d)
+	if err != nil {
+		return instance.Update{}, err
+	}
+	merge := mode == instancev1.UpdateMode_UPDATE_MODE_MERGE
+	if merge && data.Set && data.JSON == nil {
+		return instance.Update{}, errs.New(errs.ValidationFailed, "%s: a merge patch must be a JSON object (json), not binary", field)
+	}
+	return instance.Update{Data: data, Merge: merge}, nil
+}
+
 // FromStruct reads a JSON object; nil stays nil.
 func FromStruct(field string, s *structpb.Struct) ([]byte, error) {
 	if s == nil {
 		return nil, nil
 	}
 	// proto.Size is a cheap first bound, so that nothing huge is encoded only to be refused.
-	if proto.Size(s) > 2*maxData {
+	if proto.Size(s) > 2*instance.MaxData {
 		return nil, tooLarge(field)
 	}
 	b, err := protojson.Marshal(s)
 	if err != nil {
 		return nil, errs.New(errs.ValidationFailed, "%s: not valid JSON data: numbers must be finite", field)
 	}
-	if len(b) > maxData {
+	if len(b) > instance.MaxData {
 		return nil, tooLarge(field)
 	}
 	return b, nil
 }
 
 func tooLarge(field string) error {
-	return errs.New(errs.ValidationFailed, "%s: larger than %d bytes as JSON", field, maxData)
+	return errs.New(errs.ValidationFailed, "%s: larger than %d bytes as JSON", field, instance.MaxData)
 }
 
 // FromPlayers reads players whom somebody adds.
@@ -83,7 +93,7 @@ func FromPlayerUpdates(updates []*instancev1.PlayerUpdate) ([]instance.PlayerUpd
 			return nil, errs.New(errs.ValidationFailed, "players[%d].player_id: %q is there twice", n, u.GetPlayerId())
 		}
 		seen[u.GetPlayerId()] = true
-		data, err := FromData(fmt.Sprintf("players[%d].data", n), u.GetData())
+		data, err := FromUpdate(fmt.Sprintf("players[%d].data", n), u.GetData(), u.GetMode())
 		if err != nil {
 			return nil, err
 		}

@@ -26,7 +26,7 @@ func Instance(i *instance.Instance) (*instancev1.GameInstance, error) {
 		Reason: instancev1.GameInstance_Reason(i.Reason), Message: i.Message, Placement: placement(i.Placement), Labels: i.Labels,
 		Endpoints: Endpoints(i.Endpoints), Link: link(i.Link), Timeouts: timeouts(i.Timeouts),
 		CreateTime: timestamp(i.CreateTime), UpdateTime: timestamp(i.UpdateTime), StartTime: timestamp(i.StartTime), EndTime: timestamp(i.EndTime),
-		ExpireTime: timestamp(i.ExpireTime),
+		ExpireTime: timestamp(i.ExpireTime), OnServerLoss: instancev1.GameInstance_OnServerLoss(i.OnLoss), PlayerCount: int32(i.PlayerCount),
 	}
 	for _, a := range i.Attempts {
 		out.Attempts = append(out.Attempts, &instancev1.Attempt{
@@ -80,10 +80,40 @@ func Data(d instance.Data) (*typev1.Data, error) {
 	case !d.Set:
 		return nil, nil
 	case d.JSON == nil:
-		return &typev1.Data{Kind: &typev1.Data_Binary{Binary: d.Binary}}, nil
+		return &typev1.Data{Kind: &typev1.Data_Binary{Binary: d.Binary}, Visibility: typev1.Data_Visibility(d.Visibility)}, nil
 	}
 	s, err := structOf(d.JSON)
-	return &typev1.Data{Kind: &typev1.Data_Json{Json: s}}, err
+	return &typev1.Data{Kind: &typev1.Data_Json{Json: s}, Visibility: typev1.Data_Visibility(d.Visibility)}, err
+}
+
+// ForBackend returns the instance as backends are given it: without what is visible to the game server only.
+func ForBackend(i *instance.Instance) *instance.Instance {
+	out := *i
+	out.GameData, out.Result = forBackend(i.GameData), forBackend(i.Result)
+	out.Players = make(map[string]instance.Player, len(i.Players))
+	for id, p := range i.Players {
+		p.Data = forBackend(p.Data)
+		out.Players[id] = p
+	}
+	return &out
+}
+
+func forBackend(d instance.Data) instance.Data {
+	if d.Visibility == instance.VisibleToServer {
+		return instance.Data{}
+	}
+	return d
+}
+
+// ForPlayer returns what a player is given of the instance's own data and of the player's.
+func ForPlayer(game instance.Data, p instance.Player) (instance.Data, instance.Player) {
+	if game.Visibility != instance.VisibleToPlayers {
+		game = instance.Data{}
+	}
+	if v := p.Data.Visibility; v != instance.VisibleToPlayers && v != instance.VisibilityDefault {
+		p.Data = instance.Data{}
+	}
+	return game, p
 }
 
 func structOf(object []byte) (*structpb.Struct, error) {
@@ -112,7 +142,7 @@ func History(entries []instance.HistoryEntry) []*instancev1.HistoryEntry {
 	for _, e := range entries {
 		out = append(out, &instancev1.HistoryEntry{
 			Time: timestamp(e.Time), Revision: e.Revision, Event: e.Event, FromState: instancev1.GameInstance_State(e.From), ToState: instancev1.GameInstance_State(e.To),
-			Actor: e.Actor, Detail: e.Detail,
+			Actor: e.Actor, Detail: e.Detail, Count: e.Count, FirstTime: timestamp(e.FirstTime),
 		})
 	}
 	return out
@@ -137,6 +167,8 @@ func event(e instance.Event) (*gameserverv1.InstanceEvent, error) {
 	case e.GameDataUpdated != nil:
 		data, err := Data(*e.GameDataUpdated)
 		return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_GameDataUpdated{GameDataUpdated: &gameserverv1.GameDataUpdated{GameData: data}}}, err
+	case e.Superseded != nil:
+		return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_Superseded{Superseded: &gameserverv1.Superseded{Message: e.Superseded.Message}}}, nil
 	case e.Terminated != nil:
 		return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_Terminated{Terminated: &gameserverv1.Terminated{
 			Reason: instancev1.GameInstance_Reason(e.Terminated.Reason), Message: e.Terminated.Message,

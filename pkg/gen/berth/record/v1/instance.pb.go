@@ -195,10 +195,12 @@ type InstanceHead struct {
 	OnServerLoss v1.GameInstance_OnServerLoss `protobuf:"varint,22,opt,name=on_server_loss,json=onServerLoss,proto3,enum=berth.instance.v1.GameInstance_OnServerLoss" json:"on_server_loss,omitempty"`
 	// How many players it has.
 	PlayerCount int32 `protobuf:"varint,23,opt,name=player_count,json=playerCount,proto3" json:"player_count,omitempty"`
-	// The size of game data, result and players' data together, as public messages.
-	DataBytes int64 `protobuf:"varint,24,opt,name=data_bytes,json=dataBytes,proto3" json:"data_bytes,omitempty"`
-	// How many attempts there ever were; the oldest are dropped from `attempts`.
-	AttemptCount  int32 `protobuf:"varint,25,opt,name=attempt_count,json=attemptCount,proto3" json:"attempt_count,omitempty"`
+	// The size of the custom data, as a public message.
+	GameDataBytes int64 `protobuf:"varint,24,opt,name=game_data_bytes,json=gameDataBytes,proto3" json:"game_data_bytes,omitempty"`
+	// The size of all players' data together, as public messages.
+	PlayersBytes int64 `protobuf:"varint,25,opt,name=players_bytes,json=playersBytes,proto3" json:"players_bytes,omitempty"`
+	// The highest link epoch so far, also after the link is gone.
+	LastLinkEpoch int64 `protobuf:"varint,26,opt,name=last_link_epoch,json=lastLinkEpoch,proto3" json:"last_link_epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -394,16 +396,23 @@ func (x *InstanceHead) GetPlayerCount() int32 {
 	return 0
 }
 
-func (x *InstanceHead) GetDataBytes() int64 {
+func (x *InstanceHead) GetGameDataBytes() int64 {
 	if x != nil {
-		return x.DataBytes
+		return x.GameDataBytes
 	}
 	return 0
 }
 
-func (x *InstanceHead) GetAttemptCount() int32 {
+func (x *InstanceHead) GetPlayersBytes() int64 {
 	if x != nil {
-		return x.AttemptCount
+		return x.PlayersBytes
+	}
+	return 0
+}
+
+func (x *InstanceHead) GetLastLinkEpoch() int64 {
+	if x != nil {
+		return x.LastLinkEpoch
 	}
 	return 0
 }
@@ -1556,7 +1565,7 @@ var File_berth_record_v1_instance_proto protoreflect.FileDescriptor
 
 const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\n" +
-	"\x1eberth/record/v1/instance.proto\x12\x0fberth.record.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\"\x9d\t\n" +
+	"\x1eberth/record/v1/instance.proto\x12\x0fberth.record.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\"\xce\t\n" +
 	"\fInstanceHead\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12;\n" +
@@ -1585,10 +1594,10 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\rcreate_digest\x18\x14 \x01(\fR\fcreateDigest\x12 \n" +
 	"\vtraceparent\x18\x15 \x01(\tR\vtraceparent\x12R\n" +
 	"\x0eon_server_loss\x18\x16 \x01(\x0e2,.berth.instance.v1.GameInstance.OnServerLossR\fonServerLoss\x12!\n" +
-	"\fplayer_count\x18\x17 \x01(\x05R\vplayerCount\x12\x1d\n" +
-	"\n" +
-	"data_bytes\x18\x18 \x01(\x03R\tdataBytes\x12#\n" +
-	"\rattempt_count\x18\x19 \x01(\x05R\fattemptCount\x1a9\n" +
+	"\fplayer_count\x18\x17 \x01(\x05R\vplayerCount\x12&\n" +
+	"\x0fgame_data_bytes\x18\x18 \x01(\x03R\rgameDataBytes\x12#\n" +
+	"\rplayers_bytes\x18\x19 \x01(\x03R\fplayersBytes\x12&\n" +
+	"\x0flast_link_epoch\x18\x1a \x01(\x03R\rlastLinkEpoch\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x02\n" +

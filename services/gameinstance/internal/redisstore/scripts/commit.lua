@@ -1,110 +1,125 @@
 -- Commits one change of one instance: everything or nothing. All keys are of one partition.
 --
--- KEYS 1 instance (hash: rev, off, mail, head, data, result, p:PLAYER)   2 command digests (hash)   3 ids of backends' commands by time (zset)
+-- KEYS 1 instance (hash: rev, off, mail, ls, lf, head, data, result, p:PLAYER)   2 backends' commands (hash)   3 their ids by time (zset)
 --      4 history (list)   5 mailbox (zset by offset)   6 timers (zset by due time)   7 undelivered mailboxes (zset by time)
---      8 namespace index (zset by create time)   9 links (hash: instance -> gateway)   10 ids of commands over the link by time (zset)
--- ARGV 1 instance id   2 revision that was decided upon, 0: none   3 command id, "": none   4 command digest
---      5 next due time in us, 0: none   6 create time in us   7 gateway of a connected link, or ""
---      8 "delete", "clear" (the mailbox) or ""   9 channel for the change hint   10 most mailbox entries, 0: no limit   11 most mailbox bytes
---      12 number of fields to set F, then F pairs; number of fields to drop D, then D names;
---      number of history entries H, then H entries; number of mailbox events M, then M events
--- Returns {"ok", revision, first offset, offset before} or {"conflict"} or {"done", digest} or {"full"}.
+--      8 namespace index (zset by create time)   9 links (hash: instance -> gateway)   10 window of requests over the link (zset by number)
+--      11 lost links (zset by time)   12 changed instances (zset by revision)   13 deleted instances (zset by time)
+-- ARGV 1 instance id   2 revision that was decided upon, 0: none   3 "delete", "clear" (the mailbox) or ""   4 next due time in us, 0: none
+--      5 create time in us   6 gateway of a connected link, or ""   7 time in us at which a live link was lost, 0: it is not
+--      8 channel for the change hint   9 the revision, and 10 the offset, above which this one must be
+--      11 session of the commands over the link, or ""   12 window of them
+--      then lists, each behind its number of entries: fields to set (field, value), fields to drop (field), history (fold key or "", time,
+--      entry), mailbox events (event), backends' commands (id, digest), commands over the link (number, digest)
+-- Returns {"ok", revision, first offset, offset before} or {"conflict"}, also where one of the commands was committed meanwhile.
 local now = redis.call('TIME')
 local us = now[1] * 1000000 + now[2]
 local int = function(n) return string.format('%.0f', n) end
+local id = ARGV[1]
 
-local done = ARGV[3] ~= '' and redis.call('HGET', KEYS[2], ARGV[3])
-if done then return {'done', done} end
 local rev = tonumber(redis.call('HGET', KEYS[1], 'rev') or '0')
-if rev ~= tonumber(ARGV[2]) then return {'conflict'} end
+if rev ~= tonumber(ARGV[2]) or rev == 0 and redis.call('ZSCORE', KEYS[13], id) then return {'conflict'} end
 
-if ARGV[8] == 'delete' then
+if ARGV[3] == 'delete' then
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[10])
-  redis.call('ZREM', KEYS[6], ARGV[1])
-  redis.call('ZREM', KEYS[7], ARGV[1])
-  redis.call('ZREM', KEYS[8], ARGV[1])
-  redis.call('HDEL', KEYS[9], ARGV[1])
-  redis.call('PUBLISH', ARGV[9], ARGV[1])
+  for _, k in ipairs({6, 7, 8, 11, 12}) do redis.call('ZREM', KEYS[k], id) end
+  redis.call('HDEL', KEYS[9], id)
+  -- A tombstone for a day, so that the request that made the instance does not make another one.
+  redis.call('ZADD', KEYS[13], int(us), id)
+  redis.call('ZREMRANGEBYSCORE', KEYS[13], '-inf', int(us - 86400000000))
+  redis.call('ZREMRANGEBYRANK', KEYS[13], 0, -10001)
+  redis.call('PUBLISH', ARGV[8], id)
   return {'ok', int(rev), '0', '0'}
 end
 
--- Everything is checked before the first write. The events stand last, their number before them.
-local waiting, size = 0, 0
-if ARGV[8] ~= 'clear' then
-  waiting, size = redis.call('ZCARD', KEYS[5]), tonumber(redis.call('HGET', KEYS[1], 'mail') or '0')
-end
-do
-  local skip = 12 + 2 * tonumber(ARGV[12]) + 1
-  skip = skip + tonumber(ARGV[skip]) + 1
-  skip = skip + tonumber(ARGV[skip]) + 1
-  local events = tonumber(ARGV[skip])
-  for i = skip + 1, skip + events do size = size + #ARGV[i] end
-  local limit = tonumber(ARGV[10])
-  if limit > 0 and events > 0 and (waiting + events > limit or waiting > 0 and size > tonumber(ARGV[11])) then return {'full'} end
-end
+rev = math.max(rev, tonumber(ARGV[9])) + 1
+rev = math.max(rev, us)
 
-local at = 12
-local take = function()
+-- each calls f with the place of each entry of the next list, whose entries are width long.
+local at = 13
+local each = function(width, f)
   local n = tonumber(ARGV[at])
-  local first = at + 1
-  at = first + n
-  return first, at - 1
+  for i = at + 1, at + n * width, width do f(i) end
+  at = at + n * width + 1
 end
 
-rev = math.max(rev + 1, us)
-local pairs_n = tonumber(ARGV[at])
-for i = at + 1, at + 2 * pairs_n, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
-at = at + 2 * pairs_n + 1
-local first, last = take()
-for i = first, last do redis.call('HDEL', KEYS[1], ARGV[i]) end
+each(2, function(i) redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end)
+each(1, function(i) redis.call('HDEL', KEYS[1], ARGV[i]) end)
 
--- A history entry and a mailbox entry carry numbers that are known only here; they stand before the encoded rest.
-first, last = take()
-for i = first, last do redis.call('RPUSH', KEYS[4], int(rev) .. ':' .. ARGV[i]) end
+-- An entry stands behind REVISION:COUNT:FIRST:FOLD: and one with the fold key of the entry before it takes that one's place.
+each(3, function(i)
+  local count, first = 1, ARGV[i + 1]
+  if ARGV[i] ~= '' then
+    local before = redis.call('LINDEX', KEYS[4], -1) or ''
+    local c, f, key = string.match(before, '^%d+:(%d+):(%d+):(%x*):')
+    if key == ARGV[i] then
+      count, first = tonumber(c) + 1, f
+      redis.call('RPOP', KEYS[4])
+    end
+  end
+  redis.call('RPUSH', KEYS[4], int(rev) .. ':' .. int(count) .. ':' .. first .. ':' .. ARGV[i] .. ':' .. ARGV[i + 2])
+end)
 redis.call('LTRIM', KEYS[4], -1000, -1)
 
-if ARGV[8] == 'clear' then redis.call('DEL', KEYS[5]) end
-local before = tonumber(redis.call('HGET', KEYS[1], 'off') or '0')
-local offset = math.max(before + 1, us)
-local previous = before
-first, last = take()
-for i = first, last do
-  local o = offset + (i - first)
-  redis.call('ZADD', KEYS[5], int(o), int(o) .. ':' .. int(previous) .. ':' .. ARGV[i])
-  previous = o
+local size = tonumber(redis.call('HGET', KEYS[1], 'mail') or '0')
+if ARGV[3] == 'clear' then
+  redis.call('DEL', KEYS[5])
+  size = 0
 end
+local before = math.max(tonumber(redis.call('HGET', KEYS[1], 'off') or '0'), tonumber(ARGV[10]))
+local offset = math.max(before + 1, us)
+local previous, next_offset = before, offset
+each(1, function(i)
+  redis.call('ZADD', KEYS[5], int(next_offset), int(next_offset) .. ':' .. int(previous) .. ':' .. ARGV[i])
+  size = size + #ARGV[i]
+  previous, next_offset = next_offset, next_offset + 1
+end)
 -- Only a connected server can be reminded; one that comes back is, from then on.
-if ARGV[7] == '' or redis.call('EXISTS', KEYS[5]) == 0 then
-  redis.call('ZREM', KEYS[7], ARGV[1])
+if ARGV[6] == '' or redis.call('EXISTS', KEYS[5]) == 0 then
+  redis.call('ZREM', KEYS[7], id)
 else
-  redis.call('ZADD', KEYS[7], 'NX', int(us), ARGV[1])
+  redis.call('ZADD', KEYS[7], 'NX', int(us), id)
 end
 
 redis.call('HSET', KEYS[1], 'rev', int(rev), 'off', int(previous), 'mail', int(size))
-if ARGV[5] == '0' then redis.call('ZREM', KEYS[6], ARGV[1]) else redis.call('ZADD', KEYS[6], ARGV[5], ARGV[1]) end
-redis.call('ZADD', KEYS[8], 'NX', ARGV[6], ARGV[1])
-if ARGV[7] == '' then redis.call('HDEL', KEYS[9], ARGV[1]) else redis.call('HSET', KEYS[9], ARGV[1], ARGV[7]) end
+redis.call('ZADD', KEYS[12], int(rev), id)
+redis.call('ZADD', KEYS[8], 'NX', ARGV[5], id)
+if ARGV[4] == '0' then redis.call('ZREM', KEYS[6], id) else redis.call('ZADD', KEYS[6], ARGV[4], id) end
+if ARGV[6] == '' then redis.call('HDEL', KEYS[9], id) else redis.call('HSET', KEYS[9], id, ARGV[6]) end
+if ARGV[7] == '0' then redis.call('ZREM', KEYS[11], id) else redis.call('ZADD', KEYS[11], ARGV[7], id) end
 
--- A backend's command is remembered for 10 minutes, and the newest 1024 of them; one over the link as long as it can come again: servers have
--- 64 requests under way at most, so the newest 256 are kept whatever the clock says.
-if ARGV[3] ~= '' then
-  local order, keep, old = KEYS[3], 1024, {}
-  if string.sub(ARGV[3], 1, 5) == 'link/' then
-    order, keep = KEYS[10], 256
-  else
-    old = redis.call('ZRANGEBYSCORE', order, '-inf', int(us - 600000000))
-  end
-  redis.call('HSET', KEYS[2], ARGV[3], ARGV[4])
-  redis.call('ZADD', order, int(us), ARGV[3])
-  local extra = redis.call('ZCARD', order) - #old - keep
+-- A backend's command is remembered for 10 minutes, and the newest 1024 of them.
+local named = tonumber(ARGV[at]) > 0
+each(2, function(i)
+  redis.call('HSET', KEYS[2], ARGV[i], int(rev) .. ':' .. ARGV[i + 1])
+  redis.call('ZADD', KEYS[3], int(us), ARGV[i])
+end)
+if named then
+  local old = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', int(us - 600000000))
+  local extra = redis.call('ZCARD', KEYS[3]) - #old - 1024
   if extra > 0 then
-    for _, id in ipairs(redis.call('ZRANGE', order, #old, #old + extra - 1)) do old[#old + 1] = id end
+    for _, name in ipairs(redis.call('ZRANGE', KEYS[3], #old, #old + extra - 1)) do old[#old + 1] = name end
   end
-  for _, id in ipairs(old) do
-    redis.call('HDEL', KEYS[2], id)
-    redis.call('ZREM', order, id)
+  for _, name in ipairs(old) do
+    redis.call('HDEL', KEYS[2], name)
+    redis.call('ZREM', KEYS[3], name)
   end
 end
 
-redis.call('PUBLISH', ARGV[9], ARGV[1])
+-- A request over the link is remembered as long as its server may repeat it, whatever the clock says: a window of the highest numbers, and a floor below
+-- which everything was dealt with.
+if ARGV[11] ~= '' then
+  if redis.call('HGET', KEYS[1], 'ls') ~= ARGV[11] then
+    redis.call('DEL', KEYS[10])
+    redis.call('HSET', KEYS[1], 'ls', ARGV[11], 'lf', '0')
+  end
+  each(2, function(i) redis.call('ZADD', KEYS[10], ARGV[i], ARGV[i] .. ':' .. int(rev) .. ':' .. ARGV[i + 1]) end)
+  local extra = redis.call('ZCARD', KEYS[10]) - tonumber(ARGV[12])
+  if extra > 0 then
+    local last = redis.call('ZRANGE', KEYS[10], extra - 1, extra - 1, 'WITHSCORES')
+    redis.call('HSET', KEYS[1], 'lf', last[2])
+    redis.call('ZREMRANGEBYRANK', KEYS[10], 0, extra - 1)
+  end
+end
+
+redis.call('PUBLISH', ARGV[8], id)
 return {'ok', int(rev), int(offset), int(before)}

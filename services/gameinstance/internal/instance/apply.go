@@ -1,0 +1,223 @@
+package instance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/errs"
+)
+
+const (
+	// maxTries bounds how often commands are decided again because another replica has committed first.
+	maxTries = 12
+	// applyDeadline bounds a batch, whatever became of those who wait for it.
+	applyDeadline = 10 * time.Second
+)
+
+// request is a command on its way.
+type request struct {
+	ctx       context.Context
+	namespace string
+	env       Envelope
+	cmd       Command
+	answer    chan outcome // takes one
+}
+
+// outcome is what a command came to.
+type outcome struct {
+	inst *Instance
+	err  error
+}
+
+// Apply decides a command upon an instance and commits what comes of it. It returns the instance as it is then: all of it if the envelope asks for
+// that, otherwise its head and what the command looked at. A namespace other than "" must be the instance's own.
+//
+// Commands for one instance that wait at the same time are committed together, in the order in which they came. If ctx ends first, the outcome is unknown.
+func (s *Service) Apply(ctx context.Context, namespace, id string, env Envelope, cmd Command) (*Instance, error) {
+	r := &request{ctx: ctx, namespace: namespace, env: env, cmd: cmd, answer: make(chan outcome, 1)}
+	out := s.queues.pass(id, r, func(batch []*request) { s.applyAll(id, batch) })
+	return out.inst, out.err
+}
+
+// applyAll answers a batch of commands for one instance.
+func (s *Service) applyAll(id string, batch []*request) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(batch[0].ctx), applyDeadline)
+	defer cancel()
+	outcomes, err := s.commitAll(ctx, id, batch)
+	for n, r := range batch {
+		if err != nil {
+			r.answer <- outcome{err: err}
+		} else {
+			r.answer <- outcomes[n]
+		}
+	}
+}
+
+// commitAll decides commands one upon the other and commits what comes of them, all together. An error is everybody's: even of a command that was refused
+// nothing is certain, because it was decided upon what the others before it came to.
+func (s *Service) commitAll(ctx context.Context, id string, batch []*request) ([]outcome, error) {
+	needs, commands := Needs{}, []CommandID(nil)
+	for _, r := range batch {
+		needs = needs.with(r.cmd.needs())
+		needs.Everything = needs.Everything || r.env.Whole
+		if r.env.ID != (CommandID{}) {
+			commands = append(commands, r.env.ID)
+		}
+	}
+	for try := range maxTries {
+		loaded, err := s.cfg.Store.Load(ctx, id, needs, commands)
+		if err != nil {
+			return nil, err
+		}
+		d := decideAll(id, loaded, batch)
+		if d.change == nil {
+			return d.outcomes, nil
+		}
+		done, err := s.cfg.Store.Commit(ctx, d.change, d.kept)
+		if err == nil {
+			s.committed(d.change, done)
+			d.settle(done.Revision)
+			return d.outcomes, nil
+		}
+		if !errors.Is(err, ErrConflict) {
+			return nil, err
+		}
+		if err := pause(ctx, try); err != nil {
+			return nil, err
+		}
+	}
+	return nil, errs.New(errs.Contended, "too many writers at once; try again").Retry(50 * time.Millisecond)
+}
+
+// pause waits a little, longer with each try, so that writers who collide come apart.
+func pause(ctx context.Context, try int) error {
+	t := time.NewTimer(rand.N(time.Millisecond << min(try, 5)))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// decisions are what a batch of commands comes to.
+type decisions struct {
+	change   *Change // nil: nothing to commit
+	kept     []Kept
+	outcomes []outcome
+	inst     *Instance // as it is after the decisions so far
+	done     map[CommandID]Done
+}
+
+// undecided stands in for the revision that a change will make. No caller can have been told of it.
+const undecided = -1
+
+func decideAll(id string, loaded Loaded, batch []*request) *decisions {
+	d := &decisions{inst: loaded.Instance, done: loaded.Done}
+	for _, r := range batch {
+		inst, err := d.decide(id, loaded, r)
+		d.outcomes = append(d.outcomes, outcome{inst, err})
+	}
+	return d
+}
+
+func (d *decisions) decide(id string, loaded Loaded, r *request) (*Instance, error) {
+	_, creating := r.cmd.(Create)
+	switch {
+	case loaded.Gone || d.change != nil && d.change.Delete:
+		return nil, deleted(id)
+	case d.inst == nil && !creating, d.inst != nil && r.namespace != "" && d.inst.Namespace != r.namespace:
+		return nil, unknown(id)
+	}
+	if done, ok := d.done[r.env.ID]; ok {
+		return d.repeat(done, r.env)
+	}
+	change, err := Decide(d.inst, r.cmd, r.env.Actor, loaded.Now)
+	switch {
+	case err != nil:
+		return nil, err
+	case change.Empty():
+		return d.inst, nil
+	case d.change == nil:
+		d.change = change
+	default:
+		d.change.then(change)
+	}
+	d.inst = change.After
+	d.inst.Revision = undecided
+	if r.env.ID != (CommandID{}) {
+		d.kept = append(d.kept, Kept{ID: r.env.ID, Digest: r.env.Digest})
+		d.remember(r.env)
+	}
+	return d.inst, nil
+}
+
+// remember lets a repeat that waits in the same batch be known as one.
+func (d *decisions) remember(env Envelope) {
+	if d.done == nil {
+		d.done = map[CommandID]Done{}
+	}
+	d.done[env.ID] = Done{Digest: env.Digest, Revision: undecided}
+}
+
+// repeat answers a command that was committed before: with the instance as it is now, at the revision that the command made where only that is asked for.
+func (d *decisions) repeat(done Done, env Envelope) (*Instance, error) {
+	switch {
+	case done.TooOld:
+		return nil, errs.New(errs.RequestTooOld, "request %d: it was answered long ago, and its outcome is not kept any more", env.ID.Number)
+	case !bytes.Equal(done.Digest, env.Digest):
+		return nil, errs.New(errs.RequestIDReused, "request_id: it was used for another request already")
+	case env.Whole:
+		return d.inst, nil
+	}
+	was := *d.inst
+	was.Revision = done.Revision
+	return &was, nil
+}
+
+// settle fills in the revision that the change has made.
+func (d *decisions) settle(revision int64) {
+	for n := range d.outcomes {
+		if inst := d.outcomes[n].inst; inst != nil && inst.Revision == undecided {
+			inst.Revision = revision
+		}
+	}
+}
+
+// committed tells everybody else what a commit asks of them.
+func (s *Service) committed(c *Change, done Committed) {
+	inst := c.After
+	inst.Revision = done.Revision
+	if len(c.Events) > 0 {
+		deliveries := make([]Delivery, len(c.Events))
+		previous := done.Previous
+		for n, e := range c.Events {
+			offset := done.FirstOffset + int64(n)
+			deliveries[n] = Delivery{InstanceID: inst.ID, Offset: offset, Previous: previous, Event: e}
+			previous = offset
+		}
+		inst.LastOffset = previous
+		if gateway := c.audience(); gateway != "" {
+			s.cfg.Courier.Deliver(gateway, deliveries)
+		}
+	}
+	if len(inst.Outbox) > 0 && !c.Delete {
+		s.driver.Kick(inst.ID)
+	}
+}
+
+// audience returns the gateway of the server that the events are for: the linked one, or the one that the change has taken the instance from.
+func (c *Change) audience() string {
+	link := c.After.Link
+	if link == nil && c.Before != nil {
+		link = c.Before.Link
+	}
+	if link == nil || !link.Connected {
+		return ""
+	}
+	return link.GatewayID
+}
