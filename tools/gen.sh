@@ -25,3 +25,6 @@ rm -rf sdk/go/gen pkg/gen services/gateway/internal/rest/gen
 mkdir -p services/gateway/internal/rest/gen
 buf generate
 buf generate --template buf.gen.rest.yaml
+
+GOWORK='' go run ./services/gameinstance/internal/instance/statedoc > docs/instance-states.md.new
+mv docs/instance-states.md.new docs/instance-states.md

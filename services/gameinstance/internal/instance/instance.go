@@ -95,34 +95,34 @@ const (
 
 // Instance is a game instance as it is at one revision.
 type Instance struct {
-	Revision   int64
-	Namespace  string
-	ID         string
-	State      State
-	Reason     Reason
-	Message    string
+	Revision  int64
+	Namespace string
+	ID        string
+	State     State
+	Reason    Reason
+	Message   string
 	// Players are those that were loaded (Needs), by id; PlayerCount counts all.
 	Players     map[string]Player
 	PlayerCount int
 	// GameData is set if it was loaded; GameDataBytes and PlayersBytes are the sizes whether or not it was.
 	GameData                    Data
 	GameDataBytes, PlayersBytes int
-	Settings   []byte // a JSON object, or nil
-	Placement  Placement
-	Labels     map[string]string
-	Endpoints  []Endpoint
-	Link       *Link
-	Attempts   []Attempt
-	Result     Data
-	Timeouts   Timeouts
-	OnLoss     OnLoss
-	CreateTime time.Time
-	UpdateTime time.Time
-	StartTime  time.Time
-	EndTime    time.Time
-	ExpireTime time.Time
-	Deadlines  map[DeadlineKind]time.Time
-	Outbox     []Call
+	Settings                    []byte // a JSON object, or nil
+	Placement                   Placement
+	Labels                      map[string]string
+	Endpoints                   []Endpoint
+	Link                        *Link
+	Attempts                    []Attempt
+	Result                      Data
+	Timeouts                    Timeouts
+	OnLoss                      OnLoss
+	CreateTime                  time.Time
+	UpdateTime                  time.Time
+	StartTime                   time.Time
+	EndTime                     time.Time
+	ExpireTime                  time.Time
+	Deadlines                   map[DeadlineKind]time.Time
+	Outbox                      []Call
 	// LastOffset is the mailbox's newest offset so far; 0 if it never had an entry.
 	LastOffset int64
 	// LastLinkEpoch is the highest link epoch so far.

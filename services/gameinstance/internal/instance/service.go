@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-		"time"
+	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
 )

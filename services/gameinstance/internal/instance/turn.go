@@ -120,6 +120,9 @@ func Decide(inst *Instance, cmd Command, actor string, now time.Time) (*Change, 
 	if err := cmd.decide(t); err != nil {
 		return nil, err
 	}
+	if err := t.legal(); err != nil {
+		return nil, err
+	}
 	if err := t.fits(); err != nil {
 		return nil, err
 	}
