@@ -285,6 +285,24 @@ func (w *world) get(id string) *instancev1.GameInstance {
 	return out.GetInstance()
 }
 
+// remember returns a function that puts an instance back to what it is now in the store, as if all writes since had been lost.
+func (w *world) remember(id string) (restore func()) {
+	w.t.Helper()
+	ctx, key := context.Background(), redisx.Key(w.store.Partition(id), "i:"+id)
+	was, err := w.store.HGetAll(ctx, key).Result()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return func() {
+		if err := w.store.Del(ctx, key).Err(); err != nil {
+			w.t.Fatal(err)
+		}
+		if err := w.store.HSet(ctx, key, was).Err(); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func addr(s *redisx.Store) string { return s.UniversalClient.(*redis.Client).Options().Addr }
