@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
-
-// minVersion is the first version of Redis that has all commands which Berth uses (EVALSHA_RO).
-const minVersion = 7
 
 // checkServers asks each server that takes writes whether it keeps them. INFO is allowed where CONFIG is not, as with hosted Redis.
 func (s *Store) checkServers(ctx context.Context) error {
@@ -38,12 +34,6 @@ func (s *Store) checkServers(ctx context.Context) error {
 
 // checkServer judges the answer to INFO. The embedded store has none of these fields, and is taken as it is.
 func (s *Store) checkServer(info string) error {
-	if v := infoField(info, "redis_version"); v != "" {
-		major, _, _ := strings.Cut(v, ".")
-		if n, err := strconv.Atoi(major); err != nil || n < minVersion {
-			return fmt.Errorf("this is version %s, and Berth needs Redis %d.0 or newer", v, minVersion)
-		}
-	}
 	if policy := infoField(info, "maxmemory_policy"); policy != "" && policy != "noeviction" {
 		return fmt.Errorf("maxmemory-policy is %s, which throws live matches away when memory is short; set maxmemory-policy noeviction", policy)
 	}

@@ -76,7 +76,10 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("redis at %v: %w", cfg.Addrs, err)
 	}
 	s := &Store{UniversalClient: client, addrs: cfg.Addrs, replicated: cfg.Durability == Replicated, reloading: make(chan struct{}, 1)}
-	if err := errors.Join(s.checkServers(ctx), s.checkMeta(ctx, cfg.Partitions)); err != nil {
+	if err = s.checkServers(ctx); err == nil {
+		err = s.checkMeta(ctx, cfg.Partitions)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("redis at %v: %w", cfg.Addrs, err), client.Close())
 	}
 	return s, nil
@@ -109,7 +112,7 @@ func connect(ctx context.Context, cfg Config) (redis.UniversalClient, error) {
 		PoolTimeout: 2 * time.Second, ContextTimeoutEnabled: true,
 	}
 	if len(cfg.Addrs) > 1 {
-		return redis.NewClusterClient(opts.Cluster()), nil
+		return newCluster(opts.Cluster()), nil
 	}
 	client := redis.NewClient(opts.Simple())
 	info, err := client.Info(ctx).Result()
@@ -119,7 +122,7 @@ func connect(ctx context.Context, cfg Config) (redis.UniversalClient, error) {
 	if infoField(info, "cluster_enabled") != "1" {
 		return client, nil
 	}
-	return redis.NewClusterClient(opts.Cluster()), client.Close()
+	return newCluster(opts.Cluster()), client.Close()
 }
 
 // checkMeta reads the keyspace's number of partitions, and makes a new keyspace.
