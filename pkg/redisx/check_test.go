@@ -31,7 +31,7 @@ func TestAStoreThatMayEvictIsRefused(t *testing.T) {
 	for _, policy := range []string{"allkeys-lru", "volatile-ttl"} {
 		p := redistest.Start(t, t.TempDir(), freeport.Addr(t), "--maxmemory-policy", policy)
 		refused(t, redisx.Config{Addrs: []string{p.Addr}}, policy, "set maxmemory-policy noeviction")
-		if n := node(t, p.Addr).DBSize(t.Context()).Val(); n != 0 {
+		if n := redistest.Node(t, p.Addr).DBSize(t.Context()).Val(); n != 0 {
 			t.Errorf("%d keys were written into it", n)
 		}
 	}
@@ -41,7 +41,7 @@ func TestAStoreThatMayEvictIsRefused(t *testing.T) {
 func TestAClusterWithOneMasterThatMayEvictIsRefused(t *testing.T) {
 	c := redistest.NewCluster(t)
 	last := c.MasterOf(t, 7)
-	if err := node(t, last.Addr).ConfigSet(t.Context(), "maxmemory-policy", "allkeys-random").Err(); err != nil {
+	if err := redistest.Node(t, last.Addr).ConfigSet(t.Context(), "maxmemory-policy", "allkeys-random").Err(); err != nil {
 		t.Fatal(err)
 	}
 	refused(t, redisx.Config{Addrs: c.Addrs()[:1]}, last.Addr, "allkeys-random")

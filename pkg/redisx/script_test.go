@@ -265,7 +265,7 @@ func TestWritesAskForKeysOnTheirWay(t *testing.T) {
 		t.Errorf("%d, %v", n, err)
 	}
 	for addr, want := range map[string]int64{from.Addr: 0, to.Addr: 1} {
-		if n, err := node(t, addr).ClusterCountKeysInSlot(t.Context(), slot).Result(); err != nil || n != want {
+		if n, err := redistest.Node(t, addr).ClusterCountKeysInSlot(t.Context(), slot).Result(); err != nil || n != want {
 			t.Errorf("%d keys on %s, %v, want %d", n, addr, err, want)
 		}
 	}
@@ -274,7 +274,7 @@ func TestWritesAskForKeysOnTheirWay(t *testing.T) {
 // migrate begins to move the slot of the key.
 func migrate(t *testing.T, from, to string) int {
 	t.Helper()
-	slot, err := node(t, from).ClusterKeySlot(t.Context(), key).Result()
+	slot, err := redistest.Node(t, from).ClusterKeySlot(t.Context(), key).Result()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,20 +283,12 @@ func migrate(t *testing.T, from, to string) int {
 		if order == "importing" {
 			other = from
 		}
-		id := node(t, other).Do(t.Context(), "cluster", "myid").Val()
-		if err := node(t, addr).Do(t.Context(), "cluster", "setslot", slot, order, id).Err(); err != nil {
+		id := redistest.Node(t, other).Do(t.Context(), "cluster", "myid").Val()
+		if err := redistest.Node(t, addr).Do(t.Context(), "cluster", "setslot", slot, order, id).Err(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return int(slot)
-}
-
-// node is a client for one server.
-func node(t *testing.T, addr string) *redis.Client {
-	t.Helper()
-	c := redis.NewClient(&redis.Options{Addr: addr})
-	t.Cleanup(func() { _ = c.Close() })
-	return c
 }
 
 // The change was made and the answer lost: only the caller, who has the request id, may repeat it.
@@ -304,7 +296,7 @@ func TestALostAnswerIsNotRepeated(t *testing.T) {
 	t.Run("server", func(t *testing.T) {
 		addr := redistest.Server(t)
 		p := newProxy(t, addr)
-		answersLost(t, redistest.Open(t, p.addr), node(t, addr), p)
+		answersLost(t, redistest.Open(t, p.addr), redistest.Node(t, addr), p)
 	})
 	t.Run("cluster", func(t *testing.T) {
 		addr := startNode(t)
@@ -313,16 +305,16 @@ func TestALostAnswerIsNotRepeated(t *testing.T) {
 		for _, command := range [][]any{
 			{"config", "set", "cluster-announce-ip", host}, {"config", "set", "cluster-announce-port", port}, {"cluster", "addslotsrange", 0, 16383},
 		} {
-			if err := node(t, addr).Do(t.Context(), command...).Err(); err != nil {
+			if err := redistest.Node(t, addr).Do(t.Context(), command...).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "it takes writes", func() error { return node(t, addr).Set(t.Context(), "x", 1, 0).Err() })
+		eventually(t, "it takes writes", func() error { return redistest.Node(t, addr).Set(t.Context(), "x", 1, 0).Err() })
 		s := redistest.Open(t, p.addr)
 		if _, ok := s.UniversalClient.(*redis.ClusterClient); !ok {
 			t.Fatalf("the address of a Cluster's node was opened as %T", s.UniversalClient)
 		}
-		answersLost(t, s, node(t, addr), p)
+		answersLost(t, s, redistest.Node(t, addr), p)
 	})
 }
 

@@ -57,6 +57,14 @@ func OpenWith(tb testing.TB, cfg redisx.Config) *redisx.Store {
 	return s
 }
 
+// Node returns a client for the one server at an address, whatever it belongs to, for what a test wants to do behind the store's back.
+func Node(tb testing.TB, addr string) *redis.Client {
+	tb.Helper()
+	c := redis.NewClient(&redis.Options{Addr: addr})
+	tb.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
 // Server starts a real redis-server for the test and returns its address.
 func Server(tb testing.TB) string {
 	tb.Helper()
