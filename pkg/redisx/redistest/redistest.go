@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"sync"
 	"testing"
 	"time"
 
@@ -63,6 +64,42 @@ func Node(tb testing.TB, addr string) *redis.Client {
 	c := redis.NewClient(&redis.Options{Addr: addr})
 	tb.Cleanup(func() { _ = c.Close() })
 	return c
+}
+
+// Keys returns all keys of a store, which on a Cluster no single node knows.
+func Keys(tb testing.TB, s *redisx.Store) []string {
+	tb.Helper()
+	var all []string
+	for p := range shardsOf(tb, s) {
+		keys, err := p.Keys(context.Background(), "*").Result()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		all = append(all, keys...)
+	}
+	return all
+}
+
+// shardsOf returns the servers of a store that take writes.
+func shardsOf(tb testing.TB, s *redisx.Store) map[*redis.Client]bool {
+	tb.Helper()
+	var mu sync.Mutex
+	all := make(map[*redis.Client]bool)
+	switch c := s.UniversalClient.(type) {
+	case *redis.Client:
+		all[c] = true
+	case *redis.ClusterClient:
+		err := c.ForEachMaster(context.Background(), func(_ context.Context, m *redis.Client) error {
+			mu.Lock()
+			defer mu.Unlock()
+			all[m] = true
+			return nil
+		})
+		if err != nil {
+			tb.Fatal(err)
+		}
+	}
+	return all
 }
 
 // Server starts a real redis-server for the test and returns its address.

@@ -34,6 +34,9 @@ func TestEachStoreIsEmpty(t *testing.T) {
 					masters[m.Options().Addr] = true
 				}
 			}
+			if keys := redistest.Keys(t, s); len(keys) != s.Partitions()+1 { // and berth:meta
+				t.Errorf("keys: %v", keys)
+			}
 			if _, ok := s.UniversalClient.(*redis.ClusterClient); ok && len(masters) != 3 {
 				t.Errorf("the partitions are on %d masters", len(masters))
 			}
