@@ -2,6 +2,7 @@
 package freeport
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net"
 	"strconv"
@@ -15,31 +16,37 @@ const first, last = 12000, 32000
 // package's tests, returns the same one before the test has ended.
 func Addr(tb testing.TB) string {
 	tb.Helper()
-	for range 100 {
-		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(last-first)))
-		if claim(tb, addr) {
-			return addr
-		}
+	addr, release, err := Hold()
+	if err != nil {
+		tb.Fatal(err)
 	}
-	tb.Fatal("no free port")
-	return ""
+	tb.Cleanup(release)
+	return addr
 }
 
-// claim takes the address for the test, if it is free. The claim is the UDP socket of the same number: it is in nobody's way, one process
-// has it at a time, and it goes with its process, however that ends.
-func claim(tb testing.TB, addr string) bool {
+// Hold is Addr for a server that outlives a test: the address is taken until release is called or the process ends.
+func Hold() (addr string, release func(), err error) {
+	for range 100 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(last-first)))
+		if release, ok := claim(addr); ok {
+			return addr, release, nil
+		}
+	}
+	return "", nil, errors.New("no free port")
+}
+
+// claim takes the address, if it is free. The claim is the UDP socket of the same number: it is in nobody's way, one process has it at a time,
+// and it goes with its process, however that ends.
+func claim(addr string) (release func(), ok bool) {
 	held, err := net.ListenPacket("udp", addr)
 	if err != nil {
-		return false
+		return nil, false
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		_ = held.Close()
-		return false
+		return nil, false
 	}
-	tb.Cleanup(func() { _ = held.Close() })
-	if err := ln.Close(); err != nil {
-		tb.Fatal(err)
-	}
-	return true
+	_ = ln.Close()
+	return func() { _ = held.Close() }, true
 }

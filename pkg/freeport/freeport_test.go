@@ -8,7 +8,7 @@ import (
 // Two services of one test were once given the same port, and the second could not start.
 func TestAPortIsGivenOnce(t *testing.T) {
 	addr := Addr(t)
-	if claim(t, addr) {
+	if _, ok := claim(addr); ok {
 		t.Fatalf("%s was given twice", addr)
 	}
 	ln, err := net.Listen("tcp", addr)
@@ -23,7 +23,9 @@ func TestAPortIsGivenOnce(t *testing.T) {
 func TestAPortIsFreeAgainAfterItsTest(t *testing.T) {
 	var addr string
 	t.Run("first", func(t *testing.T) { addr = Addr(t) })
-	if !claim(t, addr) {
+	release, ok := claim(addr)
+	if !ok {
 		t.Fatalf("%s is still taken", addr)
 	}
+	release()
 }

@@ -1,4 +1,4 @@
-// Package redisx opens the store and knows how its keyspace is cut into partitions.
+// Package redisx opens the store, runs its scripts with the promise that is configured, and knows how its keyspace is cut into partitions.
 package redisx
 
 import (
@@ -24,12 +24,27 @@ type Config struct {
 	Password conf.Secret `yaml:"password" env:"PASSWORD,unset"`
 	// Partitions is how many partitions a new keyspace gets; an existing keyspace keeps its own. Default 256.
 	Partitions int `yaml:"partitions" env:"PARTITIONS"`
+	// Durability is what the answer to a write promises: Fast or Replicated. Default Fast.
+	Durability string `yaml:"durability" env:"DURABILITY"`
 }
 
-// Store is an open keyspace. It is safe for concurrent use.
+// What the answer to a write promises.
+const (
+	// Fast: the Redis server has the change. A crash or failover may lose the newest ones.
+	Fast = "fast"
+	// Replicated: a replica has the change as well.
+	Replicated = "replicated"
+)
+
+// Store is an open keyspace. It is safe for concurrent use. What has to be kept is written by Write; the commands of the embedded client promise
+// nothing, and on a Cluster the driver may repeat them.
 type Store struct {
 	redis.UniversalClient
+	addrs      []string
 	partitions int
+	replicated bool
+	warnings   []string
+	reloading  chan struct{} // holds a token while the Cluster's layout is read anew
 }
 
 const (
@@ -42,57 +57,99 @@ const (
 	connectDeadline = 5 * time.Second
 )
 
-// Open connects to the store and checks, or on first use writes, the keyspace's format and number of partitions.
-//
-// The driver never repeats a command whose reply was lost: a script may have been applied, and only its caller knows how to ask.
+// openMeta makes a new keyspace in one step, so that no service finds half of it.
+var openMeta = redis.NewScript(`
+redis.call('HSETNX', KEYS[1], 'partitions', ARGV[1])
+redis.call('HSETNX', KEYS[1], 'format', ARGV[2])
+return redis.call('HMGET', KEYS[1], 'partitions', 'format')`)
+
+// Open connects to the store, refuses one that may lose what it is given, and checks, or on first use writes, the keyspace's format and number of
+// partitions.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectDeadline)
+	defer cancel()
+	client, err := connect(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("redis at %v: %w", cfg.Addrs, err)
+	}
+	s := &Store{UniversalClient: client, addrs: cfg.Addrs, replicated: cfg.Durability == Replicated, reloading: make(chan struct{}, 1)}
+	if err = s.checkServers(ctx); err == nil {
+		err = s.checkMeta(ctx, cfg.Partitions)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("redis at %v: %w", cfg.Addrs, err), client.Close())
+	}
+	return s, nil
+}
+
+// complete fills in the defaults and checks the rest.
+func (cfg *Config) complete() error {
 	if len(cfg.Addrs) == 0 {
-		return nil, errors.New("redis: no address is configured (redis.addrs, BERTH_REDIS_ADDRS)")
+		return errors.New("redis: no address is configured (redis.addrs, BERTH_REDIS_ADDRS)")
 	}
 	if cfg.Partitions == 0 {
 		cfg.Partitions = defaultParts
 	}
 	if cfg.Partitions < 1 || cfg.Partitions > maxPartitions {
-		return nil, fmt.Errorf("redis: partitions must be 1 to %d, not %d", maxPartitions, cfg.Partitions)
+		return fmt.Errorf("redis: partitions must be 1 to %d, not %d", maxPartitions, cfg.Partitions)
 	}
-	client := redis.NewUniversalClient(&redis.UniversalOptions{
+	switch cfg.Durability {
+	case "", Fast, Replicated:
+		return nil
+	default:
+		return fmt.Errorf("redis: durability (redis.durability, BERTH_REDIS_DURABILITY) must be %s or %s, not %q", Fast, Replicated, cfg.Durability)
+	}
+}
+
+// connect returns a client for what is at the addresses: a single one may be that of a server or of any node of a Cluster.
+func connect(ctx context.Context, cfg Config) (redis.UniversalClient, error) {
+	opts := &redis.UniversalOptions{
 		Addrs: cfg.Addrs, Username: cfg.Username, Password: cfg.Password.Reveal(),
 		MaxRetries: -1, DialerRetries: 1, DialTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
 		PoolTimeout: 2 * time.Second, ContextTimeoutEnabled: true,
-	})
-	ctx, cancel := context.WithTimeout(ctx, connectDeadline)
-	defer cancel()
-	partitions, err := checkMeta(ctx, client, cfg.Partitions)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("redis at %v: %w", cfg.Addrs, err), client.Close())
 	}
-	return &Store{UniversalClient: client, partitions: partitions}, nil
+	if len(cfg.Addrs) > 1 {
+		return newCluster(opts.Cluster()), nil
+	}
+	client := redis.NewClient(opts.Simple())
+	info, err := client.Info(ctx).Result()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("INFO: %w", err), client.Close())
+	}
+	if infoField(info, "cluster_enabled") != "1" {
+		return client, nil
+	}
+	return newCluster(opts.Cluster()), client.Close()
 }
 
-// checkMeta returns the keyspace's number of partitions, and makes a new keyspace.
-func checkMeta(ctx context.Context, client redis.UniversalClient, partitions int) (int, error) {
-	if err := client.HSetNX(ctx, metaKey, "partitions", partitions).Err(); err != nil {
-		return 0, err
-	}
-	if err := client.HSetNX(ctx, metaKey, "format", format).Err(); err != nil {
-		return 0, err
-	}
-	meta, err := client.HGetAll(ctx, metaKey).Result()
+// checkMeta reads the keyspace's number of partitions, and makes a new keyspace.
+func (s *Store) checkMeta(ctx context.Context, partitions int) error {
+	meta, err := s.Write(ctx, openMeta, []string{metaKey}, partitions, format).StringSlice()
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if f, err := strconv.Atoi(meta["format"]); err != nil || f != format {
-		return 0, fmt.Errorf("the keyspace has format %q and this version of Berth knows format %d", meta["format"], format)
+	if f, err := strconv.Atoi(meta[1]); err != nil || f != format {
+		return fmt.Errorf("the keyspace has format %q and this version of Berth knows format %d", meta[1], format)
 	}
-	p, err := strconv.Atoi(meta["partitions"])
+	p, err := strconv.Atoi(meta[0])
 	if err != nil || p < 1 || p > maxPartitions {
-		return 0, fmt.Errorf("the keyspace says it has %q partitions", meta["partitions"])
+		return fmt.Errorf("the keyspace says it has %q partitions", meta[0])
 	}
-	return p, nil
+	s.partitions = p
+	return nil
 }
+
+// Addrs returns the addresses that the store was opened with.
+func (s *Store) Addrs() []string { return s.addrs }
 
 // Partitions returns how many partitions the keyspace has.
 func (s *Store) Partitions() int { return s.partitions }
+
+// Warnings returns what is allowed and still not advisable about the store, as found when it was opened: sentences for the log.
+func (s *Store) Warnings() []string { return s.warnings }
 
 // Partition returns the partition that an id lives in.
 func (s *Store) Partition(id string) int {

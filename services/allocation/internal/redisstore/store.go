@@ -26,13 +26,19 @@ var (
 	claimSource string
 	//go:embed scripts/renew.lua
 	renewSource string
+	//go:embed scripts/load.lua
+	loadSource string
+	//go:embed scripts/due.lua
+	dueSource string
 )
 
 // Store is an allocator.Store and an allocator.Queue. It is safe for concurrent use.
 type Store struct {
-	redis                 *redisx.Store
-	commit, claim, renewS *redis.Script
+	redis   *redisx.Store
+	scripts scripts
 }
+
+type scripts struct{ commit, claim, renew, load, due *redis.Script }
 
 var (
 	_ allocator.Store = (*Store)(nil)
@@ -41,19 +47,37 @@ var (
 
 // New returns the allocations in a store.
 func New(s *redisx.Store) *Store {
-	return &Store{redis: s, commit: redis.NewScript(commitSource), claim: redis.NewScript(claimSource), renewS: redis.NewScript(renewSource)}
+	return &Store{redis: s, scripts: scripts{
+		commit: redis.NewScript(commitSource), claim: redis.NewScript(claimSource), renew: redis.NewScript(renewSource),
+		load: redis.NewScript(loadSource), due: redis.NewScript(dueSource),
+	}}
 }
 
 // Load implements allocator.Store.
 func (s *Store) Load(ctx context.Context, id string) (allocator.Allocation, time.Time, error) {
-	pipe := s.redis.Pipeline()
-	clock := pipe.Time(ctx)
-	record := pipe.HMGet(ctx, recordKey(s.partition(id), id), "rev", "head")
-	if _, err := pipe.Exec(ctx); err != nil {
-		return allocator.Allocation{}, time.Time{}, redisx.Err(err)
+	reply, err := s.redis.Read(ctx, s.scripts.load, []string{recordKey(s.partition(id), id)}).Slice()
+	if err != nil {
+		return allocator.Allocation{}, time.Time{}, err
 	}
-	a, err := decodeHash(record.Val())
-	return a, clock.Val(), err
+	a, now, err := decodeReply(reply)
+	if err != nil {
+		return a, now, fmt.Errorf("load of allocation %s: %w", id, err)
+	}
+	return a, now, nil
+}
+
+// decodeReply returns what a script answered with: the time, the revision and the head.
+func decodeReply(reply []any) (allocator.Allocation, time.Time, error) {
+	if len(reply) != 3 {
+		return allocator.Allocation{}, time.Time{}, errors.New("unexpected reply")
+	}
+	clock, _ := reply[0].(string)
+	now, err := strconv.ParseInt(clock, 10, 64)
+	if err != nil {
+		return allocator.Allocation{}, time.Time{}, fmt.Errorf("time: %w", err)
+	}
+	a, err := decodeHash(reply[1:])
+	return a, time.UnixMicro(now), err
 }
 
 // decodeHash returns the allocation in the fields rev and head; the zero one if they are not there.
@@ -86,11 +110,11 @@ func (s *Store) Commit(ctx context.Context, c allocator.Change) (allocator.Alloc
 		}
 	}
 	p := s.partition(a.ID)
-	reply, err := s.commit.Run(ctx, s.redis, []string{recordKey(p, a.ID), dueKey(p), leaseKey(p), indexKey(p, a.Namespace)},
+	reply, err := s.redis.Write(ctx, s.scripts.commit, []string{recordKey(p, a.ID), dueKey(p), leaseKey(p), indexKey(p, a.Namespace)},
 		a.ID, a.Rev, c.Owner, word(c.Keep, "keep"), c.Due.UnixMicro(), head, word(c.Delete, "delete"), indexMember(&a)).StringSlice()
 	switch {
 	case err != nil:
-		return a, redisx.Err(err)
+		return a, err
 	case len(reply) == 1 && reply[0] == "CONFLICT":
 		return a, allocator.ErrConflict
 	case len(reply) == 1 && reply[0] == "LOST":
@@ -112,54 +136,46 @@ func word(set bool, w string) string {
 	return ""
 }
 
-// Due implements allocator.Queue.
+// Due implements allocator.Queue. With a part of a Cluster away it returns what is due in the rest, and the error.
 func (s *Store) Due(ctx context.Context, limit int) ([]string, error) {
-	now, err := s.redis.Time(ctx).Result()
-	if err != nil {
-		return nil, redisx.Err(err)
-	}
-	pipe := s.redis.Pipeline()
-	found := make([]*redis.StringSliceCmd, s.redis.Partitions())
-	for p := range found {
-		found[p] = pipe.ZRangeByScore(ctx, dueKey(p), &redis.ZRangeBy{Min: "-inf", Max: strconv.FormatInt(now.UnixMicro(), 10), Count: int64(limit)})
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, redisx.Err(err)
+	keys := make([][]string, s.redis.Partitions())
+	for p := range keys {
+		keys[p] = []string{dueKey(p)}
 	}
 	var ids []string
-	for _, f := range found {
-		ids = append(ids, f.Val()...)
+	var failed error
+	for _, reply := range s.redis.ReadEach(ctx, s.scripts.due, keys, limit) {
+		due, err := reply.StringSlice()
+		if err != nil {
+			failed = err
+		}
+		ids = append(ids, due...)
 	}
-	return ids, nil
+	return ids, failed
 }
 
 // Claim implements allocator.Queue.
 func (s *Store) Claim(ctx context.Context, id, owner string, lease time.Duration, force bool) (allocator.Claimed, bool, error) {
 	p := s.partition(id)
-	reply, err := s.claim.Run(ctx, s.redis, []string{recordKey(p, id), dueKey(p), leaseKey(p)}, id, owner, lease.Microseconds(), word(force, "force")).Slice()
+	reply, err := s.redis.Write(ctx, s.scripts.claim, []string{recordKey(p, id), dueKey(p), leaseKey(p)}, id, owner, lease.Microseconds(), word(force, "force")).Slice()
 	if errors.Is(err, redis.Nil) {
 		return allocator.Claimed{}, false, nil
 	}
 	if err != nil {
-		return allocator.Claimed{}, false, redisx.Err(err)
+		return allocator.Claimed{}, false, err
 	}
-	if len(reply) != 3 {
-		return allocator.Claimed{}, false, fmt.Errorf("claim of allocation %s: unexpected reply", id)
-	}
-	clock, _ := reply[0].(string)
-	now, err := strconv.ParseInt(clock, 10, 64)
+	a, now, err := decodeReply(reply)
 	if err != nil {
-		return allocator.Claimed{}, false, fmt.Errorf("claim of allocation %s: time: %w", id, err)
+		return allocator.Claimed{}, false, fmt.Errorf("claim of allocation %s: %w", id, err)
 	}
-	a, err := decodeHash(reply[1:])
-	return allocator.Claimed{Allocation: a, Now: time.UnixMicro(now)}, err == nil, err
+	return allocator.Claimed{Allocation: a, Now: now}, true, nil
 }
 
 // Renew implements allocator.Queue.
 func (s *Store) Renew(ctx context.Context, id, owner string, lease time.Duration) (bool, error) {
 	p := s.partition(id)
-	n, err := s.renewS.Run(ctx, s.redis, []string{leaseKey(p), dueKey(p)}, id, owner, lease.Microseconds()).Int()
-	return n == 1, redisx.Err(err)
+	n, err := s.redis.Write(ctx, s.scripts.renew, []string{leaseKey(p), dueKey(p)}, id, owner, lease.Microseconds()).Int()
+	return n == 1, err
 }
 
 // List implements allocator.Store. Each partition gives its newest, which are merged.

@@ -211,6 +211,37 @@ func TestLeases(t *testing.T) {
 	})
 }
 
+// What is due on the nodes of a Cluster that are there is found, and that some are away is said.
+func TestWhatIsDueIsFoundWithoutAPartOfTheCluster(t *testing.T) {
+	c := redistest.NewCluster(t)
+	r := c.Open(t, redisx.Fast)
+	s := redisstore.New(r)
+	for _, n := range c.Nodes {
+		if err := redistest.Node(t, n.Addr).ConfigSet(t.Context(), "cluster-require-full-coverage", "no").Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lost, want := c.MasterOf(t, 1), make(map[string]bool)
+	for range 40 {
+		a := save(t, s, full(uuid.NewString(), 1, created))
+		if c.MasterOf(t, r.Partition(a.InstanceID)) != lost {
+			want[a.ID] = true
+		}
+	}
+	c.ReplicaOf(t, 1).Kill(t)
+	lost.Kill(t)
+	found, err := s.Due(t.Context(), 100)
+	if !errs.Is(err, errs.StoreUnavailable) {
+		t.Errorf("what is away is not said: %v", err)
+	}
+	for _, id := range found {
+		delete(want, id)
+	}
+	if len(found) == 0 || len(want) != 0 {
+		t.Errorf("%d are found, not %v", len(found), want)
+	}
+}
+
 func TestListPages(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		var want []string

@@ -3,6 +3,7 @@ package redisstore
 
 import (
 	"context"
+	_ "embed" // the script
 	"errors"
 
 	"github.com/redis/go-redis/v9"
@@ -11,15 +12,19 @@ import (
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
 
+//go:embed scripts/create.lua
+var createSource string
+
 // Store implements token.Store. It is safe for concurrent use.
 type Store struct {
-	redis *redisx.Store
+	redis  *redisx.Store
+	create *redis.Script
 }
 
 var _ token.Store = (*Store)(nil)
 
 // New returns a Store.
-func New(s *redisx.Store) *Store { return &Store{s} }
+func New(s *redisx.Store) *Store { return &Store{s, redis.NewScript(createSource)} }
 
 // LoadRing implements token.Store.
 func (s *Store) LoadRing(ctx context.Context) (token.SealedRing, error) {
@@ -35,10 +40,11 @@ func (s *Store) LoadRing(ctx context.Context) (token.SealedRing, error) {
 }
 
 // CreateRing implements token.Store. The whole ring is one value, so that it is there completely or not at all.
+// With durability replicated, no replica of the service signs with keys that a failover could take away.
 func (s *Store) CreateRing(ctx context.Context, ring token.SealedRing) error {
 	raw, err := encode(ring)
 	if err != nil {
 		return err
 	}
-	return redisx.Err(s.redis.SetNX(ctx, RingKey, raw, 0).Err())
+	return s.redis.Write(ctx, s.create, []string{RingKey}, raw).Err()
 }
