@@ -74,7 +74,7 @@ func (s *Service) commitAll(ctx context.Context, id string, batch []*request) ([
 		}
 		d := decideAll(id, loaded, batch)
 		if d.change == nil {
-			return d.outcomes, nil
+			return d.outcomes, s.confirm(ctx, id, d.outcomes)
 		}
 		done, err := s.cfg.Store.Commit(ctx, d.change, d.kept)
 		if err == nil {
@@ -90,6 +90,16 @@ func (s *Service) commitAll(ctx context.Context, id string, batch []*request) ([
 		}
 	}
 	return nil, errs.New(errs.Contended, "too many writers at once; try again").Retry(50 * time.Millisecond)
+}
+
+// confirm makes sure of what a success without a commit rests upon: what is there already may be from a commit that was not confirmed yet.
+func (s *Service) confirm(ctx context.Context, id string, outcomes []outcome) error {
+	for _, o := range outcomes {
+		if o.err == nil {
+			return s.cfg.Store.Confirm(ctx, id)
+		}
+	}
+	return nil
 }
 
 // pause waits a little, longer with each try, so that writers who collide come apart.
@@ -140,8 +150,8 @@ func (d *decisions) decide(id string, loaded Loaded, r *request) (*Instance, err
 	switch {
 	case err != nil:
 		return nil, err
-	case change.Empty():
-		return d.inst, nil
+	case change.Empty() && (r.env.ID == CommandID{} || d.inst.State.Final()):
+		return d.inst, nil // one that can be repeated is kept all the same: it must not do something the next time
 	case d.change == nil:
 		d.change = change
 	default:

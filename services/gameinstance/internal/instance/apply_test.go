@@ -59,6 +59,8 @@ func (m *memory) Commit(_ context.Context, c *Change, kept []Kept) (Committed, e
 	return Committed{Revision: revision}, nil
 }
 
+func (m *memory) Confirm(context.Context, string) error { return m.fail }
+
 type nobody struct{}
 
 func (nobody) Deliver(string, []Delivery) {}

@@ -18,6 +18,8 @@ type Store interface {
 	Load(ctx context.Context, id string, needs Needs, commands []CommandID) (Loaded, error)
 	// Commit stores a change if the instance is still at the revision that was decided upon, and keeps the commands that made it.
 	Commit(ctx context.Context, c *Change, commands []Kept) (Committed, error)
+	// Confirm returns once what was read of an instance is as safe as a commit's answer promises.
+	Confirm(ctx context.Context, id string) error
 	// History returns what happened to an instance, oldest first.
 	History(ctx context.Context, id string) ([]HistoryEntry, error)
 	// List returns at most limit instances of a namespace that come after the cursor, newest first, without players and data, and where to go on;
@@ -132,7 +134,7 @@ func (s *Service) Create(ctx context.Context, actor string, cmd Create) (*Instan
 		if !bytes.Equal(existing.CreateDigest, cmd.Digest) {
 			return nil, errs.New(errs.RequestIDReused, "request_id: it was used to create a different instance already")
 		}
-		return existing, nil
+		return existing, s.cfg.Store.Confirm(ctx, cmd.ID)
 	}
 	// An allocation service that is away does not stop the create: the outbox finds out later.
 	if err := s.cfg.Placements.Check(ctx, cmd.Namespace, cmd.Placement); errs.Is(err, errs.BuildUnknown) {

@@ -62,14 +62,11 @@ func readLoaded(reply []any, commands []instance.CommandID) (instance.Loaded, er
 	if len(reply) != 7 {
 		return instance.Loaded{}, fmt.Errorf("load answered %d values", len(reply))
 	}
-	var clock [2]int64
-	for n := range clock {
-		text, _ := reply[n].(string)
-		if err := parse(text, &clock[n]); err != nil {
-			return instance.Loaded{}, fmt.Errorf("the store's time: %w", err)
-		}
+	now, err := clock(texts(reply[:2]))
+	if err != nil {
+		return instance.Loaded{}, err
 	}
-	l := instance.Loaded{Now: time.Unix(clock[0], clock[1]*int64(time.Microsecond))}
+	l := instance.Loaded{Now: now}
 	mail, _ := reply[2].(int64)
 	gone, _ := reply[3].(int64)
 	l.Gone = gone == 1
@@ -77,13 +74,26 @@ func readLoaded(reply []any, commands []instance.CommandID) (instance.Loaded, er
 	for n := 0; n+1 < len(pairs); n += 2 {
 		fields[pairs[n]] = pairs[n+1]
 	}
-	var err error
 	if l.Instance, err = decodeInstance(fields); err != nil || l.Instance == nil {
 		return l, err
 	}
 	l.Instance.MailCount = int(mail)
 	l.Done, err = readDone(commands, texts(reply[5]), texts(reply[6]))
 	return l, err
+}
+
+// clock reads what TIME has said: seconds and microseconds.
+func clock(reply []string) (time.Time, error) {
+	var n [2]int64
+	for i := range n {
+		if i >= len(reply) {
+			return time.Time{}, errors.New("the store's time is missing")
+		}
+		if err := parse(reply[i], &n[i]); err != nil {
+			return time.Time{}, fmt.Errorf("the store's time: %w", err)
+		}
+	}
+	return time.Unix(n[0], n[1]*int64(time.Microsecond)), nil
 }
 
 // texts returns a list of strings within a reply.

@@ -3,7 +3,7 @@ package redisstore
 import (
 	"cmp"
 	"context"
-	_ "embed" // the scripts
+	"embed"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,28 +22,29 @@ type Store struct {
 	scripts scripts
 }
 
-type scripts struct{ load, commit, ack, session, renewGateway *redis.Script }
+// scripts are the programs that run at the store.
+type scripts struct {
+	load, commit, ack, confirm            *redis.Script
+	session, loadSession                  *redis.Script
+	renewGateway, gateways, forgetGateway *redis.Script
+}
 
-//go:embed scripts/load.lua
-var loadSource string
-
-//go:embed scripts/commit.lua
-var commitSource string
-
-//go:embed scripts/ack.lua
-var ackSource string
-
-//go:embed scripts/session.lua
-var sessionSource string
-
-//go:embed scripts/renew_gateway.lua
-var renewGatewaySource string
+//go:embed scripts/*.lua
+var sources embed.FS
 
 // New returns a Store.
 func New(s *redisx.Store) *Store {
+	script := func(name string) *redis.Script {
+		source, err := sources.ReadFile("scripts/" + name + ".lua")
+		if err != nil {
+			panic(err) // it is built in
+		}
+		return redis.NewScript(string(source))
+	}
 	return &Store{redis: s, scripts: scripts{
-		load: redis.NewScript(loadSource), commit: redis.NewScript(commitSource), ack: redis.NewScript(ackSource),
-		session: redis.NewScript(sessionSource), renewGateway: redis.NewScript(renewGatewaySource),
+		load: script("load"), commit: script("commit"), ack: script("ack"), confirm: redis.NewScript("return 1"),
+		session: script("session"), loadSession: script("load_session"),
+		renewGateway: script("renew_gateway"), gateways: script("gateways"), forgetGateway: script("forget_gateway"),
 	}}
 }
 
@@ -55,9 +56,9 @@ func (s *Store) Load(ctx context.Context, id string, needs instance.Needs, comma
 	args := append([]any{id}, wanted(needs)...)
 	args = append(append(args, len(names)), names...)
 	args = append(append(args, session), numbers...)
-	reply, err := s.scripts.load.Run(ctx, s.redis, keys, args...).Slice()
+	reply, err := s.redis.Read(ctx, s.scripts.load, keys, args...).Slice()
 	if err != nil {
-		return instance.Loaded{}, redisx.Err(err)
+		return instance.Loaded{}, err
 	}
 	l, err := readLoaded(reply, commands)
 	if err != nil {
@@ -111,11 +112,16 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, commands []insta
 	if err != nil {
 		return instance.Committed{}, err
 	}
-	reply, err := s.scripts.commit.Run(ctx, s.redis, keys, args...).StringSlice()
+	reply, err := s.redis.Write(ctx, s.scripts.commit, keys, args...).StringSlice()
 	if err != nil {
-		return instance.Committed{}, redisx.Err(err)
+		return instance.Committed{}, err
 	}
 	return commitReply(reply)
+}
+
+// Confirm implements instance.Store.
+func (s *Store) Confirm(ctx context.Context, id string) error {
+	return s.redis.Write(ctx, s.scripts.confirm, []string{instanceKey(s.redis.Partition(id), id)}).Err()
 }
 
 // linkWindow is how many requests over the link are kept: several times what a server may have under way.

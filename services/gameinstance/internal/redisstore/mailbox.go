@@ -45,7 +45,7 @@ func (s *Store) Pull(ctx context.Context, instanceID string, after int64, limit 
 // Ack implements session.Mailboxes.
 func (s *Store) Ack(ctx context.Context, instanceID string, offset int64) error {
 	p := s.redis.Partition(instanceID)
-	return redisx.Err(s.scripts.ack.Run(ctx, s.redis, []string{instanceKey(p, instanceID), mailboxKey(p, instanceID), undeliveredKey(p)}, instanceID, offset).Err())
+	return s.redis.Write(ctx, s.scripts.ack, []string{instanceKey(p, instanceID), mailboxKey(p, instanceID), undeliveredKey(p)}, instanceID, offset).Err()
 }
 
 // undeliveredLimit bounds how many mailboxes of a partition are looked at in one round.

@@ -2,9 +2,7 @@ package redisstore
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -25,23 +23,25 @@ const (
 
 // LoadSession implements session.Sessions.
 func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Session, time.Time, error) {
-	pipe := s.redis.Pipeline()
-	record := pipe.HGet(ctx, sessionKey(s.redis.Partition(serverID), serverID), "record")
-	now := pipe.Time(ctx)
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return session.Session{}, time.Time{}, redisx.Err(err)
+	reply, err := s.redis.Read(ctx, s.scripts.loadSession, []string{sessionKey(s.redis.Partition(serverID), serverID)}).StringSlice()
+	if err != nil {
+		return session.Session{}, time.Time{}, err
 	}
-	if errors.Is(record.Err(), redis.Nil) {
-		return session.Session{ServerID: serverID}, now.Val(), nil
+	now, err := clock(reply)
+	if err != nil || len(reply) != 3 {
+		return session.Session{}, time.Time{}, fmt.Errorf("load of a session answered %q: %w", reply, err)
+	}
+	if reply[2] == "" {
+		return session.Session{ServerID: serverID}, now, nil
 	}
 	var r recordv1.SessionRecord
-	if err := proto.Unmarshal([]byte(record.Val()), &r); err != nil {
+	if err := proto.Unmarshal([]byte(reply[2]), &r); err != nil {
 		return session.Session{}, time.Time{}, fmt.Errorf("decode session of %s: %w", serverID, err)
 	}
 	return session.Session{
 		ServerID: r.GetServerId(), Namespace: r.GetNamespace(), PairID: r.GetPairId(), ID: r.GetSessionId(), Epoch: r.GetEpoch(), GatewayID: r.GetGatewayId(),
 		ResumeKeyHash: r.GetResumeKeyHash(), NonceHash: r.GetNonceHash(), Connected: r.GetConnected(), ChangeTime: at(r.GetChangeTime()),
-	}, now.Val(), nil
+	}, now, nil
 }
 
 // SaveSession implements session.Sessions.
@@ -53,50 +53,43 @@ func (s *Store) SaveSession(ctx context.Context, v session.Session, lookedAt int
 	if err != nil {
 		return false, fmt.Errorf("encode session: %w", err)
 	}
-	saved, err := s.scripts.session.Run(ctx, s.redis, []string{sessionKey(s.redis.Partition(v.ServerID), v.ServerID)},
+	saved, err := s.redis.Write(ctx, s.scripts.session, []string{sessionKey(s.redis.Partition(v.ServerID), v.ServerID)},
 		lookedAt, v.Epoch, record, int64(sessionLife/time.Second)).Int()
-	return saved == 1, redisx.Err(err)
+	return saved == 1, err
 }
 
 // RenewGateway implements session.Gateways.
 func (s *Store) RenewGateway(ctx context.Context, id string, lease time.Duration) (bool, error) {
-	ok, err := s.scripts.renewGateway.Run(ctx, s.redis, []string{leasesKey, lapsedKey}, id, lease.Microseconds()).Int()
-	return ok == 1, redisx.Err(err)
+	ok, err := s.redis.Write(ctx, s.scripts.renewGateway, []string{leasesKey, lapsedKey}, id, lease.Microseconds()).Int()
+	return ok == 1, err
 }
 
 // GatewayAlive implements session.Gateways.
 func (s *Store) GatewayAlive(ctx context.Context, id string) (bool, error) {
-	pipe := s.redis.Pipeline()
-	expiry := pipe.ZScore(ctx, leasesKey, id)
-	now := pipe.Time(ctx)
-	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
-		return false, redisx.Err(err)
-	}
-	return expiry.Err() == nil && int64(expiry.Val()) > now.Val().UnixMicro(), nil
+	alive, _, err := s.gateways(ctx, id)
+	return alive, err
 }
 
 // ExpiredGateways implements session.Gateways.
 func (s *Store) ExpiredGateways(ctx context.Context) ([]string, error) {
-	now, err := s.redis.Time(ctx).Result()
+	_, expired, err := s.gateways(ctx, "")
+	return expired, err
+}
+
+func (s *Store) gateways(ctx context.Context, id string) (alive bool, expired []string, err error) {
+	reply, err := s.redis.Read(ctx, s.scripts.gateways, []string{leasesKey}, id).Slice()
 	if err != nil {
-		return nil, redisx.Err(err)
+		return false, nil, err
 	}
-	expired, err := s.redis.ZRangeByScore(ctx, leasesKey, &redis.ZRangeBy{Min: "-inf", Max: strconv.FormatInt(now.UnixMicro(), 10)}).Result()
-	return expired, redisx.Err(err)
+	if len(reply) != 2 {
+		return false, nil, fmt.Errorf("gateways answered %d values", len(reply))
+	}
+	return reply[0] == int64(1), texts(reply[1]), nil
 }
 
 // ForgetGateway implements session.Gateways.
 func (s *Store) ForgetGateway(ctx context.Context, id string) error {
-	now, err := s.redis.Time(ctx).Result()
-	if err != nil {
-		return redisx.Err(err)
-	}
-	pipe := s.redis.TxPipeline()
-	pipe.ZAdd(ctx, lapsedKey, redis.Z{Score: float64(now.UnixMicro()), Member: id})
-	pipe.ZRemRangeByScore(ctx, lapsedKey, "-inf", strconv.FormatInt(now.Add(-lapsedLife).UnixMicro(), 10))
-	pipe.ZRem(ctx, leasesKey, id)
-	_, err = pipe.Exec(ctx)
-	return redisx.Err(err)
+	return s.redis.Write(ctx, s.scripts.forgetGateway, []string{leasesKey, lapsedKey}, id, lapsedLife.Microseconds()).Err()
 }
 
 // Links implements session.Gateways.
