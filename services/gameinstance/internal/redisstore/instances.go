@@ -76,7 +76,7 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, env instance.Env
 	p := s.redis.Partition(inst.ID)
 	keys := []string{
 		instanceKey(p, inst.ID), commandsKey(p, inst.ID), orderKey(p, inst.ID), historyKey(p, inst.ID), mailboxKey(p, inst.ID),
-		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p), linkedKey(p, inst.ID),
+		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p), linkedKey(p, inst.ID), lostKey(p),
 	}
 	args, err := commitArgs(c, env, changesChannel(p))
 	if err != nil {
@@ -105,12 +105,14 @@ func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]an
 	if c.Before != nil {
 		before = c.Before.Revision
 	}
-	due, gateway, mode := int64(0), "", ""
+	due, lost, gateway, mode := int64(0), int64(0), "", ""
 	if t := c.After.NextDue(); !t.IsZero() {
 		due = t.UnixMicro()
 	}
 	if l := c.After.Link; l != nil && l.Connected {
 		gateway = l.GatewayID
+	} else if l != nil && !c.After.State.Final() {
+		lost = l.ChangeTime.UnixMicro()
 	}
 	switch {
 	case c.Delete:
@@ -122,7 +124,7 @@ func commitArgs(c *instance.Change, env instance.Envelope, channel string) ([]an
 	if c.After.State.Final() {
 		limit = 0 // the last word always fits
 	}
-	args := []any{c.After.ID, before, env.ID, env.Digest, due, c.After.CreateTime.UnixMicro(), gateway, mode, channel, limit, maxMailboxBytes}
+	args := []any{c.After.ID, before, env.ID, env.Digest, due, c.After.CreateTime.UnixMicro(), gateway, mode, channel, limit, maxMailboxBytes, lost}
 	args = append(args, len(set)/2)
 	args = append(args, set...)
 	args = append(args, len(drop))

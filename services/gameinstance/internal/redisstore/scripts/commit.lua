@@ -3,10 +3,12 @@
 -- KEYS 1 instance (hash: rev, off, mail, head, data, result, p:PLAYER)   2 command digests (hash)   3 ids of backends' commands by time (zset)
 --      4 history (list)   5 mailbox (zset by offset)   6 timers (zset by due time)   7 undelivered mailboxes (zset by time)
 --      8 namespace index (zset by create time)   9 links (hash: instance -> gateway)   10 ids of commands over the link by time (zset)
+--      11 lost links (zset: instance by the time of the loss)
 -- ARGV 1 instance id   2 revision that was decided upon, 0: none   3 command id, "": none   4 command digest
 --      5 next due time in us, 0: none   6 create time in us   7 gateway of a connected link, or ""
 --      8 "delete", "clear" (the mailbox) or ""   9 channel for the change hint   10 most mailbox entries, 0: no limit   11 most mailbox bytes
---      12 number of fields to set F, then F pairs; number of fields to drop D, then D names;
+--      12 time in us at which the link of a live instance was lost, 0: it was not
+--      13 number of fields to set F, then F pairs; number of fields to drop D, then D names;
 --      number of history entries H, then H entries; number of mailbox events M, then M events
 -- Returns {"ok", revision, first offset, offset before} or {"conflict"} or {"done", digest} or {"full"}.
 local now = redis.call('TIME')
@@ -24,6 +26,7 @@ if ARGV[8] == 'delete' then
   redis.call('ZREM', KEYS[7], ARGV[1])
   redis.call('ZREM', KEYS[8], ARGV[1])
   redis.call('HDEL', KEYS[9], ARGV[1])
+  redis.call('ZREM', KEYS[11], ARGV[1])
   redis.call('PUBLISH', ARGV[9], ARGV[1])
   return {'ok', int(rev), '0', '0'}
 end
@@ -34,7 +37,7 @@ if ARGV[8] ~= 'clear' then
   waiting, size = redis.call('ZCARD', KEYS[5]), tonumber(redis.call('HGET', KEYS[1], 'mail') or '0')
 end
 do
-  local skip = 12 + 2 * tonumber(ARGV[12]) + 1
+  local skip = 13 + 2 * tonumber(ARGV[13]) + 1
   skip = skip + tonumber(ARGV[skip]) + 1
   skip = skip + tonumber(ARGV[skip]) + 1
   local events = tonumber(ARGV[skip])
@@ -43,7 +46,7 @@ do
   if limit > 0 and events > 0 and (waiting + events > limit or waiting > 0 and size > tonumber(ARGV[11])) then return {'full'} end
 end
 
-local at = 12
+local at = 13
 local take = function()
   local n = tonumber(ARGV[at])
   local first = at + 1
@@ -84,6 +87,7 @@ redis.call('HSET', KEYS[1], 'rev', int(rev), 'off', int(previous), 'mail', int(s
 if ARGV[5] == '0' then redis.call('ZREM', KEYS[6], ARGV[1]) else redis.call('ZADD', KEYS[6], ARGV[5], ARGV[1]) end
 redis.call('ZADD', KEYS[8], 'NX', ARGV[6], ARGV[1])
 if ARGV[7] == '' then redis.call('HDEL', KEYS[9], ARGV[1]) else redis.call('HSET', KEYS[9], ARGV[1], ARGV[7]) end
+if ARGV[12] == '0' then redis.call('ZREM', KEYS[11], ARGV[1]) else redis.call('ZADD', KEYS[11], 'NX', ARGV[12], ARGV[1]) end
 
 -- A backend's command is remembered for 10 minutes, and the newest 1024 of them; one over the link as long as it can come again: servers have
 -- 64 requests under way at most, so the newest 256 are kept whatever the clock says.
