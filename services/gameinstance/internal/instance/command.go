@@ -134,9 +134,6 @@ type End struct {
 // Terminate stops the instance.
 type Terminate struct{ Message string }
 
-// Expire does what the deadlines that have passed ask for.
-type Expire struct{}
-
 // Caller is a game server that calls. The zero value is none.
 type Caller struct {
 	ServerID string
