@@ -21,6 +21,7 @@ func mailboxKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":m") }
 func timersKey(p int) string            { return redisx.Key(p, "timers") }
 func undeliveredKey(p int) string       { return redisx.Key(p, "undelivered") }
 func linksKey(p int) string             { return redisx.Key(p, "links") }
+func sweptKey(p int) string             { return redisx.Key(p, "swept") }
 func lostKey(p int) string              { return redisx.Key(p, "lost") }
 func indexKey(p int, ns string) string  { return redisx.Key(p, "idx:"+ns) }
 func sessionKey(p int, s string) string { return redisx.Key(p, "s:"+s) }
@@ -30,6 +31,9 @@ const (
 	leasesKey = "berth:{gateways}:leases"
 	lapsedKey = "berth:{gateways}:lapsed"
 )
+
+// membersKey has the replicas that sweep.
+const membersKey = "berth:{sweepers}:members"
 
 // changesChannel is a partition's channel for change hints.
 func changesChannel(p int) string { return fmt.Sprintf("berth:changes:%03d", p) }

@@ -363,30 +363,6 @@ func TestAFreshLinkEmptiesTheMailbox(t *testing.T) {
 	})
 }
 
-func TestDueInstancesAreFoundAndDeletedOnesLeaveNothing(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
-		s, ctx := redisstore.New(r), context.Background()
-		id := uuid.NewString()
-		short := instance.Timeouts{Retention: time.Microsecond}
-		must(t, s, id, instance.Create{Namespace: "default", ID: id, Timeouts: short, SkipAllocation: true})
-		if due, err := s.Due(ctx, 10); err != nil || len(due) != 0 {
-			t.Errorf("due: %v, %v", due, err)
-		}
-		must(t, s, id, instance.Terminate{})
-		if due, err := s.Due(ctx, 10); err != nil || !slices.Equal(due, []string{id}) {
-			t.Errorf("due: %v, %v", due, err)
-		}
-		must(t, s, id, instance.Expire{})
-		if got := load(t, s, id); got != nil {
-			t.Errorf("deleted instance: %+v", got)
-		}
-		keys, err := r.Keys(ctx, "*").Result()
-		if err != nil || !slices.Equal(keys, []string{"berth:meta"}) {
-			t.Errorf("keys left: %v, %v", keys, err)
-		}
-	})
-}
-
 func TestListPagesNewestFirst(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		ctx := context.Background()
