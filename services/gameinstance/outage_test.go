@@ -198,6 +198,17 @@ func TestTimeInWhichBerthWasAwayDoesNotCount(t *testing.T) {
 	}
 }
 
+// Nobody ever looked at the timers of a new keyspace, but nothing was missed either.
+func TestANewKeyspaceIsNotHeld(t *testing.T) {
+	t.Parallel()
+	w := start(t, short)
+	id := w.create().GetId()
+	w.await(id, "terminated")
+	if e, held := w.happened(id, "deadline_held"); held > 0 {
+		t.Errorf("held: %s", e.GetDetail())
+	}
+}
+
 func TestManyLinksThatAreLostAtOnceAreNotGivenUp(t *testing.T) {
 	t.Parallel()
 	w := start(t, func(cfg *gameinstance.Config) { cfg.Timeouts.DisconnectGrace = 2 * time.Second })

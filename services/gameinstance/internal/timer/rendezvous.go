@@ -19,7 +19,7 @@ func owned(self string, live []string, partitions int) []int {
 func owner(live []string, partition int) string {
 	best, most := "", uint64(0)
 	for _, replica := range live {
-		if w := weight(replica, partition); best == "" || w > most || w == most && replica < best {
+		if w := weight(replica, partition); best == "" || w > most {
 			best, most = replica, w
 		}
 	}

@@ -297,6 +297,7 @@ func TestAMassLossIsSaidOnceWhenItBeginsAndOnceWhenItEnds(t *testing.T) {
 		var out bytes.Buffer
 		f, reg := newFake(), prometheus.NewRegistry()
 		f.links = timer.Links{Connected: 100, Lost: 9}
+		f.due[0] = []string{"a"} // each look wants to know
 		run(t, f.sweeper(slog.New(slog.NewTextHandler(&out, nil)), reg), func() {
 			for _, step := range []struct {
 				links timer.Links
