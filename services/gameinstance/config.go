@@ -29,6 +29,8 @@ type Config struct {
 	Allocation string `yaml:"allocation" env:"ALLOCATION"`
 	// Timeouts are for instances that do not say. 0 is off.
 	Timeouts Timeouts `yaml:"timeouts" envPrefix:"TIMEOUT_"`
+	// Timers say when deadlines are put off because Berth, and not the server, may be to blame.
+	Timers Timers `yaml:"timers" envPrefix:"TIMER_"`
 }
 
 // Timeouts bound the phases of an instance's life; 0 is off.
@@ -41,6 +43,20 @@ type Timeouts struct {
 	Retention       time.Duration `yaml:"retention" env:"RETENTION"`
 }
 
+// Timers say when deadlines are put off.
+type Timers struct {
+	// Gap is how long no sweep may run before the time does not count.
+	Gap time.Duration `yaml:"gap" env:"GAP"`
+	// Hold is how long nothing expires after a gap; 0 is off.
+	Hold time.Duration `yaml:"hold" env:"HOLD"`
+	// MassLossShare of the links has to be lost for a mass loss; 1 is off.
+	MassLossShare float64 `yaml:"mass_loss_share" env:"MASS_LOSS_SHARE"`
+	// MassLossMin is how many links have to be lost at least for a mass loss.
+	MassLossMin int64 `yaml:"mass_loss_min" env:"MASS_LOSS_MIN"`
+	// MassLossLimit is how old a loss may be to count and to be held.
+	MassLossLimit time.Duration `yaml:"mass_loss_limit" env:"MASS_LOSS_LIMIT"`
+}
+
 // Default returns the documented defaults.
 func Default() Config {
 	return Config{
@@ -50,6 +66,7 @@ func Default() Config {
 		Timeouts: Timeouts{
 			Allocation: 120 * time.Second, Link: 60 * time.Second, ConnectPlayers: 60 * time.Second, DisconnectGrace: 60 * time.Second, Retention: time.Hour,
 		},
+		Timers: Timers{Gap: 5 * time.Second, Hold: 60 * time.Second, MassLossShare: 0.3, MassLossMin: 10, MassLossLimit: 10 * time.Minute},
 	}
 }
 
@@ -69,6 +86,29 @@ func (c Config) Validate() error {
 		if d < 0 {
 			wrong = append(wrong, fmt.Errorf("timeouts.%s: must not be below 0 (0 is off)", name))
 		}
+	}
+	return errors.Join(append(wrong, c.Timers.validate())...)
+}
+
+// minGap leaves room for some sweeps in a gap.
+const minGap = 500 * time.Millisecond
+
+func (t Timers) validate() error {
+	var wrong []error
+	if t.Gap < minGap {
+		wrong = append(wrong, fmt.Errorf("timers.gap (BERTH_TIMER_GAP): must be at least %s", minGap))
+	}
+	if t.Hold < 0 {
+		wrong = append(wrong, errors.New("timers.hold (BERTH_TIMER_HOLD): must not be below 0 (0 is off)"))
+	}
+	if !(t.MassLossShare > 0 && t.MassLossShare <= 1) {
+		wrong = append(wrong, errors.New("timers.mass_loss_share (BERTH_TIMER_MASS_LOSS_SHARE): must be above 0 and at most 1 (1 is off)"))
+	}
+	if t.MassLossMin < 1 {
+		wrong = append(wrong, errors.New("timers.mass_loss_min (BERTH_TIMER_MASS_LOSS_MIN): must be at least 1"))
+	}
+	if t.MassLossLimit < 0 {
+		wrong = append(wrong, errors.New("timers.mass_loss_limit (BERTH_TIMER_MASS_LOSS_LIMIT): must not be below 0 (0 is off)"))
 	}
 	return errors.Join(wrong...)
 }

@@ -142,12 +142,17 @@ type world struct {
 	sessions  sessionv1.SessionServiceClient
 	attempts  attemptv1.AttemptServiceClient
 	epochs    map[string]int64 // of the servers' newest sockets
+	stop      func()           // stops the service; the end of the test does it otherwise
 }
 
 func start(t *testing.T, configure func(*gameinstance.Config)) *world {
 	t.Helper()
-	store := redistest.Embedded(t)
-	p := newPeers(t)
+	return startAt(t, redistest.Embedded(t), newPeers(t), configure)
+}
+
+// startAt starts the service on a store and between peers that may have seen others before it.
+func startAt(t *testing.T, store *redisx.Store, p *peers, configure func(*gameinstance.Config)) *world {
+	t.Helper()
 	ln := listen(t)
 	cfg := gameinstance.Default()
 	cfg.GRPCListener, cfg.TokenIssuer, cfg.Allocation = ln, p.addr, p.addr
@@ -169,17 +174,18 @@ func start(t *testing.T, configure func(*gameinstance.Config)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop := sync.OnceFunc(func() {
 		_ = conn.Close()
 		cancel()
 		if err := <-stopped; err != nil {
 			t.Errorf("stop: %v", err)
 		}
 	})
+	t.Cleanup(stop)
 	return &world{
 		t: t, peers: p, store: store, conn: conn, instances: instancev1.NewGameInstanceServiceClient(conn), servers: gameserverv1.NewGameServerServiceClient(conn),
 		sessions: sessionv1.NewSessionServiceClient(conn), attempts: attemptv1.NewAttemptServiceClient(conn),
-		epochs: map[string]int64{},
+		epochs: map[string]int64{}, stop: stop,
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 
+	"github.com/google/uuid"
+
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 
@@ -65,7 +67,14 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	instances.SetDriver(calls)
 	sessions := session.New(session.Config{Sessions: records, Gateways: records, Mailboxes: records, Instances: instances, Herald: news, Log: log})
 	watches := watch.New(records, log)
-	sweeper := &timer.Sweeper{Store: records, Instances: instances, Driver: calls, Reaper: sessions, Log: log}
+	sweeper := timer.New(timer.Config{
+		Store: redisstore.NewTimers(store), Instances: instances, Driver: calls, Reaper: sessions, Log: log, Metrics: timer.NewMetrics(b.Metrics()),
+		Replica: uuid.NewString(), Gap: cfg.Timers.Gap, Hold: cfg.Timers.Hold,
+		MassLoss: timer.MassLoss{Share: cfg.Timers.MassLossShare, Min: cfg.Timers.MassLossMin, Limit: cfg.Timers.MassLossLimit},
+	})
+	if err := sweeper.Mark(ctx); err != nil { // before anybody can make an instance
+		return err
+	}
 
 	b.Run("news", news.Run)
 	b.Run("outbox", calls.Run)

@@ -163,9 +163,6 @@ type Unlink struct {
 	Message string
 }
 
-// Expire does what the deadlines that have passed ask for.
-type Expire struct{}
-
 // Caller is a game server that calls. The zero value is none.
 type Caller struct {
 	ServerID string

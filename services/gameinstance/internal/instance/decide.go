@@ -452,32 +452,6 @@ func (c Terminate) decide(t *turn) error {
 	return nil
 }
 
-func (Expire) decide(t *turn) error {
-	due := func(k DeadlineKind) bool {
-		at, ok := t.i.Deadlines[k]
-		return ok && !at.After(t.now)
-	}
-	switch {
-	case due(DeadlineRetention) && len(t.i.Outbox) > 0:
-		// The server is not given back yet: deleting the instance would forget it.
-		t.arm(DeadlineRetention, outboxRetry)
-		t.changed = true
-	case due(DeadlineRetention):
-		t.Delete, t.changed = true, true
-	case due(DeadlineLifetime):
-		t.terminate(LifetimeExceeded, "lived longer than its lifetime of %s", t.i.Timeouts.Lifetime)
-	case due(DeadlineAllocation):
-		t.terminate(AllocationTimeout, "no provider named a server within %s", t.i.Timeouts.Allocation)
-	case due(DeadlineLink):
-		t.loseServer(LinkTimeout, "the server did not link within %s", t.i.Timeouts.Link)
-	case due(DeadlineConnectPlayers):
-		t.loseServer(ConnectTimeout, "the server did not open to players within %s", t.i.Timeouts.ConnectPlayers)
-	case due(DeadlineDisconnect):
-		t.loseServer(ServerLost, "the server was disconnected for longer than %s", t.i.Timeouts.DisconnectGrace)
-	}
-	return nil
-}
-
 // open checks that the instance is not over, and that a calling server may speak for it.
 func (t *turn) open(c Caller) error {
 	if err := t.speaks(c); err != nil {

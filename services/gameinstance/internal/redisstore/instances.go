@@ -297,15 +297,6 @@ func (s *Store) heads(ctx context.Context, entries []listed) ([]*instance.Instan
 	return out, nil
 }
 
-// Due returns up to limit instances per partition that want attention now.
-func (s *Store) Due(ctx context.Context, limit int64) ([]string, error) {
-	now, err := s.redis.Time(ctx).Result()
-	if err != nil {
-		return nil, redisx.Err(err)
-	}
-	return s.membersUntil(ctx, timersKey, now, limit)
-}
-
 // membersUntil reads members of one sorted set per partition up to a time, in one pipelined read.
 func (s *Store) membersUntil(ctx context.Context, key func(int) string, until time.Time, limit int64) ([]string, error) {
 	pipe := s.redis.Pipeline()

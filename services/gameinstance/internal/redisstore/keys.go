@@ -24,6 +24,7 @@ func linksKey(p int) string             { return redisx.Key(p, "links") }
 func lostKey(p int) string              { return redisx.Key(p, "lost") }
 func changedKey(p int) string           { return redisx.Key(p, "changed") }
 func goneKey(p int) string              { return redisx.Key(p, "gone") }
+func sweptKey(p int) string             { return redisx.Key(p, "swept") }
 func indexKey(p int, ns string) string  { return redisx.Key(p, "idx:"+ns) }
 func sessionKey(p int, s string) string { return redisx.Key(p, "s:"+s) }
 
@@ -32,6 +33,9 @@ const (
 	leasesKey = "berth:{gateways}:leases"
 	lapsedKey = "berth:{gateways}:lapsed"
 )
+
+// membersKey has the replicas that sweep.
+const membersKey = "berth:{sweepers}:members"
 
 // changesChannel is a partition's channel for change hints.
 func changesChannel(p int) string { return fmt.Sprintf("berth:changes:%03d", p) }

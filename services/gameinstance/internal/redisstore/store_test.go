@@ -400,36 +400,6 @@ func TestAFreshLinkEmptiesTheMailbox(t *testing.T) {
 	})
 }
 
-func TestDueInstancesAreFoundAndDeletedOnesLeaveNothing(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
-		s, ctx := redisstore.New(r), context.Background()
-		id := uuid.NewString()
-		short := instance.Timeouts{Retention: time.Microsecond}
-		must(t, s, id, instance.Create{Namespace: "default", ID: id, Timeouts: short, SkipAllocation: true})
-		if due, err := s.Due(ctx, 10); err != nil || len(due) != 0 {
-			t.Errorf("due: %v, %v", due, err)
-		}
-		must(t, s, id, instance.Terminate{})
-		if due, err := s.Due(ctx, 10); err != nil || !slices.Equal(due, []string{id}) {
-			t.Errorf("due: %v, %v", due, err)
-		}
-		must(t, s, id, instance.Expire{})
-		if got := load(t, s, id); got != nil {
-			t.Errorf("deleted instance: %+v", got)
-		}
-		keys := redistest.Keys(t, r)
-		tombstones := redisx.Key(r.Partition(id), "gone")
-		slices.Sort(keys)
-		if !slices.Equal(keys, []string{"berth:meta", tombstones}) {
-			t.Errorf("keys left: %v", keys)
-		}
-		l, err := s.Load(ctx, id, instance.Needs{}, nil)
-		if err != nil || !l.Gone || l.Instance != nil {
-			t.Errorf("a deleted instance loads as %+v, %v", l, err)
-		}
-	})
-}
-
 func TestListPagesNewestFirst(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		ctx := context.Background()
