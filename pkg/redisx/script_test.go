@@ -133,12 +133,23 @@ func TestReadEachKeepsTheOrder(t *testing.T) {
 func TestAReplicatedWriteWaitsForItsReplica(t *testing.T) {
 	master, replica := redistest.Replicated(t)
 	s := redistest.OpenWith(t, redisx.Config{Addrs: []string{master.Addr}, Durability: redisx.Replicated})
-	if _, err := write(t, s); err != nil {
-		t.Fatal(err)
+	many := func(check func(error)) { // over many connections: each has to be asked for its own writes
+		var all sync.WaitGroup
+		for range 50 {
+			all.Go(func() {
+				_, err := write(t, s)
+				check(err)
+			})
+		}
+		all.Wait()
 	}
+	many(func(err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
 	replica.Pause(t)
-	_, err := write(t, s)
-	unavailable(t, err)
+	many(func(err error) { unavailable(t, err) })
 	unavailable(t, s.Write(soon(t), once, []string{redisx.Key(1, "y")}, "a").Err())
 	// Whoever repeats it, on whichever connection, is answered from what the master has: that is no promise either.
 	unavailable(t, s.Write(soon(t), once, []string{redisx.Key(1, "y")}, "a").Err())
