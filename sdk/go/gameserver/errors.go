@@ -32,13 +32,14 @@ const (
 	reasonStaleLinkEpoch = "STALE_LINK_EPOCH"
 	reasonNotConnected   = "NOT_CONNECTED"
 	reasonLimitExceeded  = "LIMIT_EXCEEDED"
+	reasonMismatch       = "REVISION_MISMATCH"
 )
 
 // temporary reports whether the same request may succeed later. Repeating it under its number is always safe.
 func (e *Error) temporary() bool {
 	switch e.Code {
 	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded:
-		return true
+		return e.Reason != reasonMismatch // it is ABORTED for those who can decide again; the request itself would only fail again
 	default:
 		return e.staleLink()
 	}

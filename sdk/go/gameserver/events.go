@@ -24,13 +24,13 @@ type PlayersRemoved struct {
 	PlayerIDs []string
 }
 
-// PlayersUpdated says that players' data was replaced.
+// PlayersUpdated says that players' data was replaced or merged.
 type PlayersUpdated struct {
 	// Players are the players as they are now.
 	Players []*instancev1.Player
 }
 
-// GameDataUpdated says that the instance's custom data was replaced.
+// GameDataUpdated says that the instance's custom data was replaced or merged.
 type GameDataUpdated struct {
 	// GameData is the data as it is now.
 	GameData *typev1.Data
