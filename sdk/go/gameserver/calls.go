@@ -113,7 +113,26 @@ func (s *Server) End(ctx context.Context, result *typev1.Data) error {
 		}))
 }
 
-// effect takes over what a success means for the instance, and returns the revision that the answer told.
+// methodUnlink is the call after whose success there is no link.
+const methodUnlink = "UnlinkGameInstance"
+
+// Unlink gives the instance up without ending it: it waits for another server, with its players and data. After that the link is
+// over: Close, and leave. message says why, for people. When the call has not succeeded but the link ends because the instance
+// was taken from this server, that is what was wanted, and Unlink succeeds.
+func (s *Server) Unlink(ctx context.Context, message string) error {
+	req := &gameserverv1.UnlinkGameInstanceRequest{Message: message}
+	err := s.call(ctx, methodUnlink, req, effectOf(
+		func(*match, *gameserverv1.UnlinkGameInstanceRequest, *gameserverv1.UnlinkGameInstanceResponse) {
+			s.run.over = errUnlinked
+		}))
+	if errors.Is(err, ErrClosed) && s.unlinked {
+		return nil
+	}
+	return err
+}
+
+// effect takes over what a success means for the instance, and returns the revision that the answer told. The goroutine that keeps
+// the link runs it.
 type effect func(m *match, payload, result []byte) (revision int64, err error)
 
 // effectOf makes an effect of what the request and its answer mean. It sees both as they were sent, whatever the caller has done

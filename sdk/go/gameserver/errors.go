@@ -33,6 +33,7 @@ const (
 	reasonNotConnected   = "NOT_CONNECTED"
 	reasonLimitExceeded  = "LIMIT_EXCEEDED"
 	reasonMismatch       = "REVISION_MISMATCH"
+	reasonSuperseded     = "SUPERSEDED"
 )
 
 // temporary reports whether the same request may succeed later. Repeating it under its number is always safe.
@@ -93,6 +94,23 @@ func newCloseError(code linkv1.CloseCode, message string, reconnect bool) *Close
 	return &CloseError{Code: code, Message: message, reconnect: reconnect}
 }
 
+// errUnlinked ends the link because the server gave its instance up.
+var errUnlinked = errors.New("the instance was given up")
+
+func supersededError(message string) *Error {
+	return &Error{Code: codes.FailedPrecondition, Reason: reasonSuperseded, Message: message}
+}
+
+// superseded reports whether Berth has taken the instance from this server.
+func superseded(err error) bool {
+	var closed *CloseError
+	if errors.As(err, &closed) {
+		return closed.Code == linkv1.CloseCode_CLOSE_CODE_SUPERSEDED
+	}
+	var refused *Error
+	return errors.As(err, &refused) && refused.Reason == reasonSuperseded
+}
+
 // final reports whether, after this failure, there is no point in connecting again.
 func final(err error) bool {
 	var closed *CloseError
@@ -100,7 +118,7 @@ func final(err error) bool {
 		return !closed.reconnect
 	}
 	var refused *Error
-	return errors.As(err, &refused) && !refused.temporary()
+	return errors.Is(err, errUnlinked) || errors.As(err, &refused) && !refused.temporary()
 }
 
 // retryAfter returns what the failure says of when to try again.

@@ -9,7 +9,7 @@ import (
 )
 
 // Event is something that happened to the instance and that the game should know: PlayersAdded, PlayersRemoved,
-// PlayersUpdated, GameDataUpdated, Terminated or Relinked. What the server did itself comes back as no event.
+// PlayersUpdated, GameDataUpdated, Terminated, Superseded or Relinked. What the server did itself comes back as no event.
 type Event interface{ event() }
 
 // PlayersAdded says that players were added; expect them.
@@ -44,6 +44,13 @@ type Terminated struct {
 	Message string
 }
 
+// Superseded says that the instance was taken from this server, and has or will get another one: stop the game. The link is over
+// with this event. The process is asked to stop soon after.
+type Superseded struct {
+	// Message is why, in words.
+	Message string
+}
+
 // Relinked says that Berth had lost the link and the server has linked anew. What happened meanwhile came as no event, but is
 // in Instance.
 type Relinked struct {
@@ -56,6 +63,7 @@ func (PlayersRemoved) event()  {}
 func (PlayersUpdated) event()  {}
 func (GameDataUpdated) event() {}
 func (Terminated) event()      {}
+func (Superseded) event()      {}
 func (Relinked) event()        {}
 
 // eventOf returns nil for a kind of event that this version does not know.
@@ -71,6 +79,8 @@ func eventOf(e *gameserverv1.InstanceEvent) Event {
 		return GameDataUpdated{e.GameDataUpdated.GetGameData()}
 	case *gameserverv1.InstanceEvent_Terminated:
 		return Terminated{e.Terminated.GetReason(), e.Terminated.GetMessage()}
+	case *gameserverv1.InstanceEvent_Superseded:
+		return Superseded{e.Superseded.GetMessage()}
 	default:
 		return nil
 	}

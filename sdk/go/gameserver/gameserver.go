@@ -43,6 +43,8 @@ type Server struct {
 	done   chan struct{} // closed when the link is over
 	err    error         // why; written before done is closed
 
+	unlinked bool // the instance was given up; written before done is closed
+
 	stop  context.CancelFunc // asks the goroutines to finish
 	abort context.CancelFunc // makes them finish at once
 	tasks sync.WaitGroup
@@ -143,12 +145,13 @@ func (s *Server) Endpoints() []*typev1.Endpoint {
 	return endpoints
 }
 
-// Done is closed when the link is over for good: after Close, or when Berth does not want the server any more. Losing the
+// Done is closed when the link is over for good: after Close or Unlink, or when Berth does not want the server any more. Losing the
 // connection does not close it.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Err returns why the link is over. It is nil before Done is closed, and also when the link ended as it should: after the
-// game was ended or terminated, or by Close. Otherwise it is an *Error or a *CloseError.
+// game was ended or terminated, or by Unlink or Close. Otherwise it is an *Error or a *CloseError. When the instance was taken from
+// this server it is an *Error with the reason SUPERSEDED, or a *CloseError with that code if the server was not there to be told.
 func (s *Server) Err() error {
 	select {
 	case <-s.done:

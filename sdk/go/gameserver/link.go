@@ -38,6 +38,7 @@ type run struct {
 	linkID      int64  // the number of a Link request that is not answered yet, or 0
 	nonce       string // proves that a Hello whose Welcome was lost was ours
 	lastFailure error
+	over        error // why the link ends with this connection, if it does
 }
 
 // keepLinked connects, serves the connection until it is lost, and connects again, until soft ends or Berth says not to. It
@@ -74,7 +75,9 @@ func (s *Server) keepLinked(soft, hard context.Context) {
 
 // finish ends the link for good. An end that had to come is no error.
 func (s *Server) finish(err error) {
-	if err != nil && s.match.over() {
+	// A server that gave its instance up is sent away, which may overtake the answer.
+	s.unlinked = errors.Is(err, errUnlinked) || superseded(err) && s.outbox.sent(methodUnlink)
+	if s.match.over() || s.unlinked {
 		err = nil
 	}
 	if err != nil {
@@ -127,7 +130,7 @@ func (s *Server) dial(ctx context.Context) (*socket, error) {
 	if s.doc.Traceparent != "" {
 		header.Set("Traceparent", s.doc.Traceparent)
 	}
-	sock := &socket{open: make(map[int64]struct{})}
+	sock := &socket{open: make(map[int64]struct{}), leave: make(chan struct{}, 1)}
 	conn, resp, err := websocket.Dial(ctx, //nolint:bodyclose // the WebSocket package closes it
 		at(s.doc, "/v1/link"), &websocket.DialOptions{
 			HTTPClient:     s.http,

@@ -75,6 +75,13 @@ func (o *outbox) drop(c *call) {
 	wake(o.wakeWriter) // one that is left may be the next to send now
 }
 
+// sent reports whether a call of the method was sent and is not answered.
+func (o *outbox) sent(method string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.ContainsFunc(o.calls, func(c *call) bool { return c.method == method && c.id != 0 })
+}
+
 // repeat has a call sent again, under its number.
 func (o *outbox) repeat(c *call) {
 	o.mu.Lock()
