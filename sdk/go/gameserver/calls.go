@@ -67,7 +67,8 @@ func (s *Server) MergeGameData(ctx context.Context, patch *typev1.Data) error {
 // Otherwise they change nothing and fail with an *Error whose reason is REVISION_MISMATCH. 0 means whatever it is at.
 //
 // Only answers tell the server a new revision; events do not. So after an event the condition fails until another call was
-// answered, and whoever takes Instance().Revision while an event is on its way does not have the event yet.
+// answered, and whoever takes Instance().Revision while an event is on its way does not have the event yet. If Berth's store loses
+// the write, see Relinked, it is made again on the same condition, which is then likely to fail.
 func (s *Server) AtRevision(revision int64) AtRevision { return AtRevision{s, revision} }
 
 // AtRevision makes calls on condition that the instance is at a revision. Server.AtRevision returns one.
@@ -105,6 +106,9 @@ func (a AtRevision) updateGameData(ctx context.Context, req *gameserverv1.Update
 
 // End ends the game with its result, which may be nil. The server is released afterwards: Close, and leave. Ending a game again
 // changes nothing.
+//
+// Berth's store may lose its last writes when it crashes, this one too. A server that is still linked, or comes back, makes them
+// again (see Relinked); one that has left cannot.
 func (s *Server) End(ctx context.Context, result *typev1.Data) error {
 	req := &gameserverv1.EndGameInstanceRequest{Result: result}
 	return s.call(ctx, "EndGameInstance", req, effectOf(
@@ -162,12 +166,9 @@ func (s *Server) call(ctx context.Context, method string, req proto.Message, e e
 	if err != nil {
 		return fmt.Errorf("gameserver: %s: %w", method, err)
 	}
-	c := &call{method: method, payload: payload, apply: func(result []byte) error {
-		revision, err := e(s.match, payload, result)
-		if err == nil {
-			s.match.told(revision)
-		}
-		return err
+	at, ok := req.(interface{ GetExpectedRevision() int64 })
+	c := &call{method: method, payload: payload, conditional: ok && at.GetExpectedRevision() != 0, apply: func(result []byte) (int64, error) {
+		return e(s.match, payload, result)
 	}}
 	if err := s.outbox.add(ctx, s.done, c); err != nil {
 		return fmt.Errorf("gameserver: %s: %w", method, err)

@@ -34,6 +34,8 @@ const (
 	reasonLimitExceeded  = "LIMIT_EXCEEDED"
 	reasonMismatch       = "REVISION_MISMATCH"
 	reasonSuperseded     = "SUPERSEDED"
+	reasonRolledBack     = "STATE_ROLLED_BACK"
+	reasonTooOld         = "REQUEST_TOO_OLD"
 )
 
 // temporary reports whether the same request may succeed later. Repeating it under its number is always safe.
@@ -46,10 +48,13 @@ func (e *Error) temporary() bool {
 	}
 }
 
-// staleLink reports whether Berth knows the instance by a newer link, or none, so that a new connection is due.
+// staleLink reports whether Berth knows the instance by another link, or none, so that a new connection is due.
 func (e *Error) staleLink() bool {
-	return e.Reason == reasonStaleLinkEpoch || e.Reason == reasonNotConnected
+	return e.Reason == reasonStaleLinkEpoch || e.Reason == reasonNotConnected || e.rolledBack()
 }
+
+// rolledBack reports whether the store has lost writes of which this server knows.
+func (e *Error) rolledBack() bool { return e.Reason == reasonRolledBack }
 
 func errorOf(e *linkv1.Error) *Error {
 	return &Error{

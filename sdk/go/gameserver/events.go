@@ -56,6 +56,9 @@ type Superseded struct {
 type Relinked struct {
 	// Instance is the instance as it is now.
 	Instance *instancev1.GameInstance
+	// LostWrites says that Berth's store had lost its last writes, as a database does that crashes. Those of this server are made
+	// again by the package, before anything newer, and are in Instance already. What backends wrote last may be undone.
+	LostWrites bool
 }
 
 func (PlayersAdded) event()    {}

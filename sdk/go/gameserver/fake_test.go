@@ -357,6 +357,19 @@ func startData(players ...string) *gameserverv1.LinkResponse {
 	return &gameserverv1.LinkResponse{Instance: in, LinkEpoch: 100, Offset: 1000}
 }
 
+// snapshot is the answer to a later Link: epoch 200, offset 5000.
+func snapshot(revision int64, change ...func(*instancev1.GameInstance)) *gameserverv1.LinkResponse {
+	r := startData("ann")
+	r.LinkEpoch, r.Offset, r.Instance.Revision = 200, 5000, revision
+	for _, f := range change {
+		f(r.GetInstance())
+	}
+	return r
+}
+
+// rolledBack is a change of Welcome: the store has lost writes to the instance.
+func rolledBack(w *linkv1.Welcome) { w.RolledBackInstanceIds = []string{instanceID} }
+
 func playersAdded(ids ...string) *gameserverv1.InstanceEvent {
 	added := new(gameserverv1.PlayersAdded)
 	for _, id := range ids {

@@ -91,15 +91,16 @@ func newServer(o options) *Server {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	keys := token.NewKeySet(token.FetchURL(client, at(doc, "/.well-known/jwks.json")))
+	log := o.log.With("server_id", doc.Server, "instance_id", doc.Instance)
 	wake := make(chan struct{}, 1)
 	return &Server{
 		doc:      doc,
 		options:  o,
-		log:      o.log.With("server_id", doc.Server, "instance_id", doc.Instance),
+		log:      log,
 		http:     client,
 		verifier: token.NewVerifier(keys),
 		match:    new(match),
-		outbox:   newOutbox(wake),
+		outbox:   newOutbox(log, wake),
 		inbox:    newInbox(wake),
 		events:   make(chan Event), // holds nothing: what was received from it has been taken by the game
 		run:      run{wake: wake, nonce: rand.Text()},
@@ -125,8 +126,14 @@ func (s *Server) start() {
 func (s *Server) ID() string { return s.doc.Server }
 
 // Instance returns a copy of the instance as the server knows it: the start data, and on top of it every event received and
-// every successful call of this server. Endpoints, timeouts and link are those of the start data.
-func (s *Server) Instance() *instancev1.GameInstance { return s.match.snapshot() }
+// every successful call of this server. Endpoints, timeouts and link are those of the start data; the revision is the newest that
+// an answer told.
+func (s *Server) Instance() *instancev1.GameInstance {
+	revision := s.outbox.known() // first: what it stands for is in the instance then
+	in := s.match.snapshot()
+	in.Revision = revision
+	return in
+}
 
 // Endpoints returns the addresses on which players reach this server: those of the instance or, as long as it has none,
 // those of the bootstrap document.

@@ -94,7 +94,8 @@ func (in *inbox) relink(offset int64, e *Relinked) {
 	}
 	// One that waits already can be replaced; but the first of the queue may be on its way to the game.
 	if newest := len(in.queue) - 1; newest > 0 {
-		if _, ok := in.queue[newest].event.(Relinked); ok {
+		if waiting, ok := in.queue[newest].event.(Relinked); ok {
+			e.LostWrites = e.LostWrites || waiting.LostWrites
 			in.queue[newest].event = *e
 			return
 		}

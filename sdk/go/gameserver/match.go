@@ -126,11 +126,6 @@ func updated(data, with *typev1.Data, mode instancev1.UpdateMode) *typev1.Data {
 	return with
 }
 
-// told takes over the revision that an answer told.
-func (m *match) told(revision int64) {
-	m.update(func(in *instancev1.GameInstance) { in.Revision = max(in.GetRevision(), revision) })
-}
-
 func (m *match) ended(result *typev1.Data) {
 	m.update(func(in *instancev1.GameInstance) {
 		in.State, in.Result = instancev1.GameInstance_STATE_ENDED, proto.CloneOf(result)

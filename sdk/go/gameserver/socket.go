@@ -171,6 +171,7 @@ func (s *Server) readFrames(ctx context.Context, sock *socket) error {
 			s.outbox.answered(sock, r)
 			switch e := errorOf(r.GetError()); {
 			case e.staleLink():
+				s.run.rolledBack = s.run.rolledBack || e.rolledBack()
 				return e
 			case superseded(e):
 				s.end(sock, e)
@@ -218,14 +219,20 @@ func (s *Server) writeFrames(ctx context.Context, sock *socket) error {
 				return err
 			}
 		}
-		if c := s.outbox.next(sock); c != nil {
+		c, in := s.outbox.next(sock)
+		if c != nil {
 			if err := s.send(ctx, sock, c); err != nil {
 				return err
 			}
 			continue
 		}
+		var due <-chan time.Time
+		if in > 0 {
+			due = time.After(in)
+		}
 		select {
 		case <-s.run.wake:
+		case <-due:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
