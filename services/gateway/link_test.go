@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 
@@ -134,6 +135,34 @@ func TestHelloIsAnsweredWithWelcome(t *testing.T) {
 	again := w.open(w.backend.issuer.pair(t), &linkv1.Hello{})
 	if again.welcome.GetGameHandle() == got.GetGameHandle() {
 		t.Error("two sockets have the same handle")
+	}
+}
+
+// After the store has lost writes the server is told of which instances it knows more, so that it can make up for them.
+func TestWelcomeNamesTheInstancesThatWereRolledBack(t *testing.T) {
+	w := start(t, nil)
+	kept, lost := uuid.NewString(), uuid.NewString()
+	w.backend.sessions.set(func(s *sessions) {
+		s.opens = func(req *sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error) {
+			resp := &sessionv1.OpenSessionResponse{SessionId: uuid.NewString(), SessionEpoch: 1, ResumeKey: "k"}
+			for _, i := range req.GetHello().GetInstances() {
+				if i.GetRevision() > 100 {
+					resp.RolledBackInstanceIds = append(resp.RolledBackInstanceIds, i.GetInstanceId())
+				} else {
+					resp.Links = append(resp.Links, &sessionv1.LinkState{InstanceId: i.GetInstanceId(), LinkEpoch: 8})
+				}
+			}
+			return resp, nil
+		}
+	})
+	s := w.open(w.backend.issuer.pair(t), &linkv1.Hello{ResumeKey: "k", Instances: []*linkv1.HelloInstance{
+		{InstanceId: kept, LinkEpoch: 7, Revision: 100}, {InstanceId: lost, LinkEpoch: 7, Revision: 101},
+	}})
+	if got := s.welcome.GetRolledBackInstanceIds(); len(got) != 1 || got[0] != lost {
+		t.Errorf("rolled back: %v, want %s", got, lost)
+	}
+	if got := s.welcome.GetInstances(); len(got) != 1 || got[0].GetInstanceId() != kept {
+		t.Errorf("resumed: %v, want %s", got, kept)
 	}
 }
 

@@ -74,6 +74,32 @@ func TestCalls(t *testing.T) {
 			func(in *instancev1.GameInstance) bool { return proto.Equal(in.GetGameData(), score) },
 		},
 		{
+			"UpdateGameData", func() error {
+				return s.MergeGameData(t.Context(), data(t, map[string]any{"score": nil, "map": "dust"}))
+			},
+			&gameserverv1.UpdateGameDataRequest{
+				GameData: data(t, map[string]any{"score": nil, "map": "dust"}), Mode: instancev1.UpdateMode_UPDATE_MODE_MERGE,
+			},
+			&gameserverv1.UpdateGameDataResponse{},
+			func(in *instancev1.GameInstance) bool {
+				return proto.Equal(in.GetGameData(), data(t, map[string]any{"map": "dust"}))
+			},
+		},
+		{
+			"UpdatePlayers", func() error {
+				return s.UpdatePlayers(t.Context(), &instancev1.PlayerUpdate{
+					PlayerId: "ann", Data: data(t, map[string]any{"hat": "red"}), Mode: instancev1.UpdateMode_UPDATE_MODE_MERGE,
+				})
+			},
+			&gameserverv1.UpdatePlayersRequest{Players: []*instancev1.PlayerUpdate{{
+				PlayerId: "ann", Data: data(t, map[string]any{"hat": "red"}), Mode: instancev1.UpdateMode_UPDATE_MODE_MERGE,
+			}}},
+			&gameserverv1.UpdatePlayersResponse{},
+			func(in *instancev1.GameInstance) bool {
+				return proto.Equal(in.GetPlayers()[0].GetData(), data(t, map[string]any{"score": 3, "hat": "red"}))
+			},
+		},
+		{
 			"EndGameInstance", func() error { return s.End(t.Context(), score) },
 			&gameserverv1.EndGameInstanceRequest{Result: score}, &gameserverv1.EndGameInstanceResponse{Result: result},
 			func(in *instancev1.GameInstance) bool {
@@ -118,6 +144,77 @@ func TestCallIsRefused(t *testing.T) {
 	}
 	if len(s.Instance().GetPlayers()) != 1 {
 		t.Error("a refused call changed the instance")
+	}
+}
+
+// On condition of a revision a call takes effect only there. It is not repeated: it would only fail again.
+func TestCallsOnConditionOfARevision(t *testing.T) {
+	g := newGateway(t)
+	s, p := g.connect([]string{"ann"})
+	score := data(t, map[string]any{"score": 3})
+	call := async(func() error { return s.ConnectPlayers(t.Context()) })
+	p.reply(p.request("ConnectPlayers"), &gameserverv1.ConnectPlayersResponse{Revision: 40})
+	if err := receive(t, call, "the answer"); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.Instance().GetRevision(); got != 40 {
+		t.Errorf("the revision is %d, want that of the answer", got)
+	}
+	at := s.AtRevision(s.Instance().GetRevision())
+	for _, tc := range []struct {
+		method string
+		call   func() error
+		want   proto.Message
+	}{
+		{
+			"UpdateGameData", func() error { return at.UpdateGameData(t.Context(), score) },
+			&gameserverv1.UpdateGameDataRequest{GameData: score, ExpectedRevision: 40},
+		},
+		{
+			"UpdateGameData", func() error { return at.MergeGameData(t.Context(), score) },
+			&gameserverv1.UpdateGameDataRequest{GameData: score, ExpectedRevision: 40, Mode: instancev1.UpdateMode_UPDATE_MODE_MERGE},
+		},
+		{
+			"UpdatePlayers", func() error {
+				return at.UpdatePlayers(t.Context(), &instancev1.PlayerUpdate{PlayerId: "ann", Data: score})
+			},
+			&gameserverv1.UpdatePlayersRequest{Players: []*instancev1.PlayerUpdate{{PlayerId: "ann", Data: score}}, ExpectedRevision: 40},
+		},
+	} {
+		call := async(tc.call)
+		r := p.request(tc.method)
+		got := tc.want.ProtoReflect().New().Interface()
+		if err := proto.Unmarshal(r.GetPayload(), got); err != nil || !proto.Equal(got, tc.want) {
+			t.Errorf("sent %v (%v), want %v", got, err, tc.want)
+		}
+		p.fail(r, &linkv1.Error{Code: int32(codes.Aborted), Reason: "REVISION_MISMATCH", Message: "it is at 41"})
+		var refused *gameserver.Error
+		if err := receive(t, call, "the refusal"); !errors.As(err, &refused) || refused.Reason != "REVISION_MISMATCH" {
+			t.Errorf("got %v", err)
+		}
+	}
+	if in := s.Instance(); in.GetGameData() != nil || in.GetPlayers()[0].GetData() != nil {
+		t.Errorf("a refused call changed the instance: %v", in)
+	}
+}
+
+// A caller may use its messages for other things as soon as the call has returned, or given up.
+func TestCallsMeanWhatWasSent(t *testing.T) {
+	g := newGateway(t)
+	s, p := g.connect(nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	score := data(t, map[string]any{"score": 3})
+	call := async(func() error { return s.UpdateGameData(ctx, score) })
+	sent := p.request("UpdateGameData")
+	cancel()
+	receive(t, call, "the call's end")
+	score.Kind = nil
+	p.reply(sent, new(gameserverv1.UpdateGameDataResponse))
+	call = async(func() error { return s.ConnectPlayers(t.Context()) })
+	p.reply(p.request("ConnectPlayers"), new(gameserverv1.ConnectPlayersResponse))
+	receive(t, call, "the answer")
+	if got := s.Instance().GetGameData(); !proto.Equal(got, data(t, map[string]any{"score": 3})) {
+		t.Errorf("game data is %v", got)
 	}
 }
 

@@ -32,22 +32,29 @@ const (
 	reasonStaleLinkEpoch = "STALE_LINK_EPOCH"
 	reasonNotConnected   = "NOT_CONNECTED"
 	reasonLimitExceeded  = "LIMIT_EXCEEDED"
+	reasonMismatch       = "REVISION_MISMATCH"
+	reasonSuperseded     = "SUPERSEDED"
+	reasonRolledBack     = "STATE_ROLLED_BACK"
+	reasonTooOld         = "REQUEST_TOO_OLD"
 )
 
 // temporary reports whether the same request may succeed later. Repeating it under its number is always safe.
 func (e *Error) temporary() bool {
 	switch e.Code {
 	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded:
-		return true
+		return e.Reason != reasonMismatch // it is ABORTED for those who can decide again; the request itself would only fail again
 	default:
 		return e.staleLink()
 	}
 }
 
-// staleLink reports whether Berth knows the instance by a newer link, or none, so that a new connection is due.
+// staleLink reports whether Berth knows the instance by another link, or none, so that a new connection is due.
 func (e *Error) staleLink() bool {
-	return e.Reason == reasonStaleLinkEpoch || e.Reason == reasonNotConnected
+	return e.Reason == reasonStaleLinkEpoch || e.Reason == reasonNotConnected || e.rolledBack()
 }
+
+// rolledBack reports whether the store has lost writes of which this server knows.
+func (e *Error) rolledBack() bool { return e.Reason == reasonRolledBack }
 
 func errorOf(e *linkv1.Error) *Error {
 	return &Error{
@@ -92,6 +99,23 @@ func newCloseError(code linkv1.CloseCode, message string, reconnect bool) *Close
 	return &CloseError{Code: code, Message: message, reconnect: reconnect}
 }
 
+// errUnlinked ends the link because the server gave its instance up.
+var errUnlinked = errors.New("the instance was given up")
+
+func supersededError(message string) *Error {
+	return &Error{Code: codes.FailedPrecondition, Reason: reasonSuperseded, Message: message}
+}
+
+// superseded reports whether Berth has taken the instance from this server.
+func superseded(err error) bool {
+	var closed *CloseError
+	if errors.As(err, &closed) {
+		return closed.Code == linkv1.CloseCode_CLOSE_CODE_SUPERSEDED
+	}
+	var refused *Error
+	return errors.As(err, &refused) && refused.Reason == reasonSuperseded
+}
+
 // final reports whether, after this failure, there is no point in connecting again.
 func final(err error) bool {
 	var closed *CloseError
@@ -99,7 +123,7 @@ func final(err error) bool {
 		return !closed.reconnect
 	}
 	var refused *Error
-	return errors.As(err, &refused) && !refused.temporary()
+	return errors.Is(err, errUnlinked) || errors.As(err, &refused) && !refused.temporary()
 }
 
 // retryAfter returns what the failure says of when to try again.

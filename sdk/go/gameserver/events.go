@@ -9,7 +9,7 @@ import (
 )
 
 // Event is something that happened to the instance and that the game should know: PlayersAdded, PlayersRemoved,
-// PlayersUpdated, GameDataUpdated, Terminated or Relinked. What the server did itself comes back as no event.
+// PlayersUpdated, GameDataUpdated, Terminated, Superseded or Relinked. What the server did itself comes back as no event.
 type Event interface{ event() }
 
 // PlayersAdded says that players were added; expect them.
@@ -24,13 +24,13 @@ type PlayersRemoved struct {
 	PlayerIDs []string
 }
 
-// PlayersUpdated says that players' data was replaced.
+// PlayersUpdated says that players' data was replaced or merged.
 type PlayersUpdated struct {
 	// Players are the players as they are now.
 	Players []*instancev1.Player
 }
 
-// GameDataUpdated says that the instance's custom data was replaced.
+// GameDataUpdated says that the instance's custom data was replaced or merged.
 type GameDataUpdated struct {
 	// GameData is the data as it is now.
 	GameData *typev1.Data
@@ -44,11 +44,21 @@ type Terminated struct {
 	Message string
 }
 
+// Superseded says that the instance was taken from this server, and has or will get another one: stop the game. The link is over
+// with this event. The process is asked to stop soon after.
+type Superseded struct {
+	// Message is why, in words.
+	Message string
+}
+
 // Relinked says that Berth had lost the link and the server has linked anew. What happened meanwhile came as no event, but is
 // in Instance.
 type Relinked struct {
 	// Instance is the instance as it is now.
 	Instance *instancev1.GameInstance
+	// LostWrites says that Berth's store had lost its last writes, as a database does that crashes. Those of this server are made
+	// again by the package, before anything newer, and are in Instance already. What backends wrote last may be undone.
+	LostWrites bool
 }
 
 func (PlayersAdded) event()    {}
@@ -56,6 +66,7 @@ func (PlayersRemoved) event()  {}
 func (PlayersUpdated) event()  {}
 func (GameDataUpdated) event() {}
 func (Terminated) event()      {}
+func (Superseded) event()      {}
 func (Relinked) event()        {}
 
 // eventOf returns nil for a kind of event that this version does not know.
@@ -71,6 +82,8 @@ func eventOf(e *gameserverv1.InstanceEvent) Event {
 		return GameDataUpdated{e.GameDataUpdated.GetGameData()}
 	case *gameserverv1.InstanceEvent_Terminated:
 		return Terminated{e.Terminated.GetReason(), e.Terminated.GetMessage()}
+	case *gameserverv1.InstanceEvent_Superseded:
+		return Superseded{e.Superseded.GetMessage()}
 	default:
 		return nil
 	}

@@ -200,8 +200,9 @@ type peer struct {
 	conn   *websocket.Conn
 	header http.Header
 	frames chan *linkv1.Frame
-	closed chan struct{} // the connection is gone
-	deaf   atomic.Bool   // after the next frame, read nothing any more, not even a close
+	closed chan struct{}        // the connection is gone
+	status websocket.StatusCode // with which the server closed it; set before closed is closed
+	deaf   atomic.Bool          // after the next frame, read nothing any more, not even a close
 
 	game, social string // the handles that Welcome gave
 	epoch        int64  // the link's epoch that requests must have
@@ -214,6 +215,7 @@ func (p *peer) read() {
 	for {
 		_, b, err := p.conn.Read(context.Background())
 		if err != nil {
+			p.status = websocket.CloseStatus(err)
 			return
 		}
 		f := new(linkv1.Frame)
@@ -355,12 +357,29 @@ func startData(players ...string) *gameserverv1.LinkResponse {
 	return &gameserverv1.LinkResponse{Instance: in, LinkEpoch: 100, Offset: 1000}
 }
 
+// snapshot is the answer to a later Link: epoch 200, offset 5000.
+func snapshot(revision int64, change ...func(*instancev1.GameInstance)) *gameserverv1.LinkResponse {
+	r := startData("ann")
+	r.LinkEpoch, r.Offset, r.Instance.Revision = 200, 5000, revision
+	for _, f := range change {
+		f(r.GetInstance())
+	}
+	return r
+}
+
+// rolledBack is a change of Welcome: the store has lost writes to the instance.
+func rolledBack(w *linkv1.Welcome) { w.RolledBackInstanceIds = []string{instanceID} }
+
 func playersAdded(ids ...string) *gameserverv1.InstanceEvent {
 	added := new(gameserverv1.PlayersAdded)
 	for _, id := range ids {
 		added.Players = append(added.Players, &instancev1.Player{Id: id})
 	}
 	return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_PlayersAdded{PlayersAdded: added}}
+}
+
+func superseded(message string) *gameserverv1.InstanceEvent {
+	return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_Superseded{Superseded: &gameserverv1.Superseded{Message: message}}}
 }
 
 // receive takes the next value of a channel, which must come in good time.

@@ -43,6 +43,8 @@ type Server struct {
 	done   chan struct{} // closed when the link is over
 	err    error         // why; written before done is closed
 
+	unlinked bool // the instance was given up; written before done is closed
+
 	stop  context.CancelFunc // asks the goroutines to finish
 	abort context.CancelFunc // makes them finish at once
 	tasks sync.WaitGroup
@@ -89,15 +91,16 @@ func newServer(o options) *Server {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	keys := token.NewKeySet(token.FetchURL(client, at(doc, "/.well-known/jwks.json")))
+	log := o.log.With("server_id", doc.Server, "instance_id", doc.Instance)
 	wake := make(chan struct{}, 1)
 	return &Server{
 		doc:      doc,
 		options:  o,
-		log:      o.log.With("server_id", doc.Server, "instance_id", doc.Instance),
+		log:      log,
 		http:     client,
 		verifier: token.NewVerifier(keys),
 		match:    new(match),
-		outbox:   newOutbox(wake),
+		outbox:   newOutbox(log, wake),
 		inbox:    newInbox(wake),
 		events:   make(chan Event), // holds nothing: what was received from it has been taken by the game
 		run:      run{wake: wake, nonce: rand.Text()},
@@ -123,8 +126,14 @@ func (s *Server) start() {
 func (s *Server) ID() string { return s.doc.Server }
 
 // Instance returns a copy of the instance as the server knows it: the start data, and on top of it every event received and
-// every successful call of this server. Endpoints, timeouts and link are those of the start data.
-func (s *Server) Instance() *instancev1.GameInstance { return s.match.snapshot() }
+// every successful call of this server. Endpoints, timeouts and link are those of the start data; the revision is the newest that
+// an answer told.
+func (s *Server) Instance() *instancev1.GameInstance {
+	revision := s.outbox.known() // first: what it stands for is in the instance then
+	in := s.match.snapshot()
+	in.Revision = revision
+	return in
+}
 
 // Endpoints returns the addresses on which players reach this server: those of the instance or, as long as it has none,
 // those of the bootstrap document.
@@ -143,12 +152,13 @@ func (s *Server) Endpoints() []*typev1.Endpoint {
 	return endpoints
 }
 
-// Done is closed when the link is over for good: after Close, or when Berth does not want the server any more. Losing the
+// Done is closed when the link is over for good: after Close or Unlink, or when Berth does not want the server any more. Losing the
 // connection does not close it.
 func (s *Server) Done() <-chan struct{} { return s.done }
 
 // Err returns why the link is over. It is nil before Done is closed, and also when the link ended as it should: after the
-// game was ended or terminated, or by Close. Otherwise it is an *Error or a *CloseError.
+// game was ended or terminated, or by Unlink or Close. Otherwise it is an *Error or a *CloseError. When the instance was taken from
+// this server it is an *Error with the reason SUPERSEDED, or a *CloseError with that code if the server was not there to be told.
 func (s *Server) Err() error {
 	select {
 	case <-s.done:

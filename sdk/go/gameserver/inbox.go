@@ -19,7 +19,7 @@ type inbox struct {
 	refetch    chan struct{}   // entries were left out and there is room for them now; holds one
 
 	mu       sync.Mutex
-	queue    []entry // at most maxEvents, and two Relinked on top
+	queue    []entry // at most maxEvents, and on top two Relinked and a Superseded
 	seen     int64   // the offset of the last entry that went into the queue
 	acked    int64   // the offset of the last entry that the game took
 	ackAgain bool    // Berth sent an entry again that the game had taken
@@ -44,6 +44,7 @@ const (
 	dropped                 // it was here before, or will come again
 	gap                     // one before it is missing
 	full                    // it is the first for which there is no room
+	last                    // it ends the link
 )
 
 // accept queues a notification if it is the next one, after apply took it over: the game must not hear of what Instance does
@@ -59,6 +60,10 @@ func (in *inbox) accept(n *linkv1.Notification, apply func(*gameserverv1.Instanc
 			wake(in.wakeWriter)
 		}
 		return dropped
+	case n.GetEvent().GetSuperseded() != nil: // nobody will fetch what is missing before it
+		in.seen = n.GetOffset()
+		in.push(entry{n.GetOffset(), eventOf(n.GetEvent())})
+		return last
 	case in.leftOut:
 		return dropped
 	case len(in.queue) >= maxEvents:
@@ -88,9 +93,10 @@ func (in *inbox) relink(offset int64, e *Relinked) {
 		return
 	}
 	// One that waits already can be replaced; but the first of the queue may be on its way to the game.
-	if last := len(in.queue) - 1; last > 0 {
-		if _, ok := in.queue[last].event.(Relinked); ok {
-			in.queue[last].event = *e
+	if newest := len(in.queue) - 1; newest > 0 {
+		if waiting, ok := in.queue[newest].event.(Relinked); ok {
+			e.LostWrites = e.LostWrites || waiting.LostWrites
+			in.queue[newest].event = *e
 			return
 		}
 	}

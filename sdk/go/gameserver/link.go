@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,8 +37,10 @@ type run struct {
 	resumeKey   string
 	epoch       int64  // of the link; 0 before the first
 	linkID      int64  // the number of a Link request that is not answered yet, or 0
+	rolledBack  bool   // Berth said that its store has lost writes, and the instance was not linked since
 	nonce       string // proves that a Hello whose Welcome was lost was ours
 	lastFailure error
+	over        error // why the link ends with this connection, if it does
 }
 
 // keepLinked connects, serves the connection until it is lost, and connects again, until soft ends or Berth says not to. It
@@ -74,7 +77,9 @@ func (s *Server) keepLinked(soft, hard context.Context) {
 
 // finish ends the link for good. An end that had to come is no error.
 func (s *Server) finish(err error) {
-	if err != nil && s.match.over() {
+	// A server that gave its instance up is sent away, which may overtake the answer.
+	s.unlinked = errors.Is(err, errUnlinked) || superseded(err) && s.outbox.sent(methodUnlink)
+	if s.match.over() || s.unlinked {
 		err = nil
 	}
 	if err != nil {
@@ -105,8 +110,11 @@ func (s *Server) open(ctx context.Context) (_ *socket, err error) {
 		return nil, fmt.Errorf("hello: %w", err)
 	}
 	sock.welcome(welcome)
+	if slices.Contains(welcome.GetRolledBackInstanceIds(), s.doc.Instance) {
+		s.run.rolledBack = true
+	}
 	for _, in := range welcome.GetInstances() {
-		if in.GetInstanceId() == s.doc.Instance && s.run.epoch != 0 {
+		if in.GetInstanceId() == s.doc.Instance && s.run.epoch != 0 && !s.run.rolledBack {
 			s.run.epoch = in.GetLinkEpoch()
 			sock.epoch = s.run.epoch
 			s.inbox.resumed()
@@ -127,7 +135,7 @@ func (s *Server) dial(ctx context.Context) (*socket, error) {
 	if s.doc.Traceparent != "" {
 		header.Set("Traceparent", s.doc.Traceparent)
 	}
-	sock := &socket{open: make(map[int64]struct{})}
+	sock := &socket{open: make(map[int64]struct{}), leave: make(chan struct{}, 1)}
 	conn, resp, err := websocket.Dial(ctx, //nolint:bodyclose // the WebSocket package closes it
 		at(s.doc, "/v1/link"), &websocket.DialOptions{
 			HTTPClient:     s.http,
@@ -184,7 +192,7 @@ func (s *Server) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, erro
 	if s.run.epoch != 0 {
 		sock.acked = s.inbox.offset()
 		hello.Instances = []*linkv1.HelloInstance{{
-			InstanceId: s.doc.Instance, LastOffset: sock.acked, LinkEpoch: s.run.epoch,
+			InstanceId: s.doc.Instance, LastOffset: sock.acked, LinkEpoch: s.run.epoch, Revision: s.outbox.known(),
 		}}
 	}
 	if err := sock.write(ctx, &linkv1.Frame{Kind: &linkv1.Frame_Hello{Hello: hello}}); err != nil {
@@ -221,22 +229,37 @@ func (s *Server) link(ctx context.Context, sock *socket) error {
 	}
 	s.run.linkID = 0
 	if e := response.GetError(); e != nil {
-		return linkRefused(errorOf(e))
+		refused := errorOf(e)
+		s.run.rolledBack = s.run.rolledBack || refused.rolledBack()
+		return linkRefused(refused)
 	}
 	var start gameserverv1.LinkResponse
 	if err := proto.Unmarshal(response.GetResult(), &start); err != nil {
 		return errors.New("the start data cannot be read")
 	}
-	s.match.start(start.GetInstance())
+	s.linkedTo(&start)
 	sock.acked = start.GetOffset()
-	if s.run.epoch == 0 {
+	return nil
+}
+
+// linkedTo takes over the start data.
+func (s *Server) linkedTo(start *gameserverv1.LinkResponse) {
+	s.match.start(start.GetInstance())
+	revision := start.GetInstance().GetRevision()
+	first := s.run.epoch == 0
+	// Numbers never go back, unless writes are lost.
+	lost := !first && (s.run.rolledBack || revision < s.outbox.known())
+	if lost {
+		s.repair(revision)
+	}
+	s.outbox.relinked(revision)
+	s.run.epoch, s.run.rolledBack = start.GetLinkEpoch(), false
+	if first {
 		s.inbox.relink(start.GetOffset(), nil)
 		close(s.linked)
-	} else {
-		s.inbox.relink(start.GetOffset(), &Relinked{s.match.snapshot()})
+		return
 	}
-	s.run.epoch = start.GetLinkEpoch()
-	return nil
+	s.inbox.relink(start.GetOffset(), &Relinked{Instance: s.match.snapshot(), LostWrites: lost})
 }
 
 // linkRefused keeps a mishap on Berth's side from ending the match: only a refusal that says why is final.

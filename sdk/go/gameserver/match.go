@@ -57,7 +57,7 @@ func (m *match) apply(e *gameserverv1.InstanceEvent) {
 	case *gameserverv1.InstanceEvent_PlayersUpdated:
 		m.added(e.PlayersUpdated.GetPlayers())
 	case *gameserverv1.InstanceEvent_GameDataUpdated:
-		m.setData(e.GameDataUpdated.GetGameData())
+		m.setData(e.GameDataUpdated.GetGameData(), instancev1.UpdateMode_UPDATE_MODE_REPLACE)
 	case *gameserverv1.InstanceEvent_Terminated:
 		m.update(func(in *instancev1.GameInstance) {
 			in.State, in.Reason = instancev1.GameInstance_STATE_TERMINATED, e.Terminated.GetReason()
@@ -104,7 +104,7 @@ func (m *match) changed(updates []*instancev1.PlayerUpdate) {
 				continue
 			}
 			if u.GetData() != nil {
-				p.Data = proto.CloneOf(u.GetData())
+				p.Data = updated(p.GetData(), u.GetData(), u.GetMode())
 			}
 			if u.GetPresence() != instancev1.Player_PRESENCE_UNSPECIFIED {
 				p.Presence = u.GetPresence()
@@ -113,8 +113,17 @@ func (m *match) changed(updates []*instancev1.PlayerUpdate) {
 	})
 }
 
-func (m *match) setData(data *typev1.Data) {
-	m.update(func(in *instancev1.GameInstance) { in.GameData = proto.CloneOf(data) })
+func (m *match) setData(data *typev1.Data, mode instancev1.UpdateMode) {
+	m.update(func(in *instancev1.GameInstance) { in.GameData = updated(in.GetGameData(), data, mode) })
+}
+
+// updated returns what becomes of data when it is replaced by, or merged with, what is new.
+func updated(data, with *typev1.Data, mode instancev1.UpdateMode) *typev1.Data {
+	with = proto.CloneOf(with)
+	if mode == instancev1.UpdateMode_UPDATE_MODE_MERGE {
+		return mergeData(data, with)
+	}
+	return with
 }
 
 func (m *match) ended(result *typev1.Data) {

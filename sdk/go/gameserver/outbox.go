@@ -2,8 +2,10 @@ package gameserver
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 )
@@ -15,8 +17,10 @@ const maxCalls = 1024
 type call struct {
 	method  string
 	payload []byte
-	apply   func(result []byte) error // takes over what a success means; runs before anything later is read from the link
-	answer  chan *linkv1.Response     // holds one: after an answer the call is held until its caller says what next
+	// apply takes over what a success means and returns its revision; it runs before anything later is read from the link.
+	apply       func(result []byte) (revision int64, err error)
+	answer      chan *linkv1.Response // holds one: after an answer the call is held until its caller says what next
+	conditional bool                  // it depends on a revision
 
 	// Guarded by the outbox.
 	id   int64   // its number, given when it is first sent
@@ -24,20 +28,31 @@ type call struct {
 	held bool    // not to be sent, because its caller looks at an answer or waits before a repeat
 	// orphan: its caller has gone, but it was sent and may take effect, so its answer is still wanted here.
 	orphan bool
+
+	// repair: it was answered, and is made again because the store has lost it. Nobody waits for it, so what follows is its own.
+	repair   bool
+	after    time.Time // not to be sent before
+	wait     backoff
+	revision int64 // that it was answered with
+	result   []byte
+	answered time.Time
 }
 
-// outbox holds the calls that are not answered yet, and numbers them.
+// outbox holds the calls that are not answered yet, and numbers them. It remembers answered ones for a while, see kept.
 type outbox struct {
+	log        *slog.Logger
 	wakeWriter chan<- struct{}
-	room       chan struct{} // one token a call
+	room       chan struct{} // one token a call that is no repair
 
-	mu     sync.Mutex
-	calls  []*call // in the order in which they were made, hence by number, those without a number last
-	lastID int64
+	mu       sync.Mutex
+	calls    []*call // in the order in which they were made, hence by number, those without a number last
+	lastID   int64
+	kept     kept
+	revision int64 // the highest that Berth has told
 }
 
-func newOutbox(wakeWriter chan<- struct{}) *outbox {
-	return &outbox{wakeWriter: wakeWriter, room: make(chan struct{}, maxCalls)}
+func newOutbox(log *slog.Logger, wakeWriter chan<- struct{}) *outbox {
+	return &outbox{log: log, wakeWriter: wakeWriter, room: make(chan struct{}, maxCalls)}
 }
 
 // add queues a call; the caller must remove it.
@@ -71,8 +86,17 @@ func (o *outbox) remove(c *call) {
 // drop forgets a call. The caller holds mu.
 func (o *outbox) drop(c *call) {
 	o.calls = slices.DeleteFunc(o.calls, func(x *call) bool { return x == c })
-	<-o.room
+	if !c.repair {
+		<-o.room
+	}
 	wake(o.wakeWriter) // one that is left may be the next to send now
+}
+
+// sent reports whether a call of the method was sent and is not answered.
+func (o *outbox) sent(method string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.ContainsFunc(o.calls, func(c *call) bool { return c.method == method && c.id != 0 })
 }
 
 // repeat has a call sent again, under its number.
@@ -93,53 +117,74 @@ func (o *outbox) number() int64 {
 
 // next returns a call to send on the socket now, or nil. Those with a number go first. The numbers of unanswered calls stay
 // within one window, so that Berth can tell a late repeat from a call that it never saw by remembering a window.
-func (o *outbox) next(via *socket) *call {
+//
+// Repairs are made one by one, each after the answer to the one before, and nothing newer before the last: a later write must not
+// be overtaken by an earlier one that Berth has put off. in is how long the next of them has to wait.
+func (o *outbox) next(via *socket) (_ *call, in time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if len(via.open) >= via.window {
-		return nil
+		return nil, 0
 	}
 	for _, c := range o.calls {
-		if c.via == via || c.held {
+		switch {
+		case c.repair && time.Until(c.after) > 0:
+			return nil, time.Until(c.after)
+		case c.repair && (c.via == via || c.held):
+			return nil, 0
+		case c.via == via, c.held:
 			continue
 		}
 		if c.id == 0 {
 			if oldest := o.calls[0].id; oldest != 0 && o.lastID+1-oldest >= int64(via.window) {
-				return nil
+				return nil, 0
 			}
 			o.lastID++
 			c.id = o.lastID
 		}
 		c.via = via
 		via.open[c.id] = struct{}{}
-		return c
+		return c, 0
 	}
-	return nil
+	return nil, 0
 }
 
 // answered hands an answer to its call.
 func (o *outbox) answered(via *socket, r *linkv1.Response) {
-	o.mu.Lock()
-	delete(via.open, r.GetId())
-	wake(o.wakeWriter)
-	i := slices.IndexFunc(o.calls, func(c *call) bool { return c.id == r.GetId() && c.id != 0 })
-	if i < 0 || o.calls[i].held { // it has an answer
-		o.mu.Unlock()
+	c := o.hold(via, r.GetId())
+	if c == nil {
 		return
+	}
+	if r.GetError() == nil {
+		if revision, err := c.apply(r.GetResult()); err == nil {
+			o.told(c, revision, r.GetResult())
+		} else {
+			r = &linkv1.Response{Id: r.GetId(), Outcome: &linkv1.Response_Error{Error: unreadable(c.method)}}
+		}
+	}
+	switch {
+	case c.repair:
+		o.repaired(c, r.GetError())
+	case c.orphan:
+	default:
+		c.answer <- r // there is room: the call was not held, so the last answer was taken
+	}
+}
+
+// hold returns the call that is answered, which is not sent again meanwhile; nil for one that has its answer.
+func (o *outbox) hold(via *socket, id int64) *call {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(via.open, id)
+	wake(o.wakeWriter)
+	i := slices.IndexFunc(o.calls, func(c *call) bool { return c.id == id && c.id != 0 && !c.held })
+	if i < 0 {
+		return nil
 	}
 	c := o.calls[i]
 	c.held = true
 	if c.orphan {
 		o.drop(c)
 	}
-	o.mu.Unlock()
-	if r.GetError() == nil {
-		if err := c.apply(r.GetResult()); err != nil {
-			r = &linkv1.Response{Id: r.GetId(), Outcome: &linkv1.Response_Error{Error: unreadable(c.method)}}
-		}
-	}
-	if c.orphan {
-		return
-	}
-	c.answer <- r // there is room: the call was not held, so the last answer was taken
+	return c
 }

@@ -1,6 +1,7 @@
 package gameserver
 
 import (
+	"log/slog"
 	"testing"
 
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
@@ -8,9 +9,9 @@ import (
 
 func outboxOf(t *testing.T, calls ...*call) *outbox {
 	t.Helper()
-	o := newOutbox(make(chan struct{}, 1))
+	o := newOutbox(slog.New(slog.DiscardHandler), make(chan struct{}, 1))
 	for _, c := range calls {
-		c.apply = func([]byte) error { return nil }
+		c.apply = func([]byte) (int64, error) { return 0, nil }
 		if err := o.add(t.Context(), nil, c); err != nil {
 			t.Fatal(err)
 		}
@@ -20,7 +21,7 @@ func outboxOf(t *testing.T, calls ...*call) *outbox {
 
 func wantNext(t *testing.T, o *outbox, via *socket, want *call) {
 	t.Helper()
-	if got := o.next(via); got != want {
+	if got, _ := o.next(via); got != want {
 		t.Fatalf("next is %+v, want %+v", got, want)
 	}
 }
@@ -42,7 +43,7 @@ func TestAnAbandonedCallStillTakesEffect(t *testing.T) {
 	a := new(call)
 	o := outboxOf(t, a)
 	applied := 0
-	a.apply = func([]byte) error { applied++; return nil }
+	a.apply = func([]byte) (int64, error) { applied++; return 0, nil }
 	first, second := &socket{window: 1, open: make(map[int64]struct{})}, &socket{window: 1, open: make(map[int64]struct{})}
 	wantNext(t, o, first, a)
 	o.remove(a)

@@ -40,6 +40,7 @@ type socket struct {
 	open     map[int64]struct{} // requests sent here and not answered; guarded by the outbox
 	acked    int64              // the last offset acknowledged here; used by hello and then by the writer only
 
+	leave   chan struct{} // the server is done with the link; holds one
 	silence time.Duration // how long the gateway may be silent
 	watch   *time.Timer   // cuts the connection when it was silent for longer; nil during the handshake
 }
@@ -121,8 +122,8 @@ func (k *socket) response(ctx context.Context, id int64) (*linkv1.Response, erro
 	}
 }
 
-// serve works the connection until it is lost and returns why. When soft ends it says goodbye to the gateway first; when hard
-// ends it just leaves.
+// serve works the connection until it is lost and returns why. When soft ends, or the link itself, it says goodbye to the gateway
+// first; when hard ends it just leaves.
 func (s *Server) serve(soft, hard context.Context, sock *socket) error {
 	ctx, cut := context.WithCancelCause(hard)
 	defer cut(nil)
@@ -134,16 +135,22 @@ func (s *Server) serve(soft, hard context.Context, sock *socket) error {
 	tasks.Go(func() {
 		select {
 		case <-soft.Done():
-			_ = sock.conn.Close(websocket.StatusNormalClosure, "") // it waits for the gateway's answer, and no longer than ctx
-			cut(nil)
+		case <-sock.leave:
 		case <-s.inbox.refetch:
 			cut(errRefetch)
+			return
 		case <-ctx.Done():
+			return
 		}
+		_ = sock.conn.Close(websocket.StatusNormalClosure, "") // it waits for the gateway's answer, and no longer than ctx
+		cut(nil)
 	})
 	err := s.readFrames(ctx, sock)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause // the read failed because of it
+	}
+	if s.run.over != nil {
+		err = s.run.over
 	}
 	cut(err)
 	_ = sock.conn.CloseNow()
@@ -162,19 +169,31 @@ func (s *Server) readFrames(ctx context.Context, sock *socket) error {
 		case f.GetResponse() != nil:
 			r := f.GetResponse()
 			s.outbox.answered(sock, r)
-			if e := errorOf(r.GetError()); e.staleLink() {
+			switch e := errorOf(r.GetError()); {
+			case e.staleLink():
+				s.run.rolledBack = s.run.rolledBack || e.rolledBack()
 				return e
+			case superseded(e):
+				s.end(sock, e)
+			case s.run.over != nil: // by this answer
+				wake(sock.leave)
 			}
 		case f.GetNotification() != nil:
-			if err := s.notified(f.GetNotification()); err != nil {
+			if err := s.notified(sock, f.GetNotification()); err != nil {
 				return err
 			}
 		}
 	}
 }
 
+// end has the link end for good with this connection.
+func (s *Server) end(sock *socket, why error) {
+	s.run.over = why
+	wake(sock.leave)
+}
+
 // notified takes in a notification. What is missing is fetched by resuming, since the gateway has sent it for all it knows.
-func (s *Server) notified(n *linkv1.Notification) error {
+func (s *Server) notified(sock *socket, n *linkv1.Notification) error {
 	if n.GetInstanceId() != s.doc.Instance {
 		return nil
 	}
@@ -183,6 +202,8 @@ func (s *Server) notified(n *linkv1.Notification) error {
 		return errGap
 	case full:
 		s.log.Warn("events are not read fast enough", "waiting", maxEvents)
+	case last:
+		s.end(sock, supersededError(n.GetEvent().GetSuperseded().GetMessage()))
 	case queued, dropped:
 	}
 	return nil
@@ -198,14 +219,20 @@ func (s *Server) writeFrames(ctx context.Context, sock *socket) error {
 				return err
 			}
 		}
-		if c := s.outbox.next(sock); c != nil {
+		c, in := s.outbox.next(sock)
+		if c != nil {
 			if err := s.send(ctx, sock, c); err != nil {
 				return err
 			}
 			continue
 		}
+		var due <-chan time.Time
+		if in > 0 {
+			due = time.After(in)
+		}
 		select {
 		case <-s.run.wake:
+		case <-due:
 		case <-ctx.Done():
 			return ctx.Err()
 		}

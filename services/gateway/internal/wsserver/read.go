@@ -152,6 +152,8 @@ func (c *conn) welcome(opened *sessionv1.OpenSessionResponse) {
 		SocialHandle: social,
 		Limits:       &linkv1.Limits{MaxFrameBytes: c.srv.cfg.Limits.MaxFrameBytes, MaxInFlight: int32(c.srv.cfg.Limits.MaxInFlight)},
 		Heartbeat:    durationpb.New(c.srv.cfg.Heartbeat),
+
+		RolledBackInstanceIds: opened.GetRolledBackInstanceIds(),
 	}
 	var links []session.Link
 	for _, l := range opened.GetLinks() {
