@@ -1,0 +1,170 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+)
+
+// A game server that is killed is replaced by another one, which gets players and data and plays the match to its end.
+func TestALostServerIsReplaced(t *testing.T) {
+	shapes(t, func(t *testing.T, s *stack) {
+		var out instancev1.CreateGameInstanceResponse
+		s.ok(t, 0, "POST", instances, `{"placement":{"build":"hold"},"players":[{"id":"ann"}],"onServerLoss":"ON_SERVER_LOSS_REPLACE"}`, &out)
+		id := out.GetInstance().GetId()
+		s.becomes(t, id, running)
+		if err := syscall.Kill(serverPID(t, id), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		var second *instancev1.GameInstance
+		eventually(t, "another server runs the match", func() error {
+			second = s.get(t, id)
+			if len(second.GetAttempts()) != 2 || second.GetState() != running {
+				return fmt.Errorf("%s with %d attempts", second.GetState(), len(second.GetAttempts()))
+			}
+			return nil
+		})
+		if len(second.GetPlayers()) != 1 || second.GetLink().GetServerId() != second.GetAttempts()[1].GetServerId() {
+			t.Errorf("after the replacement: %v", second)
+		}
+		s.ok(t, 0, "POST", instances+"/"+id+":replace", `{"message":"once more"}`, nil)
+		eventually(t, "a third server runs the match", func() error {
+			if third := s.get(t, id); len(third.GetAttempts()) != 3 || third.GetState() != running {
+				return fmt.Errorf("%s with %d attempts", third.GetState(), len(third.GetAttempts()))
+			}
+			return nil
+		})
+		ann := s.join(t, id, "ann")
+		ann.say(t, "END")
+		s.becomes(t, id, ended)
+		gone(t, id)
+		if got := strings.Join(s.events(t, id), " "); !strings.Contains(got, "server_lost") || !strings.Contains(got, "server_replaced") {
+			t.Errorf("history: %s", got)
+		}
+	})
+}
+
+// The store is put back to where it was before the last calls, as a failover to a replica that lagged would do: the server makes them again.
+func TestWhatTheStoreHasLostIsMadeAgain(t *testing.T) {
+	s := processes(t)
+	id := s.create(t, "hold", "ann", "bob").GetId()
+	s.becomes(t, id, running)
+	restore := remember(t, s.redis, id)
+	ann := s.join(t, id, "ann")
+	present := func() error {
+		for _, p := range s.get(t, id).GetPlayers() {
+			if p.GetId() == "ann" && p.GetPresence() == instancev1.Player_PRESENCE_PRESENT {
+				return nil
+			}
+		}
+		return errors.New("ann is not in")
+	}
+	eventually(t, "the server says that ann is in", present)
+	restore()
+	if present() == nil {
+		t.Fatal("nothing was lost: the test shows nothing")
+	}
+	// The server finds out when it connects again.
+	for _, name := range []string{"gateway-a", "gateway-b"} {
+		s.procs[name].kill(t)
+		s.procs[name].start(t)
+		s.procs[name].ready(t)
+	}
+	eventually(t, "what was lost is made again", present)
+	if events := s.events(t, id); !slices.Contains(events, "state_rolled_back") {
+		t.Errorf("the history does not say so: %v", events)
+	}
+	ann.say(t, "END")
+	s.becomes(t, id, ended)
+	gone(t, id)
+}
+
+// remember returns a function that puts an instance back to what it is now in the store.
+func remember(t *testing.T, addr, id string) (restore func()) {
+	t.Helper()
+	ctx := context.Background()
+	c := redis.NewClient(&redis.Options{Addr: addr})
+	t.Cleanup(func() { _ = c.Close() })
+	keys, err := c.Keys(ctx, "*:i:"+id+"*").Result()
+	if err != nil || len(keys) == 0 {
+		t.Fatalf("keys of the instance: %v, %v", keys, err)
+	}
+	was := map[string]string{}
+	for _, key := range keys {
+		if was[key], err = c.Dump(ctx, key).Result(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		for key, dump := range was {
+			if err := c.RestoreReplace(ctx, key, 0, dump).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// A service that is frozen for longer than others would wait for it, and then goes on, has ended no match.
+func TestAMatchSurvivesAFrozenService(t *testing.T) {
+	s := processes(t)
+	id := s.create(t, "hold", "ann").GetId()
+	s.becomes(t, id, running)
+	ann := s.join(t, id, "ann")
+	frozen := s.procs["game-instance"]
+	if err := frozen.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Second) // longer than leases and the gap that counts as an outage
+	defer cancel()
+	<-ctx.Done()
+	ann.say(t, "END") // while nobody is there to hear it
+	if err := frozen.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.becomes(t, id, ended); got.GetResult() == nil {
+		t.Errorf("ended as %v", got)
+	}
+	gone(t, id)
+}
+
+// After a total loss of the store nobody is told lies: the instance is unknown, its server learns so, and new matches are played.
+func TestAStoreThatHasLostEverything(t *testing.T) {
+	s := processes(t)
+	id := s.create(t, "hold", "ann").GetId()
+	s.becomes(t, id, running)
+	ann := s.join(t, id, "ann")
+	pid := serverPID(t, id)
+	c := redis.NewClient(&redis.Options{Addr: s.redis})
+	defer func() { _ = c.Close() }()
+	keys, err := c.Keys(context.Background(), "*:i:"+id+"*").Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All that there is of instances; the signing keys are not game-instance's.
+	if err := c.Del(context.Background(), keys...).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if status, body := s.rest(t, 1, "GET", instances+"/"+id, ""); status != 404 {
+		t.Errorf("a lost instance: %d %s", status, body)
+	}
+	ann.say(t, "END")
+	eventually(t, "the server has learned that its instance is gone", func() error {
+		if err := syscall.Kill(pid, 0); err == nil {
+			return errors.New("it still runs")
+		}
+		return nil
+	})
+	next := s.create(t, "hold", "bob").GetId()
+	s.becomes(t, next, running)
+	s.ok(t, 0, "POST", instances+"/"+next+":terminate", "{}", nil)
+	gone(t, next)
+}
