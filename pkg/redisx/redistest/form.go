@@ -113,18 +113,23 @@ func whole(ctx context.Context, all []node) error {
 	return nil
 }
 
-// layout returns who has which slots, as the node at an address sees it: the master first.
+// layout returns who has which slots, as the node at an address sees it: the master first. It asks as the driver does, to see the same.
 func layout(ctx context.Context, addr string) ([]redis.ClusterSlot, error) {
 	c := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1})
 	defer func() { _ = c.Close() }()
-	return c.ClusterSlots(ctx).Result()
+	cmd := redis.NewClusterSlotsCmd(ctx, "cluster", "slots")
+	_ = c.Process(ctx, cmd) // the error is the command's
+	return cmd.Result()
 }
 
 func everyNode(ctx context.Context, all []node, word string) error {
 	for _, n := range all {
 		reply, err := ask(ctx, n.addr, "cluster", "info").Text()
-		if err != nil || !strings.Contains(reply, word) {
-			return fmt.Errorf("%s does not say %s: %v", n.addr, word, err)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(reply, word) {
+			return fmt.Errorf("%s does not say %s", n.addr, word)
 		}
 	}
 	return nil
@@ -133,8 +138,11 @@ func everyNode(ctx context.Context, all []node, word string) error {
 // says returns an error unless a section of the server's INFO has a word.
 func says(ctx context.Context, addr, section, word string) error {
 	info, err := ask(ctx, addr, "info", section).Text()
-	if err != nil || !strings.Contains(info, word) {
-		return fmt.Errorf("%s does not say %s: %v", addr, word, err)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(info, word) {
+		return fmt.Errorf("%s does not say %s", addr, word)
 	}
 	return nil
 }
