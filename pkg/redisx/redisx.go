@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -150,6 +151,13 @@ func (s *Store) Partitions() int { return s.partitions }
 
 // Warnings returns what is allowed and still not advisable about the store, as found when it was opened: sentences for the log.
 func (s *Store) Warnings() []string { return s.warnings }
+
+// Warn logs the warnings.
+func (s *Store) Warn(log *slog.Logger) {
+	for _, w := range s.warnings {
+		log.Warn("the store is not set up as it should be", "warning", w)
+	}
+}
 
 // Partition returns the partition that an id lives in.
 func (s *Store) Partition(id string) int {

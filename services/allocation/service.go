@@ -48,6 +48,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	b.OnStop(app.StageStore, "redis", func(context.Context) error { return redis.Close() })
 	b.ReadyWhen("redis", redis.Ready)
+	redis.Warn(b.Log())
 	store := redisstore.New(redis)
 
 	tokens, err := dial(b, "token-issuer", cfg.TokenIssuer, cfg.Auth)

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -311,7 +310,7 @@ func (w *world) remember(id string) (restore func()) {
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func addr(s *redisx.Store) string { return s.UniversalClient.(*redis.Client).Options().Addr }
+func addr(s *redisx.Store) string { return s.Addrs()[0] }
 
 // rawCodec sends bytes as they are.
 type rawCodec struct{}

@@ -45,6 +45,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	b.OnStop(app.StageStore, "redis", func(context.Context) error { return store.Close() })
 	b.ReadyWhen("redis", store.Ready)
+	store.Warn(b.Log())
 
 	issuerConn, err := rpc.Dial(cfg.TokenIssuer, cfg.Auth.InternalKey)
 	if err != nil {

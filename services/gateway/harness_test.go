@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -121,7 +120,7 @@ func newWorldOf(tb testing.TB, store *redisx.Store, behind *backend, change func
 	cfg := gateway.Default()
 	cfg.EdgeListener, cfg.APIListener = listenAny(tb), listenAny(tb)
 	cfg.GameInstance, cfg.TokenIssuer, cfg.Allocation = w.backend.addr, w.backend.addr, w.backend.addr
-	cfg.Redis = redisx.Config{Addrs: []string{storeAddr(tb, store)}}
+	cfg.Redis = redisx.Config{Addrs: []string{storeAddr(store)}}
 	cfg.Auth = auth.Config{InternalKey: internalKey}
 	cfg.LeaseInterval = 50 * time.Millisecond
 	if change != nil {
@@ -144,14 +143,7 @@ func listenAny(tb testing.TB) net.Listener {
 }
 
 // storeAddr returns where a store is.
-func storeAddr(tb testing.TB, store *redisx.Store) string {
-	tb.Helper()
-	client, ok := store.UniversalClient.(*redis.Client)
-	if !ok {
-		tb.Fatalf("%T does not say where it is", store.UniversalClient)
-	}
-	return client.Options().Addr
-}
+func storeAddr(store *redisx.Store) string { return store.Addrs()[0] }
 
 // deliver puts entries into their mailboxes and publishes them, as game-instance does.
 func (w *world) deliver(entries ...*eventv1.Delivery) {

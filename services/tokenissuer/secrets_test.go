@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/redisstore"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
@@ -82,7 +83,7 @@ func signature(jwt string) string { return jwt[strings.LastIndex(jwt, ".")+1:] }
 func dump(t *testing.T, s *redisx.Store) string {
 	t.Helper()
 	var out strings.Builder
-	for _, key := range s.Keys(t.Context(), "*").Val() {
+	for _, key := range redistest.Keys(t, s) {
 		out.WriteString(key + "\n")
 		switch kind := s.Type(t.Context(), key).Val(); kind {
 		case "string":

@@ -40,6 +40,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	// While the store is away, minting and publishing go on: the keys are in memory. Readiness goes nevertheless, as in every service, so that
 	// replicas that still reach the store are preferred; connections that are open stay.
 	b.ReadyWhen("redis", store.Ready)
+	store.Warn(b.Log())
 
 	ring, err := openRing(ctx, store, cfg)
 	if err != nil {
