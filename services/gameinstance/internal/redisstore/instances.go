@@ -77,6 +77,7 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, env instance.Env
 	keys := []string{
 		instanceKey(p, inst.ID), commandsKey(p, inst.ID), orderKey(p, inst.ID), historyKey(p, inst.ID), mailboxKey(p, inst.ID),
 		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p), linkedKey(p, inst.ID),
+		changedKey(p), goneKey(p),
 	}
 	args, err := commitArgs(c, env, changesChannel(p))
 	if err != nil {

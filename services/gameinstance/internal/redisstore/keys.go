@@ -21,6 +21,8 @@ func mailboxKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":m") }
 func timersKey(p int) string            { return redisx.Key(p, "timers") }
 func undeliveredKey(p int) string       { return redisx.Key(p, "undelivered") }
 func linksKey(p int) string             { return redisx.Key(p, "links") }
+func changedKey(p int) string           { return redisx.Key(p, "changed") }
+func goneKey(p int) string              { return redisx.Key(p, "gone") }
 func indexKey(p int, ns string) string  { return redisx.Key(p, "idx:"+ns) }
 func sessionKey(p int, s string) string { return redisx.Key(p, "s:"+s) }
 

@@ -363,7 +363,7 @@ func TestAFreshLinkEmptiesTheMailbox(t *testing.T) {
 	})
 }
 
-func TestDueInstancesAreFoundAndDeletedOnesLeaveNothing(t *testing.T) {
+func TestDueInstancesAreFoundAndDeletedOnesLeaveATombstone(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
 		s, ctx := redisstore.New(r), context.Background()
 		id := uuid.NewString()
@@ -381,8 +381,9 @@ func TestDueInstancesAreFoundAndDeletedOnesLeaveNothing(t *testing.T) {
 			t.Errorf("deleted instance: %+v", got)
 		}
 		keys, err := r.Keys(ctx, "*").Result()
-		if err != nil || !slices.Equal(keys, []string{"berth:meta"}) {
-			t.Errorf("keys left: %v, %v", keys, err)
+		slices.Sort(keys)
+		if want := []string{"berth:meta", redisx.Key(r.Partition(id), "gone")}; err != nil || !slices.Equal(keys, want) {
+			t.Errorf("keys left: %v, %v; want the tombstone alone, %v", keys, err, want)
 		}
 	})
 }

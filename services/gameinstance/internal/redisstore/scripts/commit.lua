@@ -3,6 +3,7 @@
 -- KEYS 1 instance (hash: rev, off, mail, head, data, result, p:PLAYER)   2 command digests (hash)   3 ids of backends' commands by time (zset)
 --      4 history (list)   5 mailbox (zset by offset)   6 timers (zset by due time)   7 undelivered mailboxes (zset by time)
 --      8 namespace index (zset by create time)   9 links (hash: instance -> gateway)   10 ids of commands over the link by time (zset)
+--      11 ids of instances by revision of their last change (zset)   12 ids of deleted instances by time of deletion (zset)
 -- ARGV 1 instance id   2 revision that was decided upon, 0: none   3 command id, "": none   4 command digest
 --      5 next due time in us, 0: none   6 create time in us   7 gateway of a connected link, or ""
 --      8 "delete", "clear" (the mailbox) or ""   9 channel for the change hint   10 most mailbox entries, 0: no limit   11 most mailbox bytes
@@ -24,6 +25,11 @@ if ARGV[8] == 'delete' then
   redis.call('ZREM', KEYS[7], ARGV[1])
   redis.call('ZREM', KEYS[8], ARGV[1])
   redis.call('HDEL', KEYS[9], ARGV[1])
+  -- A tombstone stays for 24 hours, and the newest 10,000 of a partition: watchers that missed the deletion find it there.
+  redis.call('ZREM', KEYS[11], ARGV[1])
+  redis.call('ZADD', KEYS[12], int(us), ARGV[1])
+  redis.call('ZREMRANGEBYSCORE', KEYS[12], '-inf', int(us - 86400000000))
+  redis.call('ZREMRANGEBYRANK', KEYS[12], 0, -10001)
   redis.call('PUBLISH', ARGV[9], ARGV[1])
   return {'ok', int(rev), '0', '0'}
 end
@@ -81,6 +87,7 @@ else
 end
 
 redis.call('HSET', KEYS[1], 'rev', int(rev), 'off', int(previous), 'mail', int(size))
+redis.call('ZADD', KEYS[11], int(rev), ARGV[1])
 if ARGV[5] == '0' then redis.call('ZREM', KEYS[6], ARGV[1]) else redis.call('ZADD', KEYS[6], ARGV[5], ARGV[1]) end
 redis.call('ZADD', KEYS[8], 'NX', ARGV[6], ARGV[1])
 if ARGV[7] == '' then redis.call('HDEL', KEYS[9], ARGV[1]) else redis.call('HSET', KEYS[9], ARGV[1], ARGV[7]) end
