@@ -86,8 +86,12 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	tokens, err := grpcserver.NewPageTokens(cfg.Auth.InternalKey)
+	if err != nil {
+		return err
+	}
 	gameServers := grpcserver.NewGameServer(instances, sessions)
-	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, watches))
+	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))
 	attemptv1.RegisterAttemptServiceServer(server, grpcserver.NewAttempt(instances))

@@ -24,12 +24,14 @@ import (
 type Instance struct {
 	instancev1.UnimplementedGameInstanceServiceServer
 	instances *instance.Service
+	pages     instance.Pages
+	tokens    PageTokens
 	watches   *watch.Hub
 }
 
 // NewInstance returns the handlers of GameInstanceService.
-func NewInstance(instances *instance.Service, watches *watch.Hub) *Instance {
-	return &Instance{instances: instances, watches: watches}
+func NewInstance(instances *instance.Service, pages instance.Pages, tokens PageTokens, watches *watch.Hub) *Instance {
+	return &Instance{instances: instances, pages: pages, tokens: tokens, watches: watches}
 }
 
 // envelope names a backend's command: its request id, under its own name.
@@ -108,15 +110,15 @@ func (s *Instance) GetGameInstance(ctx context.Context, req *instancev1.GetGameI
 
 // ListGameInstances implements the rpc.
 func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGameInstancesRequest) (*instancev1.ListGameInstancesResponse, error) {
-	cursor, err := parsePageToken(req.GetPageToken())
-	if err != nil {
+	q := instance.Query{Namespace: ids.Namespace(req.GetNamespace()), Filter: filterOf(req.GetFilter()), Limit: int(req.GetPageSize())}
+	if q.Limit == 0 {
+		q.Limit = 50
+	}
+	var err error
+	if q.After, err = s.tokens.parse(q, req.GetPageToken()); err != nil {
 		return nil, err
 	}
-	size := int(req.GetPageSize())
-	if size == 0 {
-		size = 50
-	}
-	page, next, err := s.instances.List(ctx, ids.Namespace(req.GetNamespace()), size, cursor)
+	page, next, err := s.pages.Page(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -128,10 +130,8 @@ func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGa
 		}
 		out.Instances = append(out.Instances, m)
 	}
-	if next != (instance.Cursor{}) {
-		out.NextPageToken = pageToken(next)
-	}
-	return out, nil
+	out.NextPageToken, err = s.tokens.token(q, next)
+	return out, err
 }
 
 // WatchGameInstance implements the rpc.

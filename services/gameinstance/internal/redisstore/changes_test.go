@@ -2,6 +2,8 @@ package redisstore_test
 
 import (
 	"context"
+	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -80,5 +82,70 @@ func TestTombstonesAreBoundedByAgeAndNumber(t *testing.T) {
 			t.Errorf("%d tombstones are kept, %v", n, err)
 		}
 		check(id, map[string]error{id: nil, "4": redis.Nil, "10004": nil})
+	})
+}
+
+// marks returns what is found since a time: the newest of each instance.
+func marks(t *testing.T, s *redisstore.Store, since time.Time) map[string]int64 {
+	t.Helper()
+	out := map[string]int64{}
+	err := s.Since(context.Background(), since, func(found []instance.Mark) error {
+		for _, m := range found {
+			out[m.ID] = m.Revision
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func TestChangesSinceATimeAreFound(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		before := created(t, s)
+		since, err := s.Now(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, gone := created(t, s), deleted(t, s)
+		_, done := must(t, s, id, instance.UpdateGameData{})
+		if got, want := marks(t, s, since), map[string]int64{id: done.Revision, gone: 0}; !maps.Equal(got, want) {
+			t.Errorf("changed since: %v, want %v", got, want)
+		}
+		if got := marks(t, s, time.Time{}); len(got) != 3 || got[before] == 0 {
+			t.Errorf("changed ever: %v", got)
+		}
+		for id, want := range map[string]bool{gone: true, id: false, uuid.NewString(): false} {
+			if is, err := s.Deleted(context.Background(), id); err != nil || is != want {
+				t.Errorf("%s is deleted: %v, %v; want %v", id, is, err, want)
+			}
+		}
+	})
+}
+
+func TestManyChangesAreReadInParts(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		s := redisstore.New(r)
+		var entries []redis.Z
+		for n := range 3500 { // 500 of each revision
+			entries = append(entries, redis.Z{Score: float64(1000 + n/500), Member: fmt.Sprint(n)})
+		}
+		same := make([]redis.Z, 1200)
+		for n := range same { // as many of one revision as there never are
+			same[n] = redis.Z{Score: 1, Member: fmt.Sprint("same", n)}
+		}
+		for key, entries := range map[string][]redis.Z{redisx.Key(2, "changed"): entries, redisx.Key(5, "gone"): same} {
+			if err := r.ZAdd(context.Background(), key, entries...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := marks(t, s, time.UnixMicro(1000))
+		if len(got) != 3500 || got["3499"] != 1006 {
+			t.Errorf("%d changes are found", len(got))
+		}
+		if got := marks(t, s, time.UnixMicro(1)); len(got) != 4500 { // it ends, although not with all
+			t.Errorf("%d changes and deletions are found", len(got))
+		}
 	})
 }
