@@ -64,7 +64,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	calls := outbox.New(instances, allocation, log)
 	instances.SetDriver(calls)
 	sessions := session.New(session.Config{Sessions: records, Gateways: records, Mailboxes: records, Instances: instances, Herald: news, Log: log})
-	watches := watch.New(records, log)
+	watches := watch.New(watch.Config{Feed: records, Records: records, Instances: instances, Log: log})
 	sweeper := &timer.Sweeper{Store: records, Instances: instances, Driver: calls, Reaper: sessions, Log: log}
 
 	b.Run("news", news.Run)

@@ -45,6 +45,14 @@ func (f Filter) Empty() bool {
 	return len(f.States) == 0 && f.Region == "" && len(f.Labels) == 0 && f.PlayerID == "" && f.Build == ""
 }
 
+// Players returns whom the filter asks after.
+func (f Filter) Players() []string {
+	if f.PlayerID == "" {
+		return nil
+	}
+	return []string{f.PlayerID}
+}
+
 // Query asks for a page of a namespace's instances.
 type Query struct {
 	Namespace string

@@ -119,12 +119,3 @@ func (s *Store) Deleted(ctx context.Context, id string) (bool, error) {
 	}
 	return err == nil, redisx.Err(err)
 }
-
-// Changes returns a subscription to the change hints of all partitions; a message's payload is the id of the instance.
-func (s *Store) Changes(ctx context.Context) *redis.PubSub {
-	channels := make([]string, s.redis.Partitions())
-	for p := range channels {
-		channels[p] = changesChannel(p)
-	}
-	return s.redis.Subscribe(ctx, channels...)
-}

@@ -31,10 +31,6 @@ func (s *Store) List(ctx context.Context, namespace string, limit int, after ins
 // Page implements instance.Pages, in rounds of one pipelined read of all partitions' indexes and one of the heads. A filter is applied to what was
 // read: there is no index by state, label or player.
 func (s *Store) Page(ctx context.Context, q instance.Query) (page []*instance.Instance, next instance.Cursor, err error) {
-	var players []string
-	if q.Filter.PlayerID != "" {
-		players = []string{q.Filter.PlayerID}
-	}
 	at := q.After
 	for looked := 0; ; {
 		want := q.Limit - len(page)
@@ -45,7 +41,7 @@ func (s *Store) Page(ctx context.Context, q instance.Query) (page []*instance.In
 		if err != nil {
 			return nil, next, err
 		}
-		heads, err := s.Heads(ctx, idsOf(entries), players)
+		heads, err := s.Heads(ctx, idsOf(entries), q.Filter.Players())
 		if err != nil {
 			return nil, next, err
 		}
