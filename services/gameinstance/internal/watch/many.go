@@ -168,7 +168,11 @@ func (w *many) run(ctx context.Context) error {
 
 func (w *many) sendSnapshot(ctx context.Context) error {
 	for q := w.query; ; {
-		crowded := w.prune(q.After)
+		if w.prune(q.After) { // rather some changes before the marker than a watcher dropped that is not slow
+			if err := w.sendPending(ctx); err != nil {
+				return err
+			}
+		}
 		page, next, err := w.hub.cfg.Records.Page(ctx, q)
 		if err != nil {
 			return err
@@ -187,11 +191,6 @@ func (w *many) sendSnapshot(ctx context.Context) error {
 			defer w.mu.Unlock()
 			w.snapshot = false
 			return nil
-		}
-		if crowded { // rather some changes before the marker than a watcher dropped that is not slow
-			if err := w.sendPending(ctx); err != nil {
-				return err
-			}
 		}
 		q.After = next
 	}
