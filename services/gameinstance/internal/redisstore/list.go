@@ -98,7 +98,7 @@ func idsOf(entries []listed) []string {
 // index returns 1 to limit entries that come after the cursor, and whether there are more; none at the end. Ids spread evenly over the partitions, so
 // that a small part of each is enough; where it is not, the entries that are certain make a shorter answer.
 func (s *Store) index(ctx context.Context, namespace string, limit int, after instance.Cursor) (entries []listed, more bool, err error) {
-	for count := 8 + 2*limit/s.redis.Partitions(); ; count *= 2 {
+	for count := 4 + 4*limit/s.redis.Partitions(); ; count *= 2 {
 		all, horizon, err := s.parts(ctx, namespace, count, after)
 		if err != nil {
 			return nil, false, err
