@@ -90,6 +90,30 @@ func TestInstancesOfOneTimeAndPartitionAreListedOnce(t *testing.T) {
 	})
 }
 
+// The newest instances are all of one partition, far more than its share.
+func TestAPartitionWithMoreThanItsShareIsListedInOrder(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		s := redisstore.New(r)
+		var want []string
+		add := func(n int, ours func(partition int) bool) {
+			for made := 0; made < n; {
+				if id := uuid.NewString(); ours(r.Partition(id)) {
+					must(t, s, id, instance.Create{Namespace: "default", ID: id, Timeouts: timeouts, SkipAllocation: true})
+					want, made = append([]string{id}, want...), made+1
+				}
+			}
+		}
+		add(30, func(p int) bool { return p != 3 })
+		add(60, func(p int) bool { return p == 3 })
+		for _, limit := range []int{5, 20, 40, 100} {
+			got := pages(t, s, instance.Query{Namespace: "default", Limit: limit}, nil)
+			if all := slices.Concat(got...); !slices.Equal(all, want) || len(got) != (90+limit-1)/limit {
+				t.Errorf("by %d, in %d pages, listed %v\nwant %v", limit, len(got), all, want)
+			}
+		}
+	})
+}
+
 func TestPagingListsWhatLastsExactlyOnce(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		lasting := map[string]int{}

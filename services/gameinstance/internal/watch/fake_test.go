@@ -26,6 +26,8 @@ type store struct {
 	skew      time.Duration
 	silent    bool // hints are lost
 	away      bool
+	slow      time.Duration // of reading heads
+	forgetful bool   // tombstones cannot be read
 	loads     int    // of single instances, in full
 	heads     int    // of summaries
 	beforeOne func() // is called once, after the next page was read and before it is returned
@@ -77,13 +79,24 @@ func (s *store) Since(_ context.Context, since time.Time, visit func([]instance.
 	return visit(marks)
 }
 
-func (s *store) Heads(_ context.Context, ids, _ []string) ([]instance.Head, error) {
+func (s *store) Heads(_ context.Context, ids, players []string) ([]instance.Head, error) {
+	s.mu.Lock()
+	slow := s.slow
+	s.mu.Unlock()
+	time.Sleep(slow) // of the bubble's clock; it reads at the end
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	out := make([]instance.Head, 0, len(ids))
 	for _, id := range ids {
 		s.heads++
-		out = append(out, instance.Head{ID: id, Instance: s.instances[id]})
+		h := instance.Head{ID: id}
+		if i := s.instances[id]; i != nil {
+			c := *i
+			c.Players = maps.Clone(i.Players)
+			maps.DeleteFunc(c.Players, func(player string, _ instance.Player) bool { return !slices.Contains(players, player) })
+			h.Instance = &c
+		}
+		out = append(out, h)
 	}
 	return out, s.check()
 }
@@ -92,6 +105,9 @@ func (s *store) Deleted(_ context.Context, id string) (bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, ok := s.gone[id]
+	if s.forgetful {
+		return false, errs.New(errs.StoreUnavailable, "away")
+	}
 	return ok, s.check()
 }
 

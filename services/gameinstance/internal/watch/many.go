@@ -279,7 +279,7 @@ func (w *many) update(id string, p pending) (u Update, older bool, err error) {
 func (w *many) confirm(ctx context.Context, id string) error {
 	heads, err := w.hub.cfg.Records.Heads(ctx, []string{id}, w.query.Filter.Players())
 	if passing(err) && ctx.Err() == nil {
-		w.hub.subscribed() // asks again once the store is back
+		w.hub.doubt() // it is read and told again when the store is back
 		return nil
 	} else if err != nil {
 		return err

@@ -77,7 +77,7 @@ func (h *Hub) newer(ctx context.Context, w *one, namespace, id string, sent int6
 			// It is gone, or the reader read it before this watcher did. A look tells which.
 			var err error
 			if inst, err = h.get(ctx, namespace, id); passing(err) && ctx.Err() == nil {
-				h.subscribed() // asks again once the store is back
+				h.doubt() // it is read and told again when the store is back
 				continue
 			} else if err != nil {
 				return nil, err

@@ -118,9 +118,7 @@ func (h *Hub) verify(ctx context.Context) error {
 	}
 	err := h.loadAll(ctx, slices.Collect(maps.Keys(sent)))
 	if err != nil {
-		h.mu.Lock()
-		h.unsure = true
-		h.mu.Unlock()
+		h.doubt()
 	}
 	return err
 }

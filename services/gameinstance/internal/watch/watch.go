@@ -108,7 +108,7 @@ type Hub struct {
 	// checked is the store's time up to which changes are known, as of checkedAt by this process' clock; zero while nobody watches.
 	checked   time.Time
 	checkedAt time.Time
-	// unsure says that the subscription was lost: the store behind it may have gone back.
+	// unsure says that the store may have gone back: the subscription was lost, or what was read cannot be explained yet.
 	unsure bool
 
 	seen map[string]int64 // the reader's own: revisions that watchers were told, as far back as a recheck reads
@@ -149,10 +149,15 @@ func (h *Hub) hint(id string) {
 
 // subscribed makes the reader look for what was missed while there was no subscription.
 func (h *Hub) subscribed() {
+	h.doubt()
+	signal(h.look)
+}
+
+// doubt makes the next recheck read everything that watchers were sent.
+func (h *Hub) doubt() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.unsure = true
-	signal(h.look)
 }
 
 // signal leaves a value in a channel that has room for one.

@@ -75,11 +75,16 @@ func TestWhatNoHintTellsIsFoundByARecheck(t *testing.T) {
 		s.remove(other.ID, true)
 		time.Sleep(recheck)
 		ws.expect("removed " + other.ID)
-		// What was told once is not read again, however often it is seen.
-		s.set(func(s *store) { s.loads, s.heads = 0, 0 })
+		// What was told once is not read again, although rechecks overlap.
 		time.Sleep(10 * recheck)
-		if s.loads > 0 || s.heads > 2 { // the tombstone, while the overlap has it
-			t.Errorf("%d full reads and %d of heads while nothing happened", s.loads, s.heads)
+		s.set(func(s *store) { s.loads, s.heads = 0, 0 })
+		for range 20 {
+			s.put(made("y"))
+			time.Sleep(recheck / 10)
+		}
+		time.Sleep(10 * recheck)
+		if s.loads != 0 || s.heads != 20 {
+			t.Errorf("%d full reads and %d of heads for 20 changes", s.loads, s.heads)
 		}
 		w.stop()
 		ws.stop()
@@ -141,6 +146,23 @@ func TestAWatchGoesOnWhenTheStoreIsBack(t *testing.T) {
 		ws.expect(i.ID + " b")
 		w.stop()
 		ws.stop()
+	})
+}
+
+// The reader finds an instance gone, and the store goes away before the watcher can look whether it was deleted.
+func TestAStoreThatGoesAwayAtTheEndIsWaitedFor(t *testing.T) {
+	bubble(t, watch.Config{}, func(t *testing.T, s *store, h *watch.Hub) {
+		i := s.put(made("a"))
+		w := one(t, h, i.ID, 0)
+		w.expect(i.ID + " a")
+		s.set(func(s *store) { s.forgetful = true })
+		s.remove(i.ID, true)
+		time.Sleep(10 * recheck)
+		if len(w.ended) > 0 {
+			t.Fatalf("the watch ended with %v", <-w.ended)
+		}
+		s.set(func(s *store) { s.forgetful = false })
+		w.failed(errs.InstanceDeleted)
 	})
 }
 
@@ -244,7 +266,7 @@ func TestAWatchOfManySendsWhatMatches(t *testing.T) {
 
 // The page was read with the instance as it was, the change came before the page was sent: it must not stay as it was.
 func TestAChangeWhileThePageIsOnItsWayIsNotLost(t *testing.T) {
-	bubble(t, watch.Config{}, func(t *testing.T, s *store, h *watch.Hub) {
+	bubble(t, watch.Config{Recheck: time.Hour}, func(t *testing.T, s *store, h *watch.Hub) {
 		ended := s.put(made("a"))
 		time.Sleep(time.Second)
 		deleted := s.put(made("b"))
@@ -270,6 +292,36 @@ func TestAChangeWhileThePageIsOnItsWayIsNotLost(t *testing.T) {
 	})
 }
 
+// The reader's load began without the newcomer's player, and ends after the newcomer's snapshot: it says nothing about the player.
+func TestALoadUnderWayDoesNotMisleadANewcomer(t *testing.T) {
+	bubble(t, watch.Config{}, func(t *testing.T, s *store, h *watch.Hub) {
+		i := s.put(made("a"))
+		all := many(t, h, instance.Filter{})
+		all.expect(i.ID+" a", "complete")
+		s.set(func(s *store) { s.slow = time.Millisecond })
+		s.put(with(i, "b"))
+		synctest.Wait()
+		ann := many(t, h, instance.Filter{PlayerID: "ann"})
+		ann.expect(i.ID+" b", "complete")
+		time.Sleep(recheck)
+		all.expect(i.ID + " b")
+		ann.expect()
+		// The load reads what came after the snapshot, and the hint of that is lost.
+		s.put(with(i, "c"))
+		synctest.Wait()
+		bob := many(t, h, instance.Filter{PlayerID: "ann"})
+		bob.expect(i.ID+" c", "complete")
+		s.set(func(s *store) { s.silent = true })
+		s.put(with(i, "d"))
+		time.Sleep(2 * recheck)
+		all.expect(i.ID + " d")
+		bob.expect(i.ID + " d")
+		all.stop()
+		ann.stop()
+		bob.stop()
+	})
+}
+
 // A thousand changes while a snapshot of 1,200 is being sent are no reason to drop a watcher that reads.
 func TestALongSnapshotDropsNobodyWhoReads(t *testing.T) {
 	bubble(t, watch.Config{MaxPending: 600}, func(t *testing.T, s *store, h *watch.Hub) {
@@ -287,7 +339,9 @@ func TestALongSnapshotDropsNobodyWhoReads(t *testing.T) {
 				time.Sleep(time.Millisecond) // of the bubble's clock: the reader is done
 			}
 		}
+		var late *instance.Instance
 		s.beforeOne = func() {
+			late = s.put(made("late"))
 			change(all[:500])()
 			s.set(func(s *store) { s.beforeOne = change(all[500:1000]) })
 		}
@@ -301,6 +355,9 @@ func TestALongSnapshotDropsNobodyWhoReads(t *testing.T) {
 				}
 				last[id] = message
 			}
+		}
+		if last[late.ID] != "late" {
+			t.Error("what was created meanwhile is missing")
 		}
 		for n, i := range all {
 			if want := map[bool]string{true: "b", false: "a"}[n < 1000]; last[i.ID] != want {
@@ -360,6 +417,9 @@ func TestAWatcherForWhichTooMuchWaitsIsDropped(t *testing.T) {
 		}
 		again := s.put(made("x"))
 		synctest.Wait()
+		if len(slow.ended) != 1 { // at once, and not because it takes nothing
+			t.Error("more waits than may")
+		}
 		slow.failed(errs.WatchTooSlow)
 		quick.expect(again.ID + " x")
 		quick.stop()
