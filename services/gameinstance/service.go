@@ -67,7 +67,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	calls := outbox.New(instances, allocation, log)
 	instances.SetDriver(calls)
 	sessions := session.New(session.Config{Sessions: records, Gateways: records, Mailboxes: records, Instances: instances, Herald: news, Log: log})
-	watches := watch.New(records, log)
+	watches := watch.New(watch.Config{Feed: records, Records: records, Instances: instances, Log: log})
 	sweeper := timer.New(timer.Config{
 		Store: redisstore.NewTimers(store), Instances: instances, Driver: calls, Reaper: sessions, Log: log, Metrics: timer.NewMetrics(b.Metrics()),
 		Replica: uuid.NewString(), Gap: cfg.Timers.Gap, Hold: cfg.Timers.Hold,
@@ -96,8 +96,12 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	tokens, err := grpcserver.NewPageTokens(cfg.Auth.InternalKey)
+	if err != nil {
+		return err
+	}
 	gameServers := grpcserver.NewGameServer(instances, sessions)
-	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, watches))
+	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))
 	attemptv1.RegisterAttemptServiceServer(server, grpcserver.NewAttempt(instances))

@@ -4,7 +4,6 @@ package grpcserver
 import (
 	"context"
 	"crypto/sha256"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -24,12 +23,14 @@ import (
 type Instance struct {
 	instancev1.UnimplementedGameInstanceServiceServer
 	instances *instance.Service
+	pages     instance.Pages
+	tokens    PageTokens
 	watches   *watch.Hub
 }
 
 // NewInstance returns the handlers of GameInstanceService.
-func NewInstance(instances *instance.Service, watches *watch.Hub) *Instance {
-	return &Instance{instances: instances, watches: watches}
+func NewInstance(instances *instance.Service, pages instance.Pages, tokens PageTokens, watches *watch.Hub) *Instance {
+	return &Instance{instances: instances, pages: pages, tokens: tokens, watches: watches}
 }
 
 // envelope names a backend's command: its request id, under its own name.
@@ -108,15 +109,15 @@ func (s *Instance) GetGameInstance(ctx context.Context, req *instancev1.GetGameI
 
 // ListGameInstances implements the rpc.
 func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGameInstancesRequest) (*instancev1.ListGameInstancesResponse, error) {
-	cursor, err := parsePageToken(req.GetPageToken())
-	if err != nil {
+	q := instance.Query{Namespace: ids.Namespace(req.GetNamespace()), Filter: filterOf(req.GetFilter()), Limit: int(req.GetPageSize())}
+	if q.Limit == 0 {
+		q.Limit = 50
+	}
+	var err error
+	if q.After, err = s.tokens.parse(q, req.GetPageToken()); err != nil {
 		return nil, err
 	}
-	size := int(req.GetPageSize())
-	if size == 0 {
-		size = 50
-	}
-	page, next, err := s.instances.List(ctx, ids.Namespace(req.GetNamespace()), size, cursor)
+	page, next, err := s.pages.Page(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -128,50 +129,42 @@ func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGa
 		}
 		out.Instances = append(out.Instances, m)
 	}
-	if next != (instance.Cursor{}) {
-		out.NextPageToken = pageToken(next)
-	}
-	return out, nil
+	out.NextPageToken, err = s.tokens.token(q, next)
+	return out, err
 }
 
 // WatchGameInstance implements the rpc.
 func (s *Instance) WatchGameInstance(req *instancev1.WatchGameInstanceRequest, stream grpc.ServerStreamingServer[instancev1.WatchGameInstanceResponse]) error {
-	ctx, namespace := stream.Context(), ids.Namespace(req.GetNamespace())
-	// Watching begins before reading, so that no change falls between the two.
-	changed, stop := s.watches.Watch(req.GetInstanceId())
-	defer stop()
-	recheck := time.NewTicker(watch.Recheck)
-	defer recheck.Stop()
-	for sent := int64(0); ; {
-		inst, err := s.instances.Get(ctx, namespace, req.GetInstanceId())
-		if err != nil && (sent == 0 || !errs.Is(err, errs.StoreUnavailable)) {
+	return s.watches.One(stream.Context(), ids.Namespace(req.GetNamespace()), req.GetInstanceId(), req.GetAfterRevision(), func(inst *instance.Instance) error {
+		out, err := answer(inst, nil)
+		if err != nil {
 			return err
 		}
-		if err == nil && inst.Revision > sent {
-			out, err := answer(inst, nil)
-			if err != nil {
-				return err
-			}
-			if err := stream.Send(&instancev1.WatchGameInstanceResponse{Instance: out}); err != nil {
-				return err
-			}
-			if inst.State.Final() {
-				return nil
-			}
-			sent = inst.Revision
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-changed:
-		case <-recheck.C:
-		}
-	}
+		return stream.Send(&instancev1.WatchGameInstanceResponse{Instance: out})
+	})
 }
 
 // WatchGameInstances implements the rpc.
-func (s *Instance) WatchGameInstances(*instancev1.WatchGameInstancesRequest, grpc.ServerStreamingServer[instancev1.WatchGameInstancesResponse]) error {
-	return errs.New(errs.NotImplemented, "watching many instances is not built yet")
+func (s *Instance) WatchGameInstances(req *instancev1.WatchGameInstancesRequest, stream grpc.ServerStreamingServer[instancev1.WatchGameInstancesResponse]) error {
+	return s.watches.Many(stream.Context(), ids.Namespace(req.GetNamespace()), filterOf(req.GetFilter()), func(u watch.Update) error {
+		out, err := updateOf(u)
+		if err != nil {
+			return err
+		}
+		return stream.Send(out)
+	})
+}
+
+// updateOf returns the public message of a step of a watch.
+func updateOf(u watch.Update) (*instancev1.WatchGameInstancesResponse, error) {
+	switch {
+	case u.SnapshotComplete:
+		return &instancev1.WatchGameInstancesResponse{Update: &instancev1.WatchGameInstancesResponse_SnapshotComplete{SnapshotComplete: &instancev1.SnapshotComplete{}}}, nil
+	case u.Removed != "":
+		return &instancev1.WatchGameInstancesResponse{Update: &instancev1.WatchGameInstancesResponse_Removed{Removed: &instancev1.RemovedInstance{InstanceId: u.Removed}}}, nil
+	}
+	m, err := wire.Instance(u.Instance)
+	return &instancev1.WatchGameInstancesResponse{Update: &instancev1.WatchGameInstancesResponse_Instance{Instance: m}}, err
 }
 
 // ExportHistory implements the rpc.

@@ -22,9 +22,6 @@ type Store interface {
 	Confirm(ctx context.Context, id string) error
 	// History returns what happened to an instance, oldest first.
 	History(ctx context.Context, id string) ([]HistoryEntry, error)
-	// List returns at most limit instances of a namespace that come after the cursor, newest first, without players and data, and where to go on;
-	// the zero Cursor at the end.
-	List(ctx context.Context, namespace string, limit int, after Cursor) (page []*Instance, next Cursor, err error)
 }
 
 // Loaded is what Store.Load returns.
@@ -188,14 +185,9 @@ func deleted(id string) error {
 	return errs.New(errs.InstanceDeleted, "instance %s was deleted after its retention; its id is not used again", id)
 }
 
-// LoadHead returns an instance without players and data, whatever its namespace, and the store's time.
-func (s *Service) LoadHead(ctx context.Context, id string) (Loaded, error) {
-	return s.cfg.Store.Load(ctx, id, Needs{}, nil)
-}
-
-// List returns instances of a namespace, newest first, without players and data, and where to go on; the zero Cursor at the end.
-func (s *Service) List(ctx context.Context, namespace string, limit int, after Cursor) ([]*Instance, Cursor, error) {
-	return s.cfg.Store.List(ctx, namespace, limit, after)
+// Load returns what is needed of an instance, whatever its namespace, and the store's time.
+func (s *Service) Load(ctx context.Context, id string, needs Needs) (Loaded, error) {
+	return s.cfg.Store.Load(ctx, id, needs, nil)
 }
 
 // History returns what happened to an instance.

@@ -22,7 +22,7 @@ type Allocation interface {
 // Instances is what the driver needs of instances.
 type Instances interface {
 	Apply(ctx context.Context, namespace, id string, env instance.Envelope, cmd instance.Command) (*instance.Instance, error)
-	LoadHead(ctx context.Context, id string) (instance.Loaded, error)
+	Load(ctx context.Context, id string, needs instance.Needs) (instance.Loaded, error)
 }
 
 const (
@@ -103,7 +103,7 @@ func (d *Driver) done(id string) (again bool) {
 func (d *Driver) drive(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(ctx, callDeadline)
 	defer cancel()
-	loaded, err := d.instances.LoadHead(ctx, id)
+	loaded, err := d.instances.Load(ctx, id, instance.Needs{})
 	if err != nil {
 		d.log.Warn("outbox cannot be read; its timer brings it back", "instance_id", id, "error", err)
 		return

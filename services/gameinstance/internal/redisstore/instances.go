@@ -1,13 +1,11 @@
 package redisstore
 
 import (
-	"cmp"
 	"context"
 	"embed"
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -228,75 +226,6 @@ func (s *Store) History(ctx context.Context, id string) ([]instance.HistoryEntry
 	return entries, nil
 }
 
-// listed is an entry of an index.
-type listed struct {
-	score float64
-	id    string
-}
-
-// List implements instance.Store: one pipelined read of all partitions' indexes, one of the heads that made it.
-func (s *Store) List(ctx context.Context, namespace string, limit int, after instance.Cursor) (page []*instance.Instance, next instance.Cursor, err error) {
-	upTo := "+inf"
-	if !after.CreateTime.IsZero() {
-		upTo = strconv.FormatInt(after.CreateTime.UnixMicro(), 10)
-	}
-	pipe := s.redis.Pipeline()
-	pages := make([]*redis.ZSliceCmd, s.redis.Partitions())
-	for p := range pages {
-		pages[p] = pipe.ZRevRangeByScoreWithScores(ctx, indexKey(p, namespace), &redis.ZRangeBy{Min: "-inf", Max: upTo, Count: int64(limit) + 8})
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, next, redisx.Err(err)
-	}
-	var all []listed
-	for _, page := range pages {
-		for _, z := range page.Val() {
-			id, _ := z.Member.(string)
-			if score := int64(z.Score); after.CreateTime.IsZero() || score < after.CreateTime.UnixMicro() || id > after.ID {
-				all = append(all, listed{z.Score, id})
-			}
-		}
-	}
-	slices.SortFunc(all, func(a, b listed) int { return cmp.Or(cmp.Compare(b.score, a.score), strings.Compare(a.id, b.id)) })
-	if len(all) > limit {
-		// The place comes from the index: an instance may be deleted before its head is read.
-		all = all[:limit]
-		next = instance.Cursor{CreateTime: time.UnixMicro(int64(all[limit-1].score)), ID: all[limit-1].id}
-	}
-	page, err = s.heads(ctx, all)
-	return page, next, err
-}
-
-// heads loads instances without players and data; those that were deleted meanwhile are left out.
-func (s *Store) heads(ctx context.Context, entries []listed) ([]*instance.Instance, error) {
-	if len(entries) == 0 {
-		return nil, nil
-	}
-	pipe := s.redis.Pipeline()
-	cmds := make([]*redis.SliceCmd, len(entries))
-	for n, e := range entries {
-		cmds[n] = pipe.HMGet(ctx, instanceKey(s.redis.Partition(e.id), e.id), fieldRevision, fieldHead)
-	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, redisx.Err(err)
-	}
-	out := make([]*instance.Instance, 0, len(entries))
-	for n, cmd := range cmds {
-		v := cmd.Val()
-		rev, ok1 := v[0].(string)
-		head, ok2 := v[1].(string)
-		if !ok1 || !ok2 {
-			continue
-		}
-		inst, err := decodeInstance(map[string]string{fieldRevision: rev, fieldHead: head})
-		if err != nil {
-			return nil, fmt.Errorf("instance %s: %w", entries[n].id, err)
-		}
-		out = append(out, inst)
-	}
-	return out, nil
-}
-
 // membersUntil reads members of one sorted set per partition up to a time, in one pipelined read.
 func (s *Store) membersUntil(ctx context.Context, key func(int) string, until time.Time, limit int64) ([]string, error) {
 	pipe := s.redis.Pipeline()
@@ -312,13 +241,4 @@ func (s *Store) membersUntil(ctx context.Context, key func(int) string, until ti
 		out = append(out, cmd.Val()...)
 	}
 	return out, nil
-}
-
-// Changes returns a subscription to the change hints of all partitions; a message's payload is the id of the instance.
-func (s *Store) Changes(ctx context.Context) *redis.PubSub {
-	channels := make([]string, s.redis.Partitions())
-	for p := range channels {
-		channels[p] = changesChannel(p)
-	}
-	return s.redis.Subscribe(ctx, channels...)
 }

@@ -400,35 +400,6 @@ func TestAFreshLinkEmptiesTheMailbox(t *testing.T) {
 	})
 }
 
-func TestListPagesNewestFirst(t *testing.T) {
-	each(t, func(t *testing.T, s *redisstore.Store) {
-		ctx := context.Background()
-		var want []string
-		for range 25 {
-			want = append([]string{created(t, s)}, want...)
-		}
-		var got []string
-		for cursor := (instance.Cursor{}); ; {
-			page, next, err := s.List(ctx, "default", 10, cursor)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, i := range page {
-				got = append(got, i.ID)
-			}
-			if cursor = next; next == (instance.Cursor{}) {
-				break
-			}
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("listed %v\nwant %v", got, want)
-		}
-		if other, _, err := s.List(ctx, "other", 10, instance.Cursor{}); err != nil || len(other) != 0 {
-			t.Errorf("another namespace lists %v, %v", other, err)
-		}
-	})
-}
-
 func TestHistoryIsKeptInOrder(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		id := linked(t, s)

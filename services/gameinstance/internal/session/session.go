@@ -69,7 +69,7 @@ type Mailboxes interface {
 // Instances is what sessions need of instances.
 type Instances interface {
 	Apply(ctx context.Context, namespace, id string, env instance.Envelope, cmd instance.Command) (*instance.Instance, error)
-	LoadHead(ctx context.Context, id string) (instance.Loaded, error)
+	Load(ctx context.Context, id string, needs instance.Needs) (instance.Loaded, error)
 }
 
 // Herald tells a gateway that a session of its was taken over. It may lose the news, and does not block.
@@ -294,7 +294,7 @@ func (s *Service) Audit(ctx context.Context) error {
 	}
 	var failed []error
 	for _, id := range links {
-		loaded, err := s.Instances.LoadHead(ctx, id)
+		loaded, err := s.Instances.Load(ctx, id, instance.Needs{})
 		if err == nil && loaded.Instance != nil {
 			err = s.Verify(ctx, loaded.Instance)
 		}
