@@ -1,6 +1,8 @@
 package rpc
 
 import (
+	"strings"
+
 	"google.golang.org/grpc/encoding"
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -24,9 +26,17 @@ func decode(msg any, recv func(any) error) error {
 		return err
 	}
 	if err := proto.Unmarshal(raw.data, m); err != nil {
-		return errs.Wrap(err, errs.Malformed, "the request is not a valid encoding of %s", m.ProtoReflect().Descriptor().FullName())
+		return undecodable(err, "the request", m)
 	}
 	return nil
+}
+
+// undecodable is the error of bytes that are no message. Where decoding gave up because of the depth, it is the depth that the caller is told of.
+func undecodable(err error, what string, m proto.Message) error {
+	if strings.Contains(err.Error(), "recursion depth") { // the decoder's error has no type
+		return errs.Wrap(err, errs.ValidationFailed, "%s: objects and arrays may be nested at most %d deep", what, maxDepth)
+	}
+	return errs.Wrap(err, errs.Malformed, "%s: not a valid encoding of %s", what, m.ProtoReflect().Descriptor().FullName())
 }
 
 // codec is gRPC's own, which also knows undecoded.

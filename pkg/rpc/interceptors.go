@@ -141,6 +141,9 @@ func (g *guardedStream) RecvMsg(m any) error {
 // check validates a request against the rules of its proto, and the caller's access to the namespace that it names.
 func (s *Server) check(ctx context.Context, req any) error {
 	if msg, ok := req.(proto.Message); ok {
+		if err := s.carriers.check(msg); err != nil {
+			return err
+		}
 		if err := s.validator.Validate(msg); err != nil {
 			return invalid(err)
 		}
@@ -200,7 +203,7 @@ func (s *Server) call(ctx context.Context, m grpc.MethodDesc, impl any, full str
 			return typed
 		}
 		if err != nil {
-			return errs.Wrap(err, errs.Malformed, "payload: not a valid encoding of %s", pm.ProtoReflect().Descriptor().FullName())
+			return undecodable(err, "payload", pm)
 		}
 		return nil
 	}, s.guardNamed(full))

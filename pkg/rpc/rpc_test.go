@@ -43,6 +43,10 @@ func (s *service) GetGameInstance(ctx context.Context, _ *instancev1.GetGameInst
 	return &instancev1.GetGameInstanceResponse{}, s.get(ctx)
 }
 
+func (s *service) CreateGameInstance(context.Context, *instancev1.CreateGameInstanceRequest) (*instancev1.CreateGameInstanceResponse, error) {
+	return &instancev1.CreateGameInstanceResponse{}, nil
+}
+
 func (s *service) WatchGameInstance(_ *instancev1.WatchGameInstanceRequest, stream grpc.ServerStreamingServer[instancev1.WatchGameInstanceResponse]) error {
 	return s.watch(stream.Context())
 }
