@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc/encoding"
@@ -39,7 +40,22 @@ func undecodable(err error, what string, m proto.Message) error {
 	return errs.Wrap(err, errs.Malformed, "%s: not a valid encoding of %s", what, m.ProtoReflect().Descriptor().FullName())
 }
 
-// codec is gRPC's own, which also knows undecoded.
+// encoded is an answer that is encoded already. gRPC tells a caller by itself of one that it cannot encode, in the encoder's words and behind the
+// interceptors' backs; encoding before it makes that a failure like any other, which is logged and has an id.
+type encoded struct{ data mem.BufferSlice }
+
+func encode(msg any) (any, error) {
+	if _, ok := msg.(proto.Message); !ok {
+		return msg, nil
+	}
+	data, err := encoding.GetCodecV2(grpcproto.Name).Marshal(msg)
+	if err != nil {
+		return nil, fmt.Errorf("encode the answer %T: %w", msg, err)
+	}
+	return &encoded{data}, nil
+}
+
+// codec is gRPC's own, which also knows undecoded and encoded.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() encoding.CodecV2 { return codec{encoding.GetCodecV2(grpcproto.Name)} }
@@ -50,4 +66,11 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		return nil
 	}
 	return c.CodecV2.Unmarshal(data, v)
+}
+
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if e, ok := v.(*encoded); ok {
+		return e.data, nil
+	}
+	return c.CodecV2.Marshal(v)
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	_ "embed" // the OpenAPI document
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -42,6 +43,8 @@ type Config struct {
 	Keys Keys
 	// Link is the handler of the link.
 	Link http.Handler
+	// Log is where defects are logged that are found here.
+	Log *slog.Logger
 	// Stopping is cancelled when streams should end.
 	Stopping context.Context
 }
@@ -78,7 +81,7 @@ func NewEdge(cfg Config) (*Edge, error) {
 	if err := gameserverrest.RegisterGameServerServiceHandlerClient(cfg.Stopping, mux, gameserverv1.NewGameServerServiceClient(servers)); err != nil {
 		return nil, fmt.Errorf("REST of game servers: %w", err)
 	}
-	e := &Edge{paths: http.NewServeMux(), proxy: newProxy(servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
+	e := &Edge{paths: http.NewServeMux(), proxy: newProxy(cfg.Log, servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
 	e.paths.Handle("/v1/link", cfg.Link)
 	e.paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, _ *http.Request) { serveKeys(w, cfg.Keys) })
 	e.paths.Handle("/", guard(mux))
@@ -116,9 +119,9 @@ func newMux(cfg Config) *runtime.ServeMux {
 		runtime.WithIncomingHeaderMatcher(incoming),
 		runtime.WithOutgoingHeaderMatcher(nothing),
 		runtime.WithOutgoingTrailerMatcher(nothing),
-		runtime.WithErrorHandler(onError),
+		runtime.WithErrorHandler(onError(cfg.Log)),
 		runtime.WithRoutingErrorHandler(onRoutingError),
-		runtime.WithStreamErrorHandler(onStreamError(cfg.Stopping)),
+		runtime.WithStreamErrorHandler(onStreamError(cfg.Log, cfg.Stopping)),
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
 	)

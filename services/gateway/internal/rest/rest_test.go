@@ -1,0 +1,98 @@
+package rest_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	"github.com/berth-dev/berth/services/gateway/internal/rest"
+)
+
+// service is what is behind the gateway: it answers as a test says.
+type service struct {
+	grpc.ClientConnInterface
+	answer  func(reply any) error
+}
+
+func (s *service) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.CallOption) error {
+	if s.answer == nil {
+		return nil
+	}
+	return s.answer(reply)
+}
+
+// api returns the API in front of a service.
+func api(t *testing.T, s *service, log *slog.Logger) *httptest.Server {
+	t.Helper()
+	h, err := rest.API(rest.Config{GameInstance: s, Allocation: s, TokenIssuer: s, Log: log, Stopping: t.Context()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// ask returns the HTTP status, and reason and message of an error.
+func ask(t *testing.T, method, url string) (code int, reason, message string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var e struct {
+		Message string
+		Details []struct{ Reason string }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range e.Details {
+		reason += d.Reason
+	}
+	return resp.StatusCode, reason, e.Message
+}
+
+const instances = "/v1/namespaces/default/instances"
+
+// What a service answers and the gateway cannot read, or cannot put into JSON, no service has logged.
+func TestADefectFoundAtTheGatewayHasARequestIdAndIsLoggedOnce(t *testing.T) {
+	for name, answer := range map[string]func(reply any) error{
+		"not to be read": func(any) error {
+			return status.Error(codes.Internal, "grpc: failed to unmarshal the received message: secret detail")
+		},
+		"not to be put into JSON": func(reply any) error {
+			reply.(*instancev1.GetGameInstanceResponse).Instance = &instancev1.GameInstance{Message: "secret detail \xff"}
+			return nil
+		},
+		"not even a status": func(any) error { return errors.New("secret detail") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log strings.Builder
+			srv := api(t, &service{answer: answer}, slog.New(slog.NewTextHandler(&log, nil)))
+			code, reason, message := ask(t, "GET", srv.URL+instances+"/x")
+			_, id, _ := strings.Cut(message, "request id ")
+			if code != 500 || reason != "INTERNAL" || id == "" || strings.Contains(message, "secret") {
+				t.Errorf("%d %s %s", code, reason, message)
+			}
+			if strings.Count(log.String(), id) != 1 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "GetGameInstance") {
+				t.Errorf("the log has %s", log.String())
+			}
+		})
+	}
+}
