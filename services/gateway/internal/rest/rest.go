@@ -122,6 +122,7 @@ func newMux(cfg Config) *runtime.ServeMux {
 		runtime.WithErrorHandler(onError(cfg.Log)),
 		runtime.WithRoutingErrorHandler(onRoutingError),
 		runtime.WithStreamErrorHandler(onStreamError(cfg.Log, cfg.Stopping)),
+		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved), // cuts the path as it came, and then unescapes each segment whole
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
 	)

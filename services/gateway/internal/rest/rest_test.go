@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -18,13 +20,15 @@ import (
 	"github.com/berth-dev/berth/services/gateway/internal/rest"
 )
 
-// service is what is behind the gateway: it answers as a test says.
+// service is what is behind the gateway: it notes the requests and answers as a test says.
 type service struct {
 	grpc.ClientConnInterface
+	request any
 	answer  func(reply any) error
 }
 
-func (s *service) Invoke(_ context.Context, _ string, _, reply any, _ ...grpc.CallOption) error {
+func (s *service) Invoke(_ context.Context, _ string, args, reply any, _ ...grpc.CallOption) error {
+	s.request = args
 	if s.answer == nil {
 		return nil
 	}
@@ -69,6 +73,26 @@ func ask(t *testing.T, method, url string) (code int, reason, message string) {
 }
 
 const instances = "/v1/namespaces/default/instances"
+
+// A player with a slash in the id could be added and then not be reached: the path was cut where the id's slash had been unescaped.
+func TestEveryIdIsReachedWhenItIsEscaped(t *testing.T) {
+	s := &service{}
+	srv := api(t, s, slog.New(slog.DiscardHandler))
+	for _, id := range []string{"ann", "a/b", "a//b", "/", "..", "a:b", "a:connect", ":", "a?b", "a%b", "a%2Fb", "%", "a b", "a+b", "a#b", "jörg", "玩家", "a;b&c=d"} {
+		// Escaped as url.PathEscape does, which leaves the colon, and altogether.
+		var all strings.Builder
+		for i := range len(id) {
+			fmt.Fprintf(&all, "%%%02X", id[i])
+		}
+		for _, escaped := range []string{url.PathEscape(id), all.String()} {
+			s.request = nil
+			code, reason, message := ask(t, "POST", srv.URL+instances+"/x/players/"+escaped+":connect")
+			if req, ok := s.request.(*instancev1.GetPlayerConnectionRequest); !ok || code != 200 || req.GetPlayerId() != id || req.GetInstanceId() != "x" {
+				t.Errorf("%q as %s: %d %s %s, request %v", id, escaped, code, reason, message, s.request)
+			}
+		}
+	}
+}
 
 // What a service answers and the gateway cannot read, or cannot put into JSON, no service has logged.
 func TestADefectFoundAtTheGatewayHasARequestIdAndIsLoggedOnce(t *testing.T) {
