@@ -79,12 +79,16 @@ func onError(log *slog.Logger) runtime.ErrorHandlerFunc {
 func onRoutingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
 	switch httpStatus {
 	case http.StatusMethodNotAllowed:
-		writeError(w, httpStatus, rpc.Status(errs.New(errs.MethodUnknown, "%s is not allowed on this path", r.Method)))
+		wrongMethod(w, r)
 	case http.StatusBadRequest:
 		fail(w, errs.New(errs.Malformed, "the path is not well-formed"))
 	default:
 		unknownPath(w, r)
 	}
+}
+
+func wrongMethod(w http.ResponseWriter, r *http.Request) {
+	writeError(w, http.StatusMethodNotAllowed, rpc.Status(errs.New(errs.MethodUnknown, "%s is not allowed on this path", r.Method)))
 }
 
 func unknownPath(w http.ResponseWriter, r *http.Request) {

@@ -51,7 +51,10 @@ type Config struct {
 
 // API returns the handler for backends and web tools. It sends no CORS headers: what is on this port is not for browsers of strangers.
 func API(cfg Config) (http.Handler, error) {
-	mux := newMux(cfg)
+	mux, err := newMux(cfg)
+	if err != nil {
+		return nil, err
+	}
 	instances, allocations := forwarder{cfg.GameInstance, cfg.Stopping}, forwarder{cfg.Allocation, cfg.Stopping}
 	if err := instancerest.RegisterGameInstanceServiceHandlerClient(cfg.Stopping, mux, instancev1.NewGameInstanceServiceClient(instances)); err != nil {
 		return nil, fmt.Errorf("REST of game instances: %w", err)
@@ -76,7 +79,10 @@ type Edge struct {
 
 // NewEdge returns the handler for game servers.
 func NewEdge(cfg Config) (*Edge, error) {
-	mux := newMux(cfg)
+	mux, err := newMux(cfg)
+	if err != nil {
+		return nil, err
+	}
 	servers := forwarder{cfg.GameInstance, cfg.Stopping}
 	if err := gameserverrest.RegisterGameServerServiceHandlerClient(cfg.Stopping, mux, gameserverv1.NewGameServerServiceClient(servers)); err != nil {
 		return nil, fmt.Errorf("REST of game servers: %w", err)
@@ -112,9 +118,14 @@ func serveKeys(w http.ResponseWriter, keys Keys) {
 }
 
 // newMux returns a mux for generated REST handlers. Nothing of a service's metadata goes back to the caller.
-func newMux(cfg Config) *runtime.ServeMux {
+func newMux(cfg Config) (*runtime.ServeMux, error) {
+	documented, err := readRoutes(openAPI)
+	if err != nil {
+		return nil, err
+	}
 	nothing := func(string) (string, bool) { return "", false }
 	return runtime.NewServeMux(
+		runtime.WithMiddlewares(documented.strict),
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, newCodec()),
 		runtime.WithIncomingHeaderMatcher(incoming),
 		runtime.WithOutgoingHeaderMatcher(nothing),
@@ -125,7 +136,7 @@ func newMux(cfg Config) *runtime.ServeMux {
 		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved), // cuts the path as it came, and then unescapes each segment whole
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
-	)
+	), nil
 }
 
 // incoming says which headers become metadata. Authorization is not among them because grpc-gateway passes it by itself.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,93 @@ func TestEveryIdIsReachedWhenItIsEscaped(t *testing.T) {
 			if req, ok := s.request.(*instancev1.GetPlayerConnectionRequest); !ok || code != 200 || req.GetPlayerId() != id || req.GetInstanceId() != "x" {
 				t.Errorf("%q as %s: %d %s %s, request %v", id, escaped, code, reason, message, s.request)
 			}
+		}
+	}
+}
+
+func TestTheVerbOfAnotherMethodIsNoPartOfAnId(t *testing.T) {
+	s := &service{}
+	srv := api(t, s, slog.New(slog.DiscardHandler))
+	for path, want := range map[string]int{
+		"GET " + instances + "/x:terminate":           405,
+		"GET " + instances + "/x:addPlayers":          405,
+		"POST " + instances + "/x:watch":              405,
+		"GET " + instances + "/x/players/ann:connect": 405,
+		"GET " + instances + "/x%3Aterminate":         200, // an id, if an odd one: the service has its rule
+		"POST " + instances + "/x:terminate":          200,
+		"GET " + instances + "/x":                     200,
+	} {
+		method, path, _ := strings.Cut(path, " ")
+		s.request = nil
+		code, reason, _ := ask(t, method, srv.URL+path)
+		if code != want || (code == 405) != (reason == "METHOD_UNKNOWN") || (code == 200) != (s.request != nil) {
+			t.Errorf("%s %s: %d %s, request %v", method, path, code, reason, s.request)
+		}
+	}
+}
+
+func TestAQueryParameterThatNobodyReadsIsRefused(t *testing.T) {
+	s := &service{}
+	srv := api(t, s, slog.New(slog.DiscardHandler))
+	for path, refused := range map[string]string{
+		"GET " + instances:                       "",
+		"GET " + instances + "?pageSize=3":       "",
+		"GET " + instances + "?page_size=3":      "",
+		"GET " + instances + "?filter.region=eu": "",
+		"GET " + instances + "?filter.player_id=ann&filter.labels[mode]=duel&filter.states=STATE_RUNNING": "",
+		"GET " + instances + "?pageSzie=3":                      "pageSzie",
+		"GET " + instances + "?PAGESIZE=3":                      "PAGESIZE",
+		"GET " + instances + "?pageSize=3&zzz":                  "zzz",
+		"GET " + instances + "?filter.colour=red":               "filter.colour",
+		"GET " + instances + "?namespace=other":                 "namespace",
+		"GET " + instances + "/x?view=full":                     "view",
+		"POST " + instances + "/x:terminate?force=true":         "force",
+		"POST " + instances + "/x/players/ann:connect?region=x": "region",
+	} {
+		method, path, _ := strings.Cut(path, " ")
+		s.request = nil
+		code, reason, message := ask(t, method, srv.URL+path)
+		switch {
+		case refused == "" && (code != 200 || s.request == nil):
+			t.Errorf("%s %s: %d %s %s", method, path, code, reason, message)
+		case refused != "" && (code != 400 || reason != "VALIDATION_FAILED" || !strings.HasPrefix(message, refused+": ") || s.request != nil):
+			t.Errorf("%s %s: %d %s %s", method, path, code, reason, message)
+		}
+	}
+	if code, reason, _ := ask(t, "POST", srv.URL+instances+"/x:terminate?a=%zz"); code != 400 || reason != "MALFORMED" {
+		t.Errorf("a query that is none: %d %s", code, reason)
+	}
+}
+
+// The document is one for both ports, and says which paths are where.
+func TestTheAPIHasThePathsThatTheDocumentSaysItHas(t *testing.T) {
+	srv := api(t, &service{}, slog.New(slog.DiscardHandler))
+	resp, err := http.Get(srv.URL + "/openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var doc struct {
+		Info  struct{ Description string }
+		Paths map[string]any
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil || len(doc.Paths) == 0 {
+		t.Fatal(err)
+	}
+	elsewhere := []string{"/v1/game-server/", "/.well-known/"}
+	for _, prefix := range elsewhere {
+		if !strings.Contains(doc.Info.Description, prefix) {
+			t.Errorf("the document does not say where %s is: %s", prefix, doc.Info.Description)
+		}
+	}
+	for path := range doc.Paths {
+		want := 405 // it is there, and has no such method
+		if slices.ContainsFunc(elsewhere, func(prefix string) bool { return strings.HasPrefix(path, prefix) }) {
+			want = 404
+		}
+		filled := strings.NewReplacer("{namespace}", "default", "{", "", "}", "").Replace(path)
+		if code, reason, _ := ask(t, "PATCH", srv.URL+filled); code != want {
+			t.Errorf("%s: %d %s, want %d", path, code, reason, want)
 		}
 	}
 }
