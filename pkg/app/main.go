@@ -43,8 +43,20 @@ func (p Process) Logger() (*slog.Logger, error) {
 	}
 }
 
+// UntilSignal returns a context that ends with SIGINT, SIGTERM or SIGHUP, the last being what a terminal that is closed sends; a second signal ends the
+// process at once. Whoever ignores SIGHUP, as nohup does, is not stopped by it.
+func UntilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
 // Main is the main function of a service's binary: it reads flags, file and environment into cfg, which holds the defaults, mounts the module and
-// runs it until SIGINT or SIGTERM. process points to the Process within cfg.
+// runs it until it is told to stop by a signal. process points to the Process within cfg.
 func Main[C any](name, short string, cfg *C, process *Process, module func(C) Module) {
 	var file string
 	var printOnly bool
@@ -72,9 +84,9 @@ func Main[C any](name, short string, cfg *C, process *Process, module func(C) Mo
 	cmd.Flags().StringVar(&file, "config", os.Getenv("BERTH_CONFIG"), "configuration file (BERTH_CONFIG)")
 	cmd.Flags().BoolVar(&printOnly, "print-config", false, "print the settings in force, without secrets, and exit")
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	ctx, stop := UntilSignal(context.Background())
 	err := cmd.ExecuteContext(ctx)
+	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)

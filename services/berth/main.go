@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/services/berth/dev"
 )
 
@@ -26,8 +25,7 @@ func main() {
 		Run: func(cmd *cobra.Command, _ []string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "berth", version()) },
 	})
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	ctx, stop := app.UntilSignal(context.Background())
 	err := root.ExecuteContext(ctx)
 	stop()
 	var exit *exec.ExitError
@@ -53,8 +51,8 @@ func devCommand() *cobra.Command {
 		Use:   "dev [flags] [-- COMMAND [ARGS]]",
 		Short: "Run all services in one process, with an embedded store that keeps nothing",
 		Long: `Runs game-instance, token-issuer, allocation and gateway in one process, with an embedded store: nothing needs to be
-installed, and nothing is kept when it stops. Prints where it listens and the curl that starts a match; Ctrl-C stops it, and every game
-server that it started.
+installed, and nothing is kept when it stops. Prints where it listens and the curl that starts a match; Ctrl-C, or closing the terminal, stops it, and
+every game server that it started.
 
 With a COMMAND, runs it once everything is up and stops with its exit code. The command finds in its environment:
   BERTH_API         gRPC address of the API, host:port
