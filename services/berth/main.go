@@ -64,6 +64,11 @@ With a COMMAND, runs it once everything is up and stops with its exit code. The 
   berth dev --attach`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Command = args
+			log, err := app.Process{LogLevel: o.LogLevel, LogFormat: "text"}.Logger()
+			if err != nil {
+				return err
+			}
+			app.LogDrivers(log)
 			return dev.Run(cmd.Context(), o)
 		},
 	}

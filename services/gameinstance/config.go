@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/app"
@@ -44,9 +45,9 @@ type Timeouts struct {
 // Default returns the documented defaults.
 func Default() Config {
 	return Config{
-		Process:  app.Process{AdminAddr: "127.0.0.1:7191"},
+		Process:  app.Process{AdminAddr: "127.0.0.1:7191", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
-		Redis: redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
+		Redis: redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Timeouts: Timeouts{
 			Allocation: 120 * time.Second, Link: 60 * time.Second, ConnectPlayers: 60 * time.Second, DisconnectGrace: 60 * time.Second, Retention: time.Hour,
 		},
@@ -67,8 +68,8 @@ func (c Config) Validate() error {
 		"allocation": t.Allocation, "link": t.Link, "connect_players": t.ConnectPlayers, "disconnect_grace": t.DisconnectGrace, "lifetime": t.Lifetime, "retention": t.Retention,
 	} {
 		if d < 0 {
-			wrong = append(wrong, fmt.Errorf("timeouts.%s: must not be below 0 (0 is off)", name))
+			wrong = append(wrong, fmt.Errorf("timeouts.%s (BERTH_TIMEOUT_%s): must not be below 0 (0 is off)", name, strings.ToUpper(name)))
 		}
 	}
-	return errors.Join(wrong...)
+	return errors.Join(append(wrong, c.Auth.Validate())...)
 }
