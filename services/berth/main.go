@@ -64,6 +64,9 @@ With a COMMAND, runs it once everything is up and stops with its exit code. The 
   berth dev --attach`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Command = args
+			if o.AnyPort && !o.Attach && !cmd.Flags().Changed("dir") {
+				o.Dir = "" // one beside another wants a folder of its own, as it wants ports of its own
+			}
 			log, err := app.Process{LogLevel: o.LogLevel, LogFormat: "text"}.Logger()
 			if err != nil {
 				return err
@@ -79,7 +82,7 @@ With a COMMAND, runs it once everything is up and stops with its exit code. The 
 	f.StringVar(&o.GRPCAddr, "grpc-addr", "127.0.0.1:7101", "where the API listens for gRPC")
 	f.StringVar(&o.EdgeAddr, "edge-addr", "127.0.0.1:7001", "where game servers connect")
 	f.StringVar(&o.AdminAddr, "admin-addr", "127.0.0.1:7190", "where health, metrics and pprof are served")
-	f.BoolVar(&o.AnyPort, "any-port", false, "listen on free ports of 127.0.0.1 instead")
+	f.BoolVar(&o.AnyPort, "any-port", false, "listen on free ports of 127.0.0.1 instead; without --dir and --attach, in a folder that is removed at the end")
 	f.StringVar(&o.Dir, "dir", ".berth", "folder for game servers' logs and the attach bootstrap")
 	f.BoolVar(&o.Quiet, "quiet", false, "print no banner")
 	f.StringVar(&o.LogLevel, "log-level", "warn", "debug, info, warn or error")
