@@ -44,8 +44,8 @@ func main() {
 	}
 	flag.Parse()
 	key := os.Getenv("BERTH_API_KEY")
-	if flag.NArg() > 0 || address == "" || key == "" || cfg.players < 1 {
-		flag.Usage()
+	if wrong := check(address, key, cfg.players, flag.Args()); wrong != "" {
+		fmt.Fprintf(os.Stderr, "matchmaker: %s; matchmaker -h shows how it is used\n", wrong)
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -54,6 +54,22 @@ func main() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "matchmaker:", err)
 		os.Exit(1)
+	}
+}
+
+// check says what is wrong with how it was called, "" if nothing is.
+func check(address, key string, players int, rest []string) string {
+	switch {
+	case len(rest) > 0:
+		return fmt.Sprintf("takes flags only, not %q", rest[0])
+	case address == "":
+		return "--api or BERTH_API must name the address of game-instance's gRPC, such as 127.0.0.1:7101"
+	case key == "":
+		return "BERTH_API_KEY must have the API key, which berth dev prints"
+	case players < 1:
+		return fmt.Sprintf("--players must be at least 1, not %d", players)
+	default:
+		return ""
 	}
 }
 

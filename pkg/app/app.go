@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -92,12 +93,14 @@ func (b *Builder) Log() *slog.Logger { return b.log }
 // Metrics returns the registry for the module's metrics. All modules of a program share it.
 func (b *Builder) Metrics() *prometheus.Registry { return b.metrics }
 
-// Listen opens a TCP listener that is closed when the build fails or the program ends.
+// Listen opens a TCP listener that is closed when the build fails or the program ends. The last word of its name is that of the setting that has its
+// address: "grpc" listens on grpc_addr.
 func (b *Builder) Listen(ctx context.Context, name, addr string) (net.Listener, error) {
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen for %s: %w", name, err)
+		setting := strings.ToLower(name[strings.LastIndex(name, " ")+1:]) + "_addr"
+		return nil, fmt.Errorf("%s (BERTH_%s): %w", setting, strings.ToUpper(setting), err)
 	}
 	b.OnStop(StageLast, name+" listener", func(context.Context) error {
 		if err := ln.Close(); err != nil && !errors.Is(err, net.ErrClosed) {

@@ -2,12 +2,15 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
@@ -29,7 +32,7 @@ func (p Process) Logger() (*slog.Logger, error) {
 	var level slog.Level
 	if p.LogLevel != "" {
 		if err := level.UnmarshalText([]byte(p.LogLevel)); err != nil {
-			return nil, fmt.Errorf("log_level: %q is none of debug, info, warn, error", p.LogLevel)
+			return nil, fmt.Errorf("log_level (BERTH_LOG_LEVEL): %q is none of debug, info, warn, error", p.LogLevel)
 		}
 	}
 	opts := &slog.HandlerOptions{Level: level}
@@ -39,13 +42,42 @@ func (p Process) Logger() (*slog.Logger, error) {
 	case "text":
 		return slog.New(slog.NewTextHandler(os.Stderr, opts)), nil
 	default:
-		return nil, fmt.Errorf("log_format: %q is neither text nor json", p.LogFormat)
+		return nil, fmt.Errorf("log_format (BERTH_LOG_FORMAT): %q is neither text nor json", p.LogFormat)
 	}
 }
 
+// UntilSignal returns a context that ends with SIGINT, SIGTERM or SIGHUP, the last being what a terminal that is closed sends; a second signal ends the
+// process at once. Whoever ignores SIGHUP, as nohup does, is not stopped by it.
+func UntilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(ctx, signals...)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// LogDrivers sends to log what the Redis driver would otherwise write to standard error in a form of its own. It is for the start of a process: the
+// driver's logger is one for all.
+func LogDrivers(log *slog.Logger) { redis.SetLogger(driverLog{log}) }
+
+type driverLog struct{ log *slog.Logger }
+
+// Printf implements the driver's logger. What it has to say of a store that is away concerns nobody's call in particular.
+func (d driverLog) Printf(ctx context.Context, format string, args ...any) {
+	d.log.WarnContext(ctx, "redis driver", "detail", strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
+
+// Settings is a service's configuration.
+type Settings interface {
+	// Validate returns an error that names each setting that cannot be used.
+	Validate() error
+}
+
 // Main is the main function of a service's binary: it reads flags, file and environment into cfg, which holds the defaults, mounts the module and
-// runs it until SIGINT or SIGTERM. process points to the Process within cfg.
-func Main[C any](name, short string, cfg *C, process *Process, module func(C) Module) {
+// runs it until it is told to stop by a signal. process points to the Process within cfg.
+func Main[C Settings](name, short string, cfg *C, process *Process, module func(C) Module) {
 	var file string
 	var printOnly bool
 	cmd := &cobra.Command{
@@ -55,13 +87,15 @@ func Main[C any](name, short string, cfg *C, process *Process, module func(C) Mo
 			if err := conf.Load(file, cfg); err != nil {
 				return err
 			}
-			if printOnly {
-				return yaml.NewEncoder(cmd.OutOrStdout()).Encode(cfg)
-			}
 			log, err := process.Logger()
+			err = errors.Join(err, (*cfg).Validate())
+			if printOnly { // what is wrong with the settings is easier to see beside them
+				return errors.Join(yaml.NewEncoder(cmd.OutOrStdout()).Encode(cfg), err)
+			}
 			if err != nil {
 				return err
 			}
+			LogDrivers(log)
 			a, err := New(cmd.Context(), Config{Log: log, AdminAddr: process.AdminAddr}, module(*cfg))
 			if err != nil {
 				return err
@@ -70,11 +104,11 @@ func Main[C any](name, short string, cfg *C, process *Process, module func(C) Mo
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", os.Getenv("BERTH_CONFIG"), "configuration file (BERTH_CONFIG)")
-	cmd.Flags().BoolVar(&printOnly, "print-config", false, "print the settings in force, without secrets, and exit")
+	cmd.Flags().BoolVar(&printOnly, "print-config", false, "print the settings in force, without secrets, and what is wrong with them, and exit")
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	ctx, stop := UntilSignal(context.Background())
 	err := cmd.ExecuteContext(ctx)
+	stop()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)

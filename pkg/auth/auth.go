@@ -146,10 +146,39 @@ func HashKey(key string) string {
 	return hex.EncodeToString(h[:])
 }
 
+// Validate returns an error that names each setting that cannot be used.
+func (c Config) Validate() error {
+	var bad []error
+	if len(c.InternalKey) < 32 {
+		bad = append(bad, errors.New("auth.internal_key (BERTH_AUTH_INTERNAL_KEY): needs at least 32 characters, the same for all services"))
+	}
+	if _, err := parseHash(c.APIKeySHA256); c.APIKeySHA256 != "" && err != nil {
+		bad = append(bad, fmt.Errorf("auth.api_key_sha256 (BERTH_AUTH_API_KEY_SHA256): %w", err))
+	}
+	for _, k := range c.APIKeys {
+		if _, err := parseHash(k.SHA256); err != nil {
+			bad = append(bad, fmt.Errorf("auth.api_keys: %q: sha256: %w", k.Name, err))
+		}
+		if k.Name == "" || !slices.Contains(ladder[:], k.Role) {
+			bad = append(bad, fmt.Errorf("auth.api_keys: %q: needs a name and one of the roles %v", k.Name, ladder))
+		}
+	}
+	return errors.Join(bad...)
+}
+
+// parseHash reads the hash of an API key.
+func parseHash(s string) (sum [sha256.Size]byte, err error) {
+	raw, err := hex.DecodeString(s)
+	if err != nil || len(raw) != len(sum) {
+		return sum, errors.New("must be 64 hex digits: the SHA-256 of the key")
+	}
+	return [sha256.Size]byte(raw), nil
+}
+
 // New returns an Authenticator. pairs may be nil in a service that game servers never call.
 func New(cfg Config, pairs Pairs) (*Authenticator, error) {
-	if len(cfg.InternalKey) < 32 {
-		return nil, errors.New("auth.internal_key (BERTH_AUTH_INTERNAL_KEY): needs at least 32 characters, the same for all services")
+	if err := cfg.Validate(); err != nil {
+		return nil, err
 	}
 	keys := cfg.APIKeys
 	if cfg.APIKeySHA256 != "" {
@@ -157,14 +186,11 @@ func New(cfg Config, pairs Pairs) (*Authenticator, error) {
 	}
 	a := &Authenticator{internal: sha256.Sum256([]byte(cfg.InternalKey.Reveal())), keys: make(map[[sha256.Size]byte]APIKey, len(keys)), pairs: pairs}
 	for _, k := range keys {
-		sum, err := hex.DecodeString(k.SHA256)
-		if err != nil || len(sum) != sha256.Size {
-			return nil, fmt.Errorf("auth.api_keys: %q: sha256 must be 64 hex digits", k.Name)
+		sum, err := parseHash(k.SHA256)
+		if err != nil {
+			return nil, err
 		}
-		if k.Name == "" || !slices.Contains(ladder[:], k.Role) {
-			return nil, fmt.Errorf("auth.api_keys: %q: needs a name and one of the roles %v", k.Name, ladder)
-		}
-		a.keys[[sha256.Size]byte(sum)] = k
+		a.keys[sum] = k
 	}
 	return a, nil
 }

@@ -9,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"reflect"
+	"strings"
 
 	"github.com/caarlos0/env/v11"
 	"go.yaml.in/yaml/v3"
@@ -18,6 +20,9 @@ import (
 type Secret string
 
 const redacted = "(secret)"
+
+// prefix begins the name of every variable.
+const prefix = "BERTH_"
 
 // Reveal returns the value.
 func (s Secret) Reveal() string { return string(s) }
@@ -56,8 +61,46 @@ func Load(path string, cfg any) error {
 			return fmt.Errorf("configuration file %s: %w", path, err)
 		}
 	}
-	if err := env.ParseWithOptions(cfg, env.Options{Prefix: "BERTH_"}); err != nil {
+	environ := env.ToMap(os.Environ()) // as it is before secrets are taken out of it
+	if err := env.ParseWithOptions(cfg, env.Options{Prefix: prefix}); err != nil {
+		if named := unreadable(reflect.TypeOf(cfg).Elem(), "", prefix, environ); named != nil {
+			err = named
+		}
 		return fmt.Errorf("configuration from the environment: %w", err)
 	}
 	return nil
+}
+
+// unreadable returns an error that names each setting of a configuration whose variable has a value that cannot be read, with key and variable: the
+// environment's reader names fields of Go. It reads each variable again, alone.
+func unreadable(cfg reflect.Type, key, prefix string, environ map[string]string) error {
+	var bad []error
+	for i := range cfg.NumField() {
+		field := cfg.Field(i)
+		name, options, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		switch {
+		case options == "inline":
+			name = key
+		case key != "":
+			name = key + "." + name
+		}
+		if field.Type.Kind() == reflect.Struct {
+			bad = append(bad, unreadable(field.Type, name, prefix+field.Tag.Get("envPrefix"), environ))
+			continue
+		}
+		variable, _, _ := strings.Cut(field.Tag.Get("env"), ",")
+		if _, set := environ[prefix+variable]; variable == "" || !set {
+			continue
+		}
+		alone := reflect.New(reflect.StructOf([]reflect.StructField{{Name: "Value", Type: field.Type, Tag: field.Tag}}))
+		err := env.ParseWithOptions(alone.Interface(), env.Options{Prefix: prefix, Environment: environ})
+		var parse env.ParseError
+		if errors.As(err, &parse) {
+			err = parse.Err
+		}
+		if err != nil {
+			bad = append(bad, fmt.Errorf("%s (%s): %w", name, prefix+variable, err))
+		}
+	}
+	return errors.Join(bad...)
 }

@@ -20,7 +20,9 @@ type config struct {
 	Wait time.Duration `yaml:"wait" env:"WAIT"`
 	Key  conf.Secret   `yaml:"key" env:"KEY,unset"`
 	Sub  struct {
-		Names []string `yaml:"names" env:"NAMES" envSeparator:","`
+		Names []string      `yaml:"names" env:"NAMES" envSeparator:","`
+		Wait  time.Duration `yaml:"wait" env:"WAIT"`
+		Size  int           `yaml:"size" env:"SIZE"`
 	} `yaml:"sub" envPrefix:"SUB_"`
 }
 
@@ -56,8 +58,19 @@ func TestMistakesAreNamed(t *testing.T) {
 		}
 	}
 	t.Setenv("BERTH_WAIT", "soon")
-	if err := conf.Load("", &config{}); err == nil || !strings.Contains(err.Error(), "soon") {
-		t.Errorf("environment: %v", err)
+	t.Setenv("BERTH_SUB_WAIT", "1h")
+	t.Setenv("BERTH_SUB_SIZE", "big")
+	t.Setenv("BERTH_KEY", "hush")
+	err := conf.Load("", &config{})
+	for _, want := range []string{"wait (BERTH_WAIT): ", "soon", "sub.size (BERTH_SUB_SIZE): ", "big"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("environment: %v, want %q", err, want)
+		}
+	}
+	for _, unwanted := range []string{"sub.wait", "field", "hush"} {
+		if err != nil && strings.Contains(err.Error(), unwanted) {
+			t.Errorf("environment: %v", err)
+		}
 	}
 	if err := conf.Load("/nonexistent", &config{}); err == nil {
 		t.Error("a file that is not there was read")

@@ -1,6 +1,9 @@
 package rpc
 
 import (
+	"fmt"
+	"strings"
+
 	"google.golang.org/grpc/encoding"
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -24,12 +27,35 @@ func decode(msg any, recv func(any) error) error {
 		return err
 	}
 	if err := proto.Unmarshal(raw.data, m); err != nil {
-		return errs.Wrap(err, errs.Malformed, "the request is not a valid encoding of %s", m.ProtoReflect().Descriptor().FullName())
+		return undecodable(err, "the request", m)
 	}
 	return nil
 }
 
-// codec is gRPC's own, which also knows undecoded.
+// undecodable is the error of bytes that are no message. Where decoding gave up because of the depth, it is the depth that the caller is told of.
+func undecodable(err error, what string, m proto.Message) error {
+	if strings.Contains(err.Error(), "recursion depth") { // the decoder's error has no type
+		return errs.Wrap(err, errs.ValidationFailed, "%s: objects and arrays may be nested at most %d deep", what, maxDepth)
+	}
+	return errs.Wrap(err, errs.Malformed, "%s: not a valid encoding of %s", what, m.ProtoReflect().Descriptor().FullName())
+}
+
+// encoded is an answer that is encoded already. gRPC tells a caller by itself of one that it cannot encode, in the encoder's words and behind the
+// interceptors' backs; encoding before it makes that a failure like any other, which is logged and has an id.
+type encoded struct{ data mem.BufferSlice }
+
+func encode(msg any) (any, error) {
+	if _, ok := msg.(proto.Message); !ok {
+		return msg, nil
+	}
+	data, err := encoding.GetCodecV2(grpcproto.Name).Marshal(msg)
+	if err != nil {
+		return nil, fmt.Errorf("encode the answer %T: %w", msg, err)
+	}
+	return &encoded{data}, nil
+}
+
+// codec is gRPC's own, which also knows undecoded and encoded.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() encoding.CodecV2 { return codec{encoding.GetCodecV2(grpcproto.Name)} }
@@ -40,4 +66,11 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		return nil
 	}
 	return c.CodecV2.Unmarshal(data, v)
+}
+
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if e, ok := v.(*encoded); ok {
+		return e.data, nil
+	}
+	return c.CodecV2.Marshal(v)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -43,7 +44,10 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 func (s *Server) edge(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
 	defer func() { err = s.finish(ctx, info.FullMethod, start, recover(), err) }()
-	return next(ctx, req)
+	if resp, err = next(ctx, req); err != nil {
+		return nil, err
+	}
+	return encode(resp)
 }
 
 func (s *Server) edgeStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
@@ -72,13 +76,18 @@ func (s *Server) conceal(ctx context.Context, method string, err error) *status.
 		return st
 	}
 	if reason := errs.ReasonOf(err); reason == errs.Internal && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
-		id := uuid.NewString()
-		s.log.ErrorContext(ctx, "call failed", "method", method, "request_id", id, "error", err)
-		return Status(errs.New(errs.Internal, "internal error; the logs have it under request id %s", id))
+		return Conceal(ctx, s.log, method, err)
 	} else if reason == errs.StoreUnavailable {
 		s.log.WarnContext(ctx, "store unavailable", "method", method, "error", err)
 	}
 	return Status(err)
+}
+
+// Conceal logs a defect and returns the status with which its caller can ask for it. The edge that found it calls it, once.
+func Conceal(ctx context.Context, log *slog.Logger, method string, err error) *status.Status {
+	id := uuid.NewString()
+	log.ErrorContext(ctx, "call failed", "method", method, "request_id", id, "error", err)
+	return Status(errs.New(errs.Internal, "internal error; the logs have it under request id %s", id))
 }
 
 // authenticate puts the caller's principal into the context.
@@ -138,9 +147,21 @@ func (g *guardedStream) RecvMsg(m any) error {
 	return g.server.check(g.ctx, m)
 }
 
+// SendMsg makes an answer that cannot be encoded the handler's failure.
+func (g *guardedStream) SendMsg(m any) error {
+	out, err := encode(m)
+	if err != nil {
+		return err
+	}
+	return g.ServerStream.SendMsg(out)
+}
+
 // check validates a request against the rules of its proto, and the caller's access to the namespace that it names.
 func (s *Server) check(ctx context.Context, req any) error {
 	if msg, ok := req.(proto.Message); ok {
+		if err := s.carriers.check(msg); err != nil {
+			return err
+		}
 		if err := s.validator.Validate(msg); err != nil {
 			return invalid(err)
 		}
@@ -200,7 +221,7 @@ func (s *Server) call(ctx context.Context, m grpc.MethodDesc, impl any, full str
 			return typed
 		}
 		if err != nil {
-			return errs.Wrap(err, errs.Malformed, "payload: not a valid encoding of %s", pm.ProtoReflect().Descriptor().FullName())
+			return undecodable(err, "payload", pm)
 		}
 		return nil
 	}, s.guardNamed(full))

@@ -35,16 +35,24 @@ const (
 // service answers as a test says.
 type service struct {
 	instancev1.UnimplementedGameInstanceServiceServer
-	get   func(context.Context) error
-	watch func(context.Context) error
+	get    func(context.Context) error
+	watch  func(context.Context) error
+	answer *instancev1.GameInstance // in the answers to get, and to watch once that returns
 }
 
 func (s *service) GetGameInstance(ctx context.Context, _ *instancev1.GetGameInstanceRequest) (*instancev1.GetGameInstanceResponse, error) {
-	return &instancev1.GetGameInstanceResponse{}, s.get(ctx)
+	return &instancev1.GetGameInstanceResponse{Instance: s.answer}, s.get(ctx)
+}
+
+func (s *service) CreateGameInstance(context.Context, *instancev1.CreateGameInstanceRequest) (*instancev1.CreateGameInstanceResponse, error) {
+	return &instancev1.CreateGameInstanceResponse{}, nil
 }
 
 func (s *service) WatchGameInstance(_ *instancev1.WatchGameInstanceRequest, stream grpc.ServerStreamingServer[instancev1.WatchGameInstanceResponse]) error {
-	return s.watch(stream.Context())
+	if err := s.watch(stream.Context()); err != nil {
+		return err
+	}
+	return stream.Send(&instancev1.WatchGameInstanceResponse{Instance: s.answer})
 }
 
 // serve starts a server and returns a client with an API key.
@@ -107,6 +115,39 @@ func TestWhatGoesWrongInsideStaysInside(t *testing.T) {
 			_, requestID, _ := strings.Cut(e.Message, "request id ")
 			if !strings.Contains(log.String(), "secret detail") || !strings.Contains(log.String(), requestID) {
 				t.Errorf("the log has %s", log.String())
+			}
+		})
+	}
+}
+
+// gRPC by itself tells the caller what the encoder said, with no reason, and tells no log.
+func TestAnAnswerThatCannotBeEncodedIsADefect(t *testing.T) {
+	nothing := func(context.Context) error { return nil }
+	impl := &service{get: nothing, watch: nothing, answer: &instancev1.GameInstance{Message: "\xff"}}
+	for name, call := range map[string]func(context.Context, instancev1.GameInstanceServiceClient) error{
+		"call": func(ctx context.Context, c instancev1.GameInstanceServiceClient) error {
+			_, err := c.GetGameInstance(ctx, &instancev1.GetGameInstanceRequest{InstanceId: id})
+			return err
+		},
+		"stream": func(ctx context.Context, c instancev1.GameInstanceServiceClient) error {
+			stream, err := c.WatchGameInstance(ctx, &instancev1.WatchGameInstanceRequest{InstanceId: id})
+			if err != nil {
+				return err
+			}
+			_, err = stream.Recv()
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var log strings.Builder
+			_, client, ctx := serve(t, impl, slog.New(slog.NewTextHandler(&log, nil)))
+			var e *errs.Error
+			if err := call(ctx, client); !errors.As(rpc.FromStatus(err), &e) || e.Reason != errs.Internal || strings.Contains(e.Message, "UTF-8") {
+				t.Fatalf("the caller sees %v", err)
+			}
+			_, requestID, _ := strings.Cut(e.Message, "request id ")
+			if requestID == "" || strings.Count(log.String(), requestID) != 1 || !strings.Contains(log.String(), "UTF-8") {
+				t.Errorf("request id %q, and the log has %s", requestID, log.String())
 			}
 		})
 	}

@@ -49,6 +49,7 @@ type Server struct {
 	access    auth.Table
 	auth      Authenticator
 	validator protovalidate.Validator
+	carriers  carriers
 	log       *slog.Logger
 	calls     *callMetrics
 
@@ -66,7 +67,11 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("validation rules: %w", err)
 	}
-	s := &Server{access: access, auth: cfg.Auth, validator: validator, log: cfg.Log, calls: newCallMetrics(cfg.Metrics)}
+	carriers, err := newCarriers(cfg.Services)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{access: access, auth: cfg.Auth, validator: validator, carriers: carriers, log: cfg.Log, calls: newCallMetrics(cfg.Metrics)}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.ChainUnaryInterceptor(s.edge, s.authenticate, s.Guard),
@@ -90,8 +95,9 @@ func (s *Server) RegisterService(desc *grpc.ServiceDesc, impl any) {
 			return handler(srv, ctx, func(msg any) error {
 				// The interceptors have not run yet, so this error needs its status here.
 				err := decode(msg, dec)
-				if errs.Is(err, errs.Malformed) {
-					return Status(err).Err()
+				var typed *errs.Error
+				if errors.As(err, &typed) {
+					return Status(typed).Err()
 				}
 				return err
 			}, interceptor)

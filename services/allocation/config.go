@@ -35,9 +35,9 @@ type Config struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{
-		Process:  app.Process{AdminAddr: "127.0.0.1:7193"},
+		Process:  app.Process{AdminAddr: "127.0.0.1:7193", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr: "127.0.0.1:7103",
-		Redis:    redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
+		Redis:    redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 
 		GameInstance: "127.0.0.1:7101",
 		TokenIssuer:  "127.0.0.1:7102",
@@ -71,5 +71,5 @@ func (c Config) Validate() error {
 		}
 		seen[p.Name] = true
 	}
-	return nil
+	return c.Auth.Validate()
 }

@@ -38,6 +38,7 @@ providers:
 		t.Fatal(err)
 	}
 	t.Setenv("BERTH_GATEWAY_URL", "https://edge.example.com")
+	t.Setenv("BERTH_AUTH_INTERNAL_KEY", "0123456789abcdef0123456789abcdef")
 	cfg := allocation.Default()
 	if err := conf.Load(path, &cfg); err != nil {
 		t.Fatal(err)
@@ -62,6 +63,7 @@ func TestConfigNamesWhatToChange(t *testing.T) {
 		"providers: two":      func(c *allocation.Config) { c.Providers = append(c.Providers, c.Providers[0]) },
 		"has no name":         func(c *allocation.Config) { c.Providers[0].Name = "" },
 		"none of process":     func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
+		"BERTH_AUTH_INTERNAL": func(*allocation.Config) {},
 		"planned":             func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
 	} {
 		cfg := allocation.Default()

@@ -7,12 +7,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
+	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/services/berth/dev"
 )
 
@@ -26,8 +25,7 @@ func main() {
 		Run: func(cmd *cobra.Command, _ []string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "berth", version()) },
 	})
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	ctx, stop := app.UntilSignal(context.Background())
 	err := root.ExecuteContext(ctx)
 	stop()
 	var exit *exec.ExitError
@@ -53,8 +51,8 @@ func devCommand() *cobra.Command {
 		Use:   "dev [flags] [-- COMMAND [ARGS]]",
 		Short: "Run all services in one process, with an embedded store that keeps nothing",
 		Long: `Runs game-instance, token-issuer, allocation and gateway in one process, with an embedded store: nothing needs to be
-installed, and nothing is kept when it stops. Prints where it listens and the curl that starts a match; Ctrl-C stops it, and every game
-server that it started.
+installed, and nothing is kept when it stops. Prints where it listens and the curl that starts a match; Ctrl-C, or closing the terminal, stops it, and
+every game server that it started.
 
 With a COMMAND, runs it once everything is up and stops with its exit code. The command finds in its environment:
   BERTH_API         gRPC address of the API, host:port
@@ -66,6 +64,14 @@ With a COMMAND, runs it once everything is up and stops with its exit code. The 
   berth dev --attach`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Command = args
+			if o.AnyPort && !o.Attach && !cmd.Flags().Changed("dir") {
+				o.Dir = "" // one beside another wants a folder of its own, as it wants ports of its own
+			}
+			log, err := app.Process{LogLevel: o.LogLevel, LogFormat: "text"}.Logger()
+			if err != nil {
+				return err
+			}
+			app.LogDrivers(log)
 			return dev.Run(cmd.Context(), o)
 		},
 	}
@@ -76,7 +82,7 @@ With a COMMAND, runs it once everything is up and stops with its exit code. The 
 	f.StringVar(&o.GRPCAddr, "grpc-addr", "127.0.0.1:7101", "where the API listens for gRPC")
 	f.StringVar(&o.EdgeAddr, "edge-addr", "127.0.0.1:7001", "where game servers connect")
 	f.StringVar(&o.AdminAddr, "admin-addr", "127.0.0.1:7190", "where health, metrics and pprof are served")
-	f.BoolVar(&o.AnyPort, "any-port", false, "listen on free ports of 127.0.0.1 instead")
+	f.BoolVar(&o.AnyPort, "any-port", false, "listen on free ports of 127.0.0.1 instead; without --dir and --attach, in a folder that is removed at the end")
 	f.StringVar(&o.Dir, "dir", ".berth", "folder for game servers' logs and the attach bootstrap")
 	f.BoolVar(&o.Quiet, "quiet", false, "print no banner")
 	f.StringVar(&o.LogLevel, "log-level", "warn", "debug, info, warn or error")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/app"
@@ -60,9 +61,9 @@ type Timers struct {
 // Default returns the documented defaults.
 func Default() Config {
 	return Config{
-		Process:  app.Process{AdminAddr: "127.0.0.1:7191"},
+		Process:  app.Process{AdminAddr: "127.0.0.1:7191", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
-		Redis: redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
+		Redis: redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Timeouts: Timeouts{
 			Allocation: 120 * time.Second, Link: 60 * time.Second, ConnectPlayers: 60 * time.Second, DisconnectGrace: 60 * time.Second, Retention: time.Hour,
 		},
@@ -84,10 +85,10 @@ func (c Config) Validate() error {
 		"allocation": t.Allocation, "link": t.Link, "connect_players": t.ConnectPlayers, "disconnect_grace": t.DisconnectGrace, "lifetime": t.Lifetime, "retention": t.Retention,
 	} {
 		if d < 0 {
-			wrong = append(wrong, fmt.Errorf("timeouts.%s: must not be below 0 (0 is off)", name))
+			wrong = append(wrong, fmt.Errorf("timeouts.%s (BERTH_TIMEOUT_%s): must not be below 0 (0 is off)", name, strings.ToUpper(name)))
 		}
 	}
-	return errors.Join(append(wrong, c.Timers.validate())...)
+	return errors.Join(append(wrong, c.Timers.validate(), c.Auth.Validate())...)
 }
 
 // minGap leaves room for some sweeps in a gap.

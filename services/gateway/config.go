@@ -66,10 +66,10 @@ type Limits struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{
-		Process:  app.Process{AdminAddr: "127.0.0.1:7194"},
+		Process:  app.Process{AdminAddr: "127.0.0.1:7194", LogLevel: "info", LogFormat: "json"},
 		EdgeAddr: "127.0.0.1:7001", APIAddr: "127.0.0.1:7002",
 		GameInstance: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
-		Redis:     redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
+		Redis:     redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Heartbeat: 10 * time.Second, HelloTimeout: 10 * time.Second, RequestTimeout: 10 * time.Second,
 		Lease: 10 * time.Second, LeaseInterval: 2 * time.Second, RelayStreams: 4,
 		Limits: Limits{Sockets: 20_000, FrameBytes: 1<<20 + 64<<10, InFlight: 64, Queue: 1024, QueueBytes: 4 << 20},
@@ -100,5 +100,5 @@ func (c Config) Validate() error {
 	need(c.Limits.InFlight > 0, "limits.in_flight", "LIMIT_IN_FLIGHT", "must be positive, not %d", c.Limits.InFlight)
 	need(c.Limits.Queue > 0, "limits.queue", "LIMIT_QUEUE", "must be positive, not %d", c.Limits.Queue)
 	need(c.Limits.QueueBytes > 0, "limits.queue_bytes", "LIMIT_QUEUE_BYTES", "must be positive, not %d", c.Limits.QueueBytes)
-	return errors.Join(bad...)
+	return errors.Join(append(bad, c.Auth.Validate())...)
 }

@@ -169,7 +169,7 @@ func serve(ctx context.Context, b *app.Builder, cfg Config, conns connections, k
 	b.OnStop(app.StageDrain, "streams", func(context.Context) error { stop(); return nil })
 	handlers := rest.Config{
 		GameInstance: conns.gameInstance, Allocation: conns.allocation, TokenIssuer: conns.tokenIssuer,
-		Keys: keySource, Link: link, Stopping: stopping,
+		Keys: keySource, Link: link, Log: b.Log(), Stopping: stopping,
 	}
 	edge, err := rest.NewEdge(handlers) //nolint:contextcheck // the calls that it passes on have their streams' contexts
 	if err != nil {

@@ -46,7 +46,7 @@ func Default() Config {
 	return Config{
 		Process:        app.Process{AdminAddr: "127.0.0.1:7192", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr:       "127.0.0.1:7102",
-		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}},
+		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		PairLifetime:   time.Hour,
 		TicketLifetime: 2 * time.Minute,
 	}
@@ -66,6 +66,7 @@ func (c Config) Validate() error {
 	}
 	errList = append(errList,
 		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, 24*time.Hour),
+		c.Auth.Validate(),
 		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute))
 	return errors.Join(errList...)
 }

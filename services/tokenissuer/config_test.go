@@ -33,7 +33,7 @@ func TestValidateNamesTheSetting(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := Default()
-			cfg.SealingKey = sealingKey
+			cfg.SealingKey, cfg.Auth.InternalKey = sealingKey, "0123456789abcdef0123456789abcdef"
 			tc.change(&cfg)
 			err := cfg.Validate()
 			if (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {

@@ -14,12 +14,14 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 )
 
 // pair is the tokens of a game server that the test plays itself: its process never links.
@@ -120,7 +122,7 @@ func (s *stack) overGRPC(t *testing.T) door {
 // overREST calls the edge's REST with the JSON form of the same payloads.
 func (s *stack) overREST(t *testing.T) door {
 	t.Helper()
-	bodies := map[string]string{"": "{}", string(garbage): `{"players":`}
+	bodies := map[string]string{"": "{}", string(garbage): `{"players":`, string(tooDeep): `{"gameData":{"json":{"a":` + strings.Repeat("[", levels) + strings.Repeat("]", levels) + `}}}`}
 	return func(t *testing.T, game, social, instance, method string, payload []byte) (int32, string) {
 		t.Helper()
 		body, ok := bodies[string(payload)]
@@ -158,6 +160,23 @@ func (rawCodec) Unmarshal([]byte, any) error   { return nil }
 // garbage is no encoding of anything.
 var garbage = []byte{0x1a, 0x7f}
 
+// levels is how deep arrays are nested in tooDeep. It could be stored, and then neither be read nor told to the server.
+const levels = 3300
+
+// tooDeep is the payload of an UpdateGameData.
+var tooDeep = func() []byte {
+	v := structpb.NewListValue(&structpb.ListValue{})
+	for range levels - 1 {
+		v = structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{v}})
+	}
+	data := &typev1.Data{Kind: &typev1.Data_Json{Json: &structpb.Struct{Fields: map[string]*structpb.Value{"a": v}}}}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(&gameserverv1.UpdateGameDataRequest{GameData: data})
+	if err != nil {
+		panic(err)
+	}
+	return raw
+}()
+
 // Whatever is wrong with a call, it is answered with the same code and reason over each way, and changes nothing.
 func TestEachDoorGivesTheSameAnswer(t *testing.T) {
 	shapes(t, func(t *testing.T, s *stack) {
@@ -182,6 +201,7 @@ func TestEachDoorGivesTheSameAnswer(t *testing.T) {
 			"no id":                {p.game, p.social, "x", "EndGameInstance", nil, errs.ValidationFailed},
 			"rule broken":          {p.game, p.social, p.instance, "AddPlayers", nil, errs.ValidationFailed},
 			"malformed":            {p.game, p.social, p.instance, "AddPlayers", garbage, errs.Malformed},
+			"nested too deep":      {p.game, p.social, p.instance, "UpdateGameData", tooDeep, errs.ValidationFailed},
 			"state does not allow": {p.game, p.social, p.instance, "ConnectPlayers", nil, errs.StateNotAllowed},
 			"not implemented":      {p.game, p.social, p.instance, "RequestBackfill", nil, errs.NotImplemented},
 		} {

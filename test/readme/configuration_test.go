@@ -129,12 +129,6 @@ func sameDefault(s setting, said string) bool {
 	if said == "–" {
 		said = ""
 	}
-	if s.value.IsZero() {
-		// What is left open in the defaults and filled in where it is used.
-		if filled, ok := map[string]string{"log_level": "info", "log_format": "json", "redis.partitions": "256"}[s.key]; ok {
-			return said == filled
-		}
-	}
 	switch v := s.value.Interface().(type) {
 	case time.Duration:
 		d, err := time.ParseDuration(said)

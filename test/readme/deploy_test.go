@@ -105,6 +105,7 @@ func TestComposeAllocationFile(t *testing.T) {
 	if err := conf.Load(filepath.Join(root, "deploy/docker/allocation.yaml"), &cfg); err != nil {
 		t.Fatal(err)
 	}
+	cfg.Auth.InternalKey = "0123456789abcdef0123456789abcdef" // comes from the environment
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}

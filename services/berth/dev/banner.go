@@ -30,12 +30,12 @@ func (s *Stack) banner(o Options) {
 	line("")
 	if o.Attach {
 		line("Attach mode: the instance then waits for a game server that you start by hand, in a debugger or an editor.")
-		line("Its bootstrap lies in %s, where the SDK finds it in this folder and", filepath.Join(o.Dir, "bootstrap.json"))
+		line("Its bootstrap lies in %s, where the SDK finds it in this folder and", filepath.Join(s.dir, "bootstrap.json"))
 		line("below with no configuration; players are sent to 127.0.0.1:%d. All deadlines are off: nothing is", attachPort)
-		line("given up while you stand at a breakpoint.")
+		line("given up while you stand at a breakpoint. Only the server's tokens have an end: they are valid for %d hours.", int(pairLifetime.Hours()))
 		line("")
 	} else {
-		line("Game servers' output goes to %s", filepath.Join(o.Dir, "servers"))
+		line("Game servers' output goes to %s", filepath.Join(s.dir, "servers"))
 	}
 	line("Ctrl-C stops everything.")
 	_, _ = fmt.Fprint(o.Out, b.String()) // nobody to tell

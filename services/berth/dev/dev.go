@@ -23,6 +23,7 @@ import (
 	"github.com/berth-dev/berth/services/allocation"
 	"github.com/berth-dev/berth/services/allocation/providers"
 	"github.com/berth-dev/berth/services/allocation/providers/attach"
+	"github.com/berth-dev/berth/services/allocation/providers/process"
 	"github.com/berth-dev/berth/services/gameinstance"
 	"github.com/berth-dev/berth/services/gateway"
 	"github.com/berth-dev/berth/services/tokenissuer"
@@ -41,7 +42,8 @@ type Options struct {
 	// Redis is the address of an empty Redis to use instead of the embedded store: for benchmarks. All keys are made anew at each start, so what
 	// is in it cannot be used again.
 	Redis string
-	// Dir is the folder for game servers' logs and the attach bootstrap.
+	// Dir is the folder for game servers' logs and the attach bootstrap, made if it is not there; empty: one that is made for this run and removed at
+	// its end.
 	Dir string
 	// Quiet prints no banner.
 	Quiet bool
@@ -76,6 +78,7 @@ type Stack struct {
 	// Builds are the builds that can be run.
 	Builds []string
 
+	dir string
 	app *app.App
 }
 
@@ -123,39 +126,43 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 			return nil, err
 		}
 	}
-	dir, err := filepath.Abs(o.Dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := prepare(&file, o, dir); err != nil {
-		return nil, err
-	}
 	log, err := app.Process{LogLevel: o.LogLevel, LogFormat: "text"}.Logger()
 	if err != nil {
 		return nil, err
 	}
-	ls, err := listen(ctx, o)
+	if err := check(o); err != nil {
+		return nil, err
+	}
+	dir, err := openFolder(o.Dir)
 	if err != nil {
 		return nil, err
 	}
+	prepare(&file, o, dir.path)
+	ls, err := listen(ctx, o)
+	if err != nil {
+		return nil, errors.Join(err, dir.close())
+	}
 	s := &Stack{
 		API: ls.instance.Addr().String(), APIURL: "http://" + ls.api.Addr().String(), Gateway: "http://" + ls.edge.Addr().String(),
-		Admin: "http://" + ls.admin.Addr().String(), Key: auth.KeyPrefix + rand.Text(),
+		Admin: "http://" + ls.admin.Addr().String(), Key: auth.KeyPrefix + rand.Text(), dir: dir.path,
 	}
 	for _, p := range file.Providers {
 		s.Builds = append(s.Builds, p.Attach.Builds...)
 		s.Builds = append(s.Builds, slices.Sorted(maps.Keys(p.Process.Builds))...)
 	}
-	var modules []app.Module
+	modules, redis := []app.Module{dir.module()}, redisx.Config{Addrs: []string{o.Redis}}
 	if o.Redis == "" {
 		store, err := startStore()
 		if err != nil {
-			return nil, errors.Join(err, ls.close())
+			return nil, errors.Join(err, ls.close(), dir.close())
 		}
-		o.Redis, modules = store.addr(), []app.Module{store.module()}
+		redis, modules = store.config(), append(modules, store.module())
 	}
-	modules = append(modules, s.services(file, ls, o.Redis)...)
+	modules = append(modules, s.services(file, ls, redis)...)
 	s.app, err = app.New(ctx, app.Config{Log: log, AdminListener: ls.admin}, modules...)
+	if errors.Is(err, process.ErrFolderInUse) {
+		err = fmt.Errorf("another berth runs in the folder %s: choose another with --dir (%w)", dir.path, err)
+	}
 	if err != nil {
 		return nil, errors.Join(err, ls.close())
 	}
@@ -165,18 +172,27 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 // attachPort is where players find a game server that was started by hand.
 const attachPort = 7777
 
-// prepare completes the file for what the options ask for.
-func prepare(file *File, o Options, dir string) error {
+// pairLifetime is the longest that a token pair can have: nobody who sits at a debugger should lose the server's credentials.
+const pairLifetime = 24 * time.Hour
+
+// check returns an error for options that do not go together.
+func check(o Options) error {
 	switch {
 	case o.Attach && o.Config != "":
 		return errors.New("--attach starts no servers, so it takes no --config")
-	case o.Attach:
+	case !o.Attach && o.Config == "":
+		return errors.New("which game servers to run? name a file with --config (examples/berth.dev.yaml shows one), or use --attach")
+	}
+	return nil
+}
+
+// prepare completes the file for what the options ask for.
+func prepare(file *File, o Options, dir string) {
+	if o.Attach {
 		file.Providers = []providers.Config{{Name: "attach", Kind: "attach", Attach: attach.Config{
 			File: filepath.Join(dir, "bootstrap.json"), Builds: []string{"attach"}, Endpoints: []attach.Endpoint{{Name: "game", Port: attachPort, Protocol: "tcp"}},
 		}}}
 		file.Timeouts = gameinstance.Timeouts{Retention: file.Timeouts.Retention}
-	case o.Config == "":
-		return errors.New("which game servers to run? name a file with --config (examples/berth.dev.yaml shows one), or use --attach")
 	}
 	for n := range file.Providers {
 		p := &file.Providers[n]
@@ -186,12 +202,11 @@ func prepare(file *File, o Options, dir string) error {
 			p.Process.StateDir = filepath.Join(dir, "servers", p.Name)
 		}
 	}
-	return nil
 }
 
 // services returns the four services, wired to each other.
-func (s *Stack) services(file File, ls *listeners, store string) []app.Module {
-	redis := redisx.Config{Addrs: []string{store}, Partitions: 16}
+func (s *Stack) services(file File, ls *listeners, redis redisx.Config) []app.Module {
+	redis.Partitions = 16
 	creds := auth.Config{
 		InternalKey: conf.Secret(rand.Text() + rand.Text()),
 		APIKeys:     []auth.APIKey{{Name: "dev", SHA256: auth.HashKey(s.Key), Role: auth.RoleAdmin}},
@@ -200,6 +215,7 @@ func (s *Stack) services(file File, ls *listeners, store string) []app.Module {
 
 	ti := tokenissuer.Default()
 	ti.Redis, ti.Auth, ti.GRPCListener, ti.SealingKey = redis, creds, ls.issuer, conf.Secret(rand.Text()+rand.Text())
+	ti.PairLifetime = pairLifetime
 
 	gi := gameinstance.Default()
 	gi.Redis, gi.Auth, gi.GRPCListener, gi.TokenIssuer, gi.Allocation, gi.Timeouts = redis, creds, ls.instance, issuerAddr, allocationAddr, file.Timeouts

@@ -21,6 +21,9 @@ const (
 	HandoverPipe = "pipe"
 )
 
+// ErrFolderInUse is why a Provider cannot be opened whose folder another one has.
+var ErrFolderInUse = errors.New("is in use by another provider or service; each needs a folder of its own")
+
 // Config configures a Provider.
 type Config struct {
 	// Name of the provider, for messages. Set by the service.

@@ -103,7 +103,7 @@ func lock(ctx context.Context, path string) (*os.File, error) {
 			return f, nil
 		}
 		if time.Now().After(deadline) {
-			return nil, errors.Join(errors.New("is in use by another provider or service; each needs a folder of its own"), f.Close())
+			return nil, errors.Join(ErrFolderInUse, f.Close())
 		}
 		select {
 		case <-ctx.Done():

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -16,13 +17,18 @@ import (
 	"github.com/berth-dev/berth/pkg/rpc"
 )
 
-// visible returns the status that a caller may see for an error of a forwarded call or of grpc-gateway itself.
-func visible(err error) *status.Status {
+// visible returns the status that a caller may see for an error of a forwarded call or of grpc-gateway itself. Services give every error a reason and
+// have logged their defects; an answer that cannot be read or put into JSON is a defect that is found here.
+func visible(ctx context.Context, log *slog.Logger, method string, err error) *status.Status {
 	st := status.Convert(err)
-	if st.Code() == codes.InvalidArgument && !typed(st) { // grpc-gateway's own: services give every error a reason
+	if st.Code() == codes.InvalidArgument && !typed(st) { // grpc-gateway's own
 		return rpc.Status(errs.New(errs.Malformed, "%s", plain(st.Message())))
 	}
-	return rpc.Status(rpc.FromStatus(st.Err()))
+	public := rpc.FromStatus(st.Err())
+	if errs.Is(public, errs.Internal) && !typed(st) {
+		return rpc.Conceal(ctx, log, method, err)
+	}
+	return rpc.Status(public)
 }
 
 func typed(st *status.Status) bool {
@@ -62,15 +68,18 @@ func fail(w http.ResponseWriter, err error) {
 	writeError(w, runtime.HTTPStatusFromCode(st.Code()), st)
 }
 
-func onError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
-	st := visible(err)
-	writeError(w, runtime.HTTPStatusFromCode(st.Code()), st)
+func onError(log *slog.Logger) runtime.ErrorHandlerFunc {
+	return func(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, _ *http.Request, err error) {
+		method, _ := runtime.RPCMethod(ctx)
+		st := visible(ctx, log, method, err)
+		writeError(w, runtime.HTTPStatusFromCode(st.Code()), st)
+	}
 }
 
 func onRoutingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, httpStatus int) {
 	switch httpStatus {
 	case http.StatusMethodNotAllowed:
-		writeError(w, httpStatus, rpc.Status(errs.New(errs.MethodUnknown, "%s is not allowed on this path", r.Method)))
+		wrongMethod(w, r)
 	case http.StatusBadRequest:
 		fail(w, errs.New(errs.Malformed, "the path is not well-formed"))
 	default:
@@ -78,16 +87,21 @@ func onRoutingError(_ context.Context, _ *runtime.ServeMux, _ runtime.Marshaler,
 	}
 }
 
+func wrongMethod(w http.ResponseWriter, r *http.Request) {
+	writeError(w, http.StatusMethodNotAllowed, rpc.Status(errs.New(errs.MethodUnknown, "%s is not allowed on this path", r.Method)))
+}
+
 func unknownPath(w http.ResponseWriter, r *http.Request) {
 	fail(w, errs.New(errs.PathUnknown, "there is nothing at %s; /openapi.json on the API port lists the paths", r.URL.Path))
 }
 
 // onStreamError is for errors in the middle of a stream, which become its last line.
-func onStreamError(stopping context.Context) runtime.StreamErrorHandlerFunc {
-	return func(_ context.Context, err error) *status.Status {
+func onStreamError(log *slog.Logger, stopping context.Context) runtime.StreamErrorHandlerFunc {
+	return func(ctx context.Context, err error) *status.Status {
 		if stopping.Err() != nil && status.Code(err) == codes.Canceled {
 			return rpc.Status(errs.New(errs.ServiceUnavailable, "this gateway is stopping; call again").Retry(100 * time.Millisecond))
 		}
-		return visible(err)
+		method, _ := runtime.RPCMethod(ctx)
+		return visible(ctx, log, method, err)
 	}
 }

@@ -3,6 +3,7 @@ package rest
 import (
 	"context"
 	"fmt"
+	"log/slog"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -19,7 +20,7 @@ import (
 const maxMessage = 8 << 20
 
 // newProxy returns a gRPC server that passes the methods of game servers on as bytes, and answers every other one with METHOD_UNKNOWN.
-func newProxy(servers, tokens grpc.ClientConnInterface) *grpc.Server {
+func newProxy(log *slog.Logger, servers, tokens grpc.ClientConnInterface) *grpc.Server {
 	allowed := map[string]grpc.ClientConnInterface{tokenv1.TokenService_GetJsonWebKeySet_FullMethodName: tokens}
 	for _, m := range gameserverv1.GameServerService_ServiceDesc.Methods {
 		allowed[fmt.Sprintf("/%s/%s", gameserverv1.GameServerService_ServiceDesc.ServiceName, m.MethodName)] = servers
@@ -33,13 +34,13 @@ func newProxy(servers, tokens grpc.ClientConnInterface) *grpc.Server {
 			if !ok {
 				return rpc.Status(errs.New(errs.MethodUnknown, "there is no method %s on this port", method)).Err()
 			}
-			return pass(stream, conn, method)
+			return pass(log, stream, conn, method)
 		}),
 	)
 }
 
 // pass passes one unary call on.
-func pass(stream grpc.ServerStream, conn grpc.ClientConnInterface, method string) error {
+func pass(log *slog.Logger, stream grpc.ServerStream, conn grpc.ClientConnInterface, method string) error {
 	var request, response raw
 	if err := stream.RecvMsg(&request); err != nil {
 		return rpc.Status(errs.Wrap(err, errs.Malformed, "the request did not arrive whole")).Err()
@@ -47,7 +48,7 @@ func pass(stream grpc.ServerStream, conn grpc.ClientConnInterface, method string
 	defer request.free()
 	defer response.free()
 	if err := conn.Invoke(outgoing(stream.Context()), method, &request, &response, grpc.ForceCodecV2(rawCodec{})); err != nil {
-		return visible(err).Err()
+		return visible(stream.Context(), log, method, err).Err()
 	}
 	return stream.SendMsg(&response)
 }

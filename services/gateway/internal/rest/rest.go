@@ -6,6 +6,7 @@ import (
 	"context"
 	_ "embed" // the OpenAPI document
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -42,13 +43,18 @@ type Config struct {
 	Keys Keys
 	// Link is the handler of the link.
 	Link http.Handler
+	// Log is where defects are logged that are found here.
+	Log *slog.Logger
 	// Stopping is cancelled when streams should end.
 	Stopping context.Context
 }
 
 // API returns the handler for backends and web tools. It sends no CORS headers: what is on this port is not for browsers of strangers.
 func API(cfg Config) (http.Handler, error) {
-	mux := newMux(cfg)
+	mux, err := newMux(cfg)
+	if err != nil {
+		return nil, err
+	}
 	instances, allocations := forwarder{cfg.GameInstance, cfg.Stopping}, forwarder{cfg.Allocation, cfg.Stopping}
 	if err := instancerest.RegisterGameInstanceServiceHandlerClient(cfg.Stopping, mux, instancev1.NewGameInstanceServiceClient(instances)); err != nil {
 		return nil, fmt.Errorf("REST of game instances: %w", err)
@@ -73,12 +79,15 @@ type Edge struct {
 
 // NewEdge returns the handler for game servers.
 func NewEdge(cfg Config) (*Edge, error) {
-	mux := newMux(cfg)
+	mux, err := newMux(cfg)
+	if err != nil {
+		return nil, err
+	}
 	servers := forwarder{cfg.GameInstance, cfg.Stopping}
 	if err := gameserverrest.RegisterGameServerServiceHandlerClient(cfg.Stopping, mux, gameserverv1.NewGameServerServiceClient(servers)); err != nil {
 		return nil, fmt.Errorf("REST of game servers: %w", err)
 	}
-	e := &Edge{paths: http.NewServeMux(), proxy: newProxy(servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
+	e := &Edge{paths: http.NewServeMux(), proxy: newProxy(cfg.Log, servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
 	e.paths.Handle("/v1/link", cfg.Link)
 	e.paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, _ *http.Request) { serveKeys(w, cfg.Keys) })
 	e.paths.Handle("/", guard(mux))
@@ -109,19 +118,25 @@ func serveKeys(w http.ResponseWriter, keys Keys) {
 }
 
 // newMux returns a mux for generated REST handlers. Nothing of a service's metadata goes back to the caller.
-func newMux(cfg Config) *runtime.ServeMux {
+func newMux(cfg Config) (*runtime.ServeMux, error) {
+	documented, err := readRoutes(openAPI)
+	if err != nil {
+		return nil, err
+	}
 	nothing := func(string) (string, bool) { return "", false }
 	return runtime.NewServeMux(
+		runtime.WithMiddlewares(documented.strict),
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, newCodec()),
 		runtime.WithIncomingHeaderMatcher(incoming),
 		runtime.WithOutgoingHeaderMatcher(nothing),
 		runtime.WithOutgoingTrailerMatcher(nothing),
-		runtime.WithErrorHandler(onError),
+		runtime.WithErrorHandler(onError(cfg.Log)),
 		runtime.WithRoutingErrorHandler(onRoutingError),
-		runtime.WithStreamErrorHandler(onStreamError(cfg.Stopping)),
+		runtime.WithStreamErrorHandler(onStreamError(cfg.Log, cfg.Stopping)),
+		runtime.WithUnescapingMode(runtime.UnescapingModeAllExceptReserved), // cuts the path as it came, and then unescapes each segment whole
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithDisableHTTPMethodOverride(),
-	)
+	), nil
 }
 
 // incoming says which headers become metadata. Authorization is not among them because grpc-gateway passes it by itself.

@@ -91,7 +91,7 @@ type CreateGameInstanceRequest struct {
 	Players []*Player `protobuf:"bytes,3,rep,name=players,proto3" json:"players,omitempty"`
 	// The game's custom data.
 	GameData *v1.Data `protobuf:"bytes,4,opt,name=game_data,json=gameData,proto3" json:"game_data,omitempty"`
-	// Settings for the server, which stay as they are.
+	// Settings for the server, which stay as they are. Objects and arrays may be nested at most 64 deep, the object itself being the first.
 	Settings *structpb.Struct `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"`
 	// Which server, and where.
 	Placement *Placement `protobuf:"bytes,6,opt,name=placement,proto3" json:"placement,omitempty"`

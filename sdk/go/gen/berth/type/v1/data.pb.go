@@ -163,7 +163,7 @@ type isData_Kind interface {
 }
 
 type Data_Json struct {
-	// A JSON object.
+	// A JSON object. Objects and arrays may be nested at most 64 deep, the object itself being the first.
 	Json *structpb.Struct `protobuf:"bytes,1,opt,name=json,proto3,oneof"`
 }
 

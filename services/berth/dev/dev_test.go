@@ -1,0 +1,109 @@
+package dev
+
+import (
+	"context"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/berth-dev/berth/pkg/redisx"
+)
+
+// The store's port is open to everybody on the machine, and has keys, tickets' states and what games store.
+func TestTheEmbeddedStoreIsNotForOthersOnThisMachine(t *testing.T) {
+	s, err := startStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.redis.Close()
+	stranger := redis.NewClient(&redis.Options{Addr: s.redis.Addr()})
+	defer stranger.Close()
+	if err := stranger.Set(t.Context(), "k", "v", 0).Err(); err == nil || !strings.Contains(err.Error(), "NOAUTH") {
+		t.Errorf("a stranger writes: %v", err)
+	}
+	store, err := redisx.Open(t.Context(), s.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Error(err)
+	}
+	other, err := startStore()
+	if err != nil {
+		t.Fatal(err)
+	}
+	other.redis.Close()
+	if other.password == s.password {
+		t.Error("two runs have the same password")
+	}
+}
+
+// options are those of a Berth that starts nothing by itself.
+func options(t *testing.T, dir string) Options {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "berth.yaml")
+	if err := os.WriteFile(config, []byte("providers: [{name: local, kind: process, process: {builds: {b: {command: 'true'}}}}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Options{Config: config, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard}
+}
+
+// stop ends a Berth that was built and not yet run.
+func stop(t *testing.T, s *Stack) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Serve(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAFolderThatCannotBeUsedIsSaidAtTheStart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"/proc/x", "/proc", filepath.Join(file, "x")} {
+		s, err := New(t.Context(), Options{Attach: true, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard})
+		if err == nil {
+			stop(t, s)
+		}
+		if err == nil || !strings.Contains(err.Error(), "--dir") || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+}
+
+func TestAnotherBerthInTheFolderIsSaid(t *testing.T) {
+	dir := t.TempDir()
+	s, err := New(t.Context(), options(t, dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stop(t, s)
+	if second, err := New(t.Context(), options(t, dir)); err == nil {
+		stop(t, second)
+		t.Error("two run in one folder")
+	} else if !strings.Contains(err.Error(), "--dir") || !strings.Contains(err.Error(), dir) {
+		t.Error(err)
+	}
+}
+
+func TestAFolderForOneRunIsRemovedAtItsEnd(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	s, err := New(t.Context(), options(t, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "servers", "local")); err != nil {
+		t.Error(err)
+	}
+	stop(t, s)
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
