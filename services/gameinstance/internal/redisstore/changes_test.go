@@ -2,6 +2,7 @@ package redisstore_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"testing"
@@ -39,7 +40,7 @@ func TestChangesAreIndexedByRevisionUntilTheInstanceIsGone(t *testing.T) {
 		}
 		before := time.Now()
 		gone := deleted(t, s)
-		if err := r.ZScore(ctx, redisx.Key(r.Partition(gone), "changed"), gone).Err(); err != redis.Nil {
+		if err := r.ZScore(ctx, redisx.Key(r.Partition(gone), "changed"), gone).Err(); !errors.Is(err, redis.Nil) {
 			t.Errorf("a deleted instance's entry: %v", err)
 		}
 		score, err := r.ZScore(ctx, redisx.Key(r.Partition(gone), "gone"), gone).Result()
@@ -63,7 +64,7 @@ func TestTombstonesAreBoundedByAgeAndNumber(t *testing.T) {
 		check := func(id string, want map[string]error) {
 			t.Helper()
 			for member, want := range want {
-				if err := r.ZScore(ctx, redisx.Key(r.Partition(id), "gone"), member).Err(); err != want {
+				if err := r.ZScore(ctx, redisx.Key(r.Partition(id), "gone"), member).Err(); !errors.Is(err, want) {
 					t.Errorf("tombstone %s: %v, want %v", member, err, want)
 				}
 			}

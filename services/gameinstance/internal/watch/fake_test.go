@@ -2,6 +2,7 @@ package watch_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -135,7 +136,9 @@ func (s *store) Page(_ context.Context, q instance.Query) (page []*instance.Inst
 			break
 		}
 		if i.Namespace == q.Namespace && q.Filter.Matches(i) {
-			page = append(page, i)
+			c := *i
+			c.Players, c.GameData = nil, instance.Data{}
+			page = append(page, &c)
 		}
 	}
 	err, before := s.check(), s.beforeOne
@@ -190,6 +193,15 @@ func (s *store) remove(id string, tombstone bool) {
 	if !silent {
 		hint(id)
 	}
+}
+
+// counts returns how many reads there were since the last call.
+func (s *store) counts() (loads, heads int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	loads, heads = s.loads, s.heads
+	s.loads, s.heads = 0, 0
+	return loads, heads
 }
 
 func (s *store) set(change func(*store)) {
@@ -254,6 +266,9 @@ func many(t *testing.T, h *watch.Hub, filter instance.Filter) *watcher {
 }
 
 func (w *watcher) take(u watch.Update) error {
+	if u.Instance != nil && (u.Instance.Players != nil || u.Instance.GameData.Set) {
+		w.t.Errorf("%s is sent with players or data", u.Instance.ID)
+	}
 	w.mu.Lock()
 	w.updates = append(w.updates, u)
 	hold := w.hold
@@ -307,7 +322,7 @@ func (w *watcher) expect(want ...string) {
 func (w *watcher) stop() {
 	w.t.Helper()
 	w.cancel()
-	if err := <-w.ended; err != context.Canceled {
+	if err := <-w.ended; !errors.Is(err, context.Canceled) {
 		w.t.Errorf("the watch ended with %v", err)
 	}
 }
