@@ -214,8 +214,12 @@ func TestAServerIsToldThatTheStoreHasLostWrites(t *testing.T) {
 		t.Fatal(err)
 	}
 	restore()
+	// Whatever is written afterwards, the number of the server's last request shows the loss.
+	if _, err := w.instances.AddPlayers(as(apiKey), &instancev1.AddPlayersRequest{InstanceId: id, Players: []*instancev1.Player{{Id: "eve"}}}); err != nil {
+		t.Fatal(err)
+	}
 	hello := &linkv1.Hello{ResumeKey: opened.GetResumeKey(), Instances: []*linkv1.HelloInstance{
-		{InstanceId: id, LinkEpoch: linked.GetLinkEpoch(), LastOffset: linked.GetOffset(), Revision: connected.GetRevision()},
+		{InstanceId: id, LinkEpoch: linked.GetLinkEpoch(), LastOffset: linked.GetOffset(), LastRequest: 2},
 	}}
 	again := w.open(id, hello)
 	if got := again.GetRolledBackInstanceIds(); len(got) != 1 || got[0] != id || len(again.GetLinks()) != 0 {

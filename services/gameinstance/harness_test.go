@@ -140,8 +140,10 @@ type world struct {
 	servers   gameserverv1.GameServerServiceClient
 	sessions  sessionv1.SessionServiceClient
 	attempts  attemptv1.AttemptServiceClient
-	epochs    map[string]int64 // of the servers' newest sockets
-	stop      func()           // stops the service; the end of the test does it otherwise
+	// of the servers' newest sockets
+	epochs     map[string]int64
+	sessionIDs map[string]string
+	stop       func() // stops the service; the end of the test does it otherwise
 }
 
 func start(t *testing.T, configure func(*gameinstance.Config)) *world {
@@ -184,7 +186,7 @@ func startAt(t *testing.T, store *redisx.Store, p *peers, configure func(*gamein
 	return &world{
 		t: t, peers: p, store: store, conn: conn, instances: instancev1.NewGameInstanceServiceClient(conn), servers: gameserverv1.NewGameServerServiceClient(conn),
 		sessions: sessionv1.NewSessionServiceClient(conn), attempts: attemptv1.NewAttemptServiceClient(conn),
-		epochs: map[string]int64{}, stop: stop,
+		epochs: map[string]int64{}, sessionIDs: map[string]string{}, stop: stop,
 	}
 }
 
@@ -230,7 +232,7 @@ func (w *world) open(id string, hello *linkv1.Hello) *sessionv1.OpenSessionRespo
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.epochs[req.GetServerId()] = out.GetSessionEpoch()
+	w.epochs[req.GetServerId()], w.sessionIDs[req.GetServerId()] = out.GetSessionEpoch(), out.GetSessionId()
 	return out
 }
 
@@ -254,8 +256,15 @@ func (w *world) running() *instancev1.GameInstance {
 	return w.get(inst.GetId())
 }
 
-// link links the server of an instance's first attempt, over a relay as a gateway would.
+// link links the server of an instance's first attempt.
 func (w *world) link(id string) (*gameserverv1.LinkResponse, error) {
+	w.t.Helper()
+	out := new(gameserverv1.LinkResponse)
+	return out, w.relay(&linkv1.Request{Id: 1, InstanceId: id, Method: "Link"}, out)
+}
+
+// relay makes a call of the server of an instance's first attempt, as a gateway would.
+func (w *world) relay(req *linkv1.Request, out proto.Message) error {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(internally())
 	defer cancel()
@@ -263,10 +272,9 @@ func (w *world) link(id string) (*gameserverv1.LinkResponse, error) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	server := ids.Server(ids.Attempt(id, 1))
+	server := ids.Server(ids.Attempt(req.GetInstanceId(), 1))
 	if err := stream.Send(&sessionv1.RelayRequest{
-		Id: 1, Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: server, PairId: "pair", SessionId: "any", SessionEpoch: w.epochs[server]},
-		Request: &linkv1.Request{Id: 1, InstanceId: id, Method: "Link"},
+		Id: 1, Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: server, PairId: "pair", SessionId: w.sessionIDs[server], SessionEpoch: w.epochs[server]}, Request: req,
 	}); err != nil {
 		w.t.Fatal(err)
 	}
@@ -275,10 +283,9 @@ func (w *world) link(id string) (*gameserverv1.LinkResponse, error) {
 		w.t.Fatal(err)
 	}
 	if e := answer.GetResponse().GetError(); e != nil {
-		return nil, rpc.Status(errs.New(errs.Reason(e.GetReason()), "%s", e.GetMessage())).Err()
+		return rpc.Status(errs.New(errs.Reason(e.GetReason()), "%s", e.GetMessage())).Err()
 	}
-	var out gameserverv1.LinkResponse
-	return &out, proto.Unmarshal(answer.GetResponse().GetResult(), &out)
+	return proto.Unmarshal(answer.GetResponse().GetResult(), out)
 }
 
 func (w *world) get(id string) *instancev1.GameInstance {
@@ -308,7 +315,10 @@ func (w *world) remember(id string) (restore func()) {
 	}
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain checks for goroutines that are left. One of the driver looks for a dead server once a second, and notices only then that its pool is closed.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"))
+}
 
 func addr(s *redisx.Store) string { return s.Addrs()[0] }
 

@@ -192,7 +192,7 @@ func (s *Server) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, erro
 	if s.run.epoch != 0 {
 		sock.acked = s.inbox.offset()
 		hello.Instances = []*linkv1.HelloInstance{{
-			InstanceId: s.doc.Instance, LastOffset: sock.acked, LinkEpoch: s.run.epoch, Revision: s.outbox.known(),
+			InstanceId: s.doc.Instance, LastOffset: sock.acked, LinkEpoch: s.run.epoch, Revision: s.outbox.known(), LastRequest: s.outbox.done(),
 		}}
 	}
 	if err := sock.write(ctx, &linkv1.Frame{Kind: &linkv1.Frame_Hello{Hello: hello}}); err != nil {

@@ -23,9 +23,10 @@ type call struct {
 	conditional bool                  // it depends on a revision
 
 	// Guarded by the outbox.
-	id   int64   // its number, given when it is first sent
-	via  *socket // the socket on which it was sent last; nil: to be sent
-	held bool    // not to be sent, because its caller looks at an answer or waits before a repeat
+	id       int64   // its number, given when it is first sent
+	via      *socket // the socket on which it was sent last; nil: to be sent
+	lastDone int64   // what to say of the outbox's
+	held     bool    // not to be sent, because its caller looks at an answer or waits before a repeat
 	// orphan: its caller has gone, but it was sent and may take effect, so its answer is still wanted here.
 	orphan bool
 
@@ -49,6 +50,7 @@ type outbox struct {
 	lastID   int64
 	kept     kept
 	revision int64 // the highest that Berth has told
+	lastDone int64 // the highest number that was answered with a result since the last link
 }
 
 func newOutbox(log *slog.Logger, wakeWriter chan<- struct{}) *outbox {
@@ -142,7 +144,7 @@ func (o *outbox) next(via *socket) (_ *call, in time.Duration) {
 			o.lastID++
 			c.id = o.lastID
 		}
-		c.via = via
+		c.via, c.lastDone = via, o.lastDone
 		via.open[c.id] = struct{}{}
 		return c, 0
 	}

@@ -70,6 +70,7 @@ func (o *outbox) told(c *call, revision int64, result []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.revision = max(o.revision, revision)
+	o.lastDone = max(o.lastDone, c.id)
 	if revision > 0 && c.method != methodUnlink { // after that there is no link for a repeat
 		o.kept.add(&call{
 			method: c.method, payload: c.payload, apply: c.apply, conditional: c.conditional, id: c.id,
@@ -85,11 +86,18 @@ func (o *outbox) known() int64 {
 	return o.revision
 }
 
+// done returns the highest number that was answered with a result since the last link.
+func (o *outbox) done() int64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.lastDone
+}
+
 // relinked says at which revision the instance was linked anew, from which things go on.
 func (o *outbox) relinked(revision int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.revision = revision
+	o.revision, o.lastDone = revision, 0
 }
 
 // repair queues the answered calls above a revision once more, under their numbers and in their places: next sends nothing newer

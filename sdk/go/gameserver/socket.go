@@ -242,6 +242,7 @@ func (s *Server) writeFrames(ctx context.Context, sock *socket) error {
 // send writes a call's frame, or answers the call itself if the gateway would close the link over its size.
 func (s *Server) send(ctx context.Context, sock *socket, c *call) error {
 	f := sock.frame(s.doc.Instance, c.id, c.method, c.payload)
+	f.GetRequest().LastRequest = c.lastDone
 	if size := int64(proto.Size(f)); size > sock.maxFrame {
 		s.outbox.answered(sock, &linkv1.Response{Id: c.id, Outcome: &linkv1.Response_Error{
 			Error: tooLarge(fmt.Sprintf("the request takes %d bytes; the gateway allows %d", size, sock.maxFrame)),

@@ -29,6 +29,7 @@ func NewGameServer(instances *instance.Service, sessions *session.Service) *Game
 type frame struct {
 	// command is the session and the number of the frame.
 	command      instance.CommandID
+	lastRequest  int64
 	linkEpoch    int64
 	sessionEpoch int64
 	// linked is filled by Link.
@@ -56,7 +57,7 @@ type serverCommand interface {
 // caller returns who calls, and through which link.
 func caller(ctx context.Context) instance.Caller {
 	f := frameOf(ctx)
-	return instance.Caller{ServerID: auth.FromContext(ctx).Server.ID, LinkEpoch: f.linkEpoch, OverLink: f.overLink()}
+	return instance.Caller{ServerID: auth.FromContext(ctx).Server.ID, LinkEpoch: f.linkEpoch, OverLink: f.overLink(), Session: f.command.Session, LastRequest: f.lastRequest}
 }
 
 func (s *GameServer) apply(ctx context.Context, req serverCommand, cmd instance.Command) (*instance.Instance, error) {

@@ -45,7 +45,7 @@ func (s *Session) OpenSession(ctx context.Context, req *sessionv1.OpenSessionReq
 		Namespace: req.GetNamespace(), ServerID: req.GetServerId(), PairID: req.GetPairId(), GatewayID: req.GetGatewayId(), ResumeKey: req.GetHello().GetResumeKey(), Nonce: req.GetHello().GetNonce(),
 	}
 	for _, l := range req.GetHello().GetInstances() {
-		h.Links = append(h.Links, session.HelloLink{InstanceID: l.GetInstanceId(), LastOffset: l.GetLastOffset(), Epoch: l.GetLinkEpoch(), Revision: l.GetRevision()})
+		h.Links = append(h.Links, session.HelloLink{InstanceID: l.GetInstanceId(), LastOffset: l.GetLastOffset(), Epoch: l.GetLinkEpoch(), Revision: l.GetRevision(), LastRequest: l.GetLastRequest()})
 	}
 	opened, err := s.sessions.Open(ctx, h)
 	if err != nil {
@@ -209,7 +209,7 @@ func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest) *sessi
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	id, in := req.GetIdentity(), req.GetRequest()
-	f := &frame{command: instance.CommandID{Session: id.GetSessionId(), Number: in.GetId()}, linkEpoch: in.GetLinkEpoch(), sessionEpoch: id.GetSessionEpoch()}
+	f := &frame{command: instance.CommandID{Session: id.GetSessionId(), Number: in.GetId()}, lastRequest: in.GetLastRequest(), linkEpoch: in.GetLinkEpoch(), sessionEpoch: id.GetSessionEpoch()}
 	ctx = context.WithValue(ctx, frameKey{}, f)
 	server := token.Server{ID: id.GetServerId(), PairID: id.GetPairId(), Namespace: id.GetNamespace()}
 	principal := auth.Principal{Role: auth.RoleGameServer, Server: server, Namespaces: []string{server.Namespace}}

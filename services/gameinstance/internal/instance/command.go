@@ -93,6 +93,9 @@ type AttachSession struct {
 	// LinkEpoch is the newest link that the server knows of, LastOffset the last notification that it dealt with, Revision the newest that it
 	// was told of.
 	LinkEpoch, LastOffset, Revision int64
+	// Session and LastRequest are those of Caller.
+	Session     string
+	LastRequest int64
 }
 
 // LoseSession says that a server's socket is gone.
@@ -170,4 +173,7 @@ type Caller struct {
 	LinkEpoch int64
 	// OverLink says that the call came over the server's socket.
 	OverLink bool
+	// Session and LastRequest name the highest request that the server knows to be committed; 0: none.
+	Session     string
+	LastRequest int64
 }

@@ -127,6 +127,9 @@ type Instance struct {
 	LastOffset int64
 	// LastLinkEpoch is the highest link epoch so far.
 	LastLinkEpoch int64
+	// LastSession and LastRequest name the highest request over the link that was committed.
+	LastSession string
+	LastRequest int64
 	// MailCount and MailBytes are what waits in the mailbox.
 	MailCount, MailBytes int
 	// CreateDigest tells a repeated create from another one with the same request id.

@@ -111,12 +111,21 @@ func TestAServerThatKnowsMoreThanTheStore(t *testing.T) {
 		"revision": func(i *Instance) AttachSession {
 			return AttachSession{LinkEpoch: i.LastLinkEpoch, LastOffset: i.LastOffset, Revision: i.Revision + 5}
 		},
+		"request": func(i *Instance) AttachSession {
+			return AttachSession{LinkEpoch: i.LastLinkEpoch, LastOffset: i.LastOffset, Session: "s", LastRequest: 8}
+		},
+		"request of a session that is not known": func(i *Instance) AttachSession {
+			return AttachSession{LinkEpoch: i.LastLinkEpoch, LastOffset: i.LastOffset, Session: "other", LastRequest: 1}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := begin(t).do(link, ConnectPlayers{Server: me})
+			l.inst.LastSession, l.inst.LastRequest = "s", 7
 			cmd := hello(l.inst)
 			cmd.ServerID, cmd.SessionEpoch, cmd.GatewayID = server1, 2, "gw"
 			l.refuses(errs.StateRolledBack, UpdateGameData{Server: Caller{ServerID: server1, LinkEpoch: l.inst.LastLinkEpoch + 1, OverLink: true}})
+			l.refuses(errs.StateRolledBack, UpdateGameData{Server: Caller{ServerID: server1, LinkEpoch: l.inst.LastLinkEpoch, OverLink: true, Session: "s", LastRequest: 8}})
+			l.do(UpdateGameData{Server: Caller{ServerID: server1, LinkEpoch: l.inst.LastLinkEpoch, OverLink: true, Session: "s", LastRequest: 7}})
 			l.do(cmd)
 			i := l.inst
 			if i.Link.SessionEpoch != 1 || l.last.RevisionFloor != cmd.Revision || i.LastOffset < cmd.LastOffset || i.LastLinkEpoch < cmd.LinkEpoch {
@@ -125,7 +134,7 @@ func TestAServerThatKnowsMoreThanTheStore(t *testing.T) {
 			if h := l.last.History; len(h) != 1 || h[0].Event != "state_rolled_back" {
 				t.Errorf("history %+v", h)
 			}
-			i.Revision = cmd.Revision
+			i.Revision, cmd.LastRequest = cmd.Revision, 0
 			l.refuses(errs.StaleLinkEpoch, cmd) // said again, it is told to link
 			l.do(LinkServer{Server: me, SessionEpoch: 2, GatewayID: "gw"})
 			if got := l.inst.Link.Epoch; got <= cmd.LinkEpoch {

@@ -230,8 +230,8 @@ func (t *turn) speaks(c Caller) error {
 	if err := t.assigned(c.ServerID); err != nil {
 		return err
 	}
-	if c.LinkEpoch > t.i.LastLinkEpoch {
-		return errs.New(errs.StateRolledBack, "link_epoch: the store knows none as high as %d: it has lost writes; link again", c.LinkEpoch)
+	if c.LinkEpoch > t.i.LastLinkEpoch || t.forgot(c.Session, c.LastRequest) {
+		return errs.New(errs.StateRolledBack, "the store knows less of this instance than the server does: it has lost writes; link again")
 	}
 	if t.i.Link == nil || t.i.Link.ServerID != c.ServerID {
 		return errs.New(errs.StateNotAllowed, "the instance is %s: link first", t.i.State)
@@ -240,6 +240,12 @@ func (t *turn) speaks(c Caller) error {
 		return errs.New(errs.StaleLinkEpoch, "link_epoch: %d is not this link's; send the request again on the newest socket with its epoch", c.LinkEpoch)
 	}
 	return nil
+}
+
+// forgot reports whether the store has lost a request that a server knows to be committed. That shows whatever was written since. What is over keeps
+// no further requests.
+func (t *turn) forgot(session string, request int64) bool {
+	return request > 0 && !t.i.State.Final() && (session != t.i.LastSession || request > t.i.LastRequest)
 }
 
 // assigned checks that a server is the one that the instance waits for or has.

@@ -59,7 +59,7 @@ func encodeChange(c *instance.Change) (set, drop []any, err error) {
 
 // readLoaded reads load.lua's reply.
 func readLoaded(reply []any, commands []instance.CommandID) (instance.Loaded, error) {
-	if len(reply) != 7 {
+	if len(reply) != 9 {
 		return instance.Loaded{}, fmt.Errorf("load answered %d values", len(reply))
 	}
 	now, err := clock(texts(reply[:2]))
@@ -78,6 +78,11 @@ func readLoaded(reply []any, commands []instance.CommandID) (instance.Loaded, er
 		return l, err
 	}
 	l.Instance.MailCount = int(mail)
+	l.Instance.LastSession, _ = reply[7].(string)
+	last, _ := reply[8].(string)
+	if err := parse(last, &l.Instance.LastRequest); err != nil {
+		return l, fmt.Errorf("decode the last request: %w", err)
+	}
 	l.Done, err = readDone(commands, texts(reply[5]), texts(reply[6]))
 	return l, err
 }

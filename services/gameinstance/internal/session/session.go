@@ -108,6 +108,7 @@ type Hello struct {
 type HelloLink struct {
 	InstanceID                  string
 	LastOffset, Epoch, Revision int64
+	LastRequest                 int64
 }
 
 // Opened is a session with a fresh socket.
@@ -210,6 +211,7 @@ func (s *Service) free(ctx context.Context, current Session) error {
 func (s *Service) attach(ctx context.Context, h Hello, current Session, l HelloLink) (Link, error) {
 	inst, err := s.Instances.Apply(ctx, h.Namespace, l.InstanceID, instance.Envelope{Actor: "server:" + h.ServerID}, instance.AttachSession{
 		ServerID: h.ServerID, SessionEpoch: current.Epoch, GatewayID: h.GatewayID, LinkEpoch: l.Epoch, LastOffset: l.LastOffset, Revision: l.Revision,
+		Session: current.ID, LastRequest: l.LastRequest,
 	})
 	if err != nil {
 		return Link{}, err

@@ -5,7 +5,8 @@
 -- ARGV 1 instance id   2 "*" for all fields, or ""   3 number of fields F, then F fields that are wanted besides those that always come
 --      then number of command names N, then N names; then session of the link's commands ("" none) and their numbers
 -- Returns {seconds, microseconds, entries in the mailbox, 1 if the instance was deleted,
---      {field, value, …}, {what is kept of each name, or ""}, {what is kept of each number, "" or, below the window, "old"}}.
+--      {field, value, …}, {what is kept of each name, or ""}, {what is kept of each number, "" or, below the window, "old"},
+--      session of the window, or "", highest number in it}.
 local now = redis.call('TIME')
 
 local fields, pairs_of = tonumber(ARGV[3]), {}
@@ -28,7 +29,8 @@ for i = at + 1, at + names do kept[#kept + 1] = redis.call('HGET', KEYS[2], ARGV
 
 at = at + names + 1
 local session, window = ARGV[at], {}
-if session ~= '' and redis.call('HGET', KEYS[1], 'ls') == session then
+local owner = redis.call('HGET', KEYS[1], 'ls') or ''
+if session ~= '' and owner == session then
   local floor = tonumber(redis.call('HGET', KEYS[1], 'lf') or '0')
   for i = at + 1, #ARGV do
     if tonumber(ARGV[i]) <= floor then
@@ -38,4 +40,5 @@ if session ~= '' and redis.call('HGET', KEYS[1], 'ls') == session then
     end
   end
 end
-return {now[1], now[2], redis.call('ZCARD', KEYS[4]), redis.call('ZSCORE', KEYS[5], ARGV[1]) and 1 or 0, pairs_of, kept, window}
+return {now[1], now[2], redis.call('ZCARD', KEYS[4]), redis.call('ZSCORE', KEYS[5], ARGV[1]) and 1 or 0, pairs_of, kept, window,
+  owner, redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or '0'}

@@ -61,12 +61,13 @@ type GameInstanceServiceClient interface {
 	// be sent are folded into the newest, and no revision is sent twice. With after_revision it goes on where another watch was
 	// broken off. The stream ends after an instance that is over was sent. Over REST it is one JSON object a line. Role VIEWER.
 	// Reasons: INSTANCE_UNKNOWN, INSTANCE_DELETED, STATE_ROLLED_BACK (after_revision is above what the store knows: it has lost
-	// writes; watch again without it).
+	// writes; watch again without it), LIMIT_EXCEEDED (too many watchers).
 	WatchGameInstance(ctx context.Context, in *WatchGameInstanceRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGameInstanceResponse], error)
 	// WatchGameInstances sends all instances of a namespace that match a filter, then a marker, then each one again when it changes,
 	// without players and data. Changes that come faster than they can be sent are folded. An instance that no longer matches, or was
 	// deleted, is sent as removed. A watcher that does not read is dropped with WATCH_TOO_SLOW. Over REST it is one JSON object a
-	// line. Role VIEWER. Reasons: WATCH_TOO_SLOW, LIMIT_EXCEEDED (too many watchers).
+	// line. Role VIEWER. Reasons: WATCH_TOO_SLOW, LIMIT_EXCEEDED (too many watchers), STATE_ROLLED_BACK (the store has lost writes that
+	// were sent; watch again).
 	WatchGameInstances(ctx context.Context, in *WatchGameInstancesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGameInstancesResponse], error)
 	// AllocateGameServer asks for a server for a PENDING instance. Role SERVICE. Idempotent by request_id.
 	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, BUILD_UNKNOWN.
@@ -314,12 +315,13 @@ type GameInstanceServiceServer interface {
 	// be sent are folded into the newest, and no revision is sent twice. With after_revision it goes on where another watch was
 	// broken off. The stream ends after an instance that is over was sent. Over REST it is one JSON object a line. Role VIEWER.
 	// Reasons: INSTANCE_UNKNOWN, INSTANCE_DELETED, STATE_ROLLED_BACK (after_revision is above what the store knows: it has lost
-	// writes; watch again without it).
+	// writes; watch again without it), LIMIT_EXCEEDED (too many watchers).
 	WatchGameInstance(*WatchGameInstanceRequest, grpc.ServerStreamingServer[WatchGameInstanceResponse]) error
 	// WatchGameInstances sends all instances of a namespace that match a filter, then a marker, then each one again when it changes,
 	// without players and data. Changes that come faster than they can be sent are folded. An instance that no longer matches, or was
 	// deleted, is sent as removed. A watcher that does not read is dropped with WATCH_TOO_SLOW. Over REST it is one JSON object a
-	// line. Role VIEWER. Reasons: WATCH_TOO_SLOW, LIMIT_EXCEEDED (too many watchers).
+	// line. Role VIEWER. Reasons: WATCH_TOO_SLOW, LIMIT_EXCEEDED (too many watchers), STATE_ROLLED_BACK (the store has lost writes that
+	// were sent; watch again).
 	WatchGameInstances(*WatchGameInstancesRequest, grpc.ServerStreamingServer[WatchGameInstancesResponse]) error
 	// AllocateGameServer asks for a server for a PENDING instance. Role SERVICE. Idempotent by request_id.
 	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, BUILD_UNKNOWN.

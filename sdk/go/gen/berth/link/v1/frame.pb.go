@@ -389,7 +389,9 @@ type HelloInstance struct {
 	// The epoch of its link.
 	LinkEpoch int64 `protobuf:"varint,3,opt,name=link_epoch,json=linkEpoch,proto3" json:"link_epoch,omitempty"`
 	// The highest revision of the instance that any answer told the server of; 0: none.
-	Revision      int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// As Request.last_request.
+	LastRequest   int64 `protobuf:"varint,5,opt,name=last_request,json=lastRequest,proto3" json:"last_request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -448,6 +450,13 @@ func (x *HelloInstance) GetLinkEpoch() int64 {
 func (x *HelloInstance) GetRevision() int64 {
 	if x != nil {
 		return x.Revision
+	}
+	return 0
+}
+
+func (x *HelloInstance) GetLastRequest() int64 {
+	if x != nil {
+		return x.LastRequest
 	}
 	return 0
 }
@@ -742,7 +751,10 @@ type Request struct {
 	// The rpc's short name, such as "EndGameInstance".
 	Method string `protobuf:"bytes,5,opt,name=method,proto3" json:"method,omitempty"`
 	// The rpc's request message, encoded. Its instance_id and request_id may be left empty.
-	Payload       []byte `protobuf:"bytes,6,opt,name=payload,proto3" json:"payload,omitempty"`
+	Payload []byte `protobuf:"bytes,6,opt,name=payload,proto3" json:"payload,omitempty"`
+	// The highest number of a request about the instance, other than Link, that was answered with a result since the server last linked
+	// it; 0: none. A store that does not know it has lost writes (STATE_ROLLED_BACK).
+	LastRequest   int64 `protobuf:"varint,7,opt,name=last_request,json=lastRequest,proto3" json:"last_request,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -817,6 +829,13 @@ func (x *Request) GetPayload() []byte {
 		return x.Payload
 	}
 	return nil
+}
+
+func (x *Request) GetLastRequest() int64 {
+	if x != nil {
+		return x.LastRequest
+	}
+	return 0
 }
 
 // Response answers a Request.
@@ -1255,7 +1274,7 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"resume_key\x18\x01 \x01(\tR\tresumeKey\x12:\n" +
 	"\tinstances\x18\x02 \x03(\v2\x1c.berth.link.v1.HelloInstanceR\tinstances\x12\x10\n" +
 	"\x03sdk\x18\x03 \x01(\tR\x03sdk\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\x8c\x01\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xaf\x01\n" +
 	"\rHelloInstance\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1f\n" +
@@ -1263,7 +1282,8 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"lastOffset\x12\x1d\n" +
 	"\n" +
 	"link_epoch\x18\x03 \x01(\x03R\tlinkEpoch\x12\x1a\n" +
-	"\brevision\x18\x04 \x01(\x03R\brevision\"\xec\x02\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12!\n" +
+	"\flast_request\x18\x05 \x01(\x03R\vlastRequest\"\xec\x02\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x1d\n" +
@@ -1286,7 +1306,7 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\rmax_in_flight\x18\x02 \x01(\x05R\vmaxInFlight\"9\n" +
 	"\vCredentials\x12\x12\n" +
 	"\x04game\x18\x01 \x01(\tR\x04game\x12\x16\n" +
-	"\x06social\x18\x02 \x01(\tR\x06social\"\xbb\x01\n" +
+	"\x06social\x18\x02 \x01(\tR\x06social\"\xde\x01\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12.\n" +
 	"\x04auth\x18\x02 \x01(\v2\x1a.berth.link.v1.CredentialsR\x04auth\x12\x1f\n" +
@@ -1295,7 +1315,8 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\n" +
 	"link_epoch\x18\x04 \x01(\x03R\tlinkEpoch\x12\x16\n" +
 	"\x06method\x18\x05 \x01(\tR\x06method\x12\x18\n" +
-	"\apayload\x18\x06 \x01(\fR\apayload\"m\n" +
+	"\apayload\x18\x06 \x01(\fR\apayload\x12!\n" +
+	"\flast_request\x18\a \x01(\x03R\vlastRequest\"m\n" +
 	"\bResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x18\n" +
 	"\x06result\x18\x02 \x01(\fH\x00R\x06result\x12,\n" +
