@@ -29,6 +29,19 @@ func (s *Store) Write(ctx context.Context, script *redis.Script, keys []string, 
 	return s.run(ctx, call{script: script, keys: keys, args: args, confirm: s.replicated})
 }
 
+// confirmScript does nothing; what is confirmed with it is everything before it.
+var confirmScript = redis.NewScript("return 1")
+
+// Confirm returns once everything that was written in a key's partition before, by whomever, is as safe as the answer to a Write promises: at once, unless
+// durability is Replicated. A caller who answers from what it has read needs it: that may be from a write that was not confirmed. Errors are as of
+// Write.
+func (s *Store) Confirm(ctx context.Context, key string) error {
+	if !s.replicated {
+		return nil
+	}
+	return s.Write(ctx, confirmScript, []string{key}).Err()
+}
+
 // Read runs a script that only reads, on the master of its keys, and waits for nobody: what it reads may not have reached a replica yet. All else
 // is as with Write.
 func (s *Store) Read(ctx context.Context, script *redis.Script, keys []string, args ...any) *redis.Cmd {

@@ -153,12 +153,17 @@ func TestAReplicatedWriteWaitsForItsReplica(t *testing.T) {
 	unavailable(t, s.Write(soon(t), once, []string{redisx.Key(1, "y")}, "a").Err())
 	// Whoever repeats it, on whichever connection, is answered from what the master has: that is no promise either.
 	unavailable(t, s.Write(soon(t), once, []string{redisx.Key(1, "y")}, "a").Err())
+	unavailable(t, s.Confirm(soon(t), redisx.Key(1, "y")))
 	again := redistest.OpenWith(t, redisx.Config{Addrs: []string{master.Addr}})
 	if v, err := again.Get(t.Context(), redisx.Key(1, "y")).Result(); err != nil || v != "a" {
 		t.Errorf("the master has %q, %v: the repeat found nothing done", v, err)
 	}
+	if err := again.Confirm(soon(t), redisx.Key(1, "y")); err != nil {
+		t.Errorf("fast has nothing to wait for: %v", err)
+	}
 
 	replica.Resume(t)
+	eventually(t, "what was there is confirmed", func() error { return s.Confirm(soon(t), redisx.Key(1, "y")) })
 	eventually(t, "it is confirmed again", func() error { return s.Write(soon(t), once, []string{redisx.Key(1, "y")}, "a").Err() })
 }
 

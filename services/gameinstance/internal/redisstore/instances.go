@@ -22,7 +22,7 @@ type Store struct {
 
 // scripts are the programs that run at the store.
 type scripts struct {
-	load, commit, ack, confirm            *redis.Script
+	load, commit, ack                     *redis.Script
 	session, loadSession                  *redis.Script
 	renewGateway, gateways, forgetGateway *redis.Script
 }
@@ -40,7 +40,7 @@ func New(s *redisx.Store) *Store {
 		return redis.NewScript(string(source))
 	}
 	return &Store{redis: s, scripts: scripts{
-		load: script("load"), commit: script("commit"), ack: script("ack"), confirm: redis.NewScript("return 1"),
+		load: script("load"), commit: script("commit"), ack: script("ack"),
 		session: script("session"), loadSession: script("load_session"),
 		renewGateway: script("renew_gateway"), gateways: script("gateways"), forgetGateway: script("forget_gateway"),
 	}}
@@ -119,7 +119,7 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, commands []insta
 
 // Confirm implements instance.Store.
 func (s *Store) Confirm(ctx context.Context, id string) error {
-	return s.redis.Write(ctx, s.scripts.confirm, []string{instanceKey(s.redis.Partition(id), id)}).Err()
+	return s.redis.Confirm(ctx, instanceKey(s.redis.Partition(id), id))
 }
 
 // linkWindow is how many requests over the link are kept: several times what a server may have under way.
