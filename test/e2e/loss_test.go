@@ -11,7 +11,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 )
 
@@ -162,4 +164,39 @@ func TestAStoreThatHasLostEverything(t *testing.T) {
 	s.becomes(t, next, running)
 	s.ok(t, 0, "POST", instances+"/"+next+":terminate", "{}", nil)
 	gone(t, next)
+}
+
+// The four services play a match on a Redis Cluster, and one of its masters dies in the middle of it.
+func TestAMatchOnAClusterThatLosesANode(t *testing.T) {
+	cluster := redistest.NewCluster(t)
+	s := processesOn(t, strings.Join(cluster.Addrs(), ","), nil)
+	id := s.create(t, "hold", "ann").GetId()
+	s.becomes(t, id, running)
+	ann := s.join(t, id, "ann")
+	lost := cluster.Nodes[0]
+	lost.Kill(t)
+	eventually(t, "players can be added after the failover", func() error {
+		status, body := s.rest(t, 1, "POST", instances+"/"+id+":addPlayers", `{"requestId":"eve","players":[{"id":"eve"}]}`)
+		if status != 200 {
+			return fmt.Errorf("%d %s", status, body)
+		}
+		return nil
+	})
+	s.playerIsExpected(t, id, "eve")
+	ann.say(t, "END")
+	eventually(t, "the match has its result", func() error {
+		var out instancev1.GetGameInstanceResponse
+		status, body := s.rest(t, 0, "GET", instances+"/"+id, "")
+		if status != 200 {
+			return fmt.Errorf("%d %s", status, body)
+		}
+		if err := protojson.Unmarshal(body, &out); err != nil {
+			return err
+		}
+		if out.GetInstance().GetState() != ended || out.GetInstance().GetResult() == nil {
+			return fmt.Errorf("it is %s", out.GetInstance().GetState())
+		}
+		return nil
+	})
+	gone(t, id)
 }

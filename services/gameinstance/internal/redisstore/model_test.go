@@ -330,7 +330,7 @@ func raceForAttempt(ctx context.Context, s *redisstore.Store, one, other *instan
 	released := slices.ContainsFunc(l.Instance.Outbox, func(c instance.Call) bool { return c.Kind == instance.CallRelease })
 	accepted := l.Instance.Attempts[0].Fate == instance.Accepted
 	if accepted == released || accepted != (linkErr == nil) || accepted != (l.Instance.State == instance.Linked) {
-		return fmt.Errorf("accepted: %v, given back: %v, link said %v, state %s", accepted, released, linkErr, l.Instance.State)
+		return fmt.Errorf("accepted: %v, given back: %v, link said %w, state %s", accepted, released, linkErr, l.Instance.State)
 	}
 	if linkErr != nil && !errs.Is(linkErr, errs.Superseded) {
 		return fmt.Errorf("the loser was told %w", linkErr)
