@@ -228,18 +228,42 @@ if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
 return 1`)
 
-func bare(name string, p *place, writers int) *work {
+// bare changes values, as many as are held: each writer one of its own, or one writer all of them in turn.
+func bare(name string, p *place, writers int, held []string) *work {
 	values := [2]string{strings.Repeat("a", bytes), strings.Repeat("b", bytes)}
-	held := make([]string, writers)
 	return &work{name: name, at: p, writers: writers, do: func(ctx context.Context, writer, n int) error {
-		next := values[n%2]
-		done, err := p.redis.Write(ctx, compareAndSet, []string{redisx.Key(writer, "bare:"+name)}, held[writer], next).Int()
+		key := (writer + n*(len(held)/spread)) % len(held)
+		next := values[0]
+		if held[key] == next {
+			next = values[1]
+		}
+		done, err := p.redis.Write(ctx, compareAndSet, []string{bareKey(key)}, held[key], next).Int()
 		if err == nil && done == 0 {
 			err = instance.ErrConflict
 		}
-		held[writer] = next
+		held[key] = next
 		return err
 	}}
+}
+
+func bareKey(n int) string { return redisx.Key(n%256, fmt.Sprintf("bare:%d", n)) }
+
+// values puts values into a place, and returns what it holds.
+func (p *place) values(b *testing.B, size int) []string {
+	b.Helper()
+	held, ctx := make([]string, size), context.Background()
+	for n := 0; n < size; n += 1000 {
+		pipe := p.redis.Pipeline()
+		for i := n; i < min(size, n+1000); i++ {
+			held[i] = strings.Repeat("c", bytes)
+			pipe.Set(ctx, bareKey(i), held[i], 0)
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+	p.catchUp(b)
+	return held
 }
 
 // round measures the work once more.
@@ -283,10 +307,11 @@ func BenchmarkCommit(b *testing.B) {
 type comparison struct {
 	rounds, each int // how often, and how many commands
 
-	bare, one, thousand, most *work // one writer, crowds of several sizes
-	few, hundred, full        *work // one writer, several numbers of players
-	bareAtOnce, mostAtOnce    *work // many writers, each of its own instances
-	hot                       *work // many writers of one instance
+	bare, bareMost         *work // one writer, one value and many
+	one, thousand, most    *work // one writer, crowds of several sizes
+	few, hundred, full     *work // one writer, several numbers of players
+	bareAtOnce, mostAtOnce *work // many writers, each of its own instances
+	hot                    *work // many writers of one instance
 
 	timers *redisstore.Timers
 	look   timer.Look
@@ -308,7 +333,10 @@ func newComparison(b *testing.B, durability string) *comparison {
 	}
 	alone, small, large := newPlace(b, durability), newPlace(b, durability), newPlace(b, durability)
 	one, thousand, most := alone.crowd(b, 1, 2, 1), small.crowd(b, 1000, 2, spread), large.crowd(b, size, 2, spread)
-	c.bare, c.bareAtOnce = bare("bare", alone, 1), bare("bare at once", alone, atOnce)
+	few := alone.values(b, atOnce)
+	c.bare, c.bareAtOnce = bare("bare", alone, 1, few[:1]), bare("bare at once", alone, atOnce, few)
+	values := newPlace(b, durability)
+	c.bareMost = bare("bare among many", values, 1, values.values(b, size))
 	c.one, c.hot = apply("one", one, 1, (*talker).gameData), apply("hot", one, onOne, (*talker).gameData)
 	c.thousand = apply("a thousand", thousand, 1, (*talker).gameData)
 	c.most, c.mostAtOnce = apply("most", most, 1, (*talker).gameData), apply("most at once", most, atOnce, (*talker).gameData)
@@ -324,7 +352,7 @@ func newComparison(b *testing.B, durability string) *comparison {
 
 func (c *comparison) run(b *testing.B) {
 	for range c.rounds {
-		for _, w := range []*work{c.bare, c.one, c.thousand, c.most, c.few, c.hundred, c.full} {
+		for _, w := range []*work{c.bare, c.bareMost, c.one, c.thousand, c.most, c.few, c.hundred, c.full} {
 			w.round(b, c.each)
 		}
 		for _, w := range []*work{c.bareAtOnce, c.mostAtOnce, c.hot} {
@@ -360,7 +388,7 @@ func (c *comparison) report(b *testing.B) {
 		name     string
 		of, than *work
 	}{
-		{"1_instance_to_bare", c.one, c.bare}, {"1000_instances_to_1", c.thousand, c.one}, {"100000_instances_to_1", c.most, c.one}, {"100000_instances_to_1000", c.most, c.thousand},
+		{"bare_among_100000_to_1", c.bareMost, c.bare}, {"1_instance_to_bare", c.one, c.bare}, {"100000_instances_to_bare_among_100000", c.most, c.bareMost}, {"1000_instances_to_1", c.thousand, c.one}, {"100000_instances_to_1", c.most, c.one}, {"100000_instances_to_1000", c.most, c.thousand},
 		{"100_players_to_2", c.hundred, c.few}, {"1000_players_to_2", c.full, c.few},
 		{"32_writers_to_bare", c.mostAtOnce, c.bareAtOnce}, {"64_writers_of_one_to_1_writer", c.hot, c.one},
 	} {
