@@ -30,8 +30,12 @@ func main() {
 	bin := flag.String("bin", "bin", "folder with the built binaries")
 	matches := flag.Int("matches", 100, "matches to start, one after the other")
 	requests := flag.Int("requests", 20000, "requests to send over one socket")
+	short := flag.Bool("short", false, "do little of everything: the figures say only that it works")
 	flag.Parse()
-	if err := run(*bin, *matches, *requests); err != nil {
+	if *short {
+		*matches, *requests = min(*matches, 5), min(*requests, 640)
+	}
+	if err := run(*bin, *matches, *requests, *short); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -43,7 +47,7 @@ func figure(name string, value float64, unit, target string) {
 	fmt.Printf("%s\t%s\t%s\t%s\n", name, strconv.FormatFloat(value, 'g', 4, 64), unit, target)
 }
 
-func run(bin string, matches, requests int) error {
+func run(bin string, matches, requests int, short bool) error {
 	dir, err := os.MkdirTemp("", "berth-bench-")
 	if err != nil {
 		return err
@@ -54,6 +58,9 @@ func run(bin string, matches, requests int) error {
 	}
 	if err := onRedis(filepath.Join(dir, "socket"), func(dir, redis string) error { return oneSocket(dir, redis, requests) }); err != nil {
 		return fmt.Errorf("one socket: %w", err)
+	}
+	if err := parts(short); err != nil {
+		return fmt.Errorf("parts: %w", err)
 	}
 	return nil
 }
