@@ -24,7 +24,7 @@ const (
 	// bytes is how much data a command brings.
 	bytes = 128
 	// window is how many commands are kept of a server that has sent many.
-	window = 256
+	window = 128
 	// spread is among how many instances of a crowd the commands go round. Their windows are full, as those of one instance soon are: what is
 	// compared is the crowd around them.
 	spread = 1000
