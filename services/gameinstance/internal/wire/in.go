@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -52,14 +54,19 @@ func FromStruct(field string, s *structpb.Struct) ([]byte, error) {
 	if proto.Size(s) > 2*instance.MaxData {
 		return nil, tooLarge(field)
 	}
-	b, err := protojson.Marshal(s)
+	spaced, err := protojson.Marshal(s)
 	if err != nil {
 		return nil, errs.New(errs.ValidationFailed, "%s: not valid JSON data: numbers must be finite", field)
 	}
-	if len(b) > instance.MaxData {
+	// protojson puts spaces behind commas in some builds and not in others, and what fits must not depend on that.
+	var b bytes.Buffer
+	if err := json.Compact(&b, spaced); err != nil {
+		return nil, fmt.Errorf("%s: %w", field, err)
+	}
+	if b.Len() > instance.MaxData {
 		return nil, tooLarge(field)
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 func tooLarge(field string) error {
