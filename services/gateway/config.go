@@ -63,6 +63,9 @@ type Limits struct {
 	QueueBytes int `yaml:"queue_bytes" env:"QUEUE_BYTES"`
 }
 
+// maxInFlight is how many requests game-instance remembers for sure: a repeat of an older one would not be known as one.
+const maxInFlight = 128
+
 // Default returns the defaults.
 func Default() Config {
 	return Config{
@@ -97,7 +100,7 @@ func (c Config) Validate() error {
 	need(c.RelayStreams > 0, "relay_streams", "RELAY_STREAMS", "must be positive, not %d", c.RelayStreams)
 	need(c.Limits.Sockets > 0, "limits.sockets", "LIMIT_SOCKETS", "must be positive, not %d", c.Limits.Sockets)
 	need(c.Limits.FrameBytes >= 1<<10, "limits.frame_bytes", "LIMIT_FRAME_BYTES", "must be at least 1024, not %d", c.Limits.FrameBytes)
-	need(c.Limits.InFlight > 0, "limits.in_flight", "LIMIT_IN_FLIGHT", "must be positive, not %d", c.Limits.InFlight)
+	need(c.Limits.InFlight > 0 && c.Limits.InFlight <= maxInFlight, "limits.in_flight", "LIMIT_IN_FLIGHT", "must be 1 to %d, not %d", maxInFlight, c.Limits.InFlight)
 	need(c.Limits.Queue > 0, "limits.queue", "LIMIT_QUEUE", "must be positive, not %d", c.Limits.Queue)
 	need(c.Limits.QueueBytes > 0, "limits.queue_bytes", "LIMIT_QUEUE_BYTES", "must be positive, not %d", c.Limits.QueueBytes)
 	return errors.Join(append(bad, c.Auth.Validate())...)

@@ -122,8 +122,9 @@ func (s *Store) Confirm(ctx context.Context, id string) error {
 	return s.redis.Confirm(ctx, instanceKey(s.redis.Partition(id), id))
 }
 
-// linkWindow is how many requests over the link are kept: several times what a server may have under way.
-const linkWindow = 256
+// linkWindow is how many requests over the link are kept: at least as many as a server may have under way, and no more than Redis keeps packed, which
+// takes a fraction of the memory.
+const linkWindow = 128
 
 func commitArgs(c *instance.Change, commands []instance.Kept, channel string) ([]any, error) {
 	set, drop, err := encodeChange(c)

@@ -24,6 +24,6 @@ func BenchmarkMemory(b *testing.B) {
 		few, many, talking := grows(2, 0), grows(22, 0), grows(2, size)
 		report(b, few, "B", "idle_instance_of_2_players")
 		report(b, (many-few)/20, "B", "player")
-		report(b, talking-few, "B", "window_of_256_commands")
+		report(b, talking-few, "B", "window_of_128_commands")
 	}
 }

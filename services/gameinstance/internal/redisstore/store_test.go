@@ -226,7 +226,7 @@ func TestTheMemoryOfCommandsIsNotUsedUpByOthers(t *testing.T) {
 			return "new"
 		}
 		for command, want := range map[instance.CommandID]string{
-			once.ID: "kept", number(300): "kept", number(45): "kept", number(44): "too old", number(1): "too old", number(301): "new", {Session: "other", Number: 300}: "new",
+			once.ID: "kept", number(300): "kept", number(173): "kept", number(172): "too old", number(1): "too old", number(301): "new", {Session: "other", Number: 300}: "new",
 		} {
 			if got := state(command); got != want {
 				t.Errorf("%v is %s, want %s", command, got, want)

@@ -112,13 +112,14 @@ if ARGV[11] ~= '' then
     redis.call('DEL', KEYS[10])
     redis.call('HSET', KEYS[1], 'ls', ARGV[11], 'lf', '0')
   end
-  each(2, function(i) redis.call('ZADD', KEYS[10], ARGV[i], ARGV[i] .. ':' .. int(rev) .. ':' .. ARGV[i + 1]) end)
-  local extra = redis.call('ZCARD', KEYS[10]) - tonumber(ARGV[12])
+  -- Room is made first: up to 128 entries Redis keeps them packed, and it does not pack them again.
+  local extra = redis.call('ZCARD', KEYS[10]) + tonumber(ARGV[at]) - tonumber(ARGV[12])
   if extra > 0 then
     local last = redis.call('ZRANGE', KEYS[10], extra - 1, extra - 1, 'WITHSCORES')
     redis.call('HSET', KEYS[1], 'lf', last[2])
     redis.call('ZREMRANGEBYRANK', KEYS[10], 0, extra - 1)
   end
+  each(2, function(i) redis.call('ZADD', KEYS[10], ARGV[i], ARGV[i] .. ':' .. int(rev) .. ':' .. ARGV[i + 1]) end)
 end
 
 redis.call('PUBLISH', ARGV[8], id)
