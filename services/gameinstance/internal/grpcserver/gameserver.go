@@ -28,7 +28,9 @@ func NewGameServer(instances *instance.Service, sessions *session.Service) *Game
 // frame is what a call over the link brings besides its request.
 type frame struct {
 	// command is the session and the number of the frame.
-	command      instance.CommandID
+	command instance.CommandID
+	// queued says that the call has its place among the commands of its instance.
+	queued       func()
 	lastRequest  int64
 	linkEpoch    int64
 	sessionEpoch int64
@@ -69,7 +71,7 @@ func (s *GameServer) apply(ctx context.Context, req serverCommand, cmd instance.
 		if env.Digest, err = digest(req); err != nil {
 			return nil, err
 		}
-		env.ID = f.command
+		env.ID, env.Queued = f.command, f.queued
 	}
 	return s.instances.Apply(ctx, auth.FromContext(ctx).Server.Namespace, req.GetInstanceId(), env, cmd)
 }

@@ -118,7 +118,7 @@ func (s *Session) Relay(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, 
 	ctx := stream.Context()
 	requests, ended := receive(stream)
 	slots := make(chan struct{}, relayConcurrency)
-	var order fifo
+	var order lines
 	var sending sync.Mutex
 	var running sync.WaitGroup
 	defer running.Wait() // what was asked is answered, also when this replica stops
@@ -130,50 +130,20 @@ func (s *Session) Relay(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, 
 			return err
 		case req := <-requests:
 			slots <- struct{}{}
-			wait, done := order.join(req.GetIdentity().GetServerId())
+			place := order.join(req.GetIdentity().GetServerId())
 			running.Go(func() {
 				defer func() { <-slots }()
-				defer done()
-				wait()
+				defer place.leave()
+				place.begin()
 				// A call is not cut short with its stream: the frame's number makes a repeat harmless, and half a call helps nobody.
-				out := s.relay(context.WithoutCancel(ctx), req)
+				out := s.relay(context.WithoutCancel(ctx), req, place.next)
+				place.end()
 				sending.Lock()
 				defer sending.Unlock()
 				_ = stream.Send(out) // a gateway that is gone asks again on another stream
 			})
 		}
 	}
-}
-
-// fifo lets calls with the same key run one after the other, in the order in which they joined.
-type fifo struct {
-	mu    sync.Mutex
-	tails map[string]chan struct{}
-}
-
-// join takes a place in the key's line: wait returns when those before are done, and done must be called after it.
-func (f *fifo) join(key string) (wait, done func()) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.tails == nil {
-		f.tails = map[string]chan struct{}{}
-	}
-	before, own := f.tails[key], make(chan struct{})
-	f.tails[key] = own
-	wait = func() {
-		if before != nil {
-			<-before
-		}
-	}
-	done = func() {
-		close(own)
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		if f.tails[key] == own {
-			delete(f.tails, key)
-		}
-	}
-	return wait, done
 }
 
 // receive reads a stream in a goroutine of its own, so that the handler can end while nothing comes: a stream's Recv returns when its
@@ -200,8 +170,8 @@ func receive(stream grpc.BidiStreamingServer[sessionv1.RelayRequest, sessionv1.R
 	return in, end
 }
 
-// relay runs one call of a game server.
-func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest) *sessionv1.RelayResponse {
+// relay runs one call of a game server. queued is called when it has its place among the commands of its instance, if it comes to that.
+func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest, queued func()) *sessionv1.RelayResponse {
 	timeout := req.GetTimeout().AsDuration()
 	if timeout <= 0 || timeout > relayTimeout {
 		timeout = relayTimeout
@@ -209,7 +179,7 @@ func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest) *sessi
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	id, in := req.GetIdentity(), req.GetRequest()
-	f := &frame{command: instance.CommandID{Session: id.GetSessionId(), Number: in.GetId()}, lastRequest: in.GetLastRequest(), linkEpoch: in.GetLinkEpoch(), sessionEpoch: id.GetSessionEpoch()}
+	f := &frame{command: instance.CommandID{Session: id.GetSessionId(), Number: in.GetId()}, queued: queued, lastRequest: in.GetLastRequest(), linkEpoch: in.GetLinkEpoch(), sessionEpoch: id.GetSessionEpoch()}
 	ctx = context.WithValue(ctx, frameKey{}, f)
 	server := token.Server{ID: id.GetServerId(), PairID: id.GetPairId(), Namespace: id.GetNamespace()}
 	principal := auth.Principal{Role: auth.RoleGameServer, Server: server, Namespaces: []string{server.Namespace}}

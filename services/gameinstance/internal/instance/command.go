@@ -26,6 +26,8 @@ type Envelope struct {
 	Digest []byte
 	// Actor is who wants it, for the history.
 	Actor string
+	// Queued is called when the command has its place among those for its instance, which are decided in that order; it may be nil.
+	Queued func()
 	// Whole asks for the whole instance in return, not just what the command needs.
 	Whole bool
 }

@@ -27,6 +27,9 @@ type waiter struct {
 func (q *queues) pass(id string, r *request, serve func(batch []*request)) outcome {
 	own := &waiter{r: r, lead: make(chan struct{}, 1)}
 	q.enter(id, own)
+	if r.env.Queued != nil {
+		r.env.Queued()
+	}
 	select {
 	case out := <-r.answer:
 		return out

@@ -9,7 +9,7 @@ if offset > newest then offset = newest end
 local size = tonumber(redis.call('HGET', KEYS[1], 'mail') or '0')
 local dropped = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', string.format('%.0f', offset))
 for _, entry in ipairs(dropped) do
-  local _, numbers = string.find(entry, '^%d+:%d+:')
+  local _, numbers = string.find(string.sub(entry, 1, 40), '^%d+:%d+:') -- an entry may be large, its two numbers are not
   size = size - (#entry - (numbers or 0))
   redis.call('ZREM', KEYS[2], entry)
 end

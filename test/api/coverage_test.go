@@ -1,0 +1,176 @@
+package api
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	"buf.build/go/protovalidate"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// An rpc that is added has no case until somebody writes some.
+func TestEveryRPCHasGoodCasesAndRefusals(t *testing.T) {
+	good, refused := map[string]bool{}, map[string]bool{}
+	for _, c := range load(t).cases {
+		for _, way := range c.ways() {
+			key := string(c.method.Name()) + " over " + way
+			if c.Fails == nil {
+				good[key] = true
+			} else {
+				refused[key] = true
+			}
+		}
+	}
+	for i := range service().Methods().Len() {
+		for _, way := range []string{"grpc", "rest"} {
+			key := string(service().Methods().Get(i).Name()) + " over " + way
+			if !good[key] {
+				t.Errorf("no case of a good %s", key)
+			}
+			if !refused[key] {
+				t.Errorf("no case of a refused %s", key)
+			}
+		}
+	}
+}
+
+// Each validation rule of each message that a request can have is broken by a case that breaks nothing else and names the field.
+func TestEveryValidationRuleIsBrokenByACase(t *testing.T) {
+	validator, err := protovalidate.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := load(t)
+	broken := map[string]int{}
+	for _, ac := range c.cases {
+		m := c.offline(t, ac)
+		if m == nil || ac.Over == "rest" { // what only REST can say is no message
+			continue
+		}
+		var v *protovalidate.ValidationError
+		if err := validator.Validate(m); err == nil {
+			continue
+		} else if !errors.As(err, &v) {
+			t.Fatalf("%s: %v", ac.Name, err)
+		}
+		if ac.Fails == nil || ac.Fails.Reason != "VALIDATION_FAILED" {
+			t.Errorf("%s/%s breaks a validation rule and expects something else: %v", ac.file, ac.Name, v)
+			continue
+		}
+		rules := map[string]bool{}
+		for _, violation := range v.Violations {
+			if field := protovalidate.FieldPathString(violation.Proto.GetField()); field != ac.Fails.Field {
+				t.Errorf("%s/%s breaks a rule of %s, and not only of %s", ac.file, ac.Name, field, ac.Fails.Field)
+			}
+			rules[ruleOf(ac.method.Input(), violation.Proto)] = true
+		}
+		for rule := range rules {
+			broken[rule]++
+		}
+	}
+	wanted, seen := map[string]int{}, map[protoreflect.FullName]bool{}
+	for i := range service().Methods().Len() {
+		rulesOf(service().Methods().Get(i).Input(), wanted, seen)
+	}
+	if len(wanted) < 100 {
+		t.Fatalf("only %d rules were found", len(wanted))
+	}
+	for _, rule := range slices.Sorted(maps.Keys(wanted)) {
+		if broken[rule] < wanted[rule] {
+			t.Errorf("%s is broken by %d cases, want %d", rule, broken[rule], wanted[rule])
+		}
+	}
+	for rule := range broken {
+		if wanted[rule] == 0 {
+			t.Errorf("%s is broken by a case, but was not found in the messages", rule)
+		}
+	}
+}
+
+// offline returns a case's request with likely values in the places of what steps would answer; nil for one that is not JSON of its type.
+func (c *corpus) offline(t *testing.T, ac apiCase) proto.Message {
+	t.Helper()
+	request, err := c.base.request(string(ac.method.Name()), &ac.Request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	likely := mapStrings(request, func(s string) any {
+		return reference.ReplaceAllStringFunc(s, func(ref string) string {
+			switch {
+			case ref == "${namespace}":
+				return "n0"
+			case strings.HasSuffix(ref, ".id}"):
+				return "5f0e4a63-0b8f-4e52-9f0c-0e4d2a6f1c12"
+			default:
+				return "1"
+			}
+		})
+	})
+	m, err := message(ac.method.Input(), likely)
+	if err != nil {
+		return nil
+	}
+	return m
+}
+
+// rulesOf notes the rules of a message and of those inside it: field, rule, and how many cases it takes to break it. The two ends of a range
+// count as one rule that takes two.
+func rulesOf(m protoreflect.MessageDescriptor, out map[string]int, seen map[protoreflect.FullName]bool) {
+	if seen[m.FullName()] || m.ParentFile().Package() == "google.protobuf" {
+		return
+	}
+	seen[m.FullName()] = true
+	for i := range m.Fields().Len() {
+		f := m.Fields().Get(i)
+		if rules, ok := proto.GetExtension(f.Options(), validate.E_Field).(*validate.FieldRules); ok && rules != nil {
+			noteRules(string(f.FullName())+" ", rules.ProtoReflect(), out)
+		}
+		inner := f.Message()
+		if f.IsMap() {
+			inner = f.MapValue().Message()
+		}
+		if inner != nil {
+			rulesOf(inner, out, seen)
+		}
+	}
+}
+
+func noteRules(at string, rules protoreflect.Message, out map[string]int) {
+	rules.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		name := string(f.Name())
+		if f.Message() != nil && f.ParentFile().Path() == "buf/validate/validate.proto" && f.Message().ParentFile() == f.ParentFile() {
+			noteRules(at+name+".", v.Message(), out)
+			return true
+		}
+		switch name {
+		case "gt", "gte", "lt", "lte":
+			out[at+"range"]++
+		default:
+			out[at+name]++
+		}
+		return true
+	})
+}
+
+// ruleOf names the rule of a violation as rulesOf does.
+func ruleOf(m protoreflect.MessageDescriptor, v *validate.Violation) string {
+	var field protoreflect.FieldDescriptor
+	for _, e := range v.GetField().GetElements() {
+		field = m.Fields().ByName(protoreflect.Name(e.GetFieldName()))
+		if m = field.Message(); field.IsMap() {
+			m = field.MapValue().Message()
+		}
+	}
+	rule := protovalidate.FieldPathString(v.GetRule())
+	at := strings.LastIndex(rule, ".") + 1
+	switch rule[at:] {
+	case "gt", "gte", "lt", "lte":
+		rule = rule[:at] + "range"
+	}
+	return string(field.FullName()) + " " + rule
+}
