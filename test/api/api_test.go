@@ -205,7 +205,7 @@ func (r *run) text(n *yaml.Node) (*string, error) {
 	}
 	var b strings.Builder
 	for _, part := range parts {
-		b.WriteString(fmt.Sprint(part))
+		_, _ = fmt.Fprint(&b, part)
 	}
 	s := b.String()
 	return &s, nil
