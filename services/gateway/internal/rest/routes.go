@@ -2,6 +2,7 @@ package rest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 
@@ -59,7 +61,7 @@ func (all routes) strict(next runtime.HandlerFunc) runtime.HandlerFunc {
 			wrongMethod(w, r)
 			return
 		}
-		if err := checkQuery(r.URL, all[path][r.Method]); err != nil {
+		if err := errors.Join(checkText(params), checkQuery(r.URL, all[path][r.Method])); err != nil {
 			fail(w, err)
 			return
 		}
@@ -73,6 +75,16 @@ func verbOf(u *url.URL) string {
 	return path[strings.LastIndex(path, ":")+1:]
 }
 
+// checkText returns an error that names a variable of the path whose text no message can carry.
+func checkText(params map[string]string) error {
+	for _, name := range slices.Sorted(maps.Keys(params)) {
+		if !utf8.ValidString(params[name]) {
+			return errs.New(errs.Malformed, "%s: not UTF-8", name)
+		}
+	}
+	return nil
+}
+
 // checkQuery returns an error that names a query parameter that is not among those of the call.
 func checkQuery(u *url.URL, known []string) error {
 	query, err := url.ParseQuery(u.RawQuery)
@@ -80,6 +92,9 @@ func checkQuery(u *url.URL, known []string) error {
 		return errs.Wrap(err, errs.Malformed, "query: not well-formed")
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
+		if !utf8.ValidString(name + strings.Join(query[name], "")) {
+			return errs.New(errs.Malformed, "%q: not UTF-8", name)
+		}
 		if !slices.Contains(known, documented(name)) {
 			takes := "takes none"
 			if len(known) > 0 {
