@@ -73,10 +73,11 @@ func (c *conn) run() {
 		c.kill.Stop()
 	}
 	server := c.pair.Server()
-	c.srv.cfg.Hub.Remove(c, server.ID, instances)
+	// Before the hub lets go of the socket: a stop waits for the hub to be empty, and then for all ends to be told.
 	if epoch != 0 && code != linkv1.CloseCode_CLOSE_CODE_REPLACED {
 		c.srv.cfg.Upstream.CloseSession(server.ID, epoch, instances)
 	}
+	c.srv.cfg.Hub.Remove(c, server.ID, instances)
 	m.Closed.WithLabelValues(codeName(code)).Inc()
 	c.srv.cfg.Log.Info("link closed", append(identity(server), "code", codeName(code), "session_epoch", epoch)...)
 }
