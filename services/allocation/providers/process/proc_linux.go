@@ -16,7 +16,7 @@ import (
 // stat is what /proc/PID/stat says of a process.
 type stat struct {
 	pid    int
-	zombie bool
+	zombie bool // all of its threads have ended
 	group  int
 	start  uint64 // clock ticks since boot
 }
@@ -29,11 +29,12 @@ func statOf(pid int) (stat, bool) {
 	}
 	// The second field is the program's name in parentheses, and may hold anything, parentheses and spaces too.
 	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
-	const state, group, start = 0, 2, 19 // fields 3, 5 and 22 of the line
+	const state, group, threads, start = 0, 2, 17, 19 // fields 3, 5, 20 and 22 of the line
 	if len(fields) <= start {
 		return stat{}, false
 	}
-	s := stat{pid: pid, zombie: fields[state] == "Z" || fields[state] == "X"}
+	// The first thread may have ended alone; the others still hold the ports and files.
+	s := stat{pid: pid, zombie: (fields[state] == "Z" || fields[state] == "X") && fields[threads] <= "1"}
 	var errGroup, errStart error
 	s.group, errGroup = strconv.Atoi(fields[group])
 	s.start, errStart = strconv.ParseUint(fields[start], 10, 64)

@@ -14,6 +14,7 @@ type server struct {
 	record
 	cmd    *exec.Cmd     // nil when it was started in another life of the service
 	killed bool          // was made to stop
+	ours   map[stat]bool // of a group from another life of the service: the processes that were seen with the server's mark
 	done   chan struct{} // closed when it has ended
 }
 
@@ -73,13 +74,27 @@ func (p *Provider) firstRuns(s *server) bool {
 }
 
 // rest returns the processes of the group whose first process has ended. As long as that is a child of ours and not reaped, the group's number is nobody
-// else's; of a group from another life of the service only the processes count that carry the server's mark.
+// else's; of a group from another life of the service only the processes count that carry the server's mark, or did: one that is ending shows its
+// environment no more, while it may still hold a port.
 func (p *Provider) rest(s *server) []stat {
 	if s.cmd == nil && s.Boot != p.boot {
 		return nil
 	}
 	return processes(func(q stat) bool {
-		return q.group == s.PID && q.pid != s.PID && (s.cmd != nil || carries(q.pid, mark(s.Attempt)))
+		if q.group != s.PID || q.pid == s.PID {
+			return false
+		}
+		if s.cmd != nil || s.ours[q] {
+			return true
+		}
+		if !carries(q.pid, mark(s.Attempt)) {
+			return false
+		}
+		if s.ours == nil {
+			s.ours = make(map[stat]bool)
+		}
+		s.ours[q] = true
+		return true
 	})
 }
 
