@@ -28,7 +28,9 @@ type Envelope struct {
 	// Mailbox entries for instances linked through the gateway.
 	Deliveries []*Delivery `protobuf:"bytes,1,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
 	// Sessions of the gateway that another connection took over.
-	Replaced      []*SessionReplaced `protobuf:"bytes,2,rep,name=replaced,proto3" json:"replaced,omitempty"`
+	Replaced []*SessionReplaced `protobuf:"bytes,2,rep,name=replaced,proto3" json:"replaced,omitempty"`
+	// Instances that were placed on servers of the gateway and are not linked yet.
+	Assignments   []*ServerAssignment `protobuf:"bytes,3,rep,name=assignments,proto3" json:"assignments,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -73,6 +75,13 @@ func (x *Envelope) GetDeliveries() []*Delivery {
 func (x *Envelope) GetReplaced() []*SessionReplaced {
 	if x != nil {
 		return x.Replaced
+	}
+	return nil
+}
+
+func (x *Envelope) GetAssignments() []*ServerAssignment {
+	if x != nil {
+		return x.Assignments
 	}
 	return nil
 }
@@ -205,16 +214,72 @@ func (x *SessionReplaced) GetSessionEpoch() int64 {
 	return 0
 }
 
+// ServerAssignment says that an instance was placed on a registered server.
+type ServerAssignment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// The instance.
+	InstanceId    string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerAssignment) Reset() {
+	*x = ServerAssignment{}
+	mi := &file_berth_event_v1_event_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerAssignment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerAssignment) ProtoMessage() {}
+
+func (x *ServerAssignment) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_event_v1_event_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerAssignment.ProtoReflect.Descriptor instead.
+func (*ServerAssignment) Descriptor() ([]byte, []int) {
+	return file_berth_event_v1_event_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ServerAssignment) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ServerAssignment) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
 var File_berth_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_berth_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1aberth/event/v1/event.proto\x12\x0eberth.event.v1\x1a-berth/gameserver/v1/game_server_service.proto\"\x81\x01\n" +
+	"\x1aberth/event/v1/event.proto\x12\x0eberth.event.v1\x1a-berth/gameserver/v1/game_server_service.proto\"\xc5\x01\n" +
 	"\bEnvelope\x128\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2\x18.berth.event.v1.DeliveryR\n" +
 	"deliveries\x12;\n" +
-	"\breplaced\x18\x02 \x03(\v2\x1f.berth.event.v1.SessionReplacedR\breplaced\"\x99\x01\n" +
+	"\breplaced\x18\x02 \x03(\v2\x1f.berth.event.v1.SessionReplacedR\breplaced\x12B\n" +
+	"\vassignments\x18\x03 \x03(\v2 .berth.event.v1.ServerAssignmentR\vassignments\"\x99\x01\n" +
 	"\bDelivery\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x16\n" +
@@ -223,7 +288,11 @@ const file_berth_event_v1_event_proto_rawDesc = "" +
 	"\x05event\x18\x04 \x01(\v2\".berth.gameserver.v1.InstanceEventR\x05event\"S\n" +
 	"\x0fSessionReplaced\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12#\n" +
-	"\rsession_epoch\x18\x02 \x01(\x03R\fsessionEpochB;Z9github.com/berth-dev/berth/pkg/gen/berth/event/v1;eventv1b\x06proto3"
+	"\rsession_epoch\x18\x02 \x01(\x03R\fsessionEpoch\"P\n" +
+	"\x10ServerAssignment\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x1f\n" +
+	"\vinstance_id\x18\x02 \x01(\tR\n" +
+	"instanceIdB;Z9github.com/berth-dev/berth/pkg/gen/berth/event/v1;eventv1b\x06proto3"
 
 var (
 	file_berth_event_v1_event_proto_rawDescOnce sync.Once
@@ -237,22 +306,24 @@ func file_berth_event_v1_event_proto_rawDescGZIP() []byte {
 	return file_berth_event_v1_event_proto_rawDescData
 }
 
-var file_berth_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_berth_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_berth_event_v1_event_proto_goTypes = []any{
 	(*Envelope)(nil),         // 0: berth.event.v1.Envelope
 	(*Delivery)(nil),         // 1: berth.event.v1.Delivery
 	(*SessionReplaced)(nil),  // 2: berth.event.v1.SessionReplaced
-	(*v1.InstanceEvent)(nil), // 3: berth.gameserver.v1.InstanceEvent
+	(*ServerAssignment)(nil), // 3: berth.event.v1.ServerAssignment
+	(*v1.InstanceEvent)(nil), // 4: berth.gameserver.v1.InstanceEvent
 }
 var file_berth_event_v1_event_proto_depIdxs = []int32{
 	1, // 0: berth.event.v1.Envelope.deliveries:type_name -> berth.event.v1.Delivery
 	2, // 1: berth.event.v1.Envelope.replaced:type_name -> berth.event.v1.SessionReplaced
-	3, // 2: berth.event.v1.Delivery.event:type_name -> berth.gameserver.v1.InstanceEvent
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	3, // 2: berth.event.v1.Envelope.assignments:type_name -> berth.event.v1.ServerAssignment
+	4, // 3: berth.event.v1.Delivery.event:type_name -> berth.gameserver.v1.InstanceEvent
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_berth_event_v1_event_proto_init() }
@@ -266,7 +337,7 @@ func file_berth_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_event_v1_event_proto_rawDesc), len(file_berth_event_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -98,10 +98,12 @@ type OutboxKind int32
 const (
 	// Never stored.
 	OutboxKind_OUTBOX_KIND_UNSPECIFIED OutboxKind = 0
-	// CreateAllocation.
+	// CreateAllocation, or room on a registered server.
 	OutboxKind_OUTBOX_KIND_ALLOCATE OutboxKind = 1
-	// ReleaseAllocation.
+	// ReleaseAllocation, or the room on a registered server back.
 	OutboxKind_OUTBOX_KIND_RELEASE OutboxKind = 2
+	// Tell a registered server of the instance, until it links.
+	OutboxKind_OUTBOX_KIND_ASSIGN OutboxKind = 3
 )
 
 // Enum value maps for OutboxKind.
@@ -110,11 +112,13 @@ var (
 		0: "OUTBOX_KIND_UNSPECIFIED",
 		1: "OUTBOX_KIND_ALLOCATE",
 		2: "OUTBOX_KIND_RELEASE",
+		3: "OUTBOX_KIND_ASSIGN",
 	}
 	OutboxKind_value = map[string]int32{
 		"OUTBOX_KIND_UNSPECIFIED": 0,
 		"OUTBOX_KIND_ALLOCATE":    1,
 		"OUTBOX_KIND_RELEASE":     2,
+		"OUTBOX_KIND_ASSIGN":      3,
 	}
 )
 
@@ -544,7 +548,9 @@ type AttemptRecord struct {
 	// The provider named the server.
 	AllocateTime int64 `protobuf:"varint,7,opt,name=allocate_time,json=allocateTime,proto3" json:"allocate_time,omitempty"`
 	// The server is gone.
-	ReleaseTime   int64 `protobuf:"varint,8,opt,name=release_time,json=releaseTime,proto3" json:"release_time,omitempty"`
+	ReleaseTime int64 `protobuf:"varint,8,opt,name=release_time,json=releaseTime,proto3" json:"release_time,omitempty"`
+	// The server is a registered one.
+	Registered    bool `protobuf:"varint,9,opt,name=registered,proto3" json:"registered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -633,6 +639,13 @@ func (x *AttemptRecord) GetReleaseTime() int64 {
 		return x.ReleaseTime
 	}
 	return 0
+}
+
+func (x *AttemptRecord) GetRegistered() bool {
+	if x != nil {
+		return x.Registered
+	}
+	return false
 }
 
 // TimeoutsRecord has durations in microseconds; 0 is off.
@@ -1561,6 +1574,97 @@ func (x *SessionRecord) GetNonceHash() []byte {
 	return nil
 }
 
+// ServerRecord is the field "server" of a game server's hash: what it was registered with.
+type ServerRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Its namespace.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Labels.
+	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Its public addresses.
+	Endpoints []*v11.Endpoint `protobuf:"bytes,4,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Who registered it.
+	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	// SHA-256 of the request that registered it.
+	Digest        []byte `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerRecord) Reset() {
+	*x = ServerRecord{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerRecord) ProtoMessage() {}
+
+func (x *ServerRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerRecord.ProtoReflect.Descriptor instead.
+func (*ServerRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ServerRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ServerRecord) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ServerRecord) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ServerRecord) GetEndpoints() []*v11.Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *ServerRecord) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ServerRecord) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
 var File_berth_record_v1_instance_proto protoreflect.FileDescriptor
 
 const file_berth_record_v1_instance_proto_rawDesc = "" +
@@ -1611,7 +1715,7 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\x1b\n" +
 	"\tlink_time\x18\x06 \x01(\x03R\blinkTime\x122\n" +
 	"\x15connected_change_time\x18\a \x01(\x03R\x13connectedChangeTime\x12\x14\n" +
-	"\x05floor\x18\b \x01(\x03R\x05floor\"\x8e\x02\n" +
+	"\x05floor\x18\b \x01(\x03R\x05floor\"\xae\x02\n" +
 	"\rAttemptRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x123\n" +
@@ -1621,7 +1725,10 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\vcreate_time\x18\x06 \x01(\x03R\n" +
 	"createTime\x12#\n" +
 	"\rallocate_time\x18\a \x01(\x03R\fallocateTime\x12!\n" +
-	"\frelease_time\x18\b \x01(\x03R\vreleaseTime\"\xd2\x01\n" +
+	"\frelease_time\x18\b \x01(\x03R\vreleaseTime\x12\x1e\n" +
+	"\n" +
+	"registered\x18\t \x01(\bR\n" +
+	"registered\"\xd2\x01\n" +
 	"\x0eTimeoutsRecord\x12\x1e\n" +
 	"\n" +
 	"allocation\x18\x01 \x01(\x03R\n" +
@@ -1701,7 +1808,17 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"changeTime\x12\x1d\n" +
 	"\n" +
 	"nonce_hash\x18\n" +
-	" \x01(\fR\tnonceHash*\xdd\x01\n" +
+	" \x01(\fR\tnonceHash\"\x9f\x02\n" +
+	"\fServerRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12A\n" +
+	"\x06labels\x18\x03 \x03(\v2).berth.record.v1.ServerRecord.LabelsEntryR\x06labels\x125\n" +
+	"\tendpoints\x18\x04 \x03(\v2\x17.berth.type.v1.EndpointR\tendpoints\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06digest\x18\x06 \x01(\fR\x06digest\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xdd\x01\n" +
 	"\fDeadlineKind\x12\x1d\n" +
 	"\x19DEADLINE_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18DEADLINE_KIND_ALLOCATION\x10\x01\x12\x16\n" +
@@ -1709,12 +1826,13 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\x1dDEADLINE_KIND_CONNECT_PLAYERS\x10\x03\x12\x1c\n" +
 	"\x18DEADLINE_KIND_DISCONNECT\x10\x04\x12\x1a\n" +
 	"\x16DEADLINE_KIND_LIFETIME\x10\x05\x12\x1b\n" +
-	"\x17DEADLINE_KIND_RETENTION\x10\x06*\\\n" +
+	"\x17DEADLINE_KIND_RETENTION\x10\x06*t\n" +
 	"\n" +
 	"OutboxKind\x12\x1b\n" +
 	"\x17OUTBOX_KIND_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14OUTBOX_KIND_ALLOCATE\x10\x01\x12\x17\n" +
-	"\x13OUTBOX_KIND_RELEASE\x10\x02B=Z;github.com/berth-dev/berth/pkg/gen/berth/record/v1;recordv1b\x06proto3"
+	"\x13OUTBOX_KIND_RELEASE\x10\x02\x12\x16\n" +
+	"\x12OUTBOX_KIND_ASSIGN\x10\x03B=Z;github.com/berth-dev/berth/pkg/gen/berth/record/v1;recordv1b\x06proto3"
 
 var (
 	file_berth_record_v1_instance_proto_rawDescOnce sync.Once
@@ -1729,7 +1847,7 @@ func file_berth_record_v1_instance_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_record_v1_instance_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_berth_record_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_berth_record_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_berth_record_v1_instance_proto_goTypes = []any{
 	(DeadlineKind)(0),                 // 0: berth.record.v1.DeadlineKind
 	(OutboxKind)(0),                   // 1: berth.record.v1.OutboxKind
@@ -1748,36 +1866,38 @@ var file_berth_record_v1_instance_proto_goTypes = []any{
 	(*PlayerIds)(nil),                 // 14: berth.record.v1.PlayerIds
 	(*TerminationRecord)(nil),         // 15: berth.record.v1.TerminationRecord
 	(*SessionRecord)(nil),             // 16: berth.record.v1.SessionRecord
-	nil,                               // 17: berth.record.v1.InstanceHead.LabelsEntry
-	(v1.GameInstance_State)(0),        // 18: berth.instance.v1.GameInstance.State
-	(v1.GameInstance_Reason)(0),       // 19: berth.instance.v1.GameInstance.Reason
-	(*v1.Placement)(nil),              // 20: berth.instance.v1.Placement
-	(*v11.Endpoint)(nil),              // 21: berth.type.v1.Endpoint
-	(v1.GameInstance_OnServerLoss)(0), // 22: berth.instance.v1.GameInstance.OnServerLoss
-	(v1.Attempt_Fate)(0),              // 23: berth.instance.v1.Attempt.Fate
-	(v1.Player_Presence)(0),           // 24: berth.instance.v1.Player.Presence
-	(v11.Data_Visibility)(0),          // 25: berth.type.v1.Data.Visibility
+	(*ServerRecord)(nil),              // 17: berth.record.v1.ServerRecord
+	nil,                               // 18: berth.record.v1.InstanceHead.LabelsEntry
+	nil,                               // 19: berth.record.v1.ServerRecord.LabelsEntry
+	(v1.GameInstance_State)(0),        // 20: berth.instance.v1.GameInstance.State
+	(v1.GameInstance_Reason)(0),       // 21: berth.instance.v1.GameInstance.Reason
+	(*v1.Placement)(nil),              // 22: berth.instance.v1.Placement
+	(*v11.Endpoint)(nil),              // 23: berth.type.v1.Endpoint
+	(v1.GameInstance_OnServerLoss)(0), // 24: berth.instance.v1.GameInstance.OnServerLoss
+	(v1.Attempt_Fate)(0),              // 25: berth.instance.v1.Attempt.Fate
+	(v1.Player_Presence)(0),           // 26: berth.instance.v1.Player.Presence
+	(v11.Data_Visibility)(0),          // 27: berth.type.v1.Data.Visibility
 }
 var file_berth_record_v1_instance_proto_depIdxs = []int32{
-	18, // 0: berth.record.v1.InstanceHead.state:type_name -> berth.instance.v1.GameInstance.State
-	19, // 1: berth.record.v1.InstanceHead.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	20, // 2: berth.record.v1.InstanceHead.placement:type_name -> berth.instance.v1.Placement
-	17, // 3: berth.record.v1.InstanceHead.labels:type_name -> berth.record.v1.InstanceHead.LabelsEntry
-	21, // 4: berth.record.v1.InstanceHead.endpoints:type_name -> berth.type.v1.Endpoint
+	20, // 0: berth.record.v1.InstanceHead.state:type_name -> berth.instance.v1.GameInstance.State
+	21, // 1: berth.record.v1.InstanceHead.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	22, // 2: berth.record.v1.InstanceHead.placement:type_name -> berth.instance.v1.Placement
+	18, // 3: berth.record.v1.InstanceHead.labels:type_name -> berth.record.v1.InstanceHead.LabelsEntry
+	23, // 4: berth.record.v1.InstanceHead.endpoints:type_name -> berth.type.v1.Endpoint
 	3,  // 5: berth.record.v1.InstanceHead.link:type_name -> berth.record.v1.LinkRecord
 	4,  // 6: berth.record.v1.InstanceHead.attempts:type_name -> berth.record.v1.AttemptRecord
 	5,  // 7: berth.record.v1.InstanceHead.timeouts:type_name -> berth.record.v1.TimeoutsRecord
 	6,  // 8: berth.record.v1.InstanceHead.deadlines:type_name -> berth.record.v1.DeadlineRecord
 	7,  // 9: berth.record.v1.InstanceHead.outbox:type_name -> berth.record.v1.OutboxCall
-	22, // 10: berth.record.v1.InstanceHead.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
-	23, // 11: berth.record.v1.AttemptRecord.fate:type_name -> berth.instance.v1.Attempt.Fate
+	24, // 10: berth.record.v1.InstanceHead.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	25, // 11: berth.record.v1.AttemptRecord.fate:type_name -> berth.instance.v1.Attempt.Fate
 	0,  // 12: berth.record.v1.DeadlineRecord.kind:type_name -> berth.record.v1.DeadlineKind
 	1,  // 13: berth.record.v1.OutboxCall.kind:type_name -> berth.record.v1.OutboxKind
 	9,  // 14: berth.record.v1.PlayerRecord.data:type_name -> berth.record.v1.StoredData
-	24, // 15: berth.record.v1.PlayerRecord.presence:type_name -> berth.instance.v1.Player.Presence
-	25, // 16: berth.record.v1.StoredData.visibility:type_name -> berth.type.v1.Data.Visibility
-	18, // 17: berth.record.v1.HistoryRecord.from_state:type_name -> berth.instance.v1.GameInstance.State
-	18, // 18: berth.record.v1.HistoryRecord.to_state:type_name -> berth.instance.v1.GameInstance.State
+	26, // 15: berth.record.v1.PlayerRecord.presence:type_name -> berth.instance.v1.Player.Presence
+	27, // 16: berth.record.v1.StoredData.visibility:type_name -> berth.type.v1.Data.Visibility
+	20, // 17: berth.record.v1.HistoryRecord.from_state:type_name -> berth.instance.v1.GameInstance.State
+	20, // 18: berth.record.v1.HistoryRecord.to_state:type_name -> berth.instance.v1.GameInstance.State
 	13, // 19: berth.record.v1.EventRecord.players_added:type_name -> berth.record.v1.PlayerRecords
 	14, // 20: berth.record.v1.EventRecord.players_removed:type_name -> berth.record.v1.PlayerIds
 	13, // 21: berth.record.v1.EventRecord.players_updated:type_name -> berth.record.v1.PlayerRecords
@@ -1785,12 +1905,14 @@ var file_berth_record_v1_instance_proto_depIdxs = []int32{
 	15, // 23: berth.record.v1.EventRecord.terminated:type_name -> berth.record.v1.TerminationRecord
 	12, // 24: berth.record.v1.EventRecord.superseded:type_name -> berth.record.v1.SupersessionRecord
 	8,  // 25: berth.record.v1.PlayerRecords.players:type_name -> berth.record.v1.PlayerRecord
-	19, // 26: berth.record.v1.TerminationRecord.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	21, // 26: berth.record.v1.TerminationRecord.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	19, // 27: berth.record.v1.ServerRecord.labels:type_name -> berth.record.v1.ServerRecord.LabelsEntry
+	23, // 28: berth.record.v1.ServerRecord.endpoints:type_name -> berth.type.v1.Endpoint
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_berth_record_v1_instance_proto_init() }
@@ -1808,7 +1930,7 @@ func file_berth_record_v1_instance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_record_v1_instance_proto_rawDesc), len(file_berth_record_v1_instance_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -121,8 +121,10 @@ type OpenSessionResponse struct {
 	Links []*LinkState `protobuf:"bytes,4,rep,name=links,proto3" json:"links,omitempty"`
 	// The instances of which the server knows more than the store.
 	RolledBackInstanceIds []string `protobuf:"bytes,5,rep,name=rolled_back_instance_ids,json=rolledBackInstanceIds,proto3" json:"rolled_back_instance_ids,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// The instances that were placed on this registered server and are not in `links`.
+	AssignedInstanceIds []string `protobuf:"bytes,6,rep,name=assigned_instance_ids,json=assignedInstanceIds,proto3" json:"assigned_instance_ids,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *OpenSessionResponse) Reset() {
@@ -186,6 +188,13 @@ func (x *OpenSessionResponse) GetLinks() []*LinkState {
 func (x *OpenSessionResponse) GetRolledBackInstanceIds() []string {
 	if x != nil {
 		return x.RolledBackInstanceIds
+	}
+	return nil
+}
+
+func (x *OpenSessionResponse) GetAssignedInstanceIds() []string {
+	if x != nil {
+		return x.AssignedInstanceIds
 	}
 	return nil
 }
@@ -970,7 +979,7 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\apair_id\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x06pairId\x12&\n" +
 	"\n" +
 	"gateway_id\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tgatewayId\x122\n" +
-	"\x05hello\x18\x05 \x01(\v2\x14.berth.link.v1.HelloB\x06\xbaH\x03\xc8\x01\x01R\x05hello\"\xe4\x01\n" +
+	"\x05hello\x18\x05 \x01(\v2\x14.berth.link.v1.HelloB\x06\xbaH\x03\xc8\x01\x01R\x05hello\"\x98\x02\n" +
 	"\x13OpenSessionResponse\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12#\n" +
@@ -978,7 +987,8 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
 	"resume_key\x18\x03 \x01(\tR\tresumeKey\x121\n" +
 	"\x05links\x18\x04 \x03(\v2\x1b.berth.session.v1.LinkStateR\x05links\x127\n" +
-	"\x18rolled_back_instance_ids\x18\x05 \x03(\tR\x15rolledBackInstanceIds\"c\n" +
+	"\x18rolled_back_instance_ids\x18\x05 \x03(\tR\x15rolledBackInstanceIds\x122\n" +
+	"\x15assigned_instance_ids\x18\x06 \x03(\tR\x13assignedInstanceIds\"c\n" +
 	"\tLinkState\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1d\n" +

@@ -13,6 +13,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -162,6 +163,197 @@ func (x *LinkResponse) GetOffset() int64 {
 	return 0
 }
 
+// CreateAndLinkRequest describes the instance, as CreateGameInstanceRequest does.
+type CreateAndLinkRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Makes the call idempotent: the instance's id follows from it. Empty: from the server's session and the number of the frame.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The players expected from the start. Ids must be unique. At most 1000.
+	Players []*v11.Player `protobuf:"bytes,2,rep,name=players,proto3" json:"players,omitempty"`
+	// The game's custom data.
+	GameData *v1.Data `protobuf:"bytes,3,opt,name=game_data,json=gameData,proto3" json:"game_data,omitempty"`
+	// Settings, which stay as they are. Objects and arrays may be nested at most 64 deep, the object itself being the first.
+	Settings *structpb.Struct `protobuf:"bytes,4,opt,name=settings,proto3" json:"settings,omitempty"`
+	// Which other server the instance gets when this one is lost or replaced. It needs a build for on_server_loss REPLACE.
+	Placement *v11.Placement `protobuf:"bytes,5,opt,name=placement,proto3" json:"placement,omitempty"`
+	// Labels for finding the instance.
+	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Time-outs other than the defaults.
+	Timeouts *v11.Timeouts `protobuf:"bytes,7,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
+	// What becomes of the instance when this server is lost.
+	OnServerLoss v11.GameInstance_OnServerLoss `protobuf:"varint,8,opt,name=on_server_loss,json=onServerLoss,proto3,enum=berth.instance.v1.GameInstance_OnServerLoss" json:"on_server_loss,omitempty"`
+	// The server's public addresses; empty: those that it was registered with.
+	Endpoints []*v1.Endpoint `protobuf:"bytes,9,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// A name of the server's software, for logs and history.
+	ServerVersion string `protobuf:"bytes,10,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAndLinkRequest) Reset() {
+	*x = CreateAndLinkRequest{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAndLinkRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAndLinkRequest) ProtoMessage() {}
+
+func (x *CreateAndLinkRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAndLinkRequest.ProtoReflect.Descriptor instead.
+func (*CreateAndLinkRequest) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CreateAndLinkRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateAndLinkRequest) GetPlayers() []*v11.Player {
+	if x != nil {
+		return x.Players
+	}
+	return nil
+}
+
+func (x *CreateAndLinkRequest) GetGameData() *v1.Data {
+	if x != nil {
+		return x.GameData
+	}
+	return nil
+}
+
+func (x *CreateAndLinkRequest) GetSettings() *structpb.Struct {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *CreateAndLinkRequest) GetPlacement() *v11.Placement {
+	if x != nil {
+		return x.Placement
+	}
+	return nil
+}
+
+func (x *CreateAndLinkRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *CreateAndLinkRequest) GetTimeouts() *v11.Timeouts {
+	if x != nil {
+		return x.Timeouts
+	}
+	return nil
+}
+
+func (x *CreateAndLinkRequest) GetOnServerLoss() v11.GameInstance_OnServerLoss {
+	if x != nil {
+		return x.OnServerLoss
+	}
+	return v11.GameInstance_OnServerLoss(0)
+}
+
+func (x *CreateAndLinkRequest) GetEndpoints() []*v1.Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *CreateAndLinkRequest) GetServerVersion() string {
+	if x != nil {
+		return x.ServerVersion
+	}
+	return ""
+}
+
+// CreateAndLinkResponse is the start data.
+type CreateAndLinkResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance, which is LINKED.
+	Instance *v11.GameInstance `protobuf:"bytes,1,opt,name=instance,proto3" json:"instance,omitempty"`
+	// The number of this link, to be put into each request frame for this instance.
+	LinkEpoch int64 `protobuf:"varint,2,opt,name=link_epoch,json=linkEpoch,proto3" json:"link_epoch,omitempty"`
+	// The offset from which notifications follow.
+	Offset        int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateAndLinkResponse) Reset() {
+	*x = CreateAndLinkResponse{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateAndLinkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateAndLinkResponse) ProtoMessage() {}
+
+func (x *CreateAndLinkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateAndLinkResponse.ProtoReflect.Descriptor instead.
+func (*CreateAndLinkResponse) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CreateAndLinkResponse) GetInstance() *v11.GameInstance {
+	if x != nil {
+		return x.Instance
+	}
+	return nil
+}
+
+func (x *CreateAndLinkResponse) GetLinkEpoch() int64 {
+	if x != nil {
+		return x.LinkEpoch
+	}
+	return 0
+}
+
+func (x *CreateAndLinkResponse) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 // UnlinkGameInstanceRequest gives an instance up.
 type UnlinkGameInstanceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -177,7 +369,7 @@ type UnlinkGameInstanceRequest struct {
 
 func (x *UnlinkGameInstanceRequest) Reset() {
 	*x = UnlinkGameInstanceRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[2]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -189,7 +381,7 @@ func (x *UnlinkGameInstanceRequest) String() string {
 func (*UnlinkGameInstanceRequest) ProtoMessage() {}
 
 func (x *UnlinkGameInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[2]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -202,7 +394,7 @@ func (x *UnlinkGameInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlinkGameInstanceRequest.ProtoReflect.Descriptor instead.
 func (*UnlinkGameInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{2}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *UnlinkGameInstanceRequest) GetInstanceId() string {
@@ -237,7 +429,7 @@ type UnlinkGameInstanceResponse struct {
 
 func (x *UnlinkGameInstanceResponse) Reset() {
 	*x = UnlinkGameInstanceResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[3]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -249,7 +441,7 @@ func (x *UnlinkGameInstanceResponse) String() string {
 func (*UnlinkGameInstanceResponse) ProtoMessage() {}
 
 func (x *UnlinkGameInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[3]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -262,7 +454,7 @@ func (x *UnlinkGameInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnlinkGameInstanceResponse.ProtoReflect.Descriptor instead.
 func (*UnlinkGameInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{3}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *UnlinkGameInstanceResponse) GetRevision() int64 {
@@ -287,7 +479,7 @@ type ConnectPlayersRequest struct {
 
 func (x *ConnectPlayersRequest) Reset() {
 	*x = ConnectPlayersRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[4]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +491,7 @@ func (x *ConnectPlayersRequest) String() string {
 func (*ConnectPlayersRequest) ProtoMessage() {}
 
 func (x *ConnectPlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[4]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +504,7 @@ func (x *ConnectPlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectPlayersRequest.ProtoReflect.Descriptor instead.
 func (*ConnectPlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{4}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ConnectPlayersRequest) GetInstanceId() string {
@@ -347,7 +539,7 @@ type ConnectPlayersResponse struct {
 
 func (x *ConnectPlayersResponse) Reset() {
 	*x = ConnectPlayersResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[5]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -359,7 +551,7 @@ func (x *ConnectPlayersResponse) String() string {
 func (*ConnectPlayersResponse) ProtoMessage() {}
 
 func (x *ConnectPlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[5]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -372,7 +564,7 @@ func (x *ConnectPlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConnectPlayersResponse.ProtoReflect.Descriptor instead.
 func (*ConnectPlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{5}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ConnectPlayersResponse) GetRevision() int64 {
@@ -397,7 +589,7 @@ type AddPlayersRequest struct {
 
 func (x *AddPlayersRequest) Reset() {
 	*x = AddPlayersRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[6]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -409,7 +601,7 @@ func (x *AddPlayersRequest) String() string {
 func (*AddPlayersRequest) ProtoMessage() {}
 
 func (x *AddPlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[6]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -422,7 +614,7 @@ func (x *AddPlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPlayersRequest.ProtoReflect.Descriptor instead.
 func (*AddPlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{6}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AddPlayersRequest) GetInstanceId() string {
@@ -457,7 +649,7 @@ type AddPlayersResponse struct {
 
 func (x *AddPlayersResponse) Reset() {
 	*x = AddPlayersResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[7]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +661,7 @@ func (x *AddPlayersResponse) String() string {
 func (*AddPlayersResponse) ProtoMessage() {}
 
 func (x *AddPlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[7]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +674,7 @@ func (x *AddPlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddPlayersResponse.ProtoReflect.Descriptor instead.
 func (*AddPlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{7}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AddPlayersResponse) GetRevision() int64 {
@@ -507,7 +699,7 @@ type RemovePlayersRequest struct {
 
 func (x *RemovePlayersRequest) Reset() {
 	*x = RemovePlayersRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[8]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -519,7 +711,7 @@ func (x *RemovePlayersRequest) String() string {
 func (*RemovePlayersRequest) ProtoMessage() {}
 
 func (x *RemovePlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[8]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -532,7 +724,7 @@ func (x *RemovePlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePlayersRequest.ProtoReflect.Descriptor instead.
 func (*RemovePlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{8}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RemovePlayersRequest) GetInstanceId() string {
@@ -567,7 +759,7 @@ type RemovePlayersResponse struct {
 
 func (x *RemovePlayersResponse) Reset() {
 	*x = RemovePlayersResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[9]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +771,7 @@ func (x *RemovePlayersResponse) String() string {
 func (*RemovePlayersResponse) ProtoMessage() {}
 
 func (x *RemovePlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[9]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +784,7 @@ func (x *RemovePlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemovePlayersResponse.ProtoReflect.Descriptor instead.
 func (*RemovePlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{9}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RemovePlayersResponse) GetRevision() int64 {
@@ -619,7 +811,7 @@ type UpdatePlayersRequest struct {
 
 func (x *UpdatePlayersRequest) Reset() {
 	*x = UpdatePlayersRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[10]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +823,7 @@ func (x *UpdatePlayersRequest) String() string {
 func (*UpdatePlayersRequest) ProtoMessage() {}
 
 func (x *UpdatePlayersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[10]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +836,7 @@ func (x *UpdatePlayersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePlayersRequest.ProtoReflect.Descriptor instead.
 func (*UpdatePlayersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{10}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdatePlayersRequest) GetInstanceId() string {
@@ -686,7 +878,7 @@ type UpdatePlayersResponse struct {
 
 func (x *UpdatePlayersResponse) Reset() {
 	*x = UpdatePlayersResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[11]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +890,7 @@ func (x *UpdatePlayersResponse) String() string {
 func (*UpdatePlayersResponse) ProtoMessage() {}
 
 func (x *UpdatePlayersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[11]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +903,7 @@ func (x *UpdatePlayersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdatePlayersResponse.ProtoReflect.Descriptor instead.
 func (*UpdatePlayersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{11}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *UpdatePlayersResponse) GetRevision() int64 {
@@ -740,7 +932,7 @@ type UpdateGameDataRequest struct {
 
 func (x *UpdateGameDataRequest) Reset() {
 	*x = UpdateGameDataRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[12]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +944,7 @@ func (x *UpdateGameDataRequest) String() string {
 func (*UpdateGameDataRequest) ProtoMessage() {}
 
 func (x *UpdateGameDataRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[12]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +957,7 @@ func (x *UpdateGameDataRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGameDataRequest.ProtoReflect.Descriptor instead.
 func (*UpdateGameDataRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{12}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *UpdateGameDataRequest) GetInstanceId() string {
@@ -814,7 +1006,7 @@ type UpdateGameDataResponse struct {
 
 func (x *UpdateGameDataResponse) Reset() {
 	*x = UpdateGameDataResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[13]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +1018,7 @@ func (x *UpdateGameDataResponse) String() string {
 func (*UpdateGameDataResponse) ProtoMessage() {}
 
 func (x *UpdateGameDataResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[13]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +1031,7 @@ func (x *UpdateGameDataResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateGameDataResponse.ProtoReflect.Descriptor instead.
 func (*UpdateGameDataResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{13}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UpdateGameDataResponse) GetRevision() int64 {
@@ -864,7 +1056,7 @@ type EndGameInstanceRequest struct {
 
 func (x *EndGameInstanceRequest) Reset() {
 	*x = EndGameInstanceRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[14]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1068,7 @@ func (x *EndGameInstanceRequest) String() string {
 func (*EndGameInstanceRequest) ProtoMessage() {}
 
 func (x *EndGameInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[14]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1081,7 @@ func (x *EndGameInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndGameInstanceRequest.ProtoReflect.Descriptor instead.
 func (*EndGameInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{14}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EndGameInstanceRequest) GetInstanceId() string {
@@ -926,7 +1118,7 @@ type EndGameInstanceResponse struct {
 
 func (x *EndGameInstanceResponse) Reset() {
 	*x = EndGameInstanceResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[15]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -938,7 +1130,7 @@ func (x *EndGameInstanceResponse) String() string {
 func (*EndGameInstanceResponse) ProtoMessage() {}
 
 func (x *EndGameInstanceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[15]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -951,7 +1143,7 @@ func (x *EndGameInstanceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndGameInstanceResponse.ProtoReflect.Descriptor instead.
 func (*EndGameInstanceResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{15}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EndGameInstanceResponse) GetRevision() int64 {
@@ -981,7 +1173,7 @@ type RequestBackfillRequest struct {
 
 func (x *RequestBackfillRequest) Reset() {
 	*x = RequestBackfillRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[16]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -993,7 +1185,7 @@ func (x *RequestBackfillRequest) String() string {
 func (*RequestBackfillRequest) ProtoMessage() {}
 
 func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[16]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1006,7 +1198,7 @@ func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillRequest.ProtoReflect.Descriptor instead.
 func (*RequestBackfillRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{16}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RequestBackfillRequest) GetInstanceId() string {
@@ -1034,7 +1226,7 @@ type RequestBackfillResponse struct {
 
 func (x *RequestBackfillResponse) Reset() {
 	*x = RequestBackfillResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[17]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1046,7 +1238,7 @@ func (x *RequestBackfillResponse) String() string {
 func (*RequestBackfillResponse) ProtoMessage() {}
 
 func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[17]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1059,7 +1251,7 @@ func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillResponse.ProtoReflect.Descriptor instead.
 func (*RequestBackfillResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{17}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RequestBackfillResponse) GetRevision() int64 {
@@ -1089,7 +1281,7 @@ type InstanceEvent struct {
 
 func (x *InstanceEvent) Reset() {
 	*x = InstanceEvent{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1101,7 +1293,7 @@ func (x *InstanceEvent) String() string {
 func (*InstanceEvent) ProtoMessage() {}
 
 func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1114,7 +1306,7 @@ func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceEvent.ProtoReflect.Descriptor instead.
 func (*InstanceEvent) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{18}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InstanceEvent) GetEvent() isInstanceEvent_Event {
@@ -1235,7 +1427,7 @@ type PlayersAdded struct {
 
 func (x *PlayersAdded) Reset() {
 	*x = PlayersAdded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1439,7 @@ func (x *PlayersAdded) String() string {
 func (*PlayersAdded) ProtoMessage() {}
 
 func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1452,7 @@ func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersAdded.ProtoReflect.Descriptor instead.
 func (*PlayersAdded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{19}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PlayersAdded) GetPlayers() []*v11.Player {
@@ -1281,7 +1473,7 @@ type PlayersRemoved struct {
 
 func (x *PlayersRemoved) Reset() {
 	*x = PlayersRemoved{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1485,7 @@ func (x *PlayersRemoved) String() string {
 func (*PlayersRemoved) ProtoMessage() {}
 
 func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1498,7 @@ func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersRemoved.ProtoReflect.Descriptor instead.
 func (*PlayersRemoved) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PlayersRemoved) GetPlayerIds() []string {
@@ -1327,7 +1519,7 @@ type PlayersUpdated struct {
 
 func (x *PlayersUpdated) Reset() {
 	*x = PlayersUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1531,7 @@ func (x *PlayersUpdated) String() string {
 func (*PlayersUpdated) ProtoMessage() {}
 
 func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1544,7 @@ func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersUpdated.ProtoReflect.Descriptor instead.
 func (*PlayersUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PlayersUpdated) GetPlayers() []*v11.Player {
@@ -1373,7 +1565,7 @@ type GameDataUpdated struct {
 
 func (x *GameDataUpdated) Reset() {
 	*x = GameDataUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1577,7 @@ func (x *GameDataUpdated) String() string {
 func (*GameDataUpdated) ProtoMessage() {}
 
 func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1590,7 @@ func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GameDataUpdated.ProtoReflect.Descriptor instead.
 func (*GameDataUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GameDataUpdated) GetGameData() *v1.Data {
@@ -1421,7 +1613,7 @@ type Terminated struct {
 
 func (x *Terminated) Reset() {
 	*x = Terminated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1625,7 @@ func (x *Terminated) String() string {
 func (*Terminated) ProtoMessage() {}
 
 func (x *Terminated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1638,7 @@ func (x *Terminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terminated.ProtoReflect.Descriptor instead.
 func (*Terminated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Terminated) GetReason() v11.GameInstance_Reason {
@@ -1474,7 +1666,7 @@ type Superseded struct {
 
 func (x *Superseded) Reset() {
 	*x = Superseded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1486,7 +1678,7 @@ func (x *Superseded) String() string {
 func (*Superseded) ProtoMessage() {}
 
 func (x *Superseded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1499,7 +1691,7 @@ func (x *Superseded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Superseded.ProtoReflect.Descriptor instead.
 func (*Superseded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Superseded) GetMessage() string {
@@ -1513,7 +1705,7 @@ var File_berth_gameserver_v1_game_server_service_proto protoreflect.FileDescript
 
 const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\n" +
-	"-berth/gameserver/v1/game_server_service.proto\x12\x13berth.gameserver.v1\x1a%berth/instance/v1/game_instance.proto\x1a-berth/instance/v1/game_instance_service.proto\x1a\x1aberth/type/v1/access.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\"\xd3\x01\n" +
+	"-berth/gameserver/v1/game_server_service.proto\x12\x13berth.gameserver.v1\x1a%berth/instance/v1/game_instance.proto\x1a-berth/instance/v1/game_instance_service.proto\x1a\x1aberth/type/v1/access.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd3\x01\n" +
 	"\vLinkRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
@@ -1522,6 +1714,27 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\tendpoints\x18\x03 \x03(\v2\x17.berth.type.v1.EndpointB\b\xbaH\x05\x92\x01\x02\x10\x10R\tendpoints\x12/\n" +
 	"\x0eserver_version\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\rserverVersion\"\x82\x01\n" +
 	"\fLinkResponse\x12;\n" +
+	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\x12\x1d\n" +
+	"\n" +
+	"link_epoch\x18\x02 \x01(\x03R\tlinkEpoch\x12\x16\n" +
+	"\x06offset\x18\x03 \x01(\x03R\x06offset\"\xce\x05\n" +
+	"\x14CreateAndLinkRequest\x12'\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12>\n" +
+	"\aplayers\x18\x02 \x03(\v2\x19.berth.instance.v1.PlayerB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\aplayers\x120\n" +
+	"\tgame_data\x18\x03 \x01(\v2\x13.berth.type.v1.DataR\bgameData\x123\n" +
+	"\bsettings\x18\x04 \x01(\v2\x17.google.protobuf.StructR\bsettings\x12:\n" +
+	"\tplacement\x18\x05 \x01(\v2\x1c.berth.instance.v1.PlacementR\tplacement\x12f\n" +
+	"\x06labels\x18\x06 \x03(\v25.berth.gameserver.v1.CreateAndLinkRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x127\n" +
+	"\btimeouts\x18\a \x01(\v2\x1b.berth.instance.v1.TimeoutsR\btimeouts\x12\\\n" +
+	"\x0eon_server_loss\x18\b \x01(\x0e2,.berth.instance.v1.GameInstance.OnServerLossB\b\xbaH\x05\x82\x01\x02\x10\x01R\fonServerLoss\x12?\n" +
+	"\tendpoints\x18\t \x03(\v2\x17.berth.type.v1.EndpointB\b\xbaH\x05\x92\x01\x02\x10\x10R\tendpoints\x12/\n" +
+	"\x0eserver_version\x18\n" +
+	" \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\rserverVersion\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8b\x01\n" +
+	"\x15CreateAndLinkResponse\x12;\n" +
 	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\x12\x1d\n" +
 	"\n" +
 	"link_epoch\x18\x02 \x01(\x03R\tlinkEpoch\x12\x16\n" +
@@ -1622,9 +1835,10 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"&\n" +
 	"\n" +
 	"Superseded\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage2\x8a\f\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage2\xfc\f\n" +
 	"\x11GameServerService\x12U\n" +
-	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12\xb8\x01\n" +
+	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12p\n" +
+	"\rCreateAndLink\x12).berth.gameserver.v1.CreateAndLinkRequest\x1a*.berth.gameserver.v1.CreateAndLinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12\xb8\x01\n" +
 	"\x12UnlinkGameInstance\x12..berth.gameserver.v1.UnlinkGameInstanceRequest\x1a/.berth.gameserver.v1.UnlinkGameInstanceResponse\"A\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x023:\x01*\"./v1/game-server/instances/{instance_id}:unlink\x12\xb4\x01\n" +
 	"\x0eConnectPlayers\x12*.berth.gameserver.v1.ConnectPlayersRequest\x1a+.berth.gameserver.v1.ConnectPlayersResponse\"I\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02;:\x01*\"6/v1/game-server/instances/{instance_id}:connectPlayers\x12\xa4\x01\n" +
 	"\n" +
@@ -1647,83 +1861,101 @@ func file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP() []byte {
 	return file_berth_gameserver_v1_game_server_service_proto_rawDescData
 }
 
-var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
 	(*LinkRequest)(nil),                // 0: berth.gameserver.v1.LinkRequest
 	(*LinkResponse)(nil),               // 1: berth.gameserver.v1.LinkResponse
-	(*UnlinkGameInstanceRequest)(nil),  // 2: berth.gameserver.v1.UnlinkGameInstanceRequest
-	(*UnlinkGameInstanceResponse)(nil), // 3: berth.gameserver.v1.UnlinkGameInstanceResponse
-	(*ConnectPlayersRequest)(nil),      // 4: berth.gameserver.v1.ConnectPlayersRequest
-	(*ConnectPlayersResponse)(nil),     // 5: berth.gameserver.v1.ConnectPlayersResponse
-	(*AddPlayersRequest)(nil),          // 6: berth.gameserver.v1.AddPlayersRequest
-	(*AddPlayersResponse)(nil),         // 7: berth.gameserver.v1.AddPlayersResponse
-	(*RemovePlayersRequest)(nil),       // 8: berth.gameserver.v1.RemovePlayersRequest
-	(*RemovePlayersResponse)(nil),      // 9: berth.gameserver.v1.RemovePlayersResponse
-	(*UpdatePlayersRequest)(nil),       // 10: berth.gameserver.v1.UpdatePlayersRequest
-	(*UpdatePlayersResponse)(nil),      // 11: berth.gameserver.v1.UpdatePlayersResponse
-	(*UpdateGameDataRequest)(nil),      // 12: berth.gameserver.v1.UpdateGameDataRequest
-	(*UpdateGameDataResponse)(nil),     // 13: berth.gameserver.v1.UpdateGameDataResponse
-	(*EndGameInstanceRequest)(nil),     // 14: berth.gameserver.v1.EndGameInstanceRequest
-	(*EndGameInstanceResponse)(nil),    // 15: berth.gameserver.v1.EndGameInstanceResponse
-	(*RequestBackfillRequest)(nil),     // 16: berth.gameserver.v1.RequestBackfillRequest
-	(*RequestBackfillResponse)(nil),    // 17: berth.gameserver.v1.RequestBackfillResponse
-	(*InstanceEvent)(nil),              // 18: berth.gameserver.v1.InstanceEvent
-	(*PlayersAdded)(nil),               // 19: berth.gameserver.v1.PlayersAdded
-	(*PlayersRemoved)(nil),             // 20: berth.gameserver.v1.PlayersRemoved
-	(*PlayersUpdated)(nil),             // 21: berth.gameserver.v1.PlayersUpdated
-	(*GameDataUpdated)(nil),            // 22: berth.gameserver.v1.GameDataUpdated
-	(*Terminated)(nil),                 // 23: berth.gameserver.v1.Terminated
-	(*Superseded)(nil),                 // 24: berth.gameserver.v1.Superseded
-	(*v1.Endpoint)(nil),                // 25: berth.type.v1.Endpoint
-	(*v11.GameInstance)(nil),           // 26: berth.instance.v1.GameInstance
-	(*v11.Player)(nil),                 // 27: berth.instance.v1.Player
-	(*v11.PlayerUpdate)(nil),           // 28: berth.instance.v1.PlayerUpdate
-	(*v1.Data)(nil),                    // 29: berth.type.v1.Data
-	(v11.UpdateMode)(0),                // 30: berth.instance.v1.UpdateMode
-	(v11.GameInstance_Reason)(0),       // 31: berth.instance.v1.GameInstance.Reason
+	(*CreateAndLinkRequest)(nil),       // 2: berth.gameserver.v1.CreateAndLinkRequest
+	(*CreateAndLinkResponse)(nil),      // 3: berth.gameserver.v1.CreateAndLinkResponse
+	(*UnlinkGameInstanceRequest)(nil),  // 4: berth.gameserver.v1.UnlinkGameInstanceRequest
+	(*UnlinkGameInstanceResponse)(nil), // 5: berth.gameserver.v1.UnlinkGameInstanceResponse
+	(*ConnectPlayersRequest)(nil),      // 6: berth.gameserver.v1.ConnectPlayersRequest
+	(*ConnectPlayersResponse)(nil),     // 7: berth.gameserver.v1.ConnectPlayersResponse
+	(*AddPlayersRequest)(nil),          // 8: berth.gameserver.v1.AddPlayersRequest
+	(*AddPlayersResponse)(nil),         // 9: berth.gameserver.v1.AddPlayersResponse
+	(*RemovePlayersRequest)(nil),       // 10: berth.gameserver.v1.RemovePlayersRequest
+	(*RemovePlayersResponse)(nil),      // 11: berth.gameserver.v1.RemovePlayersResponse
+	(*UpdatePlayersRequest)(nil),       // 12: berth.gameserver.v1.UpdatePlayersRequest
+	(*UpdatePlayersResponse)(nil),      // 13: berth.gameserver.v1.UpdatePlayersResponse
+	(*UpdateGameDataRequest)(nil),      // 14: berth.gameserver.v1.UpdateGameDataRequest
+	(*UpdateGameDataResponse)(nil),     // 15: berth.gameserver.v1.UpdateGameDataResponse
+	(*EndGameInstanceRequest)(nil),     // 16: berth.gameserver.v1.EndGameInstanceRequest
+	(*EndGameInstanceResponse)(nil),    // 17: berth.gameserver.v1.EndGameInstanceResponse
+	(*RequestBackfillRequest)(nil),     // 18: berth.gameserver.v1.RequestBackfillRequest
+	(*RequestBackfillResponse)(nil),    // 19: berth.gameserver.v1.RequestBackfillResponse
+	(*InstanceEvent)(nil),              // 20: berth.gameserver.v1.InstanceEvent
+	(*PlayersAdded)(nil),               // 21: berth.gameserver.v1.PlayersAdded
+	(*PlayersRemoved)(nil),             // 22: berth.gameserver.v1.PlayersRemoved
+	(*PlayersUpdated)(nil),             // 23: berth.gameserver.v1.PlayersUpdated
+	(*GameDataUpdated)(nil),            // 24: berth.gameserver.v1.GameDataUpdated
+	(*Terminated)(nil),                 // 25: berth.gameserver.v1.Terminated
+	(*Superseded)(nil),                 // 26: berth.gameserver.v1.Superseded
+	nil,                                // 27: berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
+	(*v1.Endpoint)(nil),                // 28: berth.type.v1.Endpoint
+	(*v11.GameInstance)(nil),           // 29: berth.instance.v1.GameInstance
+	(*v11.Player)(nil),                 // 30: berth.instance.v1.Player
+	(*v1.Data)(nil),                    // 31: berth.type.v1.Data
+	(*structpb.Struct)(nil),            // 32: google.protobuf.Struct
+	(*v11.Placement)(nil),              // 33: berth.instance.v1.Placement
+	(*v11.Timeouts)(nil),               // 34: berth.instance.v1.Timeouts
+	(v11.GameInstance_OnServerLoss)(0), // 35: berth.instance.v1.GameInstance.OnServerLoss
+	(*v11.PlayerUpdate)(nil),           // 36: berth.instance.v1.PlayerUpdate
+	(v11.UpdateMode)(0),                // 37: berth.instance.v1.UpdateMode
+	(v11.GameInstance_Reason)(0),       // 38: berth.instance.v1.GameInstance.Reason
 }
 var file_berth_gameserver_v1_game_server_service_proto_depIdxs = []int32{
-	25, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
-	26, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
-	27, // 2: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
-	28, // 3: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
-	29, // 4: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
-	30, // 5: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
-	29, // 6: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
-	29, // 7: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
-	19, // 8: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
-	20, // 9: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
-	21, // 10: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
-	22, // 11: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
-	23, // 12: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
-	24, // 13: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
-	27, // 14: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
-	27, // 15: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
-	29, // 16: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
-	31, // 17: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	0,  // 18: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
-	2,  // 19: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
-	4,  // 20: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
-	6,  // 21: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
-	8,  // 22: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
-	10, // 23: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
-	12, // 24: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
-	14, // 25: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
-	16, // 26: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
-	1,  // 27: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
-	3,  // 28: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
-	5,  // 29: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
-	7,  // 30: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
-	9,  // 31: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
-	11, // 32: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
-	13, // 33: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
-	15, // 34: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
-	17, // 35: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
-	27, // [27:36] is the sub-list for method output_type
-	18, // [18:27] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	28, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	29, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	30, // 2: berth.gameserver.v1.CreateAndLinkRequest.players:type_name -> berth.instance.v1.Player
+	31, // 3: berth.gameserver.v1.CreateAndLinkRequest.game_data:type_name -> berth.type.v1.Data
+	32, // 4: berth.gameserver.v1.CreateAndLinkRequest.settings:type_name -> google.protobuf.Struct
+	33, // 5: berth.gameserver.v1.CreateAndLinkRequest.placement:type_name -> berth.instance.v1.Placement
+	27, // 6: berth.gameserver.v1.CreateAndLinkRequest.labels:type_name -> berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
+	34, // 7: berth.gameserver.v1.CreateAndLinkRequest.timeouts:type_name -> berth.instance.v1.Timeouts
+	35, // 8: berth.gameserver.v1.CreateAndLinkRequest.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	28, // 9: berth.gameserver.v1.CreateAndLinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	29, // 10: berth.gameserver.v1.CreateAndLinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	30, // 11: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
+	36, // 12: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
+	31, // 13: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
+	37, // 14: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
+	31, // 15: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
+	31, // 16: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
+	21, // 17: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
+	22, // 18: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
+	23, // 19: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
+	24, // 20: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
+	25, // 21: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
+	26, // 22: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
+	30, // 23: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
+	30, // 24: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
+	31, // 25: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
+	38, // 26: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	0,  // 27: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
+	2,  // 28: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
+	4,  // 29: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
+	6,  // 30: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
+	8,  // 31: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
+	10, // 32: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
+	12, // 33: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
+	14, // 34: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
+	16, // 35: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
+	18, // 36: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
+	1,  // 37: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
+	3,  // 38: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
+	5,  // 39: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
+	7,  // 40: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
+	9,  // 41: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
+	11, // 42: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
+	13, // 43: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
+	15, // 44: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
+	17, // 45: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
+	19, // 46: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
+	37, // [37:47] is the sub-list for method output_type
+	27, // [27:37] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_berth_gameserver_v1_game_server_service_proto_init() }
@@ -1731,7 +1963,7 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 	if File_berth_gameserver_v1_game_server_service_proto != nil {
 		return
 	}
-	file_berth_gameserver_v1_game_server_service_proto_msgTypes[18].OneofWrappers = []any{
+	file_berth_gameserver_v1_game_server_service_proto_msgTypes[20].OneofWrappers = []any{
 		(*InstanceEvent_PlayersAdded)(nil),
 		(*InstanceEvent_PlayersRemoved)(nil),
 		(*InstanceEvent_PlayersUpdated)(nil),
@@ -1745,7 +1977,7 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_gameserver_v1_game_server_service_proto_rawDesc), len(file_berth_gameserver_v1_game_server_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

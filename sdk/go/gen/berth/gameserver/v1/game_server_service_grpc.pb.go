@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	GameServerService_Link_FullMethodName               = "/berth.gameserver.v1.GameServerService/Link"
+	GameServerService_CreateAndLink_FullMethodName      = "/berth.gameserver.v1.GameServerService/CreateAndLink"
 	GameServerService_UnlinkGameInstance_FullMethodName = "/berth.gameserver.v1.GameServerService/UnlinkGameInstance"
 	GameServerService_ConnectPlayers_FullMethodName     = "/berth.gameserver.v1.GameServerService/ConnectPlayers"
 	GameServerService_AddPlayers_FullMethodName         = "/berth.gameserver.v1.GameServerService/AddPlayers"
@@ -47,6 +48,11 @@ type GameServerServiceClient interface {
 	// over that socket (NOT_CONNECTED otherwise). Linking again returns the data as it is now. Audience GAME.
 	// Reasons: NOT_CONNECTED, STATE_NOT_ALLOWED.
 	Link(ctx context.Context, in *LinkRequest, opts ...grpc.CallOption) (*LinkResponse, error)
+	// CreateAndLink creates an instance on the calling server itself and links it, in one step. Only a registered server that has
+	// room may (RegisterGameServer). Like Link it must come over the server's socket, in a frame without an instance id, and
+	// repeating it returns the same instance as it is now. Audience GAME.
+	// Reasons: NOT_CONNECTED, GAME_SERVER_UNKNOWN (not registered), GAME_SERVER_FULL, BUILD_UNKNOWN, REQUEST_ID_REUSED, LIMIT_EXCEEDED.
+	CreateAndLink(ctx context.Context, in *CreateAndLinkRequest, opts ...grpc.CallOption) (*CreateAndLinkResponse, error)
 	// UnlinkGameInstance gives the instance up without ending it: it returns to PENDING with players and data, and asks for another
 	// server if it was created with on_server_loss REPLACE. This server is released, and refused from then on. Audience GAME.
 	// Reasons: STATE_NOT_ALLOWED.
@@ -84,6 +90,16 @@ func (c *gameServerServiceClient) Link(ctx context.Context, in *LinkRequest, opt
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LinkResponse)
 	err := c.cc.Invoke(ctx, GameServerService_Link_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *gameServerServiceClient) CreateAndLink(ctx context.Context, in *CreateAndLinkRequest, opts ...grpc.CallOption) (*CreateAndLinkResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateAndLinkResponse)
+	err := c.cc.Invoke(ctx, GameServerService_CreateAndLink_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -187,6 +203,11 @@ type GameServerServiceServer interface {
 	// over that socket (NOT_CONNECTED otherwise). Linking again returns the data as it is now. Audience GAME.
 	// Reasons: NOT_CONNECTED, STATE_NOT_ALLOWED.
 	Link(context.Context, *LinkRequest) (*LinkResponse, error)
+	// CreateAndLink creates an instance on the calling server itself and links it, in one step. Only a registered server that has
+	// room may (RegisterGameServer). Like Link it must come over the server's socket, in a frame without an instance id, and
+	// repeating it returns the same instance as it is now. Audience GAME.
+	// Reasons: NOT_CONNECTED, GAME_SERVER_UNKNOWN (not registered), GAME_SERVER_FULL, BUILD_UNKNOWN, REQUEST_ID_REUSED, LIMIT_EXCEEDED.
+	CreateAndLink(context.Context, *CreateAndLinkRequest) (*CreateAndLinkResponse, error)
 	// UnlinkGameInstance gives the instance up without ending it: it returns to PENDING with players and data, and asks for another
 	// server if it was created with on_server_loss REPLACE. This server is released, and refused from then on. Audience GAME.
 	// Reasons: STATE_NOT_ALLOWED.
@@ -222,6 +243,9 @@ type UnimplementedGameServerServiceServer struct{}
 
 func (UnimplementedGameServerServiceServer) Link(context.Context, *LinkRequest) (*LinkResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Link not implemented")
+}
+func (UnimplementedGameServerServiceServer) CreateAndLink(context.Context, *CreateAndLinkRequest) (*CreateAndLinkResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateAndLink not implemented")
 }
 func (UnimplementedGameServerServiceServer) UnlinkGameInstance(context.Context, *UnlinkGameInstanceRequest) (*UnlinkGameInstanceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UnlinkGameInstance not implemented")
@@ -282,6 +306,24 @@ func _GameServerService_Link_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(GameServerServiceServer).Link(ctx, req.(*LinkRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _GameServerService_CreateAndLink_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateAndLinkRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GameServerServiceServer).CreateAndLink(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GameServerService_CreateAndLink_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GameServerServiceServer).CreateAndLink(ctx, req.(*CreateAndLinkRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -440,6 +482,10 @@ var GameServerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Link",
 			Handler:    _GameServerService_Link_Handler,
+		},
+		{
+			MethodName: "CreateAndLink",
+			Handler:    _GameServerService_CreateAndLink_Handler,
 		},
 		{
 			MethodName: "UnlinkGameInstance",

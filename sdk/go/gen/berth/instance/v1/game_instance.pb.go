@@ -751,7 +751,7 @@ func (x *Link) GetConnectedChangeTime() *timestamppb.Timestamp {
 // Attempt is one try to get a game server for an instance.
 type Attempt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The id, which is also the id of the allocation.
+	// The id, which is also the id of the allocation, if there is one.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The id of the server that this attempt is for.
 	ServerId string `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
@@ -765,8 +765,10 @@ type Attempt struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When the provider named the server; unset before.
 	AllocateTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=allocate_time,json=allocateTime,proto3" json:"allocate_time,omitempty"`
-	// When allocation confirmed that the server is gone; unset before.
-	ReleaseTime   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=release_time,json=releaseTime,proto3" json:"release_time,omitempty"`
+	// When allocation confirmed that the server is gone, or a registered server has its room back; unset before.
+	ReleaseTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=release_time,json=releaseTime,proto3" json:"release_time,omitempty"`
+	// The server is a registered one: it was there before, and stays. No provider has a part in it.
+	Registered    bool `protobuf:"varint,9,opt,name=registered,proto3" json:"registered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -855,6 +857,13 @@ func (x *Attempt) GetReleaseTime() *timestamppb.Timestamp {
 		return x.ReleaseTime
 	}
 	return nil
+}
+
+func (x *Attempt) GetRegistered() bool {
+	if x != nil {
+		return x.Registered
+	}
+	return false
 }
 
 // Player is somebody who is expected in the instance.
@@ -960,7 +969,7 @@ func (x *Player) GetAddTime() *timestamppb.Timestamp {
 // Placement says which server an instance wants, and where.
 type Placement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The configured name of the build to run. An unknown build is refused.
+	// The configured name of the build to run. An unknown build is refused. Empty only where a registered server gets the instance.
 	Build string `protobuf:"bytes,1,opt,name=build,proto3" json:"build,omitempty"`
 	// Acceptable regions, best first. Empty: any.
 	Regions []string `protobuf:"bytes,2,rep,name=regions,proto3" json:"regions,omitempty"`
@@ -1313,7 +1322,7 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\x127\n" +
 	"\tlink_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blinkTime\x12N\n" +
-	"\x15connected_change_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x13connectedChangeTime\"\xb0\x03\n" +
+	"\x15connected_change_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x13connectedChangeTime\"\xd0\x03\n" +
 	"\aAttempt\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x123\n" +
@@ -1323,7 +1332,10 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12?\n" +
 	"\rallocate_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\fallocateTime\x12=\n" +
-	"\frelease_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vreleaseTime\"R\n" +
+	"\frelease_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vreleaseTime\x12\x1e\n" +
+	"\n" +
+	"registered\x18\t \x01(\bR\n" +
+	"registered\"R\n" +
 	"\x04Fate\x12\x14\n" +
 	"\x10FATE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tFATE_OPEN\x10\x01\x12\x11\n" +
@@ -1341,9 +1353,9 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\bPresence\x12\x18\n" +
 	"\x14PRESENCE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10PRESENCE_PRESENT\x10\x01\x12\x13\n" +
-	"\x0fPRESENCE_ABSENT\x10\x02\"\xf7\x03\n" +
-	"\tPlacement\x12C\n" +
-	"\x05build\x18\x01 \x01(\tB-\xbaH*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x05build\x12N\n" +
+	"\x0fPRESENCE_ABSENT\x10\x02\"\xfa\x03\n" +
+	"\tPlacement\x12F\n" +
+	"\x05build\x18\x01 \x01(\tB0\xbaH-r+2)^([a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?)?$R\x05build\x12N\n" +
 	"\aregions\x18\x02 \x03(\tB4\xbaH1\x92\x01.\x10 \x18\x01\"(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\aregions\x12Y\n" +
 	"\x06labels\x18\x03 \x03(\v2(.berth.instance.v1.Placement.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x12f\n" +
 	"\tlatencies\x18\x04 \x03(\v2+.berth.instance.v1.Placement.LatenciesEntryB\x1b\xbaH\x18\x9a\x01\x15\x10@\"\x06r\x04\x10\x01\x18?*\t\xaa\x01\x06\"\x02\b<2\x00R\tlatencies\x1a9\n" +

@@ -93,7 +93,7 @@ type CreateGameInstanceRequest struct {
 	GameData *v1.Data `protobuf:"bytes,4,opt,name=game_data,json=gameData,proto3" json:"game_data,omitempty"`
 	// Settings for the server, which stay as they are. Objects and arrays may be nested at most 64 deep, the object itself being the first.
 	Settings *structpb.Struct `protobuf:"bytes,5,opt,name=settings,proto3" json:"settings,omitempty"`
-	// Which server, and where.
+	// Which server, and where. Without a server_id it needs a build.
 	Placement *Placement `protobuf:"bytes,6,opt,name=placement,proto3" json:"placement,omitempty"`
 	// Labels for finding the instance.
 	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -102,7 +102,10 @@ type CreateGameInstanceRequest struct {
 	// Do not ask for a server; AllocateGameServer does it later.
 	SkipAllocation bool `protobuf:"varint,9,opt,name=skip_allocation,json=skipAllocation,proto3" json:"skip_allocation,omitempty"`
 	// What becomes of the instance when its server is lost.
-	OnServerLoss  GameInstance_OnServerLoss `protobuf:"varint,10,opt,name=on_server_loss,json=onServerLoss,proto3,enum=berth.instance.v1.GameInstance_OnServerLoss" json:"on_server_loss,omitempty"`
+	OnServerLoss GameInstance_OnServerLoss `protobuf:"varint,10,opt,name=on_server_loss,json=onServerLoss,proto3,enum=berth.instance.v1.GameInstance_OnServerLoss" json:"on_server_loss,omitempty"`
+	// A registered server that gets the instance (RegisterGameServer); empty: a provider is asked for one. A further server, after this
+	// one was lost or replaced, always comes from a provider, and needs a build.
+	ServerId      string `protobuf:"bytes,11,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,6 +208,13 @@ func (x *CreateGameInstanceRequest) GetOnServerLoss() GameInstance_OnServerLoss 
 		return x.OnServerLoss
 	}
 	return GameInstance_ON_SERVER_LOSS_UNSPECIFIED
+}
+
+func (x *CreateGameInstanceRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
 }
 
 // CreateGameInstanceResponse has the created instance.
@@ -842,7 +852,10 @@ type AllocateGameServerRequest struct {
 	// The instance's id.
 	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// Makes the call idempotent.
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// A registered server that gets the instance (RegisterGameServer); empty: a provider is asked for one, which needs a
+	// build.
+	ServerId      string `protobuf:"bytes,4,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -894,6 +907,13 @@ func (x *AllocateGameServerRequest) GetInstanceId() string {
 func (x *AllocateGameServerRequest) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *AllocateGameServerRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
 	}
 	return ""
 }
@@ -954,7 +974,10 @@ type ReplaceGameServerRequest struct {
 	// Makes the call idempotent.
 	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Why, for people; kept in the history.
-	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// A registered server that gets the instance (RegisterGameServer); empty: a provider is asked for one, which needs a
+	// build.
+	ServerId      string `protobuf:"bytes,5,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1013,6 +1036,13 @@ func (x *ReplaceGameServerRequest) GetRequestId() string {
 func (x *ReplaceGameServerRequest) GetMessage() string {
 	if x != nil {
 		return x.Message
+	}
+	return ""
+}
+
+func (x *ReplaceGameServerRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
 	}
 	return ""
 }
@@ -2101,20 +2131,21 @@ var File_berth_instance_v1_game_instance_service_proto protoreflect.FileDescript
 
 const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"\n" +
-	"-berth/instance/v1/game_instance_service.proto\x12\x11berth.instance.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x1aberth/type/v1/access.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x05\n" +
+	"-berth/instance/v1/game_instance_service.proto\x12\x11berth.instance.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x1aberth/type/v1/access.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaf\x06\n" +
 	"\x19CreateGameInstanceRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12'\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12>\n" +
 	"\aplayers\x18\x03 \x03(\v2\x19.berth.instance.v1.PlayerB\t\xbaH\x06\x92\x01\x03\x10\xe8\aR\aplayers\x120\n" +
 	"\tgame_data\x18\x04 \x01(\v2\x13.berth.type.v1.DataR\bgameData\x123\n" +
-	"\bsettings\x18\x05 \x01(\v2\x17.google.protobuf.StructR\bsettings\x12B\n" +
-	"\tplacement\x18\x06 \x01(\v2\x1c.berth.instance.v1.PlacementB\x06\xbaH\x03\xc8\x01\x01R\tplacement\x12i\n" +
+	"\bsettings\x18\x05 \x01(\v2\x17.google.protobuf.StructR\bsettings\x12:\n" +
+	"\tplacement\x18\x06 \x01(\v2\x1c.berth.instance.v1.PlacementR\tplacement\x12i\n" +
 	"\x06labels\x18\a \x03(\v28.berth.instance.v1.CreateGameInstanceRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x127\n" +
 	"\btimeouts\x18\b \x01(\v2\x1b.berth.instance.v1.TimeoutsR\btimeouts\x12'\n" +
 	"\x0fskip_allocation\x18\t \x01(\bR\x0eskipAllocation\x12\\\n" +
 	"\x0eon_server_loss\x18\n" +
-	" \x01(\x0e2,.berth.instance.v1.GameInstance.OnServerLossB\b\xbaH\x05\x82\x01\x02\x10\x01R\fonServerLoss\x1a9\n" +
+	" \x01(\x0e2,.berth.instance.v1.GameInstance.OnServerLossB\b\xbaH\x05\x82\x01\x02\x10\x01R\fonServerLoss\x12R\n" +
+	"\tserver_id\x18\v \x01(\tB5\xbaH2r02.^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$R\bserverId\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Y\n" +
@@ -2154,22 +2185,24 @@ const file_berth_instance_v1_game_instance_service_proto_rawDesc = "" +
 	"instanceId\"\x12\n" +
 	"\x10SnapshotComplete\"X\n" +
 	"\x19WatchGameInstanceResponse\x12;\n" +
-	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xbd\x01\n" +
+	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\x91\x02\n" +
 	"\x19AllocateGameServerRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"Y\n" +
+	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12R\n" +
+	"\tserver_id\x18\x04 \x01(\tB5\xbaH2r02.^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$R\bserverId\"Y\n" +
 	"\x1aAllocateGameServerResponse\x12;\n" +
-	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xe0\x01\n" +
+	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xb4\x02\n" +
 	"\x18ReplaceGameServerRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\n" +
 	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\"\n" +
-	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\"X\n" +
+	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bR\amessage\x12R\n" +
+	"\tserver_id\x18\x05 \x01(\tB5\xbaH2r02.^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$R\bserverId\"X\n" +
 	"\x19ReplaceGameServerResponse\x12;\n" +
 	"\binstance\x18\x01 \x01(\v2\x1f.berth.instance.v1.GameInstanceR\binstance\"\xbe\x01\n" +
 	"\x1aGetPlayerConnectionRequest\x12L\n" +

@@ -49,7 +49,8 @@ const (
 // instance may have 4 MiB together (LIMIT_EXCEEDED).
 type GameInstanceServiceClient interface {
 	// CreateGameInstance creates an instance and, unless told not to, asks for a server for it. Returns at once: watch the
-	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, REQUEST_ID_REUSED.
+	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, GAME_SERVER_UNKNOWN,
+	// GAME_SERVER_FULL, REQUEST_ID_REUSED.
 	CreateGameInstance(ctx context.Context, in *CreateGameInstanceRequest, opts ...grpc.CallOption) (*CreateGameInstanceResponse, error)
 	// GetGameInstance returns an instance as it is now. Role VIEWER. Reasons: INSTANCE_UNKNOWN.
 	GetGameInstance(ctx context.Context, in *GetGameInstanceRequest, opts ...grpc.CallOption) (*GetGameInstanceResponse, error)
@@ -70,11 +71,13 @@ type GameInstanceServiceClient interface {
 	// were sent; watch again).
 	WatchGameInstances(ctx context.Context, in *WatchGameInstancesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchGameInstancesResponse], error)
 	// AllocateGameServer asks for a server for a PENDING instance. Role SERVICE. Idempotent by request_id.
-	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, BUILD_UNKNOWN.
+	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (also: neither a server nor a build is named), BUILD_UNKNOWN, GAME_SERVER_UNKNOWN,
+	// GAME_SERVER_FULL, LIMIT_EXCEEDED (10 servers in one life).
 	AllocateGameServer(ctx context.Context, in *AllocateGameServerRequest, opts ...grpc.CallOption) (*AllocateGameServerResponse, error)
 	// ReplaceGameServer takes a live instance from its server and asks for another one, which gets players and data. The old server
 	// is told that it is superseded, refused from then on, and released. Role OPERATOR. Idempotent by request_id.
-	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (nothing to replace, or over), LIMIT_EXCEEDED (10 servers in one life).
+	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (nothing to replace, over, or neither a server nor a build is named),
+	// GAME_SERVER_UNKNOWN, GAME_SERVER_FULL, LIMIT_EXCEEDED (10 servers in one life).
 	ReplaceGameServer(ctx context.Context, in *ReplaceGameServerRequest, opts ...grpc.CallOption) (*ReplaceGameServerResponse, error)
 	// GetPlayerConnection returns what one player needs to join: the endpoints, the player's data and a ticket minted for
 	// this call. Role SERVICE. Not idempotent: every call mints another ticket. Reasons: INSTANCE_UNKNOWN, PLAYER_UNKNOWN,
@@ -303,7 +306,8 @@ type GameInstanceService_ExportHistoryClient = grpc.ServerStreamingClient[Export
 // instance may have 4 MiB together (LIMIT_EXCEEDED).
 type GameInstanceServiceServer interface {
 	// CreateGameInstance creates an instance and, unless told not to, asks for a server for it. Returns at once: watch the
-	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, REQUEST_ID_REUSED.
+	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, GAME_SERVER_UNKNOWN,
+	// GAME_SERVER_FULL, REQUEST_ID_REUSED.
 	CreateGameInstance(context.Context, *CreateGameInstanceRequest) (*CreateGameInstanceResponse, error)
 	// GetGameInstance returns an instance as it is now. Role VIEWER. Reasons: INSTANCE_UNKNOWN.
 	GetGameInstance(context.Context, *GetGameInstanceRequest) (*GetGameInstanceResponse, error)
@@ -324,11 +328,13 @@ type GameInstanceServiceServer interface {
 	// were sent; watch again).
 	WatchGameInstances(*WatchGameInstancesRequest, grpc.ServerStreamingServer[WatchGameInstancesResponse]) error
 	// AllocateGameServer asks for a server for a PENDING instance. Role SERVICE. Idempotent by request_id.
-	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, BUILD_UNKNOWN.
+	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (also: neither a server nor a build is named), BUILD_UNKNOWN, GAME_SERVER_UNKNOWN,
+	// GAME_SERVER_FULL, LIMIT_EXCEEDED (10 servers in one life).
 	AllocateGameServer(context.Context, *AllocateGameServerRequest) (*AllocateGameServerResponse, error)
 	// ReplaceGameServer takes a live instance from its server and asks for another one, which gets players and data. The old server
 	// is told that it is superseded, refused from then on, and released. Role OPERATOR. Idempotent by request_id.
-	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (nothing to replace, or over), LIMIT_EXCEEDED (10 servers in one life).
+	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (nothing to replace, over, or neither a server nor a build is named),
+	// GAME_SERVER_UNKNOWN, GAME_SERVER_FULL, LIMIT_EXCEEDED (10 servers in one life).
 	ReplaceGameServer(context.Context, *ReplaceGameServerRequest) (*ReplaceGameServerResponse, error)
 	// GetPlayerConnection returns what one player needs to join: the endpoints, the player's data and a ticket minted for
 	// this call. Role SERVICE. Not idempotent: every call mints another ticket. Reasons: INSTANCE_UNKNOWN, PLAYER_UNKNOWN,

@@ -131,6 +131,7 @@ type Frame struct {
 	//	*Frame_Ack
 	//	*Frame_Move
 	//	*Frame_Goodbye
+	//	*Frame_Assignment
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -245,6 +246,15 @@ func (x *Frame) GetGoodbye() *Goodbye {
 	return nil
 }
 
+func (x *Frame) GetAssignment() *Assignment {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Assignment); ok {
+			return x.Assignment
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -289,6 +299,11 @@ type Frame_Goodbye struct {
 	Goodbye *Goodbye `protobuf:"bytes,8,opt,name=goodbye,proto3,oneof"`
 }
 
+type Frame_Assignment struct {
+	// Gateway to server: an instance was placed on it.
+	Assignment *Assignment `protobuf:"bytes,9,opt,name=assignment,proto3,oneof"`
+}
+
 func (*Frame_Hello) isFrame_Kind() {}
 
 func (*Frame_Welcome) isFrame_Kind() {}
@@ -304,6 +319,8 @@ func (*Frame_Ack) isFrame_Kind() {}
 func (*Frame_Move) isFrame_Kind() {}
 
 func (*Frame_Goodbye) isFrame_Kind() {}
+
+func (*Frame_Assignment) isFrame_Kind() {}
 
 // Hello opens a session, or resumes one.
 type Hello struct {
@@ -482,8 +499,10 @@ type Welcome struct {
 	// are not in `instances`. Link again, and send again, under their numbers, the requests that were answered with a revision above
 	// that of LinkResponse.instance.
 	RolledBackInstanceIds []string `protobuf:"bytes,8,rep,name=rolled_back_instance_ids,json=rolledBackInstanceIds,proto3" json:"rolled_back_instance_ids,omitempty"`
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Ids of instances that were placed on this registered server and are not in `instances`: link each of them.
+	AssignedInstanceIds []string `protobuf:"bytes,9,rep,name=assigned_instance_ids,json=assignedInstanceIds,proto3" json:"assigned_instance_ids,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -568,6 +587,13 @@ func (x *Welcome) GetInstances() []*ResumedInstance {
 func (x *Welcome) GetRolledBackInstanceIds() []string {
 	if x != nil {
 		return x.RolledBackInstanceIds
+	}
+	return nil
+}
+
+func (x *Welcome) GetAssignedInstanceIds() []string {
+	if x != nil {
+		return x.AssignedInstanceIds
 	}
 	return nil
 }
@@ -744,9 +770,9 @@ type Request struct {
 	Id int64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Both credentials, on every request.
 	Auth *Credentials `protobuf:"bytes,2,opt,name=auth,proto3" json:"auth,omitempty"`
-	// The instance that the call is about.
+	// The instance that the call is about; empty for CreateAndLink.
 	InstanceId string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	// The epoch of the instance's link; 0 for Link itself.
+	// The epoch of the instance's link; 0 for Link and CreateAndLink.
 	LinkEpoch int64 `protobuf:"varint,4,opt,name=link_epoch,json=linkEpoch,proto3" json:"link_epoch,omitempty"`
 	// The rpc's short name, such as "EndGameInstance".
 	Method string `protobuf:"bytes,5,opt,name=method,proto3" json:"method,omitempty"`
@@ -1135,6 +1161,53 @@ func (x *Ack) GetOffset() int64 {
 	return 0
 }
 
+// Assignment says that an instance was placed on this registered server: link it. It comes again until the instance is linked; one
+// that is linked already is ignored.
+type Assignment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's id.
+	InstanceId    string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Assignment) Reset() {
+	*x = Assignment{}
+	mi := &file_berth_link_v1_frame_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Assignment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Assignment) ProtoMessage() {}
+
+func (x *Assignment) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_link_v1_frame_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
+func (*Assignment) Descriptor() ([]byte, []int) {
+	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Assignment) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
 // Move asks the server to open its link elsewhere. Not sent yet.
 type Move struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1148,7 +1221,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_berth_link_v1_frame_proto_msgTypes[12]
+	mi := &file_berth_link_v1_frame_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1233,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_link_v1_frame_proto_msgTypes[12]
+	mi := &file_berth_link_v1_frame_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1246,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{12}
+	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Move) GetNotBefore() *durationpb.Duration {
@@ -1205,7 +1278,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_berth_link_v1_frame_proto_msgTypes[13]
+	mi := &file_berth_link_v1_frame_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1290,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_link_v1_frame_proto_msgTypes[13]
+	mi := &file_berth_link_v1_frame_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1303,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{13}
+	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Goodbye) GetCode() CloseCode {
@@ -1258,7 +1331,7 @@ var File_berth_link_v1_frame_proto protoreflect.FileDescriptor
 
 const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\n" +
-	"\x19berth/link/v1/frame.proto\x12\rberth.link.v1\x1a-berth/gameserver/v1/game_server_service.proto\x1a\x1egoogle/protobuf/duration.proto\"\xa6\x03\n" +
+	"\x19berth/link/v1/frame.proto\x12\rberth.link.v1\x1a-berth/gameserver/v1/game_server_service.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe3\x03\n" +
 	"\x05Frame\x12,\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.berth.link.v1.HelloH\x00R\x05hello\x122\n" +
 	"\awelcome\x18\x02 \x01(\v2\x16.berth.link.v1.WelcomeH\x00R\awelcome\x122\n" +
@@ -1267,7 +1340,10 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\fnotification\x18\x05 \x01(\v2\x1b.berth.link.v1.NotificationH\x00R\fnotification\x12&\n" +
 	"\x03ack\x18\x06 \x01(\v2\x12.berth.link.v1.AckH\x00R\x03ack\x12)\n" +
 	"\x04move\x18\a \x01(\v2\x13.berth.link.v1.MoveH\x00R\x04move\x122\n" +
-	"\agoodbye\x18\b \x01(\v2\x16.berth.link.v1.GoodbyeH\x00R\agoodbyeB\x06\n" +
+	"\agoodbye\x18\b \x01(\v2\x16.berth.link.v1.GoodbyeH\x00R\agoodbye\x12;\n" +
+	"\n" +
+	"assignment\x18\t \x01(\v2\x19.berth.link.v1.AssignmentH\x00R\n" +
+	"assignmentB\x06\n" +
 	"\x04kind\"\x8a\x01\n" +
 	"\x05Hello\x12\x1d\n" +
 	"\n" +
@@ -1283,7 +1359,7 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\n" +
 	"link_epoch\x18\x03 \x01(\x03R\tlinkEpoch\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12!\n" +
-	"\flast_request\x18\x05 \x01(\x03R\vlastRequest\"\xec\x02\n" +
+	"\flast_request\x18\x05 \x01(\x03R\vlastRequest\"\xa0\x03\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x1d\n" +
@@ -1295,7 +1371,8 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\x06limits\x18\x05 \x01(\v2\x15.berth.link.v1.LimitsR\x06limits\x127\n" +
 	"\theartbeat\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12<\n" +
 	"\tinstances\x18\a \x03(\v2\x1e.berth.link.v1.ResumedInstanceR\tinstances\x127\n" +
-	"\x18rolled_back_instance_ids\x18\b \x03(\tR\x15rolledBackInstanceIds\"Q\n" +
+	"\x18rolled_back_instance_ids\x18\b \x03(\tR\x15rolledBackInstanceIds\x122\n" +
+	"\x15assigned_instance_ids\x18\t \x03(\tR\x13assignedInstanceIds\"Q\n" +
 	"\x0fResumedInstance\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1d\n" +
@@ -1337,7 +1414,11 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\x03Ack\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x16\n" +
-	"\x06offset\x18\x02 \x01(\x03R\x06offset\"w\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"-\n" +
+	"\n" +
+	"Assignment\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\"w\n" +
 	"\x04Move\x128\n" +
 	"\n" +
 	"not_before\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tnotBefore\x125\n" +
@@ -1374,7 +1455,7 @@ func file_berth_link_v1_frame_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_link_v1_frame_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_link_v1_frame_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_berth_link_v1_frame_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_berth_link_v1_frame_proto_goTypes = []any{
 	(CloseCode)(0),              // 0: berth.link.v1.CloseCode
 	(*Frame)(nil),               // 1: berth.link.v1.Frame
@@ -1389,10 +1470,11 @@ var file_berth_link_v1_frame_proto_goTypes = []any{
 	(*Error)(nil),               // 10: berth.link.v1.Error
 	(*Notification)(nil),        // 11: berth.link.v1.Notification
 	(*Ack)(nil),                 // 12: berth.link.v1.Ack
-	(*Move)(nil),                // 13: berth.link.v1.Move
-	(*Goodbye)(nil),             // 14: berth.link.v1.Goodbye
-	(*durationpb.Duration)(nil), // 15: google.protobuf.Duration
-	(*v1.InstanceEvent)(nil),    // 16: berth.gameserver.v1.InstanceEvent
+	(*Assignment)(nil),          // 13: berth.link.v1.Assignment
+	(*Move)(nil),                // 14: berth.link.v1.Move
+	(*Goodbye)(nil),             // 15: berth.link.v1.Goodbye
+	(*durationpb.Duration)(nil), // 16: google.protobuf.Duration
+	(*v1.InstanceEvent)(nil),    // 17: berth.gameserver.v1.InstanceEvent
 }
 var file_berth_link_v1_frame_proto_depIdxs = []int32{
 	2,  // 0: berth.link.v1.Frame.hello:type_name -> berth.link.v1.Hello
@@ -1401,24 +1483,25 @@ var file_berth_link_v1_frame_proto_depIdxs = []int32{
 	9,  // 3: berth.link.v1.Frame.response:type_name -> berth.link.v1.Response
 	11, // 4: berth.link.v1.Frame.notification:type_name -> berth.link.v1.Notification
 	12, // 5: berth.link.v1.Frame.ack:type_name -> berth.link.v1.Ack
-	13, // 6: berth.link.v1.Frame.move:type_name -> berth.link.v1.Move
-	14, // 7: berth.link.v1.Frame.goodbye:type_name -> berth.link.v1.Goodbye
-	3,  // 8: berth.link.v1.Hello.instances:type_name -> berth.link.v1.HelloInstance
-	6,  // 9: berth.link.v1.Welcome.limits:type_name -> berth.link.v1.Limits
-	15, // 10: berth.link.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	5,  // 11: berth.link.v1.Welcome.instances:type_name -> berth.link.v1.ResumedInstance
-	7,  // 12: berth.link.v1.Request.auth:type_name -> berth.link.v1.Credentials
-	10, // 13: berth.link.v1.Response.error:type_name -> berth.link.v1.Error
-	15, // 14: berth.link.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	16, // 15: berth.link.v1.Notification.event:type_name -> berth.gameserver.v1.InstanceEvent
-	15, // 16: berth.link.v1.Move.not_before:type_name -> google.protobuf.Duration
-	15, // 17: berth.link.v1.Move.deadline:type_name -> google.protobuf.Duration
-	0,  // 18: berth.link.v1.Goodbye.code:type_name -> berth.link.v1.CloseCode
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	14, // 6: berth.link.v1.Frame.move:type_name -> berth.link.v1.Move
+	15, // 7: berth.link.v1.Frame.goodbye:type_name -> berth.link.v1.Goodbye
+	13, // 8: berth.link.v1.Frame.assignment:type_name -> berth.link.v1.Assignment
+	3,  // 9: berth.link.v1.Hello.instances:type_name -> berth.link.v1.HelloInstance
+	6,  // 10: berth.link.v1.Welcome.limits:type_name -> berth.link.v1.Limits
+	16, // 11: berth.link.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	5,  // 12: berth.link.v1.Welcome.instances:type_name -> berth.link.v1.ResumedInstance
+	7,  // 13: berth.link.v1.Request.auth:type_name -> berth.link.v1.Credentials
+	10, // 14: berth.link.v1.Response.error:type_name -> berth.link.v1.Error
+	16, // 15: berth.link.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	17, // 16: berth.link.v1.Notification.event:type_name -> berth.gameserver.v1.InstanceEvent
+	16, // 17: berth.link.v1.Move.not_before:type_name -> google.protobuf.Duration
+	16, // 18: berth.link.v1.Move.deadline:type_name -> google.protobuf.Duration
+	0,  // 19: berth.link.v1.Goodbye.code:type_name -> berth.link.v1.CloseCode
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_berth_link_v1_frame_proto_init() }
@@ -1435,6 +1518,7 @@ func file_berth_link_v1_frame_proto_init() {
 		(*Frame_Ack)(nil),
 		(*Frame_Move)(nil),
 		(*Frame_Goodbye)(nil),
+		(*Frame_Assignment)(nil),
 	}
 	file_berth_link_v1_frame_proto_msgTypes[8].OneofWrappers = []any{
 		(*Response_Result)(nil),
@@ -1446,7 +1530,7 @@ func file_berth_link_v1_frame_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_link_v1_frame_proto_rawDesc), len(file_berth_link_v1_frame_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

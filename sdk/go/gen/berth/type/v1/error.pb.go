@@ -104,6 +104,10 @@ const (
 	ErrorReason_ERROR_REASON_INSTANCE_DELETED ErrorReason = 37
 	// FAILED_PRECONDITION: the request's number is below those whose outcome is kept. It was dealt with, and answered, long ago.
 	ErrorReason_ERROR_REASON_REQUEST_TOO_OLD ErrorReason = 38
+	// NOT_FOUND: no game server with this id is registered in this namespace.
+	ErrorReason_ERROR_REASON_GAME_SERVER_UNKNOWN ErrorReason = 39
+	// RESOURCE_EXHAUSTED: the registered game server has as many instances as its capacity, or takes no more.
+	ErrorReason_ERROR_REASON_GAME_SERVER_FULL ErrorReason = 40
 )
 
 // Enum value maps for ErrorReason.
@@ -148,6 +152,8 @@ var (
 		36: "ERROR_REASON_WATCH_TOO_SLOW",
 		37: "ERROR_REASON_INSTANCE_DELETED",
 		38: "ERROR_REASON_REQUEST_TOO_OLD",
+		39: "ERROR_REASON_GAME_SERVER_UNKNOWN",
+		40: "ERROR_REASON_GAME_SERVER_FULL",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -189,6 +195,8 @@ var (
 		"ERROR_REASON_WATCH_TOO_SLOW":         36,
 		"ERROR_REASON_INSTANCE_DELETED":       37,
 		"ERROR_REASON_REQUEST_TOO_OLD":        38,
+		"ERROR_REASON_GAME_SERVER_UNKNOWN":    39,
+		"ERROR_REASON_GAME_SERVER_FULL":       40,
 	}
 )
 
@@ -223,8 +231,7 @@ var File_berth_type_v1_error_proto protoreflect.FileDescriptor
 
 const file_berth_type_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x19berth/type/v1/error.proto\x12\rberth.type.v1*\xb8\n" +
-	"\n" +
+	"\x19berth/type/v1/error.proto\x12\rberth.type.v1*\x81\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12\"\n" +
@@ -265,7 +272,9 @@ const file_berth_type_v1_error_proto_rawDesc = "" +
 	"\x1eERROR_REASON_REVISION_MISMATCH\x10#\x12\x1f\n" +
 	"\x1bERROR_REASON_WATCH_TOO_SLOW\x10$\x12!\n" +
 	"\x1dERROR_REASON_INSTANCE_DELETED\x10%\x12 \n" +
-	"\x1cERROR_REASON_REQUEST_TOO_OLD\x10&B<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
+	"\x1cERROR_REASON_REQUEST_TOO_OLD\x10&\x12$\n" +
+	" ERROR_REASON_GAME_SERVER_UNKNOWN\x10'\x12!\n" +
+	"\x1dERROR_REASON_GAME_SERVER_FULL\x10(B<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
 
 var (
 	file_berth_type_v1_error_proto_rawDescOnce sync.Once
