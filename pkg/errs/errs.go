@@ -51,6 +51,8 @@ const (
 	WatchTooSlow        Reason = "WATCH_TOO_SLOW"
 	InstanceDeleted     Reason = "INSTANCE_DELETED"
 	RequestTooOld       Reason = "REQUEST_TOO_OLD"
+	GameServerUnknown   Reason = "GAME_SERVER_UNKNOWN"
+	GameServerFull      Reason = "GAME_SERVER_FULL"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -80,7 +82,7 @@ func (r Reason) Kind() Kind {
 		return KindInvalidArgument
 	case MethodUnknown, NotImplemented:
 		return KindUnimplemented
-	case InstanceUnknown, PlayerUnknown, AllocationUnknown, ProviderUnknown, PathUnknown, InstanceDeleted:
+	case InstanceUnknown, PlayerUnknown, AllocationUnknown, ProviderUnknown, PathUnknown, InstanceDeleted, GameServerUnknown:
 		return KindNotFound
 	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch:
 		return KindUnauthenticated
@@ -92,7 +94,7 @@ func (r Reason) Kind() Kind {
 		return KindAlreadyExists
 	case Contended, RevisionMismatch:
 		return KindAborted
-	case MailboxFull, LimitExceeded, WatchTooSlow:
+	case MailboxFull, LimitExceeded, WatchTooSlow, GameServerFull:
 		return KindResourceExhausted
 	case StoreUnavailable, ServiceUnavailable:
 		return KindUnavailable
