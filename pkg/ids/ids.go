@@ -14,9 +14,10 @@ const DefaultNamespace = "default"
 
 // Spaces for name-based UUIDs (RFC 9562, version 5). They are part of the contract between services.
 var (
-	instanceSpace = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("instance.berth.dev"))
-	serverSpace   = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("server.berth.dev"))
-	pairSpace     = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("pair.berth.dev"))
+	instanceSpace     = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("instance.berth.dev"))
+	registrationSpace = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("registration.berth.dev"))
+	serverSpace       = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("server.berth.dev"))
+	pairSpace         = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("pair.berth.dev"))
 )
 
 // Namespace returns the namespace that a request means.
@@ -29,10 +30,20 @@ func Namespace(ns string) string {
 
 // Instance returns the id of the instance that a caller creates with a request id; a fresh one if it is empty.
 func Instance(namespace, caller, requestID string) string {
+	return made(instanceSpace, namespace, caller, requestID)
+}
+
+// Registration returns the id under which a caller registers a game server with a request id; a fresh one if it is empty. It stands where an attempt's
+// id does for a server that a provider starts: the server's id and its pair's follow from it.
+func Registration(namespace, caller, requestID string) string {
+	return made(registrationSpace, namespace, caller, requestID)
+}
+
+func made(space uuid.UUID, namespace, caller, requestID string) string {
 	if requestID == "" {
 		return uuid.NewString()
 	}
-	return uuid.NewSHA1(instanceSpace, fmt.Appendf(nil, "%d:%s%d:%s%s", len(namespace), namespace, len(caller), caller, requestID)).String()
+	return uuid.NewSHA1(space, fmt.Appendf(nil, "%d:%s%d:%s%s", len(namespace), namespace, len(caller), caller, requestID)).String()
 }
 
 // Attempt returns the id of an instance's n-th attempt, counted from 1.
@@ -47,7 +58,7 @@ func AttemptInstance(attemptID string) string {
 	return id
 }
 
-// Server returns the id of the game server that an attempt is for.
+// Server returns the id of the game server that an attempt, or a registration, is for.
 func Server(attemptID string) string { return uuid.NewSHA1(serverSpace, []byte(attemptID)).String() }
 
 // Pair returns the id of the token pair that an attempt's server gets.

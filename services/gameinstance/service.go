@@ -21,6 +21,7 @@ import (
 	"github.com/berth-dev/berth/services/gameinstance/internal/outbox"
 	"github.com/berth-dev/berth/services/gameinstance/internal/peers"
 	"github.com/berth-dev/berth/services/gameinstance/internal/redisstore"
+	"github.com/berth-dev/berth/services/gameinstance/internal/registry"
 	"github.com/berth-dev/berth/services/gameinstance/internal/session"
 	"github.com/berth-dev/berth/services/gameinstance/internal/timer"
 	"github.com/berth-dev/berth/services/gameinstance/internal/watch"
@@ -61,15 +62,17 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	records := redisstore.New(store)
 	news := courier.New(records, log)
 	allocation := peers.NewAllocation(allocationConn)
+	issuer := peers.NewTokenIssuer(issuerConn)
+	servers := registry.New(registry.Config{Store: records, Instances: records, Herald: news, Log: log})
 	instances := instance.NewService(instance.Config{
-		Store: records, Courier: news, Placements: allocation, Tickets: peers.NewTokenIssuer(issuerConn), Timeouts: instance.Timeouts(cfg.Timeouts),
+		Store: records, Courier: news, Placements: allocation, Servers: servers, Tickets: issuer, Timeouts: instance.Timeouts(cfg.Timeouts),
 	})
-	calls := outbox.New(instances, allocation, log)
+	calls := outbox.New(instances, allocation, servers, log)
 	instances.SetDriver(calls)
-	sessions := session.New(session.Config{Sessions: records, Gateways: records, Mailboxes: records, Instances: instances, Herald: news, Log: log})
+	sessions := session.New(session.Config{Sessions: records, Gateways: records, Mailboxes: records, Instances: instances, Servers: servers, Herald: news, Log: log})
 	watches := watch.New(watch.Config{Feed: records, Records: records, Instances: instances, Log: log})
 	sweeper := timer.New(timer.Config{
-		Store: redisstore.NewTimers(store), Instances: instances, Driver: calls, Reaper: sessions, Log: log, Metrics: timer.NewMetrics(b.Metrics()),
+		Store: redisstore.NewTimers(store), Instances: instances, Driver: calls, Reaper: sessions, Servers: servers, Log: log, Metrics: timer.NewMetrics(b.Metrics()),
 		Replica: uuid.NewString(), Gap: cfg.Timers.Gap, Hold: cfg.Timers.Hold,
 		MassLoss: timer.MassLoss{Share: cfg.Timers.MassLossShare, Min: cfg.Timers.MassLossMin, Limit: cfg.Timers.MassLossLimit},
 	})
@@ -89,6 +92,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	server, err := rpc.NewServer(rpc.Config{
 		Services: []string{
 			instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
+			gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName,
 			sessionv1.SessionService_ServiceDesc.ServiceName, attemptv1.AttemptService_ServiceDesc.ServiceName,
 		},
 		Auth: authenticator, Log: log, Metrics: b.Metrics(),
@@ -100,9 +104,10 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	gameServers := grpcserver.NewGameServer(instances, sessions)
+	gameServers := grpcserver.NewGameServer(instances, sessions, servers)
 	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
+	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))
 	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))
 	attemptv1.RegisterAttemptServiceServer(server, grpcserver.NewAttempt(instances))
 

@@ -29,6 +29,7 @@ type news struct {
 	gatewayID  string
 	deliveries []instance.Delivery
 	replaced   *eventv1.SessionReplaced
+	assigned   *eventv1.ServerAssignment
 }
 
 // Courier is safe for concurrent use.
@@ -52,6 +53,11 @@ func (c *Courier) Deliver(gatewayID string, deliveries []instance.Delivery) {
 // Replaced implements session.Herald.
 func (c *Courier) Replaced(gatewayID, serverID string, epoch int64) {
 	c.enqueue(news{gatewayID: gatewayID, replaced: &eventv1.SessionReplaced{ServerId: serverID, SessionEpoch: epoch}})
+}
+
+// Assigned implements registry.Herald.
+func (c *Courier) Assigned(gatewayID, serverID, instanceID string) {
+	c.enqueue(news{gatewayID: gatewayID, assigned: &eventv1.ServerAssignment{ServerId: serverID, InstanceId: instanceID}})
 }
 
 func (c *Courier) enqueue(n news) {
@@ -106,6 +112,9 @@ func (c *Courier) send(ctx context.Context, batch []news) {
 		}
 		if n.replaced != nil {
 			e.Replaced = append(e.Replaced, n.replaced)
+		}
+		if n.assigned != nil {
+			e.Assignments = append(e.Assignments, n.assigned)
 		}
 	}
 	messages := make(map[string][]byte, len(envelopes))

@@ -2,13 +2,19 @@ package grpcserver
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/ids"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/registry"
 	"github.com/berth-dev/berth/services/gameinstance/internal/session"
 	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
 )
@@ -18,11 +24,12 @@ type GameServer struct {
 	gameserverv1.UnimplementedGameServerServiceServer
 	instances *instance.Service
 	sessions  *session.Service
+	servers   *registry.Service
 }
 
 // NewGameServer returns the handlers of GameServerService.
-func NewGameServer(instances *instance.Service, sessions *session.Service) *GameServer {
-	return &GameServer{instances: instances, sessions: sessions}
+func NewGameServer(instances *instance.Service, sessions *session.Service, servers *registry.Service) *GameServer {
+	return &GameServer{instances: instances, sessions: sessions, servers: servers}
 }
 
 // frame is what a call over the link brings besides its request.
@@ -78,34 +85,95 @@ func (s *GameServer) apply(ctx context.Context, req serverCommand, cmd instance.
 
 // Link implements the rpc.
 func (s *GameServer) Link(ctx context.Context, req *gameserverv1.LinkRequest) (*gameserverv1.LinkResponse, error) {
+	current, err := s.socket(ctx)
+	if err != nil {
+		return nil, err
+	}
+	inst, err := s.link(ctx, req.GetInstanceId(), linkServer(current, req))
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.linked(ctx, inst)
+	return &gameserverv1.LinkResponse{Instance: out, LinkEpoch: inst.Link.Epoch, Offset: inst.LastOffset}, err
+}
+
+// socket returns the caller's session, if the call came over its socket.
+func (s *GameServer) socket(ctx context.Context) (session.Session, error) {
 	if !frameOf(ctx).overLink() {
-		return nil, errs.New(errs.NotConnected, "Link binds the socket that it comes over: send it as a frame over the server's link")
+		return session.Session{}, errs.New(errs.NotConnected, "this call binds the socket that it comes over: send it as a frame over the server's link")
 	}
 	current, err := s.sessions.Connected(ctx, caller(ctx).ServerID)
-	if err != nil {
-		return nil, err
+	if err == nil && current.Epoch != frameOf(ctx).sessionEpoch {
+		err = errs.New(errs.StaleLinkEpoch, "the server has a newer socket than this one")
 	}
-	if current.Epoch != frameOf(ctx).sessionEpoch {
-		return nil, errs.New(errs.StaleLinkEpoch, "the server has a newer socket than this one")
-	}
-	// A repeated Link must bind the newest socket, so it is no command that is done once: deciding it again changes nothing.
-	env := instance.Envelope{Actor: auth.FromContext(ctx).Actor()}
-	inst, err := s.instances.Apply(ctx, current.Namespace, req.GetInstanceId(), env, instance.LinkServer{
+	return current, err
+}
+
+// linkServer returns the command that binds a socket to an instance.
+func linkServer(current session.Session, req interface {
+	GetEndpoints() []*typev1.Endpoint
+	GetServerVersion() string
+}) instance.LinkServer {
+	return instance.LinkServer{
 		Server: instance.Caller{ServerID: current.ServerID}, SessionEpoch: current.Epoch, GatewayID: current.GatewayID,
 		Endpoints: wire.FromEndpoints(req.GetEndpoints()), ServerVersion: req.GetServerVersion(),
-	})
-	if err != nil {
-		return nil, err
 	}
+}
+
+// link binds a socket. A repeat must bind the newest one, so it is no command that is done once: deciding it again changes nothing.
+func (s *GameServer) link(ctx context.Context, instanceID string, cmd instance.LinkServer) (*instance.Instance, error) {
+	p := auth.FromContext(ctx)
+	return s.instances.Apply(ctx, p.Server.Namespace, instanceID, instance.Envelope{Actor: p.Actor()}, cmd)
+}
+
+// linked returns the start data of an instance that was just linked, and lets the gateway know of the link.
+func (s *GameServer) linked(ctx context.Context, inst *instance.Instance) (*instancev1.GameInstance, error) {
 	if err := s.sessions.Verify(ctx, inst); err != nil {
 		return nil, err
 	}
 	out, err := wire.Instance(inst)
+	if err == nil {
+		frameOf(ctx).linked = &session.Link{InstanceID: inst.ID, Epoch: inst.Link.Epoch, Offset: inst.LastOffset}
+	}
+	return out, err
+}
+
+// CreateAndLink implements the rpc.
+func (s *GameServer) CreateAndLink(ctx context.Context, req *gameserverv1.CreateAndLinkRequest) (*gameserverv1.CreateAndLinkResponse, error) {
+	current, err := s.socket(ctx)
 	if err != nil {
 		return nil, err
 	}
-	frameOf(ctx).linked = &session.Link{InstanceID: inst.ID, Epoch: inst.Link.Epoch, Offset: inst.LastOffset}
-	return &gameserverv1.LinkResponse{Instance: out, LinkEpoch: inst.Link.Epoch, Offset: inst.LastOffset}, nil
+	cmd, err := create(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	p, command := auth.FromContext(ctx), req.GetRequestId()
+	if command == "" {
+		id := frameOf(ctx).command
+		command = fmt.Sprintf("%s/%d", id.Session, id.Number)
+	}
+	link := linkServer(current, req)
+	cmd.Namespace, cmd.ID = p.Server.Namespace, ids.Instance(p.Server.Namespace, p.Actor(), command)
+	cmd.ServerID, cmd.Link = p.Server.ID, &link
+
+	room := registry.Assignment{InstanceID: cmd.ID, AttemptID: ids.Attempt(cmd.ID, 1)}
+	server, err := s.servers.Assign(ctx, cmd.Namespace, cmd.ServerID, room)
+	if err != nil {
+		return nil, err
+	}
+	if len(link.Endpoints) == 0 {
+		link.Endpoints = server.Endpoints
+	}
+	inst, err := s.instances.Create(ctx, p.Actor(), cmd)
+	if err == nil && (inst.Link == nil || inst.Link.SessionEpoch != link.SessionEpoch) { // a repeat, over another socket
+		inst, err = s.link(ctx, cmd.ID, link)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.servers.Settle(ctx, cmd.Namespace, cmd.ServerID, room))
+	}
+	out, err := s.linked(ctx, inst)
+	return &gameserverv1.CreateAndLinkResponse{Instance: out, LinkEpoch: inst.Link.Epoch, Offset: inst.LastOffset}, err
 }
 
 // UnlinkGameInstance implements the rpc.

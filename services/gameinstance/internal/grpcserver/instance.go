@@ -8,12 +8,14 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 	"github.com/berth-dev/berth/services/gameinstance/internal/watch"
 	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
@@ -59,30 +61,48 @@ func digest(req proto.Message) ([]byte, error) {
 
 // CreateGameInstance implements the rpc.
 func (s *Instance) CreateGameInstance(ctx context.Context, req *instancev1.CreateGameInstanceRequest) (*instancev1.CreateGameInstanceResponse, error) {
-	players, err := wire.FromPlayers(req.GetPlayers())
-	if err != nil {
-		return nil, err
-	}
-	data, err := wire.FromData("game_data", req.GetGameData())
-	if err != nil {
-		return nil, err
-	}
-	settings, err := wire.FromStruct("settings", req.GetSettings())
-	if err != nil {
-		return nil, err
-	}
-	digest, err := digest(req)
+	cmd, err := create(ctx, req)
 	if err != nil {
 		return nil, err
 	}
 	namespace, actor := ids.Namespace(req.GetNamespace()), auth.FromContext(ctx).Actor()
-	inst, err := s.instances.Create(ctx, actor, instance.Create{
-		Namespace: namespace, ID: ids.Instance(namespace, actor, req.GetRequestId()), Players: players, GameData: data, Settings: settings,
-		Placement: wire.FromPlacement(req.GetPlacement()), Labels: req.GetLabels(), Timeouts: wire.FromTimeouts(req.GetTimeouts()),
-		SkipAllocation: req.GetSkipAllocation(), OnLoss: instance.OnLoss(req.GetOnServerLoss()), Digest: digest, Traceparent: traceparent(ctx),
-	})
-	out, err := answer(inst, err)
+	cmd.Namespace, cmd.ID = namespace, ids.Instance(namespace, actor, req.GetRequestId())
+	cmd.SkipAllocation, cmd.ServerID = req.GetSkipAllocation(), req.GetServerId()
+	out, err := answer(s.instances.Create(ctx, actor, cmd))
 	return &instancev1.CreateGameInstanceResponse{Instance: out}, err
+}
+
+// description is what all requests say that make an instance.
+type description interface {
+	proto.Message
+	GetPlayers() []*instancev1.Player
+	GetGameData() *typev1.Data
+	GetSettings() *structpb.Struct
+	GetPlacement() *instancev1.Placement
+	GetLabels() map[string]string
+	GetTimeouts() *instancev1.Timeouts
+	GetOnServerLoss() instancev1.GameInstance_OnServerLoss
+}
+
+// create returns the command of a description; which instance it makes, and on which server, is the caller's to fill in.
+func create(ctx context.Context, req description) (instance.Create, error) {
+	players, err := wire.FromPlayers(req.GetPlayers())
+	if err != nil {
+		return instance.Create{}, err
+	}
+	data, err := wire.FromData("game_data", req.GetGameData())
+	if err != nil {
+		return instance.Create{}, err
+	}
+	settings, err := wire.FromStruct("settings", req.GetSettings())
+	if err != nil {
+		return instance.Create{}, err
+	}
+	digest, err := digest(req)
+	return instance.Create{
+		Players: players, GameData: data, Settings: settings, Placement: wire.FromPlacement(req.GetPlacement()), Labels: req.GetLabels(),
+		Timeouts: wire.FromTimeouts(req.GetTimeouts()), OnLoss: instance.OnLoss(req.GetOnServerLoss()), Digest: digest, Traceparent: traceparent(ctx),
+	}, err
 }
 
 // traceparent is handed on to the game server, so that one trace can span all.
@@ -114,7 +134,7 @@ func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGa
 		q.Limit = 50
 	}
 	var err error
-	if q.After, err = s.tokens.parse(q, req.GetPageToken()); err != nil {
+	if q.After, err = s.tokens.parse(listOf(q), req.GetPageToken()); err != nil {
 		return nil, err
 	}
 	page, next, err := s.pages.Page(ctx, q)
@@ -129,7 +149,7 @@ func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGa
 		}
 		out.Instances = append(out.Instances, m)
 	}
-	out.NextPageToken, err = s.tokens.token(q, next)
+	out.NextPageToken, err = s.tokens.token(listOf(q), next)
 	return out, err
 }
 
@@ -183,7 +203,7 @@ func (s *Instance) ExportHistory(req *instancev1.ExportHistoryRequest, stream gr
 
 // AllocateGameServer implements the rpc.
 func (s *Instance) AllocateGameServer(ctx context.Context, req *instancev1.AllocateGameServerRequest) (*instancev1.AllocateGameServerResponse, error) {
-	out, err := s.apply(ctx, req, instance.Allocate{})
+	out, err := s.place(ctx, req, req.GetServerId(), instance.Allocate{ServerID: req.GetServerId()})
 	return &instancev1.AllocateGameServerResponse{Instance: out}, err
 }
 
@@ -196,17 +216,22 @@ type command interface {
 }
 
 func (s *Instance) apply(ctx context.Context, req command, cmd instance.Command) (*instancev1.GameInstance, error) {
+	return s.place(ctx, req, "", cmd)
+}
+
+// place applies a command that may want a registered server.
+func (s *Instance) place(ctx context.Context, req command, serverID string, cmd instance.Command) (*instancev1.GameInstance, error) {
 	env, err := envelope(ctx, req.GetRequestId(), req)
 	if err != nil {
 		return nil, err
 	}
 	env.Whole = true
-	return answer(s.instances.Apply(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), env, cmd))
+	return answer(s.instances.Place(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), serverID, env, cmd))
 }
 
 // ReplaceGameServer implements the rpc.
 func (s *Instance) ReplaceGameServer(ctx context.Context, req *instancev1.ReplaceGameServerRequest) (*instancev1.ReplaceGameServerResponse, error) {
-	out, err := s.apply(ctx, req, instance.Replace{Message: req.GetMessage()})
+	out, err := s.place(ctx, req, req.GetServerId(), instance.Replace{Message: req.GetMessage(), ServerID: req.GetServerId()})
 	return &instancev1.ReplaceGameServerResponse{Instance: out}, err
 }
 

@@ -32,23 +32,23 @@ func NewPageTokens(secret conf.Secret) (PageTokens, error) {
 // place is what a token says: creation time in µs and id of the last instance that was looked at.
 const place = 8 + len(uuid.UUID{})
 
-// token names the place after the cursor in the query's list; "" for the end.
-func (t PageTokens) token(q instance.Query, next instance.Cursor) (string, error) {
+// token names the place after the cursor in a list; "" for the end. What names the list is encoded as JSON.
+func (t PageTokens) token(list any, next instance.Cursor) (string, error) {
 	if next == (instance.Cursor{}) {
 		return "", nil
 	}
 	id, err := uuid.Parse(next.ID)
 	if err != nil {
-		return "", fmt.Errorf("instance %q: %w", next.ID, err)
+		return "", fmt.Errorf("%q in a list: %w", next.ID, err)
 	}
 	b := binary.BigEndian.AppendUint64(nil, uint64(next.CreateTime.UnixMicro()))
 	b = append(b, id[:]...)
-	sum, err := t.sum(q, b)
+	sum, err := t.sum(list, b)
 	return base64.RawURLEncoding.EncodeToString(append(b, sum...)), err
 }
 
-// parse returns the place that a token of the query's list names.
-func (t PageTokens) parse(q instance.Query, token string) (instance.Cursor, error) {
+// parse returns the place that a token of the list names.
+func (t PageTokens) parse(list any, token string) (instance.Cursor, error) {
 	if token == "" {
 		return instance.Cursor{}, nil
 	}
@@ -57,7 +57,7 @@ func (t PageTokens) parse(q instance.Query, token string) (instance.Cursor, erro
 	if err != nil || len(raw) != place+sha256.Size {
 		return instance.Cursor{}, invalid
 	}
-	sum, err := t.sum(q, raw[:place])
+	sum, err := t.sum(list, raw[:place])
 	if err != nil {
 		return instance.Cursor{}, err
 	}
@@ -69,26 +69,31 @@ func (t PageTokens) parse(q instance.Query, token string) (instance.Cursor, erro
 	}, nil
 }
 
-// sum authenticates a place together with the list that it is in. A filter's states are a set; JSON orders its labels.
-func (t PageTokens) sum(q instance.Query, place []byte) ([]byte, error) {
+// sum authenticates a place together with the list that it is in.
+func (t PageTokens) sum(list any, place []byte) ([]byte, error) {
+	name, err := json.Marshal(list)
+	if err != nil {
+		return nil, err
+	}
+	digest := sha256.Sum256(name)
+	mac := hmac.New(sha256.New, t.key)
+	_, _ = mac.Write(digest[:]) // a hash never fails
+	_, _ = mac.Write(place)
+	return mac.Sum(nil), nil
+}
+
+// listOf names the list of instances that a query asks for. A filter's states are a set; JSON orders its labels.
+func listOf(q instance.Query) any {
 	states := slices.Clone(q.Filter.States)
 	slices.Sort(states)
-	list, err := json.Marshal(struct { // what is not set is left out, so that replicas one field apart agree on lists that do not use it
+	return struct { // what is not set is left out, so that replicas one field apart agree on lists that do not use it
 		Namespace string
 		States    []instance.State  `json:",omitempty"`
 		Region    string            `json:",omitempty"`
 		Labels    map[string]string `json:",omitempty"`
 		PlayerID  string            `json:",omitempty"`
 		Build     string            `json:",omitempty"`
-	}{q.Namespace, states, q.Filter.Region, q.Filter.Labels, q.Filter.PlayerID, q.Filter.Build})
-	if err != nil {
-		return nil, err
-	}
-	digest := sha256.Sum256(list)
-	mac := hmac.New(sha256.New, t.key)
-	_, _ = mac.Write(digest[:]) // a hash never fails
-	_, _ = mac.Write(place)
-	return mac.Sum(nil), nil
+	}{q.Namespace, states, q.Filter.Region, q.Filter.Labels, q.Filter.PlayerID, q.Filter.Build}
 }
 
 // filterOf returns the filter that a message asks for.

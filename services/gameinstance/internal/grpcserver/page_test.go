@@ -33,27 +33,27 @@ func query() instance.Query {
 func TestAPageTokenIsGoodForItsListOnEveryReplica(t *testing.T) {
 	cursor := instance.Cursor{CreateTime: time.UnixMicro(1_700_000_000_000_001), ID: uuid.NewString()}
 	q := query()
-	token, err := tokens(t, secret).token(q, cursor)
+	token, err := tokens(t, secret).token(listOf(q), cursor)
 	if err != nil {
 		t.Fatal(err)
 	}
 	q.Limit, q.Filter.States = 20, []instance.State{instance.Linked, instance.Running} // the page size may change, and states have no order
-	if got, err := tokens(t, secret).parse(q, token); err != nil || got != cursor {
+	if got, err := tokens(t, secret).parse(listOf(q), token); err != nil || got != cursor {
 		t.Errorf("%+v, %v; want %+v", got, err, cursor)
 	}
-	if none, err := tokens(t, secret).token(q, instance.Cursor{}); err != nil || none != "" {
+	if none, err := tokens(t, secret).token(listOf(q), instance.Cursor{}); err != nil || none != "" {
 		t.Errorf("token of the end: %q, %v", none, err)
 	}
 }
 
 func TestAPageTokenOfAnotherListIsRefused(t *testing.T) {
-	token, err := tokens(t, secret).token(query(), instance.Cursor{CreateTime: time.UnixMicro(1_700_000_000_000_001), ID: uuid.NewString()})
+	token, err := tokens(t, secret).token(listOf(query()), instance.Cursor{CreateTime: time.UnixMicro(1_700_000_000_000_001), ID: uuid.NewString()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	refused := func(name string, tokens PageTokens, q instance.Query, token string) {
 		t.Helper()
-		if got, err := tokens.parse(q, token); !errs.Is(err, errs.ValidationFailed) || !strings.Contains(err.Error(), ": page_token: ") {
+		if got, err := tokens.parse(listOf(q), token); !errs.Is(err, errs.ValidationFailed) || !strings.Contains(err.Error(), ": page_token: ") {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
@@ -94,7 +94,7 @@ func FuzzPageToken(f *testing.F) {
 	f.Add("")
 	f.Add(base64.RawURLEncoding.EncodeToString(make([]byte, place+32)))
 	f.Fuzz(func(t *testing.T, token string) {
-		if got, err := tokens.parse(query(), token); token != "" && err == nil {
+		if got, err := tokens.parse(listOf(query()), token); token != "" && err == nil {
 			t.Errorf("%q names %+v", token, got)
 		}
 	})

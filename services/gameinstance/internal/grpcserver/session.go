@@ -51,7 +51,7 @@ func (s *Session) OpenSession(ctx context.Context, req *sessionv1.OpenSessionReq
 	if err != nil {
 		return nil, err
 	}
-	out := &sessionv1.OpenSessionResponse{SessionId: opened.Session.ID, SessionEpoch: opened.Session.Epoch, ResumeKey: opened.ResumeKey, RolledBackInstanceIds: opened.RolledBack}
+	out := &sessionv1.OpenSessionResponse{SessionId: opened.Session.ID, SessionEpoch: opened.Session.Epoch, ResumeKey: opened.ResumeKey, RolledBackInstanceIds: opened.RolledBack, AssignedInstanceIds: opened.Assigned}
 	for _, l := range opened.Links {
 		out.Links = append(out.Links, linkState(l))
 	}

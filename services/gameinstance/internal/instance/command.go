@@ -42,13 +42,17 @@ type Create struct {
 	Labels         map[string]string
 	Timeouts       Timeouts
 	SkipAllocation bool
-	OnLoss         OnLoss
-	Digest         []byte
-	Traceparent    string
+	// ServerID is the registered server that gets the instance; empty: a provider is asked for one.
+	ServerID string
+	// Link links that server at once: it makes the instance itself.
+	Link        *LinkServer
+	OnLoss      OnLoss
+	Digest      []byte
+	Traceparent string
 }
 
-// Allocate asks for a server for a PENDING instance.
-type Allocate struct{}
+// Allocate asks for a server for a PENDING instance: a registered one, or any.
+type Allocate struct{ ServerID string }
 
 // CallAnswered says that allocation has answered a call of the outbox.
 type CallAnswered struct {
@@ -63,7 +67,7 @@ type CallFailed struct {
 	Retry     time.Duration
 }
 
-// ReportAllocated says that a provider has named a server.
+// ReportAllocated says that a provider has named a server, or that a registered one has room.
 type ReportAllocated struct {
 	AttemptID, Provider, Region string
 	Endpoints                   []Endpoint
@@ -75,7 +79,7 @@ type ReportFailed struct{ AttemptID, Message string }
 // ReportExited says that a server's process ended by itself.
 type ReportExited struct{ AttemptID, Message string }
 
-// ReportReleased says that an attempt's server is gone.
+// ReportReleased says that an attempt's server is gone, or has its room back.
 type ReportReleased struct{ AttemptID string }
 
 // LinkServer binds a server to the instance.
@@ -159,8 +163,8 @@ type End struct {
 // Terminate stops the instance.
 type Terminate struct{ Message string }
 
-// Replace takes the instance from its server and asks for another one.
-type Replace struct{ Message string }
+// Replace takes the instance from its server and asks for another one: a registered one, or any.
+type Replace struct{ Message, ServerID string }
 
 // Unlink gives the instance up, by its server.
 type Unlink struct {

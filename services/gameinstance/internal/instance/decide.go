@@ -25,29 +25,33 @@ func (c Create) decide(t *turn) error {
 	}
 	t.arm(DeadlineLifetime, c.Timeouts.Lifetime)
 	t.record("created", "build %s, %d players", c.Placement.Build, len(c.Players))
-	if !c.SkipAllocation {
-		t.newAttempt()
-		t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	if !c.SkipAllocation || c.ServerID != "" {
+		t.newAttempt(c.ServerID)
+	}
+	if c.Link != nil {
+		return c.Link.decide(t)
 	}
 	return nil
 }
 
-func (Allocate) decide(t *turn) error {
+func (c Allocate) decide(t *turn) error {
 	if t.i.State != Pending {
 		return errs.New(errs.StateNotAllowed, "the instance is %s; a server can be asked for while it is PENDING", t.i.State)
 	}
-	if err := t.mayAttempt(); err != nil {
+	if err := t.mayAttempt(c.ServerID); err != nil {
 		return err
 	}
-	t.newAttempt()
-	t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	t.newAttempt(c.ServerID)
 	return nil
 }
 
-// mayAttempt bounds how many servers an instance can have in its life.
-func (t *turn) mayAttempt() error {
+// mayAttempt refuses a server that the instance cannot ask for.
+func (t *turn) mayAttempt(serverID string) error {
 	if len(t.i.Attempts) >= MaxAttempts {
 		return errs.New(errs.LimitExceeded, "the instance has had %d servers, and may not have more", MaxAttempts)
+	}
+	if serverID == "" && t.i.Placement.Build == "" {
+		return errs.New(errs.StateNotAllowed, "the instance has no build that a provider could start; name a registered server (server_id)")
 	}
 	return nil
 }
@@ -59,7 +63,7 @@ func (c Replace) decide(t *turn) error {
 	if t.i.State == Pending {
 		return errs.New(errs.StateNotAllowed, "the instance is PENDING: it has no server to replace; ask for one")
 	}
-	if err := t.mayAttempt(); err != nil {
+	if err := t.mayAttempt(c.ServerID); err != nil {
 		return err
 	}
 	message := c.Message
@@ -68,8 +72,7 @@ func (c Replace) decide(t *turn) error {
 	}
 	t.withdraw(message)
 	t.record("server_replaced", "%s", message)
-	t.newAttempt()
-	t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	t.newAttempt(c.ServerID)
 	return nil
 }
 
@@ -80,9 +83,8 @@ func (c Unlink) decide(t *turn) error {
 	t.withdraw(c.Message)
 	t.Events = nil // it knows
 	t.record("unlinked", "%s", c.Message)
-	if t.i.OnLoss == OnLossReplace && len(t.i.Attempts) < MaxAttempts {
-		t.newAttempt()
-		t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	if t.i.OnLoss == OnLossReplace && t.mayAttempt("") == nil {
+		t.newAttempt("")
 	}
 	return nil
 }
@@ -110,6 +112,9 @@ func (c ReportAllocated) decide(t *turn) error {
 	if a == nil || a.Fate == Abandoned {
 		return nil
 	}
+	if a.Registered { // its room is the answer that the call waits for
+		t.changed = t.answered(CallAllocate, a.ID)
+	}
 	if !a.AllocateTime.IsZero() { // told again; some hosts know the addresses only later
 		if len(t.i.Endpoints) == 0 && len(c.Endpoints) > 0 && !t.i.State.Final() {
 			t.i.Endpoints = c.Endpoints
@@ -127,12 +132,20 @@ func (c ReportAllocated) decide(t *turn) error {
 		t.disarm(DeadlineAllocation)
 		t.arm(DeadlineLink, t.i.Timeouts.Link)
 	}
-	t.record("allocated", "by provider %s in region %s", c.Provider, c.Region)
+	if !a.Registered {
+		t.record("allocated", "by provider %s in region %s", c.Provider, c.Region)
+		return nil
+	}
+	t.record("allocated", "room on the registered server %s", a.ServerID)
+	if a.Fate == Open { // nobody starts it with the instance's id, so it has to be told
+		t.call(CallAssign, a.ID)
+	}
 	return nil
 }
 
 func (c ReportFailed) decide(t *turn) error {
 	if a := t.i.attempt(c.AttemptID); a == nil || a.Fate != Open || t.i.State.Final() {
+		t.changed = t.answered(CallAllocate, c.AttemptID) // there is nothing to repeat
 		return nil
 	}
 	t.terminate(AllocationFailed, "no server: %s", c.Message)
@@ -185,6 +198,7 @@ func (c LinkServer) decide(t *turn) error {
 		t.i.Endpoints = c.Endpoints
 	}
 	t.disarm(DeadlineAllocation, DeadlineLink, DeadlineDisconnect)
+	t.answered(CallAssign, t.i.Attempt().ID)
 	if t.i.State != Running {
 		t.i.Attempt().Fate = Accepted
 		if t.i.State != Linked {

@@ -33,7 +33,7 @@ type life struct {
 
 func begin(t *testing.T) *life {
 	l := &life{t: t, now: start}
-	return l.do(Create{Namespace: "default", ID: id, Timeouts: all, Players: []Player{{ID: "ann"}, {ID: "bob"}}})
+	return l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all, Players: []Player{{ID: "ann"}, {ID: "bob"}}})
 }
 
 func (l *life) try(cmd Command) error {
@@ -155,7 +155,7 @@ func TestWhoMaySpeak(t *testing.T) {
 
 func TestStatesThatDoNotAllow(t *testing.T) {
 	waiting := &life{t: t, now: start}
-	waiting.do(Create{Namespace: "default", ID: id, Timeouts: all, SkipAllocation: true}).is(Pending)
+	waiting.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all, SkipAllocation: true}).is(Pending)
 	waiting.refuses(errs.NotAssigned, link)
 	waiting.do(Allocate{}).is(Allocating)
 	waiting.refuses(errs.StateNotAllowed, Allocate{})
@@ -351,7 +351,7 @@ func TestCallsOverTheLinkNeedItsEpoch(t *testing.T) {
 
 func TestTimeoutsThatAreOffArmNothing(t *testing.T) {
 	l := &life{t: t, now: start}
-	l.do(Create{Namespace: "default", ID: id}, allocated, link).deadlines()
+	l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}}, allocated, link).deadlines()
 	l.do(LoseSession{ServerID: server1, SessionEpoch: 1}).deadlines()
 	l.do(Terminate{}).deadlines()
 }
@@ -370,7 +370,7 @@ var transitions = map[State][]State{
 func TestRandomLives(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		now := start
-		c, err := Decide(nil, Create{Namespace: "default", ID: id, Timeouts: all, SkipAllocation: rapid.Bool().Draw(t, "skip")}, "test", now)
+		c, err := Decide(nil, Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all, SkipAllocation: rapid.Bool().Draw(t, "skip")}, "test", now)
 		if err != nil {
 			t.Fatal(err)
 		}

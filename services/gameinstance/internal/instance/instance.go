@@ -84,13 +84,14 @@ const (
 	DeadlineRetention
 )
 
-// CallKind names a call to allocation. The numbers are stored.
+// CallKind names a call to allocation or, for an attempt on a registered server, to the registry. The numbers are stored.
 type CallKind int32
 
-// The calls.
+// The calls: for a server, to have it no longer, and to tell a registered one of the instance until it links.
 const (
 	CallAllocate CallKind = iota + 1
 	CallRelease
+	CallAssign
 )
 
 // Instance is a game instance as it is at one revision.
@@ -220,6 +221,8 @@ type Attempt struct {
 	CreateTime   time.Time
 	AllocateTime time.Time
 	ReleaseTime  time.Time
+	// Registered says that the server is a registered one: it was there before, and stays.
+	Registered bool
 }
 
 // Timeouts bound the phases of a life; 0 is off.
@@ -232,7 +235,7 @@ type Timeouts struct {
 	Retention       time.Duration
 }
 
-// Call is a call to allocation that has not been answered yet.
+// Call is a call that has not been answered yet.
 type Call struct {
 	Kind      CallKind
 	AttemptID string

@@ -16,7 +16,7 @@ var (
 // replacing begins an instance that is to get another server when it loses one, and runs it.
 func replacing(t *testing.T) *life {
 	l := &life{t: t, now: start}
-	l.do(Create{Namespace: "default", ID: id, Timeouts: all, OnLoss: OnLossReplace, Players: []Player{{ID: "ann"}, {ID: "bob"}}})
+	l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all, OnLoss: OnLossReplace, Players: []Player{{ID: "ann"}, {ID: "bob"}}})
 	return l.do(CallAnswered{Kind: CallAllocate, AttemptID: attempt1}, allocated, link, ConnectPlayers{Server: me},
 		UpdatePlayers{Server: me, Updates: []PlayerUpdate{{ID: "ann", Presence: Present}}}, UpdateGameData{Server: me, Data: Update{Data: jsonData(`{"round":3}`)}})
 }
@@ -67,7 +67,7 @@ func TestALostServerIsReplaced(t *testing.T) {
 
 func TestAServerThatNeverLinksIsReplaced(t *testing.T) {
 	l := &life{t: t, now: start}
-	l.do(Create{Namespace: "default", ID: id, Timeouts: all, OnLoss: OnLossReplace}, allocated)
+	l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all, OnLoss: OnLossReplace}, allocated)
 	l.now = l.now.Add(all.Link)
 	l.do(Expire{}).is(Allocating)
 	if len(l.inst.Attempts) != 2 {
@@ -77,7 +77,7 @@ func TestAServerThatNeverLinksIsReplaced(t *testing.T) {
 
 func TestAnInstanceWearsOutSoManyServers(t *testing.T) {
 	l := &life{t: t, now: start}
-	l.do(Create{Namespace: "default", ID: id, Timeouts: all, OnLoss: OnLossReplace})
+	l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all, OnLoss: OnLossReplace})
 	for n := 1; n < MaxAttempts; n++ {
 		l.do(ReportExited{AttemptID: ids.Attempt(id, n)}).is(Allocating)
 	}

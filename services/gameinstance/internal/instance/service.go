@@ -90,6 +90,13 @@ type Placements interface {
 	Check(ctx context.Context, namespace string, p Placement) error
 }
 
+// Servers knows the registered game servers.
+type Servers interface {
+	// Check returns an error if a server has no room for an instance now: GAME_SERVER_UNKNOWN or GAME_SERVER_FULL. An instance that has room on it
+	// keeps that.
+	Check(ctx context.Context, namespace, serverID, instanceID string) error
+}
+
 // Tickets mints tickets for players.
 type Tickets interface {
 	Ticket(ctx context.Context, namespace, instanceID, playerID string) (ticket string, expires time.Time, err error)
@@ -100,6 +107,7 @@ type Config struct {
 	Store      Store
 	Courier    Courier
 	Placements Placements
+	Servers    Servers
 	Tickets    Tickets
 	// Timeouts are the defaults for instances that do not say.
 	Timeouts Timeouts
@@ -133,8 +141,7 @@ func (s *Service) Create(ctx context.Context, actor string, cmd Create) (*Instan
 		}
 		return existing, s.cfg.Store.Confirm(ctx, cmd.ID)
 	}
-	// An allocation service that is away does not stop the create: the outbox finds out later.
-	if err := s.cfg.Placements.Check(ctx, cmd.Namespace, cmd.Placement); errs.Is(err, errs.BuildUnknown) {
+	if err := s.placeable(ctx, cmd); err != nil {
 		return nil, err
 	}
 	cmd.Timeouts = cmd.Timeouts.or(s.cfg.Timeouts)
@@ -143,6 +150,43 @@ func (s *Service) Create(ctx context.Context, actor string, cmd Create) (*Instan
 		return s.Create(ctx, actor, cmd)
 	}
 	return inst, err
+}
+
+// placeable refuses what nobody could ever serve, so that it is known at once.
+func (s *Service) placeable(ctx context.Context, cmd Create) error {
+	switch {
+	case cmd.Placement.Build == "" && cmd.ServerID == "":
+		return errs.New(errs.ValidationFailed, "placement.build: say which build is to run, or name a registered server (server_id)")
+	case cmd.Placement.Build == "" && cmd.OnLoss == OnLossReplace:
+		return errs.New(errs.ValidationFailed, "placement.build: on_server_loss REPLACE needs a build to replace the registered server with")
+	}
+	if cmd.Placement.Build != "" {
+		// An allocation service that is away does not stop the create: the outbox finds out later.
+		if err := s.cfg.Placements.Check(ctx, cmd.Namespace, cmd.Placement); errs.Is(err, errs.BuildUnknown) {
+			return err
+		}
+	}
+	if cmd.ServerID != "" {
+		return s.cfg.Servers.Check(ctx, cmd.Namespace, cmd.ServerID, cmd.ID)
+	}
+	return nil
+}
+
+// Place is Apply for a command that wants a registered server, if it names one: that it has no room is said at once. A repeat is answered all the same.
+func (s *Service) Place(ctx context.Context, namespace, id, serverID string, env Envelope, cmd Command) (*Instance, error) {
+	if serverID == "" {
+		return s.Apply(ctx, namespace, id, env, cmd)
+	}
+	if refused := s.cfg.Servers.Check(ctx, namespace, serverID, id); refused != nil {
+		loaded, err := s.cfg.Store.Load(ctx, id, Needs{}, []CommandID{env.ID})
+		if err != nil {
+			return nil, err
+		}
+		if _, repeat := loaded.Done[env.ID]; !repeat {
+			return nil, refused
+		}
+	}
+	return s.Apply(ctx, namespace, id, env, cmd)
 }
 
 // or fills what is unset from the defaults.

@@ -248,16 +248,15 @@ func (t *turn) forgot(session string, request int64) bool {
 	return request > 0 && !t.i.State.Final() && (session != t.i.LastSession || request > t.i.LastRequest)
 }
 
-// assigned checks that a server is the one that the instance waits for or has.
+// assigned checks that a server is the one that the instance waits for or has. A registered server may have had it before, too.
 func (t *turn) assigned(serverID string) error {
-	for n, a := range t.i.Attempts {
-		if a.ServerID != serverID {
-			continue
-		}
-		if a.Fate == Abandoned || n != len(t.i.Attempts)-1 {
+	if a := t.i.Attempt(); a != nil && a.ServerID == serverID && a.Fate != Abandoned {
+		return nil
+	}
+	for _, a := range t.i.Attempts {
+		if a.ServerID == serverID {
 			return errs.New(errs.Superseded, "this server was given up or replaced; do not reconnect")
 		}
-		return nil
 	}
 	return errs.New(errs.NotAssigned, "this game server is not assigned to this instance")
 }
@@ -278,14 +277,13 @@ func (t *turn) setGameData(d Data) {
 // loseServer does what the instance's policy asks for when its server is lost: another server, or the end.
 func (t *turn) loseServer(reason Reason, format string, args ...any) {
 	message := fmt.Sprintf(format, args...)
-	if t.i.OnLoss != OnLossReplace || len(t.i.Attempts) >= MaxAttempts {
+	if t.i.OnLoss != OnLossReplace || t.mayAttempt("") != nil {
 		t.terminate(reason, "%s", message)
 		return
 	}
 	t.withdraw(message)
 	t.record("server_lost", "%s", message)
-	t.newAttempt()
-	t.record("allocating", "attempt %s", t.i.Attempt().ID)
+	t.newAttempt("")
 }
 
 // withdraw takes the instance from its server, which is given back, and returns it to PENDING with players and data. The server is told, if it can be
@@ -312,19 +310,29 @@ func (t *turn) withdraw(message string) {
 	t.i.State = Pending
 }
 
-// newAttempt asks for a server.
-func (t *turn) newAttempt() {
+// newAttempt asks for a server: the registered one with this id or, if it is empty, any that a provider starts.
+func (t *turn) newAttempt(serverID string) {
 	id := ids.Attempt(t.i.ID, len(t.i.Attempts)+1)
-	t.i.Attempts = append(t.i.Attempts, Attempt{ID: id, ServerID: ids.Server(id), Fate: Open, CreateTime: t.now})
+	a := Attempt{ID: id, ServerID: ids.Server(id), Fate: Open, CreateTime: t.now}
+	if serverID != "" {
+		a.ServerID, a.Registered = serverID, true
+	}
+	t.i.Attempts = append(t.i.Attempts, a)
 	t.i.State = Allocating
 	t.call(CallAllocate, id)
 	t.arm(DeadlineAllocation, t.i.Timeouts.Allocation)
+	if serverID != "" {
+		t.record("allocating", "attempt %s, on the registered server %s", id, serverID)
+		return
+	}
+	t.record("allocating", "attempt %s", id)
 }
 
-// call puts a call into the outbox. The first try follows the commit at once.
+// call puts a call into the outbox, in the place of any other for the attempt. The first try follows the commit at once.
 func (t *turn) call(kind CallKind, attemptID string) {
-	t.answered(CallAllocate, attemptID)
-	t.answered(CallRelease, attemptID)
+	for _, other := range []CallKind{CallAllocate, CallRelease, CallAssign} {
+		t.answered(other, attemptID)
+	}
 	t.i.Outbox = append(t.i.Outbox, Call{Kind: kind, AttemptID: attemptID, Due: t.now.Add(outboxRetry)})
 }
 

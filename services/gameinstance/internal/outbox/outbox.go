@@ -1,4 +1,5 @@
-// Package outbox drives the calls to allocation that instances have committed themselves to, until they are answered.
+// Package outbox drives the calls that instances have committed themselves to, until they are answered: to allocation or, for an attempt on a registered
+// game server, to the registry.
 package outbox
 
 import (
@@ -19,6 +20,16 @@ type Allocation interface {
 	Release(ctx context.Context, inst *instance.Instance, attemptID string) error
 }
 
+// Registry is called for attempts on registered servers.
+type Registry interface {
+	// Reserve gives the attempt room on its server, whose addresses it returns.
+	Reserve(ctx context.Context, inst *instance.Instance, a instance.Attempt) ([]instance.Endpoint, error)
+	// Tell tells the server of the instance, if it is connected. The news may be lost.
+	Tell(ctx context.Context, inst *instance.Instance, a instance.Attempt) error
+	// Release takes the attempt's room back.
+	Release(ctx context.Context, inst *instance.Instance, a instance.Attempt) error
+}
+
 // Instances is what the driver needs of instances.
 type Instances interface {
 	Apply(ctx context.Context, namespace, id string, env instance.Envelope, cmd instance.Command) (*instance.Instance, error)
@@ -30,6 +41,8 @@ const (
 	workers      = 16
 	callDeadline = 5 * time.Second
 	maxRetry     = 10 * time.Second
+	// tellEvery is when a registered server is told again of an instance that it has not linked.
+	tellEvery = 2 * time.Second
 )
 
 // actor names the driver in the history.
@@ -39,6 +52,7 @@ const actor = "service:game-instance"
 type Driver struct {
 	instances  Instances
 	allocation Allocation
+	registry   Registry
 	log        *slog.Logger
 	queue      chan string
 
@@ -47,9 +61,9 @@ type Driver struct {
 }
 
 // New returns a Driver. Run must be called for anything to be driven.
-func New(instances Instances, allocation Allocation, log *slog.Logger) *Driver {
+func New(instances Instances, allocation Allocation, registry Registry, log *slog.Logger) *Driver {
 	// When the queue is full, a kick is dropped: the timer of the instance brings it back.
-	return &Driver{instances: instances, allocation: allocation, log: log, queue: make(chan string, queueSize), busy: map[string]bool{}}
+	return &Driver{instances: instances, allocation: allocation, registry: registry, log: log, queue: make(chan string, queueSize), busy: map[string]bool{}}
 }
 
 // Kick implements instance.Driver.
@@ -122,23 +136,20 @@ func (d *Driver) drive(ctx context.Context, id string) {
 }
 
 func (d *Driver) call(ctx context.Context, inst *instance.Instance, call instance.Call) error {
-	var err error
-	switch call.Kind {
-	case instance.CallAllocate:
-		err = d.allocation.Allocate(ctx, inst, call.AttemptID)
-	case instance.CallRelease:
-		err = d.allocation.Release(ctx, inst, call.AttemptID)
-	}
+	answered, err := d.make(ctx, inst, call)
 	env := instance.Envelope{Actor: actor}
 	switch {
-	case err == nil:
-		_, err = d.instances.Apply(ctx, "", inst.ID, env, instance.CallAnswered{Kind: call.Kind, AttemptID: call.AttemptID})
+	case err == nil && answered != nil:
+		_, err = d.instances.Apply(ctx, "", inst.ID, env, answered)
 		return err
 	case permanent(err) && call.Kind == instance.CallAllocate:
 		_, err = d.instances.Apply(ctx, "", inst.ID, env, instance.ReportFailed{AttemptID: call.AttemptID, Message: err.Error()})
 		return err
 	default:
 		retry := min(250*time.Millisecond<<min(call.Tries, 10), maxRetry)
+		if err == nil {
+			retry = min(tellEvery<<min(call.Tries, 10), maxRetry)
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callDeadline) // the call may have used its time up
 		defer cancel()
 		if _, applyErr := d.instances.Apply(ctx, "", inst.ID, env, instance.CallFailed{Kind: call.Kind, AttemptID: call.AttemptID, Retry: retry}); applyErr != nil {
@@ -148,10 +159,41 @@ func (d *Driver) call(ctx context.Context, inst *instance.Instance, call instanc
 	}
 }
 
+// make makes a call, and returns what the instance is to know of its answer. No error and nothing to know: it is made again until something else ends it.
+func (d *Driver) make(ctx context.Context, inst *instance.Instance, call instance.Call) (instance.Command, error) {
+	answered := instance.CallAnswered{Kind: call.Kind, AttemptID: call.AttemptID}
+	for _, a := range inst.Attempts {
+		if a.ID == call.AttemptID && a.Registered {
+			return d.onRegistered(ctx, inst, call, a)
+		}
+	}
+	switch call.Kind {
+	case instance.CallAllocate:
+		return answered, d.allocation.Allocate(ctx, inst, call.AttemptID)
+	case instance.CallRelease:
+		return answered, d.allocation.Release(ctx, inst, call.AttemptID)
+	default:
+		return answered, nil // of a newer version; nobody here can make it
+	}
+}
+
+// onRegistered makes a call for an attempt on a registered server.
+func (d *Driver) onRegistered(ctx context.Context, inst *instance.Instance, call instance.Call, a instance.Attempt) (instance.Command, error) {
+	switch call.Kind {
+	case instance.CallAllocate:
+		endpoints, err := d.registry.Reserve(ctx, inst, a)
+		return instance.ReportAllocated{AttemptID: a.ID, Endpoints: endpoints}, err
+	case instance.CallRelease:
+		return instance.ReportReleased{AttemptID: a.ID}, d.registry.Release(ctx, inst, a)
+	default: // it is over when the server links, or the attempt is given up
+		return nil, d.registry.Tell(ctx, inst, a)
+	}
+}
+
 // permanent reports whether repeating a call cannot help.
 func permanent(err error) bool {
 	switch errs.ReasonOf(err) {
-	case errs.BuildUnknown, errs.ValidationFailed, errs.RequestIDReused:
+	case errs.BuildUnknown, errs.ValidationFailed, errs.RequestIDReused, errs.GameServerUnknown, errs.GameServerFull:
 		return true
 	default:
 		return false

@@ -52,7 +52,7 @@ func (a *Allocation) Release(ctx context.Context, inst *instance.Instance, attem
 	return rpc.FromStatus(err)
 }
 
-// TokenIssuer calls the token-issuer. It implements instance.Tickets.
+// TokenIssuer calls the token-issuer. It implements instance.Tickets and grpcserver.Pairs.
 type TokenIssuer struct{ client tokenv1.TokenServiceClient }
 
 // NewTokenIssuer returns a TokenIssuer that calls over a connection.
@@ -70,4 +70,10 @@ func (t *TokenIssuer) Ticket(ctx context.Context, namespace, instanceID, playerI
 		return "", time.Time{}, errs.New(errs.Internal, "the token-issuer answered without a ticket")
 	}
 	return out.GetTicket(), out.GetExpireTime().AsTime(), nil
+}
+
+// Pair implements grpcserver.Pairs.
+func (t *TokenIssuer) Pair(ctx context.Context, namespace, registration string) (*tokenv1.IssueTokenPairResponse, error) {
+	out, err := t.client.IssueTokenPair(ctx, &tokenv1.IssueTokenPairRequest{Namespace: namespace, AttemptId: registration})
+	return out, rpc.FromStatus(err)
 }

@@ -21,7 +21,7 @@ import (
 func deleted(t *testing.T, s *redisstore.Store) string {
 	t.Helper()
 	id := uuid.NewString()
-	must(t, s, id, instance.Create{Namespace: "default", ID: id, Timeouts: instance.Timeouts{Retention: time.Microsecond}, SkipAllocation: true})
+	must(t, s, id, instance.Create{Namespace: "default", ID: id, Placement: instance.Placement{Build: "b"}, Timeouts: instance.Timeouts{Retention: time.Microsecond}, SkipAllocation: true})
 	must(t, s, id, instance.Terminate{})
 	must(t, s, id, instance.Expire{})
 	return id

@@ -217,7 +217,7 @@ func encodeHead(i *instance.Instance) *recordv1.InstanceHead {
 	for _, a := range i.Attempts {
 		h.Attempts = append(h.Attempts, &recordv1.AttemptRecord{
 			Id: a.ID, ServerId: a.ServerID, Fate: instancev1.Attempt_Fate(a.Fate), Provider: a.Provider, Region: a.Region,
-			CreateTime: micros(a.CreateTime), AllocateTime: micros(a.AllocateTime), ReleaseTime: micros(a.ReleaseTime),
+			CreateTime: micros(a.CreateTime), AllocateTime: micros(a.AllocateTime), ReleaseTime: micros(a.ReleaseTime), Registered: a.Registered,
 		})
 	}
 	for kind, at := range i.Deadlines {
@@ -262,7 +262,7 @@ func decodeHead(h *recordv1.InstanceHead) *instance.Instance {
 	for _, a := range h.GetAttempts() {
 		i.Attempts = append(i.Attempts, instance.Attempt{
 			ID: a.GetId(), ServerID: a.GetServerId(), Fate: instance.Fate(a.GetFate()), Provider: a.GetProvider(), Region: a.GetRegion(),
-			CreateTime: at(a.GetCreateTime()), AllocateTime: at(a.GetAllocateTime()), ReleaseTime: at(a.GetReleaseTime()),
+			CreateTime: at(a.GetCreateTime()), AllocateTime: at(a.GetAllocateTime()), ReleaseTime: at(a.GetReleaseTime()), Registered: a.GetRegistered(),
 		})
 	}
 	for _, d := range h.GetDeadlines() {

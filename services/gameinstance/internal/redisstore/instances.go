@@ -24,6 +24,7 @@ type Store struct {
 type scripts struct {
 	load, commit, ack                     *redis.Script
 	session, loadSession                  *redis.Script
+	register, assign, unassign            *redis.Script
 	renewGateway, gateways, forgetGateway *redis.Script
 }
 
@@ -42,6 +43,7 @@ func New(s *redisx.Store) *Store {
 	return &Store{redis: s, scripts: scripts{
 		load: script("load"), commit: script("commit"), ack: script("ack"),
 		session: script("session"), loadSession: script("load_session"),
+		register: script("register"), assign: script("assign"), unassign: script("unassign"),
 		renewGateway: script("renew_gateway"), gateways: script("gateways"), forgetGateway: script("forget_gateway"),
 	}}
 }

@@ -173,7 +173,7 @@ func TestNumbersThatWereLostAreNotUsedAgain(t *testing.T) {
 func TestADeletedInstanceLeavesATombstone(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		id := created(t, s)
-		create := instance.Create{Namespace: "default", ID: id, Timeouts: timeouts}
+		create := instance.Create{Namespace: "default", ID: id, Placement: instance.Placement{Build: "b"}, Timeouts: timeouts}
 		must(t, s, id, instance.Terminate{})
 		l, err := s.Load(context.Background(), id, instance.Needs{}, nil)
 		if err != nil {

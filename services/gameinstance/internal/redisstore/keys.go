@@ -18,15 +18,19 @@ func historyKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":h") }
 func mailboxKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":m") }
 
 // Keys of a partition that concern all its instances.
-func timersKey(p int) string            { return redisx.Key(p, "timers") }
-func undeliveredKey(p int) string       { return redisx.Key(p, "undelivered") }
-func linksKey(p int) string             { return redisx.Key(p, "links") }
-func lostKey(p int) string              { return redisx.Key(p, "lost") }
-func changedKey(p int) string           { return redisx.Key(p, "changed") }
-func goneKey(p int) string              { return redisx.Key(p, "gone") }
-func sweptKey(p int) string             { return redisx.Key(p, "swept") }
-func indexKey(p int, ns string) string  { return redisx.Key(p, "idx:"+ns) }
-func sessionKey(p int, s string) string { return redisx.Key(p, "s:"+s) }
+func timersKey(p int) string           { return redisx.Key(p, "timers") }
+func undeliveredKey(p int) string      { return redisx.Key(p, "undelivered") }
+func linksKey(p int) string            { return redisx.Key(p, "links") }
+func lostKey(p int) string             { return redisx.Key(p, "lost") }
+func changedKey(p int) string          { return redisx.Key(p, "changed") }
+func goneKey(p int) string             { return redisx.Key(p, "gone") }
+func sweptKey(p int) string            { return redisx.Key(p, "swept") }
+func indexKey(p int, ns string) string { return redisx.Key(p, "idx:"+ns) }
+
+// Keys of a partition that concern game servers.
+func serverKey(p int, s string) string   { return redisx.Key(p, "s:"+s) }
+func serversKey(p int, ns string) string { return redisx.Key(p, "servers:"+ns) }
+func assignedKey(p int) string           { return redisx.Key(p, "assigned") }
 
 // The lease keys share a slot.
 const (

@@ -32,7 +32,7 @@ func (s *Store) Page(ctx context.Context, q instance.Query) (page []*instance.In
 		if !q.Filter.Empty() {
 			want = min(lookAtOnce, maxLook-looked)
 		}
-		entries, more, err := s.index(ctx, q.Namespace, want, at)
+		entries, more, err := s.index(ctx, func(p int) string { return indexKey(p, q.Namespace) }, want, at)
 		if err != nil {
 			return nil, next, err
 		}
@@ -90,11 +90,11 @@ func idsOf(entries []listed) []string {
 	return ids
 }
 
-// index returns 1 to limit entries that come after the cursor, and whether there are more; none at the end. Ids spread evenly over the partitions, so
+// index returns 1 to limit entries of an index, which has a part in each partition, that come after the cursor, and whether there are more; none at the end. Ids spread evenly over the partitions, so
 // that a small part of each is enough; where it is not, the entries that are certain make a shorter answer.
-func (s *Store) index(ctx context.Context, namespace string, limit int, after instance.Cursor) (entries []listed, more bool, err error) {
+func (s *Store) index(ctx context.Context, key func(partition int) string, limit int, after instance.Cursor) (entries []listed, more bool, err error) {
 	for count := 4 + 4*limit/s.redis.Partitions(); ; count *= 2 {
-		all, horizon, err := s.parts(ctx, namespace, count, after)
+		all, horizon, err := s.parts(ctx, key, count, after)
 		if err != nil {
 			return nil, false, err
 		}
@@ -116,7 +116,7 @@ func (s *Store) index(ctx context.Context, namespace string, limit int, after in
 }
 
 // parts reads up to count entries of each partition. What comes after the horizon is not known in full; nil: everything is.
-func (s *Store) parts(ctx context.Context, namespace string, count int, after instance.Cursor) (all []listed, horizon *listed, err error) {
+func (s *Store) parts(ctx context.Context, key func(partition int) string, count int, after instance.Cursor) (all []listed, horizon *listed, err error) {
 	upTo, from := "+inf", listed{after.CreateTime.UnixMicro(), after.ID}
 	if !after.CreateTime.IsZero() {
 		upTo = strconv.FormatInt(from.micros, 10)
@@ -124,7 +124,7 @@ func (s *Store) parts(ctx context.Context, namespace string, count int, after in
 	pipe := s.redis.Pipeline()
 	parts := make([]*redis.ZSliceCmd, s.redis.Partitions())
 	for p := range parts {
-		parts[p] = pipe.ZRevRangeByScoreWithScores(ctx, indexKey(p, namespace), &redis.ZRangeBy{Min: "-inf", Max: upTo, Count: int64(count)})
+		parts[p] = pipe.ZRevRangeByScoreWithScores(ctx, key(p), &redis.ZRangeBy{Min: "-inf", Max: upTo, Count: int64(count)})
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, nil, redisx.Err(err)

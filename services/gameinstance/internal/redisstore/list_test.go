@@ -71,7 +71,7 @@ func TestInstancesOfOneTimeAndPartitionAreListedOnce(t *testing.T) {
 			if r.Partition(id) != 3 {
 				continue
 			}
-			must(t, s, id, instance.Create{Namespace: "default", ID: id, Timeouts: timeouts, SkipAllocation: true})
+			must(t, s, id, instance.Create{Namespace: "default", ID: id, Placement: instance.Placement{Build: "b"}, Timeouts: timeouts, SkipAllocation: true})
 			if err := r.ZAdd(ctx, redisx.Key(3, "idx:default"), redis.Z{Score: 1e15, Member: id}).Err(); err != nil {
 				t.Fatal(err)
 			}
@@ -98,7 +98,7 @@ func TestAPartitionWithMoreThanItsShareIsListedInOrder(t *testing.T) {
 		add := func(n int, ours func(partition int) bool) {
 			for made := 0; made < n; {
 				if id := uuid.NewString(); ours(r.Partition(id)) {
-					must(t, s, id, instance.Create{Namespace: "default", ID: id, Timeouts: timeouts, SkipAllocation: true})
+					must(t, s, id, instance.Create{Namespace: "default", ID: id, Placement: instance.Placement{Build: "b"}, Timeouts: timeouts, SkipAllocation: true})
 					want, made = append([]string{id}, want...), made+1
 				}
 			}

@@ -305,7 +305,7 @@ func TestLinkAgainstAbandon(t *testing.T) {
 
 func raceForAttempt(ctx context.Context, s *redisstore.Store, one, other *instance.Service) error {
 	id := uuid.NewString()
-	inst, err := one.Create(ctx, "test", instance.Create{Namespace: "default", ID: id, Timeouts: timeouts, Digest: []byte("d")})
+	inst, err := one.Create(ctx, "test", instance.Create{Namespace: "default", ID: id, Placement: instance.Placement{Build: "b"}, Timeouts: timeouts, Digest: []byte("d")})
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,7 @@ const (
 
 // LoadSession implements session.Sessions.
 func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Session, time.Time, error) {
-	reply, err := s.redis.Read(ctx, s.scripts.loadSession, []string{sessionKey(s.redis.Partition(serverID), serverID)}).StringSlice()
+	reply, err := s.redis.Read(ctx, s.scripts.loadSession, []string{serverKey(s.redis.Partition(serverID), serverID)}).StringSlice()
 	if err != nil {
 		return session.Session{}, time.Time{}, err
 	}
@@ -53,7 +53,7 @@ func (s *Store) SaveSession(ctx context.Context, v session.Session, lookedAt int
 	if err != nil {
 		return false, fmt.Errorf("encode session: %w", err)
 	}
-	saved, err := s.redis.Write(ctx, s.scripts.session, []string{sessionKey(s.redis.Partition(v.ServerID), v.ServerID)},
+	saved, err := s.redis.Write(ctx, s.scripts.session, []string{serverKey(s.redis.Partition(v.ServerID), v.ServerID)},
 		lookedAt, v.Epoch, record, int64(sessionLife/time.Second)).Int()
 	return saved == 1, err
 }

@@ -92,7 +92,7 @@ func TestDueInstancesAreFoundAndDeletedOnesLeaveNothing(t *testing.T) {
 		s, timers := redisstore.New(r), redisstore.NewTimers(r)
 		id := uuid.NewString()
 		short := instance.Timeouts{Retention: time.Microsecond}
-		must(t, s, id, instance.Create{Namespace: "default", ID: id, Timeouts: short, SkipAllocation: true})
+		must(t, s, id, instance.Create{Namespace: "default", ID: id, Placement: instance.Placement{Build: "b"}, Timeouts: short, SkipAllocation: true})
 		if got := due(t, timers); len(got) != 0 {
 			t.Errorf("due: %v", got)
 		}

@@ -9,6 +9,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -72,6 +73,12 @@ type Instances interface {
 	Load(ctx context.Context, id string, needs instance.Needs) (instance.Loaded, error)
 }
 
+// Servers knows the registered game servers.
+type Servers interface {
+	// Assigned returns the instances that have room on a server, and whether it is registered at all.
+	Assigned(ctx context.Context, serverID string) (instanceIDs []string, registered bool, err error)
+}
+
 // Herald tells a gateway that a session of its was taken over. It may lose the news, and does not block.
 type Herald interface {
 	Replaced(gatewayID, serverID string, epoch int64)
@@ -83,6 +90,7 @@ type Config struct {
 	Gateways  Gateways
 	Mailboxes Mailboxes
 	Instances Instances
+	Servers   Servers
 	Herald    Herald
 	Log       *slog.Logger
 }
@@ -118,6 +126,8 @@ type Opened struct {
 	Links     []Link
 	// RolledBack names the instances of which the server knows more than the store.
 	RolledBack []string
+	// Assigned names the instances that have room on the registered server and do not go on over the socket.
+	Assigned []string
 }
 
 // Link is an instance that goes on over the socket.
@@ -132,9 +142,17 @@ type Link struct {
 // gone.
 func (s *Service) Open(ctx context.Context, h Hello) (*Opened, error) {
 	opened, resumed, err := s.take(ctx, h)
-	if err != nil || !resumed {
-		return opened, err // a server that cannot prove to be the same one has no links to go on with
+	if err != nil {
+		return nil, err
 	}
+	assigned, registered, err := s.Servers.Assigned(ctx, h.ServerID)
+	if err != nil {
+		return nil, err
+	}
+	if !resumed {
+		h.Links = nil // a server that cannot prove to be the same one has no links to go on with
+	}
+	superseded := error(nil)
 	for _, l := range h.Links {
 		link, err := s.attach(ctx, h, opened.Session, l)
 		switch errs.ReasonOf(err) {
@@ -144,8 +162,19 @@ func (s *Service) Open(ctx context.Context, h Hello) (*Opened, error) {
 			opened.RolledBack = append(opened.RolledBack, l.InstanceID)
 		case errs.StaleLinkEpoch, errs.InstanceUnknown, errs.InstanceDeleted, errs.NotAssigned:
 			// Left out of the answer: the server links again and learns how things stand.
+		case errs.Superseded:
+			superseded = err
 		default:
 			return nil, err
+		}
+	}
+	// A server that was started for one instance has nothing left to do without it; a registered one has, and learns of the loss when it links.
+	if superseded != nil && !registered {
+		return nil, superseded
+	}
+	for _, id := range assigned {
+		if !slices.ContainsFunc(opened.Links, func(l Link) bool { return l.InstanceID == id }) {
+			opened.Assigned = append(opened.Assigned, id)
 		}
 	}
 	return opened, nil

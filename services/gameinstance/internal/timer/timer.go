@@ -55,9 +55,12 @@ type Driver interface{ Kick(instanceID string) }
 
 // Reaper sees to links whose gateway or socket is gone.
 type Reaper interface {
+	Auditor
 	Reap(ctx context.Context) error
-	Audit(ctx context.Context) error
 }
+
+// Auditor looks for what was left behind, and takes it back.
+type Auditor interface{ Audit(ctx context.Context) error }
 
 const (
 	sweepEvery    = 250 * time.Millisecond
@@ -78,6 +81,7 @@ type Config struct {
 	Instances Instances
 	Driver    Driver
 	Reaper    Reaper
+	Servers   Auditor
 	Log       *slog.Logger
 	Metrics   *Metrics
 	// Replica is the name of this process among those that sweep; no other may ever have it.
@@ -123,7 +127,8 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	loop(min(fullEvery, s.Gap/2), "full sweep", func(bounded context.Context) error { return s.begin(ctx, bounded, s.all()) })
 	loop(countEvery, "count links", func(bounded context.Context) error { _, err := s.losses.stand(bounded); return err })
 	loop(reapEvery, "reap", s.Reaper.Reap)
-	loop(auditEvery, "audit", s.Reaper.Audit)
+	loop(auditEvery, "audit links", s.Reaper.Audit)
+	loop(auditEvery, "audit game servers", s.Servers.Audit)
 	rounds.Wait()
 	s.expiring.Wait()
 	s.leave(ctx)

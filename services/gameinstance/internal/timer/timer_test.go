@@ -127,7 +127,7 @@ func newFake() *fake {
 
 func (f *fake) sweeper(log *slog.Logger, reg *prometheus.Registry) *timer.Sweeper {
 	return timer.New(timer.Config{
-		Store: f, Instances: f, Driver: f, Reaper: f, Log: log, Metrics: timer.NewMetrics(reg), Replica: "me", Gap: 5 * time.Second, Hold: time.Minute,
+		Store: f, Instances: f, Driver: f, Reaper: f, Servers: f, Log: log, Metrics: timer.NewMetrics(reg), Replica: "me", Gap: 5 * time.Second, Hold: time.Minute,
 		MassLoss: timer.MassLoss{Share: 0.3, Min: 10, Limit: 10 * time.Minute},
 	})
 }

@@ -31,7 +31,7 @@ func Instance(i *instance.Instance) (*instancev1.GameInstance, error) {
 	for _, a := range i.Attempts {
 		out.Attempts = append(out.Attempts, &instancev1.Attempt{
 			Id: a.ID, ServerId: a.ServerID, Fate: instancev1.Attempt_Fate(a.Fate), Provider: a.Provider, Region: a.Region,
-			CreateTime: timestamp(a.CreateTime), AllocateTime: timestamp(a.AllocateTime), ReleaseTime: timestamp(a.ReleaseTime),
+			CreateTime: timestamp(a.CreateTime), AllocateTime: timestamp(a.AllocateTime), ReleaseTime: timestamp(a.ReleaseTime), Registered: a.Registered,
 		})
 	}
 	var err error

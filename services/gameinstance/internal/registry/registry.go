@@ -1,0 +1,232 @@
+// Package registry knows the game servers that no provider starts, and which of them has room for an instance. What an instance makes of its servers is
+// the instance's own business: here is only who is there, and whose room is whose. It knows nothing of gRPC, protobuf or Redis.
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+)
+
+// Server is a registered game server.
+type Server struct {
+	Namespace, ID string
+	// Capacity is how many instances it can have at once.
+	Capacity  int
+	Labels    map[string]string
+	Endpoints []instance.Endpoint
+	// Actor registered it, with a request of this Digest.
+	Actor  string
+	Digest []byte
+	// Draining says that it gets no further instances.
+	Draining   bool
+	CreateTime time.Time
+	// Assignments are the instances that have room on it, oldest first.
+	Assignments []Assignment
+	// Connected says whether it has a socket; ChangeTime when that last changed.
+	Connected  bool
+	ChangeTime time.Time
+	// GatewayID is the life of the gateway that its socket runs through.
+	GatewayID string
+}
+
+// Assignment is the room that an instance has on a server, for one of its attempts.
+type Assignment struct {
+	InstanceID, AttemptID string
+	Time                  time.Time
+}
+
+// Store keeps registered servers.
+type Store interface {
+	// RegisterServer keeps a server, unless one with its id is there, and returns the one that is there then.
+	RegisterServer(ctx context.Context, s Server) (Server, error)
+	// LoadServer returns a registered server; nil if there is none.
+	LoadServer(ctx context.Context, id string) (*Server, error)
+	// Assign gives an instance room. It fails with GAME_SERVER_UNKNOWN and GAME_SERVER_FULL.
+	Assign(ctx context.Context, namespace, id string, a Assignment) (Server, error)
+	// Unassign takes the room of an attempt back. A server that is not there, or has no such assignment, is as good.
+	Unassign(ctx context.Context, namespace, id string, a Assignment) error
+	// DeregisterServer lets a server go once it has no instances; nil if it is not there.
+	DeregisterServer(ctx context.Context, namespace, id string) (*Server, error)
+	// ServersPage returns servers of a namespace, newest first, and where the next page begins; the zero Cursor at the end.
+	ServersPage(ctx context.Context, namespace string, limit int, after instance.Cursor) ([]Server, instance.Cursor, error)
+	// AssignedServers returns all servers that any instance has room on, and the store's time.
+	AssignedServers(ctx context.Context) ([]Server, time.Time, error)
+}
+
+// Instances is what the registry needs of instances.
+type Instances interface {
+	Load(ctx context.Context, id string, needs instance.Needs, commands []instance.CommandID) (instance.Loaded, error)
+}
+
+// Herald tells a server of an instance, over its gateway. It may lose the news, and does not block.
+type Herald interface {
+	Assigned(gatewayID, serverID, instanceID string)
+}
+
+// Config names what a Service needs.
+type Config struct {
+	Store     Store
+	Instances Instances
+	Herald    Herald
+	Log       *slog.Logger
+}
+
+// Service has the use-cases around registered servers. It is safe for concurrent use.
+type Service struct{ Config }
+
+// New returns a Service.
+func New(cfg Config) *Service { return &Service{cfg} }
+
+// Register makes a server known. The same id and digest again return it as it is.
+func (s *Service) Register(ctx context.Context, server Server) (Server, error) {
+	kept, err := s.Store.RegisterServer(ctx, server)
+	if err == nil && !bytes.Equal(kept.Digest, server.Digest) {
+		return Server{}, errs.New(errs.RequestIDReused, "request_id: it was used to register a different game server already")
+	}
+	return kept, err
+}
+
+// Get returns a server.
+func (s *Service) Get(ctx context.Context, namespace, id string) (Server, error) {
+	server, err := s.Store.LoadServer(ctx, id)
+	switch {
+	case err != nil:
+		return Server{}, err
+	case server == nil || server.Namespace != namespace:
+		return Server{}, Unknown(id)
+	}
+	return *server, nil
+}
+
+// Deregister lets a server get no further instances.
+func (s *Service) Deregister(ctx context.Context, namespace, id string) (Server, error) {
+	if _, err := s.Get(ctx, namespace, id); err != nil {
+		return Server{}, err
+	}
+	server, err := s.Store.DeregisterServer(ctx, namespace, id)
+	if err == nil && server == nil {
+		return Server{}, Unknown(id)
+	}
+	if err != nil {
+		return Server{}, err
+	}
+	return *server, nil
+}
+
+// Check returns an error if a server has no room for an instance now: GAME_SERVER_UNKNOWN or GAME_SERVER_FULL. It implements instance.Servers.
+func (s *Service) Check(ctx context.Context, namespace, id, instanceID string) error {
+	server, err := s.Get(ctx, namespace, id)
+	if err != nil || server.has(instanceID) != nil {
+		return err
+	}
+	if server.Draining || len(server.Assignments) >= server.Capacity {
+		return Full(id)
+	}
+	return nil
+}
+
+// Assign gives an instance's attempt room on a server. It fails with GAME_SERVER_UNKNOWN or GAME_SERVER_FULL.
+func (s *Service) Assign(ctx context.Context, namespace, id string, a Assignment) (Server, error) {
+	return s.Store.Assign(ctx, namespace, id, a)
+}
+
+// Assigned returns the instances that have room on a server, and whether it is registered at all.
+func (s *Service) Assigned(ctx context.Context, id string) (instanceIDs []string, registered bool, err error) {
+	server, err := s.Store.LoadServer(ctx, id)
+	if err != nil || server == nil {
+		return nil, false, err
+	}
+	for _, a := range server.Assignments {
+		instanceIDs = append(instanceIDs, a.InstanceID)
+	}
+	return instanceIDs, true, nil
+}
+
+// Reserve gives an attempt room on its registered server. It implements outbox.Registry.
+func (s *Service) Reserve(ctx context.Context, inst *instance.Instance, a instance.Attempt) ([]instance.Endpoint, error) {
+	server, err := s.Store.Assign(ctx, inst.Namespace, a.ServerID, Assignment{InstanceID: inst.ID, AttemptID: a.ID})
+	return server.Endpoints, err
+}
+
+// Tell tells a connected server that an instance was placed on it. It implements outbox.Registry.
+func (s *Service) Tell(ctx context.Context, inst *instance.Instance, a instance.Attempt) error {
+	server, err := s.Get(ctx, inst.Namespace, a.ServerID)
+	if err == nil && server.Connected {
+		s.Herald.Assigned(server.GatewayID, server.ID, inst.ID)
+	}
+	return err
+}
+
+// Release takes an attempt's room back. It implements outbox.Registry.
+func (s *Service) Release(ctx context.Context, inst *instance.Instance, a instance.Attempt) error {
+	return s.Store.Unassign(ctx, inst.Namespace, a.ServerID, Assignment{InstanceID: inst.ID, AttemptID: a.ID})
+}
+
+// Settle takes an assignment's room back if its instance does not want it: it was never made, or has been given up.
+func (s *Service) Settle(ctx context.Context, namespace, id string, a Assignment) error {
+	loaded, err := s.Instances.Load(ctx, a.InstanceID, instance.Needs{}, nil)
+	if err != nil || wants(loaded.Instance, a.AttemptID) {
+		return err
+	}
+	s.Log.Warn("room on a game server was kept for nobody; taken back", "server_id", id, "instance_id", a.InstanceID, "attempt_id", a.AttemptID)
+	return s.Store.Unassign(ctx, namespace, id, a)
+}
+
+// wants reports whether an instance still wants the room of an attempt, or will give it back itself.
+func wants(inst *instance.Instance, attemptID string) bool {
+	if inst == nil {
+		return false
+	}
+	for _, a := range inst.Attempts {
+		if a.ID == attemptID {
+			return a.ReleaseTime.IsZero()
+		}
+	}
+	return false
+}
+
+// settleAfter is how old an assignment is before it is looked at: the room is had before the instance is committed.
+const settleAfter = time.Minute
+
+// Audit takes back the room that nobody wants: a replica that died between two steps may leave such.
+func (s *Service) Audit(ctx context.Context) error {
+	servers, now, err := s.Store.AssignedServers(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, server := range servers {
+		for _, a := range server.Assignments {
+			if now.Sub(a.Time) > settleAfter {
+				failed = append(failed, s.Settle(ctx, server.Namespace, server.ID, a))
+			}
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// has returns an instance's assignment; nil if it has none.
+func (s Server) has(instanceID string) *Assignment {
+	for n := range s.Assignments {
+		if s.Assignments[n].InstanceID == instanceID {
+			return &s.Assignments[n]
+		}
+	}
+	return nil
+}
+
+// Unknown is the error for a server that is not registered.
+func Unknown(id string) error {
+	return errs.New(errs.GameServerUnknown, "server_id: no game server %s is registered in this namespace", id)
+}
+
+// Full is the error for a server without room.
+func Full(id string) error {
+	return errs.New(errs.GameServerFull, "server_id: game server %s has as many instances as its capacity, or takes no more", id)
+}
