@@ -87,6 +87,10 @@ func (p *peers) IssuePlayerTicket(_ context.Context, req *tokenv1.IssuePlayerTic
 	return &tokenv1.IssuePlayerTicketResponse{Ticket: "ticket of " + req.GetPlayerId(), ExpireTime: timestamppb.Now()}, nil
 }
 
+func (p *peers) IssueTokenPair(_ context.Context, req *tokenv1.IssueTokenPairRequest) (*tokenv1.IssueTokenPairResponse, error) {
+	return &tokenv1.IssueTokenPairResponse{ServerId: ids.Server(req.GetAttemptId()), GameToken: "game of " + req.GetAttemptId(), SocialToken: "social", ExpireTime: timestamppb.Now()}, nil
+}
+
 func (p *peers) GetJsonWebKeySet(context.Context, *tokenv1.GetJsonWebKeySetRequest) (*tokenv1.GetJsonWebKeySetResponse, error) {
 	x := base64.RawURLEncoding.EncodeToString(p.key.Public().(ed25519.PublicKey))
 	return &tokenv1.GetJsonWebKeySetResponse{Keys: []*tokenv1.JsonWebKey{{Kty: "OKP", Crv: "Ed25519", X: x, Kid: "k", Use: "sig", Alg: "EdDSA"}}}, nil
@@ -138,6 +142,7 @@ type world struct {
 	conn      *grpc.ClientConn
 	instances instancev1.GameInstanceServiceClient
 	servers   gameserverv1.GameServerServiceClient
+	registry  gameserverv1.GameServerRegistryServiceClient
 	sessions  sessionv1.SessionServiceClient
 	attempts  attemptv1.AttemptServiceClient
 	// of the servers' newest sockets
@@ -185,6 +190,7 @@ func startAt(t *testing.T, store *redisx.Store, p *peers, configure func(*gamein
 	t.Cleanup(stop)
 	return &world{
 		t: t, peers: p, store: store, conn: conn, instances: instancev1.NewGameInstanceServiceClient(conn), servers: gameserverv1.NewGameServerServiceClient(conn),
+		registry: gameserverv1.NewGameServerRegistryServiceClient(conn),
 		sessions: sessionv1.NewSessionServiceClient(conn), attempts: attemptv1.NewAttemptServiceClient(conn),
 		epochs: map[string]int64{}, sessionIDs: map[string]string{}, stop: stop,
 	}
@@ -224,10 +230,14 @@ func (w *world) create() *instancev1.GameInstance {
 // open opens a session for the server of an instance's first attempt.
 func (w *world) open(id string, hello *linkv1.Hello) *sessionv1.OpenSessionResponse {
 	w.t.Helper()
+	return w.openAs(openRequest(id, hello))
+}
+
+func (w *world) openAs(req *sessionv1.OpenSessionRequest) *sessionv1.OpenSessionResponse {
+	w.t.Helper()
 	if _, err := w.sessions.RenewGateway(internally(), &sessionv1.RenewGatewayRequest{GatewayId: "gw", Lease: durationpb.New(time.Minute)}); err != nil {
 		w.t.Fatal(err)
 	}
-	req := openRequest(id, hello)
 	out, err := w.sessions.OpenSession(internally(), req)
 	if err != nil {
 		w.t.Fatal(err)
@@ -266,13 +276,17 @@ func (w *world) link(id string) (*gameserverv1.LinkResponse, error) {
 // relay makes a call of the server of an instance's first attempt, as a gateway would.
 func (w *world) relay(req *linkv1.Request, out proto.Message) error {
 	w.t.Helper()
+	return w.relayAs(ids.Server(ids.Attempt(req.GetInstanceId(), 1)), req, out)
+}
+
+func (w *world) relayAs(server string, req *linkv1.Request, out proto.Message) error {
+	w.t.Helper()
 	ctx, cancel := context.WithCancel(internally())
 	defer cancel()
 	stream, err := w.sessions.Relay(ctx)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	server := ids.Server(ids.Attempt(req.GetInstanceId(), 1))
 	if err := stream.Send(&sessionv1.RelayRequest{
 		Id: 1, Identity: &sessionv1.ServerIdentity{Namespace: "default", ServerId: server, PairId: "pair", SessionId: w.sessionIDs[server], SessionEpoch: w.epochs[server]}, Request: req,
 	}); err != nil {

@@ -60,7 +60,9 @@ type Reaper interface {
 }
 
 // Auditor looks for what was left behind, and takes it back.
-type Auditor interface{ Audit(ctx context.Context) error }
+type Auditor interface {
+	Audit(ctx context.Context) error
+}
 
 const (
 	sweepEvery    = 250 * time.Millisecond
