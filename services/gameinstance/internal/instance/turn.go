@@ -3,6 +3,7 @@ package instance
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
@@ -291,7 +292,7 @@ func (t *turn) loseServer(reason Reason, format string, args ...any) {
 func (t *turn) withdraw(message string) {
 	if a := t.i.Attempt(); a != nil {
 		a.Fate = Abandoned
-		t.answered(CallAllocate, a.ID)
+		t.callOff(a.ID)
 		if a.ReleaseTime.IsZero() {
 			t.call(CallRelease, a.ID)
 		}
@@ -330,10 +331,13 @@ func (t *turn) newAttempt(serverID string) {
 
 // call puts a call into the outbox, in the place of any other for the attempt. The first try follows the commit at once.
 func (t *turn) call(kind CallKind, attemptID string) {
-	for _, other := range []CallKind{CallAllocate, CallRelease, CallAssign} {
-		t.answered(other, attemptID)
-	}
+	t.callOff(attemptID)
 	t.i.Outbox = append(t.i.Outbox, Call{Kind: kind, AttemptID: attemptID, Due: t.now.Add(outboxRetry)})
+}
+
+// callOff takes all calls for an attempt out of the outbox.
+func (t *turn) callOff(attemptID string) {
+	t.i.Outbox = slices.DeleteFunc(t.i.Outbox, func(c Call) bool { return c.AttemptID == attemptID })
 }
 
 // answered takes a call out of the outbox.
@@ -360,7 +364,7 @@ func (t *turn) finish(s State) {
 	if a == nil {
 		return
 	}
-	t.answered(CallAllocate, a.ID)
+	t.callOff(a.ID)
 	if a.Fate == Open {
 		a.Fate = Abandoned
 	}

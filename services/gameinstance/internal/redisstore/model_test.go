@@ -65,9 +65,17 @@ func (deaf) Ticket(context.Context, string, string, string) (string, time.Time, 
 	return "", time.Time{}, nil
 }
 
+// roomy is a registry whose servers always have room.
+type roomy struct{}
+
+func (roomy) Check(context.Context, string, string, string) error { return nil }
+
+// pool is a registered server.
+const pool = "0b6f0f9e-4a54-5a07-8a0e-3f1c2d3e4f50"
+
 // replica returns a service over the store, as one replica of game-instance has it.
 func replica(s instance.Store) *instance.Service {
-	svc := instance.NewService(instance.Config{Store: s, Courier: deaf{}, Placements: deaf{}, Tickets: deaf{}, Timeouts: timeouts})
+	svc := instance.NewService(instance.Config{Store: s, Courier: deaf{}, Placements: deaf{}, Servers: roomy{}, Tickets: deaf{}, Timeouts: timeouts})
 	svc.SetDriver(deaf{})
 	return svc
 }
@@ -107,7 +115,8 @@ func live(t *rapid.T, s *redisstore.Store, jump func()) {
 	onLoss := rapid.SampledFrom([]instance.OnLoss{instance.OnLossTerminate, instance.OnLossReplace}).Draw(t, "on loss")
 	create := instance.Create{
 		Namespace: "default", ID: m.id, Timeouts: timeouts, Players: []instance.Player{{ID: "ann"}}, OnLoss: onLoss,
-		SkipAllocation: rapid.Bool().Draw(t, "skip allocation"), Digest: []byte("d"),
+		SkipAllocation: rapid.Bool().Draw(t, "skip allocation"), ServerID: rapid.SampledFrom([]string{"", pool}).Draw(t, "server"),
+		Placement: instance.Placement{Build: "b"}, Digest: []byte("d"),
 	}
 	for range 2 { // asked twice, created once
 		if _, err := m.one.Create(context.Background(), "test", create); err != nil {
@@ -192,9 +201,10 @@ func (m *model) draw() (instance.Command, func()) {
 		effect func()
 	}
 	o := rapid.SampledFrom([]option{
-		{instance.Allocate{}, none}, {instance.Replace{}, none}, {instance.Unlink{Server: server}, none},
+		{instance.Allocate{}, none}, {instance.Replace{}, none}, {instance.Replace{ServerID: pool}, none}, {instance.Unlink{Server: server}, none},
 		{instance.ReportAllocated{AttemptID: attempt, Provider: "p"}, none}, {instance.ReportExited{AttemptID: attempt}, none},
 		{instance.ReportReleased{AttemptID: attempt}, none}, {instance.ReportFailed{AttemptID: attempt}, none},
+		{instance.CallAnswered{Kind: instance.CallAllocate, AttemptID: attempt}, none}, {instance.CallFailed{Kind: instance.CallAssign, AttemptID: attempt}, none},
 		{instance.LinkServer{Server: server, SessionEpoch: session, GatewayID: "gw"}, none},
 		{instance.LinkServer{Server: server, SessionEpoch: session, GatewayID: "gw"}, none},
 		{instance.AttachSession{ServerID: server.ServerID, SessionEpoch: session, GatewayID: "gw", LinkEpoch: inst.LastLinkEpoch, LastOffset: inst.LastOffset, Revision: inst.Revision}, none},
@@ -237,6 +247,12 @@ func (m *model) check() {
 	}
 	if l := i.Link; l != nil && (l.ServerID != i.Attempt().ServerID || i.State == instance.Pending) {
 		m.t.Fatalf("linked to %s in %s, attempts %+v", l.ServerID, i.State, i.Attempts)
+	}
+	for _, c := range i.Outbox {
+		a := i.Attempts[slices.IndexFunc(i.Attempts, func(a instance.Attempt) bool { return a.ID == c.AttemptID })]
+		if c.Kind == instance.CallAssign && (!a.Registered || a.Fate != instance.Open) || c.Kind == instance.CallRelease && a.Fate != instance.Abandoned && !i.State.Final() {
+			m.t.Fatalf("call %+v for attempt %+v in %s", c, a, i.State)
+		}
 	}
 	if p := m.last; p != nil && (i.Revision < p.Revision || i.LastOffset < p.LastOffset || i.LastLinkEpoch < p.LastLinkEpoch) {
 		m.t.Fatalf("a number went back: revision %d after %d, offset %d after %d, link epoch %d after %d", i.Revision, p.Revision, i.LastOffset, p.LastOffset, i.LastLinkEpoch, p.LastLinkEpoch)
