@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -148,6 +149,10 @@ func startDev(t *testing.T, dir string) *berthDev {
 
 // A terminal that was closed took berth with it, and left the game servers running.
 func TestATerminalThatIsClosedLeavesNothingBehind(t *testing.T) {
+	// A child inherits that SIGHUP is ignored, as it is where nohup runs the tests, but not that it is caught.
+	caught := make(chan os.Signal, 1)
+	signal.Notify(caught, syscall.SIGHUP)
+	defer signal.Stop(caught)
 	dir, temp := t.TempDir(), t.TempDir()
 	t.Setenv("TMPDIR", temp)
 	d := startDev(t, dir)
@@ -159,8 +164,13 @@ func TestATerminalThatIsClosedLeavesNothingBehind(t *testing.T) {
 		if err := one.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-one.ended; err != nil {
-			t.Errorf("berth dev ended with %v", err)
+		select {
+		case err := <-one.ended:
+			if err != nil {
+				t.Errorf("berth dev ended with %v", err)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("berth dev does not end")
 		}
 	}
 	gone(t, id)
