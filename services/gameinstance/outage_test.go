@@ -108,9 +108,9 @@ func (w *world) await(id, event string) *instancev1.HistoryEntry {
 
 // Each outage is longer than the deadlines, and the hold after it too.
 const (
-	deadline = 2 * time.Second
-	away     = 3 * time.Second
-	hold     = 3 * time.Second
+	deadline = 4 * time.Second
+	away     = 5 * time.Second
+	hold     = 10 * time.Second
 )
 
 func short(cfg *gameinstance.Config) {
@@ -175,11 +175,12 @@ func TestTimeInWhichBerthWasAwayDoesNotCount(t *testing.T) {
 				w = startAt(t, o.store, w.peers, short)
 			}
 
-			for _, id := range []string{back.id, gone.id, opening.id, placing} {
-				w.await(id, "deadline_held")
-			}
+			w.await(back.id, "deadline_held")
 			w.resume(back, "gw")
+			w.await(opening.id, "deadline_held")
 			w.connect(opening)
+			w.await(gone.id, "deadline_held")
+			w.await(placing, "deadline_held")
 			for id, want := range map[string]instancev1.GameInstance_Reason{gone.id: instancev1.GameInstance_REASON_SERVER_LOST, placing: instancev1.GameInstance_REASON_ALLOCATION_TIMEOUT} {
 				e := w.await(id, "terminated")
 				if after := e.GetTime().AsTime().Sub(returned); after < hold {
