@@ -127,8 +127,8 @@ func (s *Server) Close(ctx context.Context) error {
 	if s.host.single {
 		return s.host.Close(ctx)
 	}
-	_ = s.host.finish(s, nil) // whatever it would be, it is not told any more
-	<-s.ending.done           // it may have ended at this very moment
+	s.host.finish(s, nil)
+	<-s.ending.done // it may have ended by itself at this very moment
 	s.stop()
 	<-s.delivery
 	return nil

@@ -3,6 +3,7 @@ package gameserver
 import (
 	"cmp"
 	"errors"
+	"log/slog"
 	"maps"
 	"slices"
 
@@ -188,16 +189,11 @@ func (h *Host) end(sock *socket, s *Server, why error) {
 		wake(sock.leave)
 		return
 	}
-	if err := h.finish(s, why); err != nil {
-		s.log.Warn("the instance is over for this server", "error", err)
-	} else {
-		s.log.Info("the instance is over for this server")
-	}
+	h.finish(s, why)
 }
 
-// finish ends the link of an instance for good, unless that has happened, and returns why it was not to be expected: an end that had to
-// come is no error.
-func (h *Host) finish(s *Server, err error) error {
+// finish ends the link of an instance for good, unless that has happened. An end that had to come is no error.
+func (h *Host) finish(s *Server, err error) {
 	// A server that gave its instance up is sent away, which may overtake the answer.
 	sentAway := superseded(err) || refusedFor(err, reasonNotAssigned)
 	unlinked := errors.Is(err, errUnlinked) || sentAway && h.outbox.sent(s.ledger, methodUnlink)
@@ -205,13 +201,13 @@ func (h *Host) finish(s *Server, err error) error {
 		err = nil
 	}
 	if !h.forget(s, err) {
-		return nil
+		return
 	}
+	logEnd(s.log, err)
 	s.unlinked, s.ending.err = unlinked, err
 	close(s.ending.done)
 	h.outbox.close(s.ledger)
 	s.inbox.end()
-	return err
 }
 
 // forget takes a server off the list, and reports whether it was there.
@@ -240,15 +236,19 @@ func (h *Host) forget(s *Server, err error) bool {
 // finishAll ends the link for good.
 func (h *Host) finishAll(err error) {
 	for _, s := range h.all() {
-		if e := h.finish(s, err); h.single {
-			err = e
-		}
+		h.finish(s, err)
 	}
-	if err != nil {
-		h.log.Error("link is over", "error", err)
-	} else {
-		h.log.Info("link is over")
+	if !h.single {
+		logEnd(h.log, err)
 	}
 	h.ending.err = err
 	close(h.ending.done)
+}
+
+func logEnd(log *slog.Logger, err error) {
+	if err != nil {
+		log.Error("link is over", "error", err)
+	} else {
+		log.Info("link is over")
+	}
 }
