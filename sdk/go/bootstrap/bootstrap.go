@@ -1,5 +1,5 @@
-// Package bootstrap is the document that a game server is started with: who it is, which instance it is for, where its
-// gateway is and the two partner tokens. Game servers get it through package gameserver; providers pass it on.
+// Package bootstrap is the document that a game server is started with: who it is, which instance it is for, if it is for a certain one,
+// where its gateway is and the two partner tokens. Game servers get it through package gameserver; providers pass it on.
 package bootstrap
 
 import (
@@ -23,8 +23,9 @@ type Document struct {
 	Version int `json:"v"`
 	// Namespace is the namespace of server and instance.
 	Namespace string `json:"namespace"`
-	// Instance is the id of the instance that the server is for.
-	Instance string `json:"instance"`
+	// Instance is the id of the instance that the server is for. It is empty for a registered server, which is told its instances when
+	// it is connected.
+	Instance string `json:"instance,omitempty"`
 	// Server is the server's own id.
 	Server string `json:"server"`
 	// Gateway is the base URL of the gateway's edge, such as "https://edge.example.com".
@@ -92,7 +93,7 @@ func (s Secret) GoString() string { return fmt.Sprintf("%q", s.String()) }
 // LogValue implements slog.LogValuer.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
-// Parse reads a document and checks that everything is there. Members that it does not know are left out.
+// Parse reads a document and checks that everything is there that every server needs. Members that it does not know are left out.
 func Parse(doc []byte) (*Document, error) {
 	if len(doc) > MaxSize {
 		return nil, fmt.Errorf("it has more than %d bytes", MaxSize)
@@ -105,7 +106,7 @@ func Parse(doc []byte) (*Document, error) {
 		return nil, fmt.Errorf("v is %d: this version of the SDK reads %d", d.Version, Version)
 	}
 	for _, f := range []struct{ name, value string }{
-		{"namespace", d.Namespace}, {"instance", d.Instance}, {"server", d.Server}, {"gateway", d.Gateway},
+		{"namespace", d.Namespace}, {"server", d.Server}, {"gateway", d.Gateway},
 		{"game", d.Game.Reveal()}, {"social", d.Social.Reveal()},
 	} {
 		if f.value == "" {

@@ -41,7 +41,11 @@ func TestParseRefuses(t *testing.T) {
 		"something behind":   {`"from": "the future"`, `"from": "the future"} {`, "not JSON"},
 		"version missing":    {`"v": 1,`, ``, "v is 0"},
 		"newer version":      {`"v": 1,`, `"v": 2,`, "v is 2"},
-		"no instance":        {`"instance": "i-1",`, ``, "instance is missing"},
+		"no namespace":       {`"namespace": "default",`, ``, "namespace is missing"},
+		"no server":          {`"server": "s-1",`, ``, "server is missing"},
+		"no gateway":         {`"gateway": "http://127.0.0.1:7001",`, ``, "gateway is missing"},
+		"no social token":    {`"social": "SOCIALTOKEN",`, ``, "social is missing"},
+		"instance a number":  {`"instance": "i-1"`, `"instance": 1`, "instance is not"},
 		"no game token":      {`"game": "GAMETOKEN",`, ``, "game is missing"},
 		"token of wrong typ": {`"GAMETOKEN"`, `{"a": "GAMETOKEN"}`, "game is not"},
 		"gateway relative":   {`"http://127.0.0.1:7001"`, `"127.0.0.1:7001"`, "gateway is not"},
@@ -66,6 +70,20 @@ func TestParseRefuses(t *testing.T) {
 				t.Errorf("the error has a token in it: %v", err)
 			}
 		})
+	}
+}
+
+// The document of a registered server names no instance, and none is made up when it is written.
+func TestParseWithoutInstance(t *testing.T) {
+	d, err := bootstrap.Parse([]byte(strings.Replace(good, `"instance": "i-1",`, ``, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Instance != "" || d.Server != "s-1" {
+		t.Errorf("got %+v", d)
+	}
+	if doc, err := json.Marshal(d); err != nil || strings.Contains(string(doc), "instance") {
+		t.Errorf("written, it is %s, %v", doc, err)
 	}
 }
 
@@ -143,7 +161,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if d.Instance == "" || d.Game == "" || d.Social == "" || d.Gateway == "" {
+		if d.Namespace == "" || d.Server == "" || d.Game == "" || d.Social == "" || d.Gateway == "" {
 			t.Errorf("took an incomplete document")
 		}
 		again, err := bootstrap.WithEndpoints(doc, d.Endpoints)

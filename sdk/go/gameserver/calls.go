@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
@@ -127,7 +126,7 @@ func (s *Server) Unlink(ctx context.Context, message string) error {
 	req := &gameserverv1.UnlinkGameInstanceRequest{Message: message}
 	err := s.call(ctx, methodUnlink, req, effectOf(
 		func(*match, *gameserverv1.UnlinkGameInstanceRequest, *gameserverv1.UnlinkGameInstanceResponse) {
-			s.run.over = errUnlinked
+			s.gaveUp = true
 		}))
 	if errors.Is(err, ErrClosed) && s.unlinked {
 		return nil
@@ -167,55 +166,9 @@ func (s *Server) call(ctx context.Context, method string, req proto.Message, e e
 		return fmt.Errorf("gameserver: %s: %w", method, err)
 	}
 	at, ok := req.(interface{ GetExpectedRevision() int64 })
-	c := &call{method: method, payload: payload, conditional: ok && at.GetExpectedRevision() != 0, apply: func(result []byte) (int64, error) {
-		return e(s.match, payload, result)
-	}}
-	if err := s.outbox.add(ctx, s.done, c); err != nil {
-		return fmt.Errorf("gameserver: %s: %w", method, err)
-	}
-	defer s.outbox.remove(c)
-
-	var wait backoff
-	var refused *Error // the last one; the call goes on for as long as it is temporary
-	for {
-		answer, err := s.await(ctx, c)
-		switch {
-		case err != nil && refused != nil:
-			return fmt.Errorf("gameserver: %s: %w; before that: %w", method, err, refused)
-		case err != nil:
-			return fmt.Errorf("gameserver: %s: %w", method, err)
-		case answer.GetError() == nil:
-			return nil
-		}
-		if refused = errorOf(answer.GetError()); !refused.temporary() {
-			return fmt.Errorf("gameserver: %s: %w", method, refused)
-		}
-		if s.pause(ctx, wait.next()+retryAfter(refused)) {
-			s.outbox.repeat(c)
-		}
-	}
-}
-
-// await prefers an answer that is there to the news that there will not be one.
-func (s *Server) await(ctx context.Context, c *call) (*linkv1.Response, error) {
-	var err error
-	select {
-	case r := <-c.answer:
-		return r, nil
-	case <-ctx.Done():
-		err = ctx.Err()
-	case <-s.done:
-		err = ErrClosed
-		if s.err != nil {
-			err = fmt.Errorf("%w: %w", ErrClosed, s.err)
-		}
-	}
-	select {
-	case r := <-c.answer:
-		return r, nil
-	default:
-		return nil, err
-	}
+	c := &call{of: s.ledger, method: method, payload: payload, conditional: ok && at.GetExpectedRevision() != 0}
+	c.apply = func(result []byte) (int64, error) { return e(s.match, payload, result) }
+	return s.host.outbox.do(ctx, &s.ending, c)
 }
 
 func unreadable(method string) *linkv1.Error {
@@ -226,18 +179,4 @@ func unreadable(method string) *linkv1.Error {
 
 func tooLarge(message string) *linkv1.Error {
 	return &linkv1.Error{Code: int32(codes.ResourceExhausted), Reason: reasonLimitExceeded, Message: message}
-}
-
-// pause waits before a repeat; it returns false when there will be none, which await then explains.
-func (s *Server) pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	case <-s.done:
-		return false
-	}
 }

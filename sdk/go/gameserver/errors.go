@@ -9,8 +9,12 @@ import (
 	"google.golang.org/grpc/codes"
 )
 
-// ErrClosed is the error of calls that are made, or still unanswered, when the link is over.
+// ErrClosed is the error of calls that are made, or still unanswered, when the link is over: a Server's for its instance, a Host's for
+// all of them. If the link did not end as it should, the error says why, too.
 var ErrClosed = errors.New("gameserver: the link is closed")
+
+// ErrNoInstance is the error of Connect with the bootstrap document of a registered server, which names no instance.
+var ErrNoInstance = errors.New("the bootstrap document names no instance: it is for a registered server, which uses Open and then Accept or Create")
 
 // Error says that Berth refused a call, or the link itself.
 type Error struct {
@@ -34,6 +38,7 @@ const (
 	reasonLimitExceeded  = "LIMIT_EXCEEDED"
 	reasonMismatch       = "REVISION_MISMATCH"
 	reasonSuperseded     = "SUPERSEDED"
+	reasonNotAssigned    = "NOT_ASSIGNED"
 	reasonRolledBack     = "STATE_ROLLED_BACK"
 	reasonTooOld         = "REQUEST_TOO_OLD"
 )
@@ -46,6 +51,11 @@ func (e *Error) temporary() bool {
 	default:
 		return e.staleLink()
 	}
+}
+
+// mishap reports whether something went wrong at Berth that says nothing about the request.
+func (e *Error) mishap() bool {
+	return e.Code == codes.Internal || e.Code == codes.Unknown || e.Code == codes.ResourceExhausted
 }
 
 // staleLink reports whether Berth knows the instance by another link, or none, so that a new connection is due.
@@ -112,8 +122,13 @@ func superseded(err error) bool {
 	if errors.As(err, &closed) {
 		return closed.Code == linkv1.CloseCode_CLOSE_CODE_SUPERSEDED
 	}
+	return refusedFor(err, reasonSuperseded)
+}
+
+// refusedFor reports whether Berth refused for this reason.
+func refusedFor(err error, reason string) bool {
 	var refused *Error
-	return errors.As(err, &refused) && refused.Reason == reasonSuperseded
+	return errors.As(err, &refused) && refused.Reason == reason
 }
 
 // final reports whether, after this failure, there is no point in connecting again.
@@ -133,4 +148,28 @@ func retryAfter(err error) time.Duration {
 		return min(max(refused.RetryAfter, 0), maxRetryAfter)
 	}
 	return 0
+}
+
+// ending is the end of a Host or a Server, which comes once.
+type ending struct {
+	done chan struct{} // closed when it has come
+	err  error         // why; written before done is closed
+}
+
+// cause returns why it has come; nil before.
+func (e *ending) cause() error {
+	select {
+	case <-e.done:
+		return e.err
+	default:
+		return nil
+	}
+}
+
+// closed returns the error of what cannot be done any more because it has come.
+func (e *ending) closed() error {
+	if e.err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, e.err)
+	}
+	return ErrClosed
 }

@@ -5,6 +5,8 @@ import (
 	"log"
 
 	"github.com/berth-dev/berth/sdk/go/gameserver"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 )
 
 // A whole game server, but for the game.
@@ -48,4 +50,55 @@ func ExampleServer_Events() {
 			log.Printf("stop: %s", e.Message)
 		}
 	}
+}
+
+// A registered server plays all the matches that are placed on it, at once.
+func ExampleHost_Accept() {
+	ctx := context.Background()
+	host, err := gameserver.Open(ctx) // its bootstrap document names no instance
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		server, err := host.Accept(ctx)
+		if err != nil {
+			log.Print(err)
+			break
+		}
+		go func() {
+			if err := server.ConnectPlayers(ctx); err != nil {
+				log.Print(err)
+			}
+			// Play, and then:
+			if err := server.End(ctx, nil); err != nil {
+				log.Print(err)
+			}
+			if err := server.Close(ctx); err != nil { // lets go of this instance only
+				log.Print(err)
+			}
+		}()
+	}
+	if err := host.Close(ctx); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// A registered server can make a match by itself.
+func ExampleHost_Create() {
+	ctx := context.Background()
+	host, err := gameserver.Open(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	server, err := host.Create(ctx, &gameserverv1.CreateAndLinkRequest{
+		Players: []*instancev1.Player{{Id: "ann"}, {Id: "bob"}},
+		Labels:  map[string]string{"mode": "duel"},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := server.ConnectPlayers(ctx); err != nil {
+		log.Fatal(err)
+	}
+	log.Printf("playing %s", server.Instance().GetId())
 }

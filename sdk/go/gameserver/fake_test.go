@@ -223,8 +223,9 @@ func (p *peer) read() {
 			p.t.Errorf("the server sent what is no frame: %v", err)
 			return
 		}
+		deaf := p.deaf.Load() // before the test sees this frame, and goes on
 		p.frames <- f
-		if p.deaf.Load() {
+		if deaf {
 			<-p.t.Context().Done()
 			return
 		}
@@ -273,6 +274,12 @@ func resumed(epoch int64) func(*linkv1.Welcome) {
 // request waits for a request and checks what holds for every one of them.
 func (p *peer) request(method string) *linkv1.Request {
 	p.t.Helper()
+	return p.requestFor(instanceID, p.epoch, method)
+}
+
+// requestFor is request for an instance, and over a link, that the test names.
+func (p *peer) requestFor(instance string, epoch int64, method string) *linkv1.Request {
+	p.t.Helper()
 	f := p.next()
 	r := f.GetRequest()
 	if r == nil || r.GetMethod() != method {
@@ -281,8 +288,8 @@ func (p *peer) request(method string) *linkv1.Request {
 	if r.GetAuth().GetGame() != p.game || r.GetAuth().GetSocial() != p.social {
 		p.t.Errorf("%s carries credentials %v, want this connection's two handles", method, r.GetAuth())
 	}
-	if r.GetInstanceId() != instanceID || r.GetLinkEpoch() != p.epoch {
-		p.t.Errorf("%s is for instance %q, link %d; want link %d", method, r.GetInstanceId(), r.GetLinkEpoch(), p.epoch)
+	if r.GetInstanceId() != instance || r.GetLinkEpoch() != epoch {
+		p.t.Fatalf("%s is for instance %q, link %d; want %q, link %d", method, r.GetInstanceId(), r.GetLinkEpoch(), instance, epoch)
 	}
 	return r
 }
@@ -310,15 +317,25 @@ func (p *peer) fail(r *linkv1.Request, e *linkv1.Error) {
 
 func (p *peer) notify(offset, previous int64, e *gameserverv1.InstanceEvent) {
 	p.t.Helper()
+	p.notifyOf(instanceID, offset, previous, e)
+}
+
+func (p *peer) notifyOf(instance string, offset, previous int64, e *gameserverv1.InstanceEvent) {
+	p.t.Helper()
 	p.send(&linkv1.Frame{Kind: &linkv1.Frame_Notification{Notification: &linkv1.Notification{
-		InstanceId: instanceID, Offset: offset, Previous: previous, Event: e,
+		InstanceId: instance, Offset: offset, Previous: previous, Event: e,
 	}}})
 }
 
 func (p *peer) wantAck(offset int64) {
 	p.t.Helper()
+	p.wantAckOf(instanceID, offset)
+}
+
+func (p *peer) wantAckOf(instance string, offset int64) {
+	p.t.Helper()
 	f := p.next()
-	if f.GetAck().GetOffset() != offset || f.GetAck().GetInstanceId() != instanceID {
+	if f.GetAck().GetOffset() != offset || f.GetAck().GetInstanceId() != instance {
 		p.t.Fatalf("got %v, want an ack of %d", f, offset)
 	}
 }

@@ -5,131 +5,86 @@
 // finds the bootstrap document that the server was started with, connects to the gateway and returns with the start data.
 // From then on the package reconnects by itself whenever the connection is lost, repeats what was not answered (which
 // takes effect once), and hands over what backends do to the instance as events, in order and without gaps.
+//
+// A server that was registered with Berth can have several instances at once, all over one connection:
+//
+//	host, err := gameserver.Open(ctx)
+//	server, err := host.Accept(ctx) // the next instance that was placed on it
+//	server, err := host.Create(ctx, nil) // one that it makes itself
+//
+// Each instance has a Server of its own, and what happens to one does not touch the others.
 package gameserver
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
-	"net/http"
-	"strings"
-	"sync"
 
-	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
-	"github.com/berth-dev/berth/sdk/go/token"
 )
 
-// Server is a game server that is linked to its instance. All methods are safe for concurrent use. Whoever called Connect
-// must call Close.
+// Server is a game server that is linked to an instance: to its only one, from Connect, or to one of several, from Host.Accept or
+// Host.Create. All methods are safe for concurrent use. Whoever has it must call Close.
 type Server struct {
-	doc      *bootstrap.Document
-	options  options
-	log      *slog.Logger
-	http     *http.Client
-	verifier *token.Verifier
+	id   string // the instance's
+	host *Host
+	log  *slog.Logger
 
 	match   *match
-	outbox  *outbox
+	ledger  *ledger
 	inbox   *inbox
 	tickets usedTickets
 	events  chan Event
 
-	run run // what only the goroutine that keeps the link uses
+	linked   chan struct{} // closed when it is linked for the first time
+	ending   ending
+	unlinked bool               // the instance was given up; written before the end
+	stop     context.CancelFunc // ends the delivery of events; nil before that has begun
+	delivery chan struct{}      // closed when nothing is delivered any more
 
-	linked chan struct{} // closed when the server is linked for the first time
-	done   chan struct{} // closed when the link is over
-	err    error         // why; written before done is closed
+	// Used by the goroutine that keeps the link only.
+	rolledBack bool // Berth said that its store has lost writes, and the instance was not linked since
+	gaveUp     bool // Unlink has succeeded
 
-	unlinked bool // the instance was given up; written before done is closed
+	// Guarded by the host.
+	named bool // it is the bootstrap document's
+	given bool // somebody has it
+	ended bool
 
-	stop  context.CancelFunc // asks the goroutines to finish
-	abort context.CancelFunc // makes them finish at once
-	tasks sync.WaitGroup
+	ackDue bool // it is in the host's acks, which guards this
 }
 
 // Connect links this server to the instance of its bootstrap document and returns when it is linked. While the gateway
 // cannot be reached it keeps trying until ctx ends, which has no effect after Connect has returned. It fails with a
-// *bootstrap.NotFoundError or *bootstrap.InvalidError, and with an *Error or a *CloseError when Berth refuses the server.
+// *bootstrap.NotFoundError or *bootstrap.InvalidError, with ErrNoInstance when the document names no instance, and with an *Error or a
+// *CloseError when Berth refuses the server.
 func Connect(ctx context.Context, opts ...Option) (*Server, error) {
-	o := options{log: slog.New(slog.DiscardHandler)}
-	for _, opt := range opts {
-		opt(&o)
+	h, err := newHost(ctx, opts)
+	if err != nil {
+		return nil, fmt.Errorf("gameserver: connect: %w", err)
 	}
-	if o.bootstrap == nil {
-		doc, err := bootstrap.Find(ctx)
-		if err != nil {
-			return nil, err
-		}
-		o.bootstrap = doc
+	if h.doc.Instance == "" {
+		return nil, fmt.Errorf("gameserver: connect: %w", ErrNoInstance)
 	}
-	s := newServer(o)
-	s.start() //nolint:contextcheck // the link outlives Connect's context
-	select {
-	case <-s.linked:
-		return s, nil
-	case <-s.done:
-		_ = s.Close(ctx) // nothing is connected: this only waits for the goroutines
-		return nil, fmt.Errorf("gameserver: connect: %w", s.err)
-	case <-ctx.Done():
-		_ = s.Close(ctx) // ends at once, because ctx has
-		if last := s.run.lastFailure; last != nil {
-			return nil, fmt.Errorf("gameserver: connect: %w; the last try failed: %w", ctx.Err(), last)
-		}
-		return nil, fmt.Errorf("gameserver: connect: %w", ctx.Err())
+	h.single = true
+	s := h.expect(h.doc.Instance)
+	s.given = true
+	h.start() //nolint:contextcheck // the link outlives Connect's context
+	if err := h.await(ctx, s.linked, &s.ending); err != nil {
+		return nil, fmt.Errorf("gameserver: connect: %w", err)
 	}
-}
-
-func newServer(o options) *Server {
-	doc := o.bootstrap
-	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // net/http says that it is one
-	client := &http.Client{
-		Transport: transport,
-		// Credentials go to the gateway of the bootstrap document and nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	keys := token.NewKeySet(token.FetchURL(client, at(doc, "/.well-known/jwks.json")))
-	log := o.log.With("server_id", doc.Server, "instance_id", doc.Instance)
-	wake := make(chan struct{}, 1)
-	return &Server{
-		doc:      doc,
-		options:  o,
-		log:      log,
-		http:     client,
-		verifier: token.NewVerifier(keys),
-		match:    new(match),
-		outbox:   newOutbox(log, wake),
-		inbox:    newInbox(wake),
-		events:   make(chan Event), // holds nothing: what was received from it has been taken by the game
-		run:      run{wake: wake, nonce: rand.Text()},
-		linked:   make(chan struct{}),
-		done:     make(chan struct{}),
-	}
-}
-
-// at returns a URL on the gateway.
-func at(doc *bootstrap.Document, path string) string {
-	return strings.TrimRight(doc.Gateway, "/") + path
-}
-
-func (s *Server) start() {
-	hard, abort := context.WithCancel(context.Background())
-	soft, stop := context.WithCancel(hard)
-	s.stop, s.abort = stop, abort
-	s.tasks.Go(func() { s.keepLinked(soft, hard) })
-	s.tasks.Go(func() { s.deliver(soft) })
+	return s, nil
 }
 
 // ID returns the server's id.
-func (s *Server) ID() string { return s.doc.Server }
+func (s *Server) ID() string { return s.host.doc.Server }
 
 // Instance returns a copy of the instance as the server knows it: the start data, and on top of it every event received and
 // every successful call of this server. Endpoints, timeouts and link are those of the start data; the revision is the newest that
 // an answer told.
 func (s *Server) Instance() *instancev1.GameInstance {
-	revision := s.outbox.known() // first: what it stands for is in the instance then
+	revision := s.host.outbox.known(s.ledger) // first: what it stands for is in the instance then
 	in := s.match.snapshot()
 	in.Revision = revision
 	return in
@@ -141,8 +96,8 @@ func (s *Server) Endpoints() []*typev1.Endpoint {
 	if e := s.match.snapshot().GetEndpoints(); len(e) > 0 {
 		return e
 	}
-	endpoints := make([]*typev1.Endpoint, 0, len(s.doc.Endpoints))
-	for _, e := range s.doc.Endpoints {
+	endpoints := make([]*typev1.Endpoint, 0, len(s.host.doc.Endpoints))
+	for _, e := range s.host.doc.Endpoints {
 		p := typev1.Protocol_PROTOCOL_TCP
 		if e.Protocol == "udp" {
 			p = typev1.Protocol_PROTOCOL_UDP
@@ -154,31 +109,27 @@ func (s *Server) Endpoints() []*typev1.Endpoint {
 
 // Done is closed when the link is over for good: after Close or Unlink, or when Berth does not want the server any more. Losing the
 // connection does not close it.
-func (s *Server) Done() <-chan struct{} { return s.done }
+func (s *Server) Done() <-chan struct{} { return s.ending.done }
 
 // Err returns why the link is over. It is nil before Done is closed, and also when the link ended as it should: after the
 // game was ended or terminated, or by Unlink or Close. Otherwise it is an *Error or a *CloseError. When the instance was taken from
 // this server it is an *Error with the reason SUPERSEDED, or a *CloseError with that code if the server was not there to be told.
-func (s *Server) Err() error {
-	select {
-	case <-s.done:
-		return s.err
-	default:
-		return nil
-	}
-}
+func (s *Server) Err() error { return s.ending.cause() }
 
 // Close ends the link and waits until everything that Connect started has finished. Calls that are not answered yet fail with
 // ErrClosed. It does not end the game: an instance whose server stays away is terminated after its disconnect grace. If
 // ctx ends first, the connection is cut and Close returns the context's error.
+//
+// Close of a Server that Host.Accept or Host.Create has returned lets go of that one instance, at once; the host and its other instances
+// go on. Berth does not learn of it: call End or Unlink before. Otherwise the instance counts as connected for as long as the host is,
+// and when the host has lost its connection Berth assigns it again, so that Accept returns it once more.
 func (s *Server) Close(ctx context.Context) error {
-	s.stop()
-	defer s.abort()
-	inTime := context.AfterFunc(ctx, s.abort)
-	s.tasks.Wait()
-	s.http.CloseIdleConnections()
-	if !inTime() && ctx.Err() != nil {
-		return fmt.Errorf("gameserver: close: %w", ctx.Err())
+	if s.host.single {
+		return s.host.Close(ctx)
 	}
+	s.host.finish(s, nil)
+	<-s.ending.done // it may have ended by itself at this very moment
+	s.stop()
+	<-s.delivery
 	return nil
 }

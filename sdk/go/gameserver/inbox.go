@@ -8,20 +8,21 @@ import (
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 )
 
-// maxEvents bounds the inbox. It is meant to be above what Berth keeps for one server, so that it does not fill up; see
+// maxEvents bounds the inbox. It is meant to be above what Berth keeps for one instance, so that it does not fill up; see
 // inbox.accept for what happens if it does.
 const maxEvents = 1024
 
-// inbox holds the notifications that have arrived and that the game has not taken yet.
+// inbox holds the notifications of one instance that have arrived and that the game has not taken yet.
 type inbox struct {
-	wakeWriter chan<- struct{} // there is something to acknowledge
-	filled     chan struct{}   // there is something in the queue, or there never will be; holds one
-	refetch    chan struct{}   // entries were left out and there is room for them now; holds one
+	due     func()          // called when there is something to acknowledge; it must not wait
+	filled  chan struct{}   // there is something in the queue, or there never will be; holds one
+	refetch chan<- struct{} // entries were left out and there is room for them now; holds one
 
 	mu       sync.Mutex
 	queue    []entry // at most maxEvents, and on top two Relinked and a Superseded
 	seen     int64   // the offset of the last entry that went into the queue
 	acked    int64   // the offset of the last entry that the game took
+	told     int64   // the offset of the last entry that was acknowledged
 	ackAgain bool    // Berth sent an entry again that the game had taken
 	leftOut  bool    // entries after seen did not fit
 	over     bool    // nothing will follow
@@ -32,8 +33,8 @@ type entry struct {
 	event  Event // nil for a kind that is not known
 }
 
-func newInbox(wakeWriter chan<- struct{}) *inbox {
-	return &inbox{wakeWriter: wakeWriter, filled: make(chan struct{}, 1), refetch: make(chan struct{}, 1)}
+func newInbox(due func(), refetch chan<- struct{}) *inbox {
+	return &inbox{due: due, filled: make(chan struct{}, 1), refetch: refetch}
 }
 
 // accepted says what became of a notification.
@@ -44,7 +45,7 @@ const (
 	dropped                 // it was here before, or will come again
 	gap                     // one before it is missing
 	full                    // it is the first for which there is no room
-	last                    // it ends the link
+	last                    // it ends the link, since the instance was taken from this server
 )
 
 // accept queues a notification if it is the next one, after apply took it over: the game must not hear of what Instance does
@@ -57,12 +58,12 @@ func (in *inbox) accept(n *linkv1.Notification, apply func(*gameserverv1.Instanc
 	case n.GetOffset() <= in.seen:
 		if n.GetOffset() <= in.acked { // Berth does not know yet that it was taken
 			in.ackAgain = true
-			wake(in.wakeWriter)
+			in.due()
 		}
 		return dropped
 	case n.GetEvent().GetSuperseded() != nil: // nobody will fetch what is missing before it
 		in.seen = n.GetOffset()
-		in.push(entry{n.GetOffset(), eventOf(n.GetEvent())})
+		in.push(entry{event: eventOf(n.GetEvent())}) // there is no link to acknowledge it on
 		return last
 	case in.leftOut:
 		return dropped
@@ -88,7 +89,7 @@ func (in *inbox) push(e entry) {
 func (in *inbox) relink(offset int64, e *Relinked) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.seen, in.acked, in.leftOut = offset, offset, false
+	in.seen, in.acked, in.told, in.leftOut = offset, offset, offset, false
 	if e == nil {
 		return
 	}
@@ -114,7 +115,7 @@ func (in *inbox) resumed() {
 func (in *inbox) end() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.over = true
+	in.over, in.leftOut = true, false
 	wake(in.filled)
 }
 
@@ -147,26 +148,27 @@ func (in *inbox) took(offset int64) {
 	in.queue = in.queue[1:]
 	if offset > in.acked {
 		in.acked = offset
-		wake(in.wakeWriter)
+		in.due()
 	}
 	if len(in.queue) == 0 && in.leftOut {
 		wake(in.refetch)
 	}
 }
 
-// offset returns up to where the game has taken everything.
+// offset returns up to where the game has taken everything, for Hello, which acknowledges it.
 func (in *inbox) offset() int64 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	in.told = in.acked
 	return in.acked
 }
 
-// ackDue returns what to acknowledge now on a connection on which that was last done for the offset last.
-func (in *inbox) ackDue(last int64) (offset int64, due bool) {
+// ack returns what to acknowledge now, if anything.
+func (in *inbox) ack() (offset int64, due bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	due = in.acked > last || in.ackAgain
-	in.ackAgain = false
+	due = in.acked > in.told || in.ackAgain
+	in.told, in.ackAgain = in.acked, false
 	return in.acked, due
 }
 

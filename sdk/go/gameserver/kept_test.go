@@ -84,11 +84,11 @@ func TestARepairHoldsUpWhatIsNewer(t *testing.T) {
 		c.apply = func([]byte) (int64, error) { return int64(10 + n), nil }
 		o.answered(before, &linkv1.Response{Id: c.id})
 	}
-	newer := &call{apply: lost.apply}
+	newer := &call{of: lost.of, apply: lost.apply}
 	if err := o.add(t.Context(), nil, newer); err != nil {
 		t.Fatal(err)
 	}
-	repairs, _ := o.repair(0)
+	repairs, _ := o.repair(lost.of, 0)
 	if len(repairs) != 2 || repairs[0].id != lost.id || repairs[1].id != lostToo.id {
 		t.Fatalf("to be repaired are %v", ids(repairs))
 	}
@@ -103,8 +103,8 @@ func TestARepairHoldsUpWhatIsNewer(t *testing.T) {
 	for _, c := range []*call{lost, lostToo} {
 		o.remove(c)
 	}
-	if len(o.calls) != 2 || len(o.room) != 2 {
-		t.Errorf("%d calls and %d places are taken, want old and newer", len(o.calls), len(o.room))
+	if len(o.calls) != 2 || len(old.of.room) != 2 {
+		t.Errorf("%d calls and %d places are taken, want old and newer", len(o.calls), len(old.of.room))
 	}
 }
 
@@ -117,10 +117,10 @@ func TestARepairIsPutOff(t *testing.T) {
 	lost.apply = func([]byte) (int64, error) { return 10, nil }
 	o.answered(via, &linkv1.Response{Id: lost.id})
 	o.remove(lost)
-	if err := o.add(t.Context(), nil, new(call)); err != nil {
+	if err := o.add(t.Context(), nil, &call{of: lost.of}); err != nil {
 		t.Fatal(err)
 	}
-	repairs, _ := o.repair(0)
+	repairs, _ := o.repair(lost.of, 0)
 	wantNext(t, o, via, repairs[0])
 	o.answered(via, &linkv1.Response{Id: lost.id, Outcome: &linkv1.Response_Error{Error: &linkv1.Error{
 		Code: int32(codes.Unavailable), RetryAfter: durationpb.New(time.Minute),
@@ -132,7 +132,7 @@ func TestARepairIsPutOff(t *testing.T) {
 
 // Two losses of the link that the game has not heard of yet are one for it; that writes were lost must not be lost with the first.
 func TestRelinkedTellsOfLostWritesThatItReplaces(t *testing.T) {
-	in := newInbox(make(chan struct{}, 1))
+	in := newInbox(func() {}, make(chan struct{}, 1))
 	for _, lost := range []bool{false, true, false} {
 		in.relink(1, &Relinked{LostWrites: lost})
 	}

@@ -3,7 +3,6 @@ package gameserver
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -23,80 +22,66 @@ const (
 	subprotocol = "berth.v1.proto"
 	sdkName     = "berth-go/0.1"
 
-	handshakeTimeout = 15 * time.Second // from dialling until the server is linked
+	handshakeTimeout = 15 * time.Second // from dialling until Welcome, and for the answer to a Link
 	minBackoff       = 100 * time.Millisecond
 	maxBackoff       = 5 * time.Second
 	maxRetryAfter    = 30 * time.Second
 	settledAfter     = 10 * time.Second // a connection that lasted this long makes the next wait short again
 )
 
+// The requests that link.
+const (
+	methodLink   = "Link"
+	methodCreate = "CreateAndLink"
+)
+
 // run is what only the goroutine of keepLinked uses. Others may read it when that has finished.
 type run struct {
-	wake chan struct{} // wakes the writer of the socket: there may be something to send; holds one
-
+	opened      bool // there was a Welcome
 	resumeKey   string
-	epoch       int64  // of the link; 0 before the first
-	linkID      int64  // the number of a Link request that is not answered yet, or 0
-	rolledBack  bool   // Berth said that its store has lost writes, and the instance was not linked since
 	nonce       string // proves that a Hello whose Welcome was lost was ours
 	lastFailure error
-	over        error // why the link ends with this connection, if it does
+	why         error        // why the link ends with this connection, if it does
+	assigned    []assignment // instances that are to be linked; at most maxInstances, and what does not fit will be assigned again
 }
 
 // keepLinked connects, serves the connection until it is lost, and connects again, until soft ends or Berth says not to. It
 // finishes at once when hard ends.
-func (s *Server) keepLinked(soft, hard context.Context) {
+func (h *Host) keepLinked(soft, hard context.Context) {
 	var wait backoff
 	for {
-		sock, err := s.open(soft)
+		sock, err := h.open(soft)
 		if err == nil {
 			began := time.Now()
-			s.log.Info("linked", "session_id", sock.session)
-			err = s.serve(soft, hard, sock)
+			h.log.Info("connected", "session_id", sock.session)
+			err = h.serve(soft, hard, sock)
 			if time.Since(began) > settledAfter {
 				wait = backoff{}
 			}
 		}
 		if soft.Err() != nil {
-			s.finish(nil)
+			h.finishAll(nil)
 			return
 		}
-		s.run.lastFailure = err
+		h.run.lastFailure = err
 		if final(err) {
-			s.finish(err)
+			h.finishAll(err)
 			return
 		}
 		pause := wait.next() + retryAfter(err)
-		s.log.Warn("link lost, connecting again", "error", err, "after", pause)
+		h.log.Warn("link lost, connecting again", "error", err, "after", pause)
 		if !sleep(soft, pause) {
-			s.finish(nil)
+			h.finishAll(nil)
 			return
 		}
 	}
 }
 
-// finish ends the link for good. An end that had to come is no error.
-func (s *Server) finish(err error) {
-	// A server that gave its instance up is sent away, which may overtake the answer.
-	s.unlinked = errors.Is(err, errUnlinked) || superseded(err) && s.outbox.sent(methodUnlink)
-	if s.match.over() || s.unlinked {
-		err = nil
-	}
-	if err != nil {
-		s.log.Error("link is over", "error", err)
-	} else {
-		s.log.Info("link is over")
-	}
-	s.err = err
-	close(s.done)
-	s.inbox.end()
-}
-
-// open connects to the gateway, says hello and links if that is due.
-func (s *Server) open(ctx context.Context) (_ *socket, err error) {
+// open connects to the gateway, says hello and takes in what comes of it.
+func (h *Host) open(ctx context.Context) (_ *socket, err error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	sock, err := s.dial(ctx)
+	sock, err := h.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -105,40 +90,26 @@ func (s *Server) open(ctx context.Context) (_ *socket, err error) {
 			_ = sock.conn.CloseNow()
 		}
 	}()
-	welcome, err := s.hello(ctx, sock)
+	welcome, err := h.hello(ctx, sock)
 	if err != nil {
 		return nil, fmt.Errorf("hello: %w", err)
 	}
 	sock.welcome(welcome)
-	if slices.Contains(welcome.GetRolledBackInstanceIds(), s.doc.Instance) {
-		s.run.rolledBack = true
-	}
-	for _, in := range welcome.GetInstances() {
-		if in.GetInstanceId() == s.doc.Instance && s.run.epoch != 0 && !s.run.rolledBack {
-			s.run.epoch = in.GetLinkEpoch()
-			sock.epoch = s.run.epoch
-			s.inbox.resumed()
-			return sock, nil
-		}
-	}
-	if err := s.link(ctx, sock); err != nil {
-		return nil, fmt.Errorf("link: %w", err)
-	}
-	sock.epoch = s.run.epoch
+	h.welcomed(sock, welcome)
 	return sock, nil
 }
 
-func (s *Server) dial(ctx context.Context) (*socket, error) {
+func (h *Host) dial(ctx context.Context) (*socket, error) {
 	header := http.Header{}
-	header.Set("Authorization", "Bearer "+s.doc.Game.Reveal())
-	header.Set("Berth-Social-Token", s.doc.Social.Reveal())
-	if s.doc.Traceparent != "" {
-		header.Set("Traceparent", s.doc.Traceparent)
+	header.Set("Authorization", "Bearer "+h.doc.Game.Reveal())
+	header.Set("Berth-Social-Token", h.doc.Social.Reveal())
+	if h.doc.Traceparent != "" {
+		header.Set("Traceparent", h.doc.Traceparent)
 	}
 	sock := &socket{open: make(map[int64]struct{}), leave: make(chan struct{}, 1)}
 	conn, resp, err := websocket.Dial(ctx, //nolint:bodyclose // the WebSocket package closes it
-		at(s.doc, "/v1/link"), &websocket.DialOptions{
-			HTTPClient:     s.http,
+		at(h.doc, "/v1/link"), &websocket.DialOptions{
+			HTTPClient:     h.http,
 			HTTPHeader:     header,
 			Subprotocols:   []string{subprotocol},
 			OnPingReceived: func(context.Context, []byte) bool { sock.heard(); return true },
@@ -187,13 +158,15 @@ func upgradeError(resp *http.Response) error {
 }
 
 // hello opens or resumes the session.
-func (s *Server) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, error) {
-	hello := &linkv1.Hello{ResumeKey: s.run.resumeKey, Nonce: s.run.nonce, Sdk: sdkName}
-	if s.run.epoch != 0 {
-		sock.acked = s.inbox.offset()
-		hello.Instances = []*linkv1.HelloInstance{{
-			InstanceId: s.doc.Instance, LastOffset: sock.acked, LinkEpoch: s.run.epoch, Revision: s.outbox.known(), LastRequest: s.outbox.done(),
-		}}
+func (h *Host) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, error) {
+	hello := &linkv1.Hello{ResumeKey: h.run.resumeKey, Nonce: h.run.nonce, Sdk: sdkName}
+	for _, s := range h.all() {
+		if epoch, _ := h.outbox.linkOf(s.ledger, nil); epoch != 0 {
+			hello.Instances = append(hello.Instances, &linkv1.HelloInstance{
+				InstanceId: s.id, LastOffset: s.inbox.offset(), LinkEpoch: epoch,
+				Revision: h.outbox.known(s.ledger), LastRequest: h.outbox.done(s.ledger),
+			})
+		}
 	}
 	if err := sock.write(ctx, &linkv1.Frame{Kind: &linkv1.Frame_Hello{Hello: hello}}); err != nil {
 		return nil, err
@@ -204,71 +177,103 @@ func (s *Server) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, erro
 			return nil, err
 		}
 		if w := f.GetWelcome(); w != nil {
-			s.run.resumeKey = w.GetResumeKey()
+			h.run.resumeKey = w.GetResumeKey()
 			return w, nil
 		}
 	}
 }
 
-// link binds the server to its instance and takes over the start data. A Link request that was not answered is repeated under
-// its number.
-func (s *Server) link(ctx context.Context, sock *socket) error {
-	if s.run.linkID == 0 {
-		s.run.linkID = s.outbox.number()
+// welcomed lets the instances that are still linked go on, and has the others linked.
+func (h *Host) welcomed(sock *socket, w *linkv1.Welcome) {
+	epochs := make(map[string]int64, len(w.GetInstances()))
+	for _, in := range w.GetInstances() {
+		epochs[in.GetInstanceId()] = in.GetLinkEpoch()
 	}
-	payload, err := proto.Marshal(&gameserverv1.LinkRequest{Endpoints: s.options.endpoints, ServerVersion: s.options.version})
-	if err != nil {
-		return err
+	for _, s := range h.all() {
+		if slices.Contains(w.GetRolledBackInstanceIds(), s.id) {
+			s.rolledBack = true
+		}
+		before, _ := h.outbox.linkOf(s.ledger, nil)
+		if epoch, goesOn := epochs[s.id]; goesOn && before != 0 && !s.rolledBack {
+			s.inbox.resumed()
+			h.outbox.forgetLink(s.ledger)
+			h.outbox.resumed(s.ledger, sock, epoch)
+		} else {
+			h.link(s)
+		}
 	}
-	if err := sock.request(ctx, s.doc.Instance, s.run.linkID, "Link", payload); err != nil {
-		return err
+	h.run.assigned = nil
+	h.assigned(w.GetAssignedInstanceIds()...)
+	if !h.run.opened {
+		h.run.opened = true
+		close(h.opened)
 	}
-	response, err := sock.response(ctx, s.run.linkID)
-	if err != nil {
-		return err
-	}
-	s.run.linkID = 0
-	if e := response.GetError(); e != nil {
-		refused := errorOf(e)
-		s.run.rolledBack = s.run.rolledBack || refused.rolledBack()
-		return linkRefused(refused)
-	}
+}
+
+// link has a server bound to its instance. A Link request without an answer is repeated under its number.
+func (h *Host) link(s *Server) {
+	c := &call{of: s.ledger, method: methodLink, payload: h.linkPayload}
+	c.settle = func(via *socket, r *linkv1.Response) error { return h.linkAnswered(via, s, c, r) }
+	h.outbox.addLink(c)
+}
+
+// linkAnswered takes over the start data. Only a refusal that says why is final: a mishap on Berth's side must not end the match.
+func (h *Host) linkAnswered(via *socket, s *Server, c *call, r *linkv1.Response) error {
 	var start gameserverv1.LinkResponse
-	if err := proto.Unmarshal(response.GetResult(), &start); err != nil {
-		return errors.New("the start data cannot be read")
+	refused := errorOf(r.GetError())
+	switch {
+	case r.GetError() == nil:
+		if proto.Unmarshal(r.GetResult(), &start) == nil {
+			s.linkedTo(via, &start)
+			return nil
+		}
+		refused = errorOf(unreadable(methodLink))
+	case refused.staleLink():
+		s.rolledBack = s.rolledBack || refused.rolledBack()
+		h.outbox.forgetLink(s.ledger)
+		return fmt.Errorf("link: %w", refused)
+	case !refused.temporary() && !refused.mishap():
+		h.end(via, s, fmt.Errorf("link: %w", refused))
+		return nil
 	}
-	s.linkedTo(&start)
-	sock.acked = start.GetOffset()
+	if h.single { // perhaps another gateway can
+		h.outbox.repeat(c)
+		if refused.mishap() {
+			return fmt.Errorf("the instance could not be linked: %s", refused.Message)
+		}
+		return fmt.Errorf("link: %w", refused)
+	}
+	s.log.Warn("the instance cannot be linked yet", "reason", refused.Reason, "message", refused.Message)
+	h.outbox.putOff(c, refused)
 	return nil
 }
 
-// linkedTo takes over the start data.
-func (s *Server) linkedTo(start *gameserverv1.LinkResponse) {
-	s.match.start(start.GetInstance())
+// linkedTo takes over the start data of a link over this socket.
+func (s *Server) linkedTo(via *socket, start *gameserverv1.LinkResponse) {
+	o, l := s.host.outbox, s.ledger
 	revision := start.GetInstance().GetRevision()
-	first := s.run.epoch == 0
+	before, _ := o.linkOf(l, nil)
+	first := before == 0
+	s.match.start(start.GetInstance())
 	// Numbers never go back, unless writes are lost.
-	lost := !first && (s.run.rolledBack || revision < s.outbox.known())
+	lost := !first && (s.rolledBack || revision < o.known(l))
 	if lost {
 		s.repair(revision)
 	}
-	s.outbox.relinked(revision)
-	s.run.epoch, s.run.rolledBack = start.GetLinkEpoch(), false
+	s.rolledBack = false
+	o.forgetLink(l)
+	o.relinked(l, revision)
 	if first {
 		s.inbox.relink(start.GetOffset(), nil)
-		close(s.linked)
-		return
+		s.host.deliver(s)
+	} else {
+		s.inbox.relink(start.GetOffset(), &Relinked{Instance: s.match.snapshot(), LostWrites: lost})
 	}
-	s.inbox.relink(start.GetOffset(), &Relinked{Instance: s.match.snapshot(), LostWrites: lost})
-}
-
-// linkRefused keeps a mishap on Berth's side from ending the match: only a refusal that says why is final.
-func linkRefused(e *Error) error {
-	switch e.Code {
-	case codes.Internal, codes.Unknown, codes.ResourceExhausted:
-		return fmt.Errorf("the instance could not be linked: %s", e.Message)
-	default:
-		return e
+	o.resumed(l, via, start.GetLinkEpoch()) // from here on calls go out
+	s.log.Info("linked")
+	if first {
+		close(s.linked)
+		s.host.offer(s)
 	}
 }
 

@@ -317,7 +317,7 @@ func TestSilentGatewayIsLeft(t *testing.T) {
 	c := g.connecting()
 	p := g.accept()
 	p.hello()
-	heartbeat := 40 * time.Millisecond
+	heartbeat := 200 * time.Millisecond
 	p.welcome("1", func(w *linkv1.Welcome) { w.Heartbeat = durationpb.New(heartbeat) })
 	p.reply(p.request("Link"), startData())
 	s := c.server()

@@ -7,7 +7,7 @@ import (
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 )
 
-// Option changes how Connect links.
+// Option changes how Connect and Open link.
 type Option func(*options)
 
 type options struct {
@@ -23,7 +23,8 @@ func WithBootstrap(doc *bootstrap.Document) Option { return func(o *options) { o
 // WithLogger logs what happens to the link. No secret is ever logged. The default logs nothing.
 func WithLogger(log *slog.Logger) Option { return func(o *options) { o.log = log } }
 
-// WithEndpoints tells Berth on which addresses players reach this server, where it knows better than its provider.
+// WithEndpoints tells Berth on which addresses players reach this server, where it knows better than its provider or registration. They
+// hold for each of its instances; Host.Create can name others for the one that it makes.
 func WithEndpoints(endpoints ...*typev1.Endpoint) Option {
 	return func(o *options) { o.endpoints = endpoints }
 }

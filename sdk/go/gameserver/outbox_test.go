@@ -9,9 +9,9 @@ import (
 
 func outboxOf(t *testing.T, calls ...*call) *outbox {
 	t.Helper()
-	o := newOutbox(slog.New(slog.DiscardHandler), make(chan struct{}, 1))
+	o, l := newOutbox(make(chan struct{}, 1)), newLedger(slog.New(slog.DiscardHandler))
 	for _, c := range calls {
-		c.apply = func([]byte) (int64, error) { return 0, nil }
+		c.of, c.apply = l, func([]byte) (int64, error) { return 0, nil }
 		if err := o.add(t.Context(), nil, c); err != nil {
 			t.Fatal(err)
 		}
@@ -21,6 +21,9 @@ func outboxOf(t *testing.T, calls ...*call) *outbox {
 
 func wantNext(t *testing.T, o *outbox, via *socket, want *call) {
 	t.Helper()
+	for _, c := range o.calls {
+		c.of.via = via // the instance goes on over it
+	}
 	if got, _ := o.next(via); got != want {
 		t.Fatalf("next is %+v, want %+v", got, want)
 	}
@@ -49,8 +52,8 @@ func TestAnAbandonedCallStillTakesEffect(t *testing.T) {
 	o.remove(a)
 	wantNext(t, o, second, a)
 	o.answered(second, &linkv1.Response{Id: a.id, Outcome: &linkv1.Response_Result{}})
-	if applied != 1 || len(o.calls) != 0 || len(o.room) != 0 {
-		t.Errorf("applied %d times; %d calls and %d places are still taken", applied, len(o.calls), len(o.room))
+	if applied != 1 || len(o.calls) != 0 || len(a.of.room) != 0 {
+		t.Errorf("applied %d times; %d calls and %d places are still taken", applied, len(o.calls), len(a.of.room))
 	}
 }
 

@@ -69,43 +69,40 @@ func byNumber(a, b *call) int {
 func (o *outbox) told(c *call, revision int64, result []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.revision = max(o.revision, revision)
-	o.lastDone = max(o.lastDone, c.id)
+	l := c.of
+	l.revision = max(l.revision, revision)
+	l.lastDone = max(l.lastDone, c.id)
 	if revision > 0 && c.method != methodUnlink { // after that there is no link for a repeat
-		o.kept.add(&call{
-			method: c.method, payload: c.payload, apply: c.apply, conditional: c.conditional, id: c.id,
+		l.kept.add(&call{
+			of: l, method: c.method, payload: c.payload, apply: c.apply, conditional: c.conditional, id: c.id, place: c.place,
 			repair: true, revision: revision, result: result,
 		}, time.Now())
 	}
 }
 
-// known returns the highest revision that Berth has told.
-func (o *outbox) known() int64 {
+// known returns the highest revision of the instance that Berth has told.
+func (o *outbox) known(l *ledger) int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.revision
+	return l.revision
 }
 
-// done returns the highest number that was answered with a result since the last link.
-func (o *outbox) done() int64 {
+// done returns the highest number that was answered with a result since the instance was linked last.
+func (o *outbox) done(l *ledger) int64 {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.lastDone
+	return l.lastDone
 }
 
-// relinked says at which revision the instance was linked anew, from which things go on.
-func (o *outbox) relinked(revision int64) {
+// repair queues the answered calls of the instance above a revision once more, under their numbers and in their places: next sends
+// nothing newer before them. It returns them, and whether some are not there any more.
+func (o *outbox) repair(l *ledger, above int64) (calls []*call, forgotten bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.revision, o.lastDone = revision, 0
-}
-
-// repair queues the answered calls above a revision once more, under their numbers and in their places: next sends nothing newer
-// before them. It returns them, and whether some are not there any more.
-func (o *outbox) repair(above int64) (calls []*call, forgotten bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	calls, forgotten = o.kept.take(above)
+	if l.closed {
+		return nil, false
+	}
+	calls, forgotten = l.kept.take(above)
 	o.calls = append(o.calls, calls...)
 	slices.SortStableFunc(o.calls, byNumber)
 	wake(o.wakeWriter)
@@ -117,15 +114,14 @@ func (o *outbox) repaired(c *call, e *linkv1.Error) {
 	refused := errorOf(e)
 	o.mu.Lock()
 	if refused.temporary() {
-		c.held, c.via, c.after = false, nil, time.Now().Add(c.wait.next()+retryAfter(refused))
-		wake(o.wakeWriter)
+		o.repeatLater(c, refused)
 		o.mu.Unlock()
 		return
 	}
 	o.drop(c)
 	o.mu.Unlock()
 	if e != nil && refused.Reason != reasonTooOld { // too old is what the store has not lost
-		o.log.Warn("a call that the store has lost was refused when it was made again",
+		c.of.log.Warn("a call that the store has lost was refused when it was made again",
 			"method", c.method, "number", c.id, "reason", refused.Reason, "message", refused.Message)
 	}
 }
@@ -134,10 +130,10 @@ func (o *outbox) repaired(c *call, e *linkv1.Error) {
 // see its own writes undone; but not where it depends on a revision that is gone.
 func (s *Server) repair(snapshot int64) {
 	above := snapshot
-	if above >= s.outbox.known() {
+	if above >= s.host.outbox.known(s.ledger) {
 		above = -1 // something was written since, and the revision does not tell what was lost: Berth knows by the numbers
 	}
-	calls, forgotten := s.outbox.repair(above)
+	calls, forgotten := s.host.outbox.repair(s.ledger, above)
 	s.log.Warn("the store has lost writes; this server's are made again", "revision", snapshot, "calls", len(calls))
 	if forgotten {
 		s.log.Warn("the store has lost more writes than are kept here")

@@ -23,9 +23,10 @@ const (
 )
 
 var (
-	errSilent  = errors.New("nothing was heard from the gateway for two heartbeats")
-	errGap     = errors.New("a notification is missing")
-	errRefetch = errors.New("notifications are to be fetched that there was no room for")
+	errSilent     = errors.New("nothing was heard from the gateway for two heartbeats")
+	errUnanswered = errors.New("the gateway does not answer Link")
+	errGap        = errors.New("a notification is missing")
+	errRefetch    = errors.New("notifications are to be fetched that there was no room for")
 )
 
 // socket is one connection to the gateway.
@@ -33,14 +34,13 @@ type socket struct {
 	conn    *websocket.Conn
 	session string
 	auth    *linkv1.Credentials // the handles of both tokens
-	epoch   int64               // of the link
 
 	maxFrame int64
 	window   int                // how many requests may be unanswered
 	open     map[int64]struct{} // requests sent here and not answered; guarded by the outbox
-	acked    int64              // the last offset acknowledged here; used by hello and then by the writer only
 
 	leave   chan struct{} // the server is done with the link; holds one
+	cut     context.CancelCauseFunc
 	silence time.Duration // how long the gateway may be silent
 	watch   *time.Timer   // cuts the connection when it was silent for longer; nil during the handshake
 }
@@ -97,46 +97,29 @@ func (k *socket) write(ctx context.Context, f *linkv1.Frame) error {
 	return k.conn.Write(ctx, websocket.MessageBinary, b)
 }
 
-// request sends a call, with both credentials.
-func (k *socket) request(ctx context.Context, instance string, id int64, method string, payload []byte) error {
-	return k.write(ctx, k.frame(instance, id, method, payload))
-}
-
-func (k *socket) frame(instance string, id int64, method string, payload []byte) *linkv1.Frame {
+// frame returns the frame of a call, with both credentials.
+func (k *socket) frame(c *call, instance string) *linkv1.Frame {
 	return &linkv1.Frame{Kind: &linkv1.Frame_Request{Request: &linkv1.Request{
-		Id: id, Auth: k.auth, InstanceId: instance, LinkEpoch: k.epoch, Method: method, Payload: payload,
+		Id: c.id, Auth: k.auth, InstanceId: instance, LinkEpoch: c.epoch, Method: c.method, Payload: c.payload, LastRequest: c.lastDone,
 	}}}
-}
-
-// response waits for one answer during the handshake. A notification that comes before it is dropped here and missed later,
-// which fetches it again.
-func (k *socket) response(ctx context.Context, id int64) (*linkv1.Response, error) {
-	for {
-		f, err := k.read(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if r := f.GetResponse(); r.GetId() == id {
-			return r, nil
-		}
-	}
 }
 
 // serve works the connection until it is lost and returns why. When soft ends, or the link itself, it says goodbye to the gateway
 // first; when hard ends it just leaves.
-func (s *Server) serve(soft, hard context.Context, sock *socket) error {
+func (h *Host) serve(soft, hard context.Context, sock *socket) error {
 	ctx, cut := context.WithCancelCause(hard)
 	defer cut(nil)
+	sock.cut = cut
 	sock.watch = time.AfterFunc(sock.silence, func() { cut(errSilent) })
 	defer sock.watch.Stop()
 
 	var tasks sync.WaitGroup
-	tasks.Go(func() { cut(s.writeFrames(ctx, sock)) })
+	tasks.Go(func() { cut(h.writeFrames(ctx, sock)) })
 	tasks.Go(func() {
 		select {
 		case <-soft.Done():
 		case <-sock.leave:
-		case <-s.inbox.refetch:
+		case <-h.refetch:
 			cut(errRefetch)
 			return
 		case <-ctx.Done():
@@ -145,12 +128,12 @@ func (s *Server) serve(soft, hard context.Context, sock *socket) error {
 		_ = sock.conn.Close(websocket.StatusNormalClosure, "") // it waits for the gateway's answer, and no longer than ctx
 		cut(nil)
 	})
-	err := s.readFrames(ctx, sock)
+	err := h.readFrames(ctx, sock)
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause // the read failed because of it
 	}
-	if s.run.over != nil {
-		err = s.run.over
+	if h.run.why != nil {
+		err = h.run.why
 	}
 	cut(err)
 	_ = sock.conn.CloseNow()
@@ -159,7 +142,7 @@ func (s *Server) serve(soft, hard context.Context, sock *socket) error {
 }
 
 // readFrames never waits for anything but the gateway.
-func (s *Server) readFrames(ctx context.Context, sock *socket) error {
+func (h *Host) readFrames(ctx context.Context, sock *socket) error {
 	for {
 		f, err := sock.read(ctx)
 		if err != nil {
@@ -167,34 +150,48 @@ func (s *Server) readFrames(ctx context.Context, sock *socket) error {
 		}
 		switch {
 		case f.GetResponse() != nil:
-			r := f.GetResponse()
-			s.outbox.answered(sock, r)
-			switch e := errorOf(r.GetError()); {
-			case e.staleLink():
-				s.run.rolledBack = s.run.rolledBack || e.rolledBack()
-				return e
-			case superseded(e):
-				s.end(sock, e)
-			case s.run.over != nil: // by this answer
-				wake(sock.leave)
-			}
+			err = h.responded(sock, f.GetResponse())
 		case f.GetNotification() != nil:
-			if err := s.notified(sock, f.GetNotification()); err != nil {
-				return err
-			}
+			err = h.notified(sock, f.GetNotification())
+		case f.GetAssignment() != nil:
+			h.assigned(f.GetAssignment().GetInstanceId())
+		}
+		if err != nil {
+			return err
 		}
 	}
 }
 
-// end has the link end for good with this connection.
-func (s *Server) end(sock *socket, why error) {
-	s.run.over = why
-	wake(sock.leave)
+// responded deals with an answer. It returns why the connection has to be left, if it has to.
+func (h *Host) responded(sock *socket, r *linkv1.Response) error {
+	c := h.outbox.answered(sock, r)
+	switch {
+	case c == nil:
+		return nil
+	case c.settle != nil:
+		return c.settle(sock, r)
+	}
+	s := c.of.server
+	switch e := errorOf(r.GetError()); {
+	case e.staleLink():
+		s.rolledBack = s.rolledBack || e.rolledBack()
+		return e
+	case superseded(e):
+		h.end(sock, s, e)
+	case s.gaveUp: // by this answer
+		h.end(sock, s, errUnlinked)
+	}
+	return nil
 }
 
-// notified takes in a notification. What is missing is fetched by resuming, since the gateway has sent it for all it knows.
-func (s *Server) notified(sock *socket, n *linkv1.Notification) error {
-	if n.GetInstanceId() != s.doc.Instance {
+// notified takes in a notification. What is missing is fetched by resuming, since the gateway has sent it for all it knows. One for an
+// instance that is not linked here yet, or not any more, is dropped: if it matters, it will be missed, and fetched so.
+func (h *Host) notified(sock *socket, n *linkv1.Notification) error {
+	s := h.server(n.GetInstanceId())
+	if s == nil {
+		return nil
+	}
+	if _, here := h.outbox.linkOf(s.ledger, sock); !here {
 		return nil
 	}
 	switch s.inbox.accept(n, s.match.apply) {
@@ -203,25 +200,27 @@ func (s *Server) notified(sock *socket, n *linkv1.Notification) error {
 	case full:
 		s.log.Warn("events are not read fast enough", "waiting", maxEvents)
 	case last:
-		s.end(sock, supersededError(n.GetEvent().GetSuperseded().GetMessage()))
-	case queued, dropped:
+		h.end(sock, s, supersededError(n.GetEvent().GetSuperseded().GetMessage()))
+	case queued:
+		if n.GetEvent().GetTerminated() != nil && !h.single { // of a single one Berth closes the link
+			h.finish(s, nil)
+		}
+	case dropped:
 	}
 	return nil
 }
 
 // writeFrames sends acknowledgements and calls as they come up.
-func (s *Server) writeFrames(ctx context.Context, sock *socket) error {
+func (h *Host) writeFrames(ctx context.Context, sock *socket) error {
 	for {
-		if offset, due := s.inbox.ackDue(sock.acked); due {
-			sock.acked = offset
-			ack := &linkv1.Ack{InstanceId: s.doc.Instance, Offset: offset}
-			if err := sock.write(ctx, &linkv1.Frame{Kind: &linkv1.Frame_Ack{Ack: ack}}); err != nil {
+		for _, s := range h.acks.take() {
+			if err := h.acknowledge(ctx, sock, s); err != nil {
 				return err
 			}
 		}
-		c, in := s.outbox.next(sock)
+		c, in := h.outbox.next(sock)
 		if c != nil {
-			if err := s.send(ctx, sock, c); err != nil {
+			if err := h.send(ctx, sock, c); err != nil {
 				return err
 			}
 			continue
@@ -231,7 +230,7 @@ func (s *Server) writeFrames(ctx context.Context, sock *socket) error {
 			due = time.After(in)
 		}
 		select {
-		case <-s.run.wake:
+		case <-h.wake:
 		case <-due:
 		case <-ctx.Done():
 			return ctx.Err()
@@ -239,15 +238,58 @@ func (s *Server) writeFrames(ctx context.Context, sock *socket) error {
 	}
 }
 
+// acknowledge tells Berth what the game has dealt with. What was dealt with before the instance was linked here, Hello has told, or it
+// does not matter any more.
+func (h *Host) acknowledge(ctx context.Context, sock *socket, s *Server) error {
+	if _, here := h.outbox.linkOf(s.ledger, sock); !here {
+		return nil
+	}
+	offset, due := s.inbox.ack()
+	if !due {
+		return nil
+	}
+	return sock.write(ctx, &linkv1.Frame{Kind: &linkv1.Frame_Ack{Ack: &linkv1.Ack{InstanceId: s.id, Offset: offset}}})
+}
+
 // send writes a call's frame, or answers the call itself if the gateway would close the link over its size.
-func (s *Server) send(ctx context.Context, sock *socket, c *call) error {
-	f := sock.frame(s.doc.Instance, c.id, c.method, c.payload)
-	f.GetRequest().LastRequest = c.lastDone
-	if size := int64(proto.Size(f)); size > sock.maxFrame {
-		s.outbox.answered(sock, &linkv1.Response{Id: c.id, Outcome: &linkv1.Response_Error{
-			Error: tooLarge(fmt.Sprintf("the request takes %d bytes; the gateway allows %d", size, sock.maxFrame)),
-		}})
+func (h *Host) send(ctx context.Context, sock *socket, c *call) error {
+	var instance string
+	if c.of.server != nil {
+		instance = c.of.server.id
+	}
+	f := sock.frame(c, instance)
+	if size := int64(proto.Size(f)); size > sock.maxFrame && c.method != methodLink {
+		h.outbox.refuse(sock, c, tooLarge(fmt.Sprintf("the request takes %d bytes; the gateway allows %d", size, sock.maxFrame)))
 		return nil
 	}
 	return sock.write(ctx, f)
+}
+
+// acks are the servers with something to acknowledge, each once.
+type acks struct {
+	wakeWriter chan<- struct{}
+
+	mu  sync.Mutex
+	due []*Server
+}
+
+func (a *acks) add(s *Server) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !s.ackDue {
+		s.ackDue = true
+		a.due = append(a.due, s)
+	}
+	wake(a.wakeWriter)
+}
+
+func (a *acks) take() []*Server {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	due := a.due
+	a.due = nil
+	for _, s := range due {
+		s.ackDue = false
+	}
+	return due
 }

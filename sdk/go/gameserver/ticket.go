@@ -28,11 +28,11 @@ var (
 // It fails with ErrTicketElsewhere, ErrTicketUsed or ErrPlayerUnknown, with a *token.Error when the ticket is not a valid one
 // of Berth's, and with token.ErrKeysUnavailable when that cannot be told now. A ticket that was refused is not used up.
 func (s *Server) VerifyTicket(ctx context.Context, ticket string) (*instancev1.Player, error) {
-	t, err := s.verifier.VerifyTicket(ctx, ticket)
+	t, err := s.host.verifier.VerifyTicket(ctx, ticket)
 	if err != nil {
 		return nil, fmt.Errorf("gameserver: %w", err)
 	}
-	if t.InstanceID != s.doc.Instance || t.Namespace != s.doc.Namespace {
+	if t.InstanceID != s.id || t.Namespace != s.host.doc.Namespace {
 		return nil, fmt.Errorf("gameserver: %w", ErrTicketElsewhere)
 	}
 	player := s.match.player(t.PlayerID)

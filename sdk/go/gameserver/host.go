@@ -1,0 +1,240 @@
+package gameserver
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
+	"google.golang.org/protobuf/proto"
+)
+
+// maxInstances bounds how many instances a host holds, and with it what waits for Accept. It is above the capacity that a server can be
+// registered with. Overflow: a further assignment is ignored, for Berth makes it again.
+const maxInstances = 1024
+
+// Host is this process's link to Berth: one connection at a time, over which it can have several instances at once. Each is a *Server,
+// which Accept and Create return. All methods are safe for concurrent use. Whoever called Open must call Close.
+type Host struct {
+	doc         *bootstrap.Document
+	options     options
+	linkPayload []byte // of every Link request
+	log         *slog.Logger
+	http        *http.Client
+	verifier    *token.Verifier
+	single      bool // Connect's: it is for one instance, and over with it
+
+	outbox  *outbox
+	creates *ledger // for the calls that are about no instance yet
+	acks    acks
+	wake    chan struct{} // wakes the writer of the socket: there may be something to send; holds one
+	refetch chan struct{} // an inbox has room again for what was left out; holds one
+	deliver func(*Server) // starts to hand events to the game
+
+	run run // what only the goroutine that keeps the link uses
+
+	mu      sync.Mutex
+	servers map[string]*Server // by instance: those that are linked, or are being linked; at most maxInstances but for Create
+	backlog []offer            // what Accept returns next; at most one for each of servers, and one failure
+	offered chan struct{}      // there is something in backlog; holds one
+
+	opened chan struct{} // closed after the first Welcome
+	ending ending
+
+	stop  context.CancelFunc // asks the goroutines to finish
+	abort context.CancelFunc // makes them finish at once
+	tasks sync.WaitGroup
+}
+
+// Open connects this process to Berth with its bootstrap document and returns when the session is open. That links the instance that
+// the document names, if it names one, and no other: see Accept and Create. While the gateway cannot be reached it keeps trying until
+// ctx ends, which has no effect after Open has returned. It fails with a *bootstrap.NotFoundError or *bootstrap.InvalidError, and with
+// an *Error or a *CloseError when Berth refuses the server.
+func Open(ctx context.Context, opts ...Option) (*Host, error) {
+	h, err := newHost(ctx, opts)
+	if err != nil {
+		return nil, fmt.Errorf("gameserver: open: %w", err)
+	}
+	if h.doc.Instance != "" {
+		h.expect(h.doc.Instance).named = true
+	}
+	h.start() //nolint:contextcheck // the link outlives Open's context
+	if err := h.await(ctx, h.opened, &h.ending); err != nil {
+		return nil, fmt.Errorf("gameserver: open: %w", err)
+	}
+	return h, nil
+}
+
+// await waits until the host is ready, or closes it and says why it will not be.
+func (h *Host) await(ctx context.Context, ready <-chan struct{}, over *ending) error {
+	select {
+	case <-ready:
+		return nil
+	case <-over.done:
+		_ = h.Close(ctx) // nothing is connected: this only waits for the goroutines
+		return over.err
+	case <-ctx.Done():
+		_ = h.Close(ctx) // ends at once, because ctx has
+		if last := h.run.lastFailure; last != nil {
+			return fmt.Errorf("%w; the last try failed: %w", ctx.Err(), last)
+		}
+		return ctx.Err()
+	}
+}
+
+func newHost(ctx context.Context, opts []Option) (*Host, error) {
+	o := options{log: slog.New(slog.DiscardHandler)}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if o.bootstrap == nil {
+		doc, err := bootstrap.Find(ctx)
+		if err != nil {
+			return nil, err
+		}
+		o.bootstrap = doc
+	}
+	doc := o.bootstrap
+	payload, err := proto.Marshal(&gameserverv1.LinkRequest{Endpoints: o.endpoints, ServerVersion: o.version})
+	if err != nil {
+		return nil, fmt.Errorf("the server's endpoints or version: %w", err)
+	}
+	client := &http.Client{
+		Transport: http.DefaultTransport.(*http.Transport).Clone(), //nolint:errcheck // net/http says that it is one
+		// Credentials go to the gateway of the bootstrap document and nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	keys := token.NewKeySet(token.FetchURL(client, at(doc, "/.well-known/jwks.json")))
+	log := o.log.With("server_id", doc.Server)
+	writer := make(chan struct{}, 1)
+	return &Host{
+		doc:         doc,
+		options:     o,
+		linkPayload: payload,
+		log:         log,
+		http:        client,
+		verifier:    token.NewVerifier(keys),
+		outbox:      newOutbox(writer),
+		creates:     newLedger(log),
+		acks:        acks{wakeWriter: writer},
+		wake:        writer,
+		refetch:     make(chan struct{}, 1),
+		run:         run{nonce: rand.Text()},
+		servers:     make(map[string]*Server),
+		offered:     make(chan struct{}, 1),
+		opened:      make(chan struct{}),
+		ending:      ending{done: make(chan struct{})},
+	}, nil
+}
+
+// at returns a URL on the gateway.
+func at(doc *bootstrap.Document, path string) string {
+	return strings.TrimRight(doc.Gateway, "/") + path
+}
+
+func (h *Host) start() {
+	hard, abort := context.WithCancel(context.Background())
+	soft, stop := context.WithCancel(hard)
+	h.stop, h.abort = stop, abort
+	h.deliver = func(s *Server) {
+		ctx, stop := context.WithCancel(soft)
+		s.stop = stop
+		h.tasks.Go(func() {
+			defer close(s.delivery)
+			defer stop()
+			s.deliver(ctx)
+		})
+	}
+	h.tasks.Go(func() { h.keepLinked(soft, hard) })
+}
+
+// ID returns the server's id.
+func (h *Host) ID() string { return h.doc.Server }
+
+// Accept waits for the next instance that was placed on this server and that it has been linked to, and returns it: by a backend, for a
+// registered server, or by the bootstrap document. An instance that Berth does not let it link is logged and not returned; only where
+// that is the one of the bootstrap document, Accept fails once with the *Error that says why.
+//
+// It fails with the context's error, and with ErrClosed when the host is over. Instances wait for Accept, and meanwhile their time to
+// open to players runs: call it in a loop, and play each instance in a goroutine of its own.
+func (h *Host) Accept(ctx context.Context) (*Server, error) {
+	for {
+		select {
+		case <-h.ending.done:
+			return nil, fmt.Errorf("gameserver: accept: %w", h.ending.closed())
+		default:
+		}
+		if next, ok := h.takeOffer(); ok {
+			if next.err != nil {
+				return nil, fmt.Errorf("gameserver: accept: %w", next.err)
+			}
+			return next.server, nil
+		}
+		select {
+		case <-h.offered:
+		case <-h.ending.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("gameserver: accept: %w", ctx.Err())
+		}
+	}
+}
+
+// Create makes an instance on this server and links it, in one step; only a registered server that has room can. It does so once,
+// however often the connection is lost meanwhile, and waits until Berth has answered or ctx ends. req may be nil. What it leaves out is
+// filled in: a random request_id, and the endpoints and version that Open was called with.
+//
+// It fails with an *Error when Berth refuses it, such as GAME_SERVER_FULL, with the context's error and with ErrClosed. When ctx has
+// ended the instance may have been made all the same; then Accept returns it. With the request_id of an instance that this host has,
+// Create returns the same Server again.
+func (h *Host) Create(ctx context.Context, req *gameserverv1.CreateAndLinkRequest) (*Server, error) {
+	if req == nil {
+		req = new(gameserverv1.CreateAndLinkRequest)
+	}
+	req = proto.CloneOf(req)
+	req.RequestId = cmp.Or(req.GetRequestId(), rand.Text())
+	req.ServerVersion = cmp.Or(req.GetServerVersion(), h.options.version)
+	if len(req.GetEndpoints()) == 0 {
+		req.Endpoints = h.options.endpoints
+	}
+	payload, err := proto.Marshal(req)
+	if err != nil {
+		return nil, fmt.Errorf("gameserver: %s: %w", methodCreate, err)
+	}
+	c := &call{of: h.creates, method: methodCreate, payload: payload}
+	c.settle = func(via *socket, r *linkv1.Response) error { return h.created(via, c, r) }
+	if err := h.outbox.do(ctx, &h.ending, c); err != nil {
+		return nil, err
+	}
+	return c.linked, nil
+}
+
+// Done is closed when the host is over for good: after Close, or when Berth does not want this server any more. Losing the connection
+// does not close it, and neither does the end of an instance.
+func (h *Host) Done() <-chan struct{} { return h.ending.done }
+
+// Err returns why the host is over. It is nil before Done is closed, and after Close. Otherwise it is an *Error, if the gateway refused
+// the connection, or a *CloseError, whose code is SUPERSEDED when the server was given up or has no instance any more.
+func (h *Host) Err() error { return h.ending.cause() }
+
+// Close ends the link of all instances and waits until everything that Open started has finished. Calls that are not answered yet fail
+// with ErrClosed. It does not end the games: an instance whose server stays away is lost to it after its disconnect grace. If ctx ends
+// first, the connection is cut and Close returns the context's error.
+func (h *Host) Close(ctx context.Context) error {
+	h.stop()
+	defer h.abort()
+	inTime := context.AfterFunc(ctx, h.abort)
+	h.tasks.Wait()
+	h.http.CloseIdleConnections()
+	if !inTime() && ctx.Err() != nil {
+		return fmt.Errorf("gameserver: close: %w", ctx.Err())
+	}
+	return nil
+}
