@@ -11,6 +11,7 @@ import (
 	"github.com/berth-dev/berth/pkg/errs"
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 
 	"github.com/berth-dev/berth/services/gateway/internal/session"
@@ -121,10 +122,40 @@ func (c *conn) Deliver(d *eventv1.Delivery) {
 	}
 }
 
-// notify queues a notification. The caller holds mu.
+// notify queues a notification. One that takes the instance from the server is the last of its link. The caller holds mu.
 func (c *conn) notify(d *eventv1.Delivery) {
 	c.srv.cfg.Metrics.Notifications.Inc()
 	c.send(notificationFrame(d))
+	instance := d.GetInstanceId()
+	switch d.GetEvent().GetEvent().(type) {
+	case *gameserverv1.InstanceEvent_Superseded:
+		c.unlink(instance, c.state.Epoch(instance))
+	case *gameserverv1.InstanceEvent_Terminated:
+		c.finish(instance, c.state.Epoch(instance))
+	}
+}
+
+// unlink ends the link of an instance, if it still is the one of this epoch. The connection and its other instances go on. The caller holds mu.
+func (c *conn) unlink(instanceID string, epoch int64) {
+	if c.state.Unlinked(instanceID, epoch) {
+		c.srv.cfg.Hub.Unlink(c, instanceID)
+	}
+}
+
+// finish notes that an instance whose link is the one of this epoch is over. The caller holds mu.
+func (c *conn) finish(instanceID string, epoch int64) {
+	for _, id := range c.state.Over(instanceID, epoch) {
+		c.srv.cfg.Hub.Unlink(c, id)
+	}
+}
+
+// Assign implements hub.Socket. An assignment is repeated until its instance is linked, so one that finds the connection crowded is left out.
+func (c *conn) Assign(instanceID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.state.Live(instanceID) && !c.out.crowded(c.srv.cfg.Limits) {
+		c.send(assignmentFrame(instanceID))
+	}
 }
 
 // Remind implements hub.Socket. Either a published notification did not arrive here, or an acknowledgement did not arrive there.
@@ -135,6 +166,7 @@ func (c *conn) Remind(instanceID string) {
 		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
 	}
 	c.pull(instanceID)
+	c.resume(resumed) // should no read have found a worker when there was room
 }
 
 // pull starts to read an instance's mailbox, unless that is under way. The caller holds mu.
@@ -148,31 +180,50 @@ func (c *conn) pull(instanceID string) {
 	}
 }
 
-// pulled takes what was read from a mailbox. It queues no more than there is room for; the rest is read when the queue is empty.
+// pulled takes what was read from a mailbox.
 func (c *conn) pulled(from session.Position, answer *sessionv1.PullNotificationsResponse, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.enqueue(from, answer, err) {
+		c.pull(from.Instance)
+		return
+	}
+	c.resume(1) // in the place of this one
+}
+
+// enqueue queues what was read from a mailbox, and reports whether to read on at once. It queues no more than there is room for; the rest is read when the
+// queue is empty. The caller holds mu.
+func (c *conn) enqueue(from session.Position, answer *sessionv1.PullNotificationsResponse, err error) (again bool) {
 	if err != nil { // it will be reported again, unless it is no more this connection's business
 		if errs.Is(err, errs.NotConnected) || errs.Is(err, errs.InstanceUnknown) || errs.Is(err, errs.StaleLinkEpoch) {
-			if c.state.Unlinked(from.Instance, from.Epoch) {
-				c.srv.cfg.Hub.Unlink(c, from.Instance)
-			}
-			return
+			c.unlink(from.Instance, from.Epoch)
+			return false
 		}
 		c.state.EndPull(from)
-		return
+		return false
 	}
 	for _, d := range answer.GetDeliveries() {
 		if c.out.crowded(c.srv.cfg.Limits) {
 			c.state.PausePull(from)
-			return
+			return false
 		}
 		if c.state.Accept(from, d.GetOffset()) {
 			c.notify(d)
 		}
 	}
-	if c.state.EndPull(from) || answer.GetMore() {
-		c.pull(from.Instance)
+	return c.state.EndPull(from) || answer.GetMore()
+}
+
+// resumed is how many mailboxes that wait for room are read at once when there is some. A few fill the queue; what more would bring would be read in vain.
+const resumed = 4
+
+// resume goes on reading at most n of the mailboxes that wait for room. The caller holds mu.
+func (c *conn) resume(n int) {
+	if c.over || c.closing != 0 || c.out.crowded(c.srv.cfg.Limits) {
+		return
+	}
+	for _, id := range c.state.ResumePull(n) {
+		c.pull(id)
 	}
 }
 
