@@ -330,6 +330,12 @@ func TestAnAssignmentGoesToItsServerUntilTheInstanceIsLinked(t *testing.T) {
 	if got := s.assigned(); got != id {
 		t.Errorf("assigned %s", got)
 	}
+	s.call("Link", further, nil)
+	s.call("EndGameInstance", further, nil)
+	w.publishAssignment(c.server, further) // the end, of which the server was told, was lost in the store
+	if got := s.assigned(); got != further {
+		t.Errorf("assigned %s", got)
+	}
 	if r := other.call("Echo", "", nil); r == nil { // and nothing of all that came here
 		t.Error("no answer")
 	}

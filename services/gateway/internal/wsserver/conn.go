@@ -166,7 +166,7 @@ func (c *conn) Remind(instanceID string) {
 		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
 	}
 	c.pull(instanceID)
-	c.resume(resumed) // should no read have found a worker when there was room
+	c.resume() // should reads have failed that were to fill the queue again
 }
 
 // pull starts to read an instance's mailbox, unless that is under way. The caller holds mu.
@@ -180,49 +180,41 @@ func (c *conn) pull(instanceID string) {
 	}
 }
 
-// pulled takes what was read from a mailbox.
+// pulled takes what was read from a mailbox. It queues no more than there is room for; the rest is read when the queue is empty.
 func (c *conn) pulled(from session.Position, answer *sessionv1.PullNotificationsResponse, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.enqueue(from, answer, err) {
-		c.pull(from.Instance)
-		return
-	}
-	c.resume(1) // in the place of this one
-}
-
-// enqueue queues what was read from a mailbox, and reports whether to read on at once. It queues no more than there is room for; the rest is read when the
-// queue is empty. The caller holds mu.
-func (c *conn) enqueue(from session.Position, answer *sessionv1.PullNotificationsResponse, err error) (again bool) {
 	if err != nil { // it will be reported again, unless it is no more this connection's business
 		if errs.Is(err, errs.NotConnected) || errs.Is(err, errs.InstanceUnknown) || errs.Is(err, errs.StaleLinkEpoch) {
 			c.unlink(from.Instance, from.Epoch)
-			return false
+			return
 		}
 		c.state.EndPull(from)
-		return false
+		return
 	}
 	for _, d := range answer.GetDeliveries() {
 		if c.out.crowded(c.srv.cfg.Limits) {
 			c.state.PausePull(from)
-			return false
+			return
 		}
 		if c.state.Accept(from, d.GetOffset()) {
 			c.notify(d)
 		}
 	}
-	return c.state.EndPull(from) || answer.GetMore()
+	if c.state.EndPull(from) || answer.GetMore() {
+		c.pull(from.Instance)
+	}
 }
 
 // resumed is how many mailboxes that wait for room are read at once when there is some. A few fill the queue; what more would bring would be read in vain.
 const resumed = 4
 
-// resume goes on reading at most n of the mailboxes that wait for room. The caller holds mu.
-func (c *conn) resume(n int) {
+// resume goes on reading some of the mailboxes that wait for room, if there is some. The caller holds mu.
+func (c *conn) resume() {
 	if c.over || c.closing != 0 || c.out.crowded(c.srv.cfg.Limits) {
 		return
 	}
-	for _, id := range c.state.ResumePull(n) {
+	for _, id := range c.state.ResumePull(resumed) {
 		c.pull(id)
 	}
 }

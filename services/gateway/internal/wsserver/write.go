@@ -89,7 +89,7 @@ func (c *conn) write() {
 		c.out.written(written)
 		batch := c.out.take()
 		if len(batch) == 0 {
-			c.resume(resumed)
+			c.resume()
 			c.out.writing = false
 			closing := c.closing
 			c.mu.Unlock()
