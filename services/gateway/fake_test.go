@@ -34,6 +34,7 @@ const (
 	apiKey      = auth.KeyPrefix + "test"
 
 	knownInstance = "0b8f4e52-5f0e-4a63-9f0c-0e4d2a6f1c11"
+	knownServer   = "6c1d9a04-0e0b-4a57-8a53-6a1f2f0c7d22"
 )
 
 // issuer signs tokens as token-issuer does.
@@ -317,6 +318,35 @@ func (i *instances) WatchGameInstance(req *instancev1.WatchGameInstanceRequest, 
 	return stream.Context().Err()
 }
 
+// registry is a GameServerRegistryService that registers every server as the same one.
+type registry struct {
+	gameserverv1.UnimplementedGameServerRegistryServiceServer
+	registered chan *gameserverv1.RegisterGameServerRequest
+}
+
+func (r *registry) RegisterGameServer(_ context.Context, req *gameserverv1.RegisterGameServerRequest) (*gameserverv1.RegisterGameServerResponse, error) {
+	r.registered <- req
+	return &gameserverv1.RegisterGameServerResponse{
+		Server: &gameserverv1.GameServer{Namespace: req.GetNamespace(), Id: knownServer, Capacity: req.GetCapacity()}, GameToken: "g", SocialToken: "s",
+	}, nil
+}
+
+func (r *registry) GetGameServer(_ context.Context, req *gameserverv1.GetGameServerRequest) (*gameserverv1.GetGameServerResponse, error) {
+	if req.GetServerId() != knownServer {
+		return nil, errs.New(errs.GameServerUnknown, "server_id: no such game server in namespace %q", req.GetNamespace())
+	}
+	return &gameserverv1.GetGameServerResponse{Server: &gameserverv1.GameServer{Id: knownServer, Assignments: []*gameserverv1.GameServer_Assignment{{InstanceId: knownInstance}}}}, nil
+}
+
+// ListGameServers answers with the request's page token as the next one.
+func (r *registry) ListGameServers(_ context.Context, req *gameserverv1.ListGameServersRequest) (*gameserverv1.ListGameServersResponse, error) {
+	return &gameserverv1.ListGameServersResponse{NextPageToken: fmt.Sprintf("%s/%d/%s", req.GetNamespace(), req.GetPageSize(), req.GetPageToken())}, nil
+}
+
+func (r *registry) DeregisterGameServer(_ context.Context, req *gameserverv1.DeregisterGameServerRequest) (*gameserverv1.DeregisterGameServerResponse, error) {
+	return &gameserverv1.DeregisterGameServerResponse{Server: &gameserverv1.GameServer{Id: req.GetServerId(), Draining: true}}, nil
+}
+
 func (s *servers) UpdateGameData(ctx context.Context, _ *gameserverv1.UpdateGameDataRequest) (*gameserverv1.UpdateGameDataResponse, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	s.metadata <- md
@@ -330,13 +360,15 @@ type backend struct {
 	sessions  *sessions
 	instances *instances
 	servers   *servers
+	registry  *registry
 	stop      func()
 }
 
 // startBackend starts one on addr, or on any free port.
 func startBackend(tb testing.TB, addr string, iss *issuer, ses *sessions) *backend {
 	tb.Helper()
-	b := &backend{issuer: iss, sessions: ses, instances: &instances{metadata: make(chan map[string][]string, 10)}, servers: &servers{metadata: make(chan map[string][]string, 10)}}
+	b := &backend{issuer: iss, sessions: ses, instances: &instances{metadata: make(chan map[string][]string, 10)}, servers: &servers{metadata: make(chan map[string][]string, 10)},
+		registry: &registry{registered: make(chan *gameserverv1.RegisterGameServerRequest, 10)}}
 	fetch := func(context.Context) ([]byte, error) {
 		return fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k1","x":%q}]}`, base64.RawURLEncoding.EncodeToString(iss.public)), nil
 	}
@@ -348,7 +380,7 @@ func startBackend(tb testing.TB, addr string, iss *issuer, ses *sessions) *backe
 	srv, err := rpc.NewServer(rpc.Config{Auth: a, Log: slog.New(slog.DiscardHandler), Services: []string{
 		sessionv1.SessionService_ServiceDesc.ServiceName, tokenv1.TokenService_ServiceDesc.ServiceName,
 		instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
-		allocationv1.AllocationService_ServiceDesc.ServiceName,
+		gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName, allocationv1.AllocationService_ServiceDesc.ServiceName,
 	}})
 	if err != nil {
 		tb.Fatal(err)
@@ -357,6 +389,7 @@ func startBackend(tb testing.TB, addr string, iss *issuer, ses *sessions) *backe
 	tokenv1.RegisterTokenServiceServer(srv, iss)
 	instancev1.RegisterGameInstanceServiceServer(srv, b.instances)
 	gameserverv1.RegisterGameServerServiceServer(srv, b.servers)
+	gameserverv1.RegisterGameServerRegistryServiceServer(srv, b.registry)
 	allocationv1.RegisterAllocationServiceServer(srv, allocationv1.UnimplementedAllocationServiceServer{})
 	if addr == "" {
 		addr = "127.0.0.1:0"

@@ -5,8 +5,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +28,10 @@ import (
 	"github.com/berth-dev/berth/sdk/go/token"
 )
 
-const instancePath = "/v1/namespaces/default/instances/" + knownInstance
+const (
+	instancePath = "/v1/namespaces/default/instances/" + knownInstance
+	serversPath  = "/v1/namespaces/default/game-servers"
+)
 
 // ask makes an HTTP request with the API key, and returns the answer with its body.
 func (w *world) ask(method, url, body string, change func(http.Header)) (*http.Response, []byte) {
@@ -101,6 +106,11 @@ func TestRESTErrorsHaveOneShape(t *testing.T) {
 		"two keys":             {"GET", api + instancePath, "", func(h http.Header) { h.Add("Authorization", "Bearer "+apiKey) }, 401, errs.CredentialsInvalid, "authorization"},
 		"not built":            {"GET", api + "/v1/providers", "", nil, 501, errs.MethodUnknown, ""},
 		"API path at the edge": {"GET", "http://" + w.edge + instancePath, "", nil, 404, errs.PathUnknown, instancePath},
+		"unknown server":       {"GET", api + serversPath + "/" + knownInstance, "", nil, 404, errs.GameServerUnknown, "default"},
+		"no server's id":       {"GET", api + serversPath + "/x", "", nil, 400, errs.ValidationFailed, "server_id"},
+		"far too capable":      {"POST", api + serversPath, `{"capacity": 1001}`, nil, 400, errs.ValidationFailed, "capacity"},
+		"server without a key": {"POST", api + serversPath, `{}`, func(h http.Header) { h.Del("Authorization") }, 401, errs.CredentialsMissing, "API key"},
+		"registry at the edge": {"POST", "http://" + w.edge + serversPath, `{}`, nil, 404, errs.PathUnknown, serversPath},
 		"watch of nothing":     {"GET", api + "/v1/namespaces/default/instances/0b8f4e52-5f0e-4a63-9f0c-0e4d2a6f1c12:watch", "", nil, 404, errs.InstanceUnknown, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -131,6 +141,28 @@ func TestRESTSpeaksPlainJSON(t *testing.T) {
 	}
 	if out.Instance["id"] != knownInstance || out.Instance["revision"] != "5" || len(out.Instance) != 3 {
 		t.Errorf("%s", raw)
+	}
+}
+
+// Game servers are registered, looked at and let go over REST.
+func TestRegisteredServersOverREST(t *testing.T) {
+	w := start(t, nil)
+	for _, c := range []struct{ method, path, body, want string }{
+		{"POST", serversPath, `{"requestId": "r", "capacity": 20, "labels": {"rack": "7"}, "endpoints": [{"name": "game", "host": "h", "port": 7777}]}`,
+			`{"server":{"namespace":"default","id":"` + knownServer + `","capacity":20},"gameToken":"g","socialToken":"s"}`},
+		{"GET", serversPath + "/" + knownServer, "", `{"server":{"id":"` + knownServer + `","assignments":[{"instanceId":"` + knownInstance + `"}]}}`},
+		{"GET", serversPath + "?pageSize=7&page_token=t", "", `{"nextPageToken":"default/7/t"}`},
+		{"POST", serversPath + "/" + knownServer + ":deregister", `{}`, `{"server":{"id":"` + knownServer + `","draining":true}}`},
+	} {
+		resp, raw := w.ask(c.method, "http://"+w.api+c.path, c.body, nil)
+		var got, want any
+		if err := errors.Join(json.Unmarshal(raw, &got), json.Unmarshal([]byte(c.want), &want)); err != nil || resp.StatusCode != 200 || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s %s: %d %s, %v", c.method, c.path, resp.StatusCode, raw, err)
+		}
+	}
+	req := next(t, "the registration", w.backend.registry.registered)
+	if req.GetNamespace() != "default" || req.GetRequestId() != "r" || req.GetLabels()["rack"] != "7" || req.GetEndpoints()[0].GetPort() != 7777 {
+		t.Errorf("it arrived as %v", req)
 	}
 }
 
@@ -229,6 +261,9 @@ func TestTheEdgePassesGameServersCallsAndNoOthers(t *testing.T) {
 	_, err = instancev1.NewGameInstanceServiceClient(conn).GetGameInstance(internal, &instancev1.GetGameInstanceRequest{InstanceId: knownInstance})
 	if !errs.Is(rpc.FromStatus(err), errs.MethodUnknown) {
 		t.Errorf("GetGameInstance at the edge: %v", err)
+	}
+	if _, err = gameserverv1.NewGameServerRegistryServiceClient(conn).RegisterGameServer(internal, &gameserverv1.RegisterGameServerRequest{}); !errs.Is(rpc.FromStatus(err), errs.MethodUnknown) {
+		t.Errorf("RegisterGameServer at the edge: %v", err)
 	}
 	w.backend.stop()
 	if _, err := servers.UpdateGameData(pair, gameData()); !errs.Is(rpc.FromStatus(err), errs.ServiceUnavailable) || strings.Contains(err.Error(), w.backend.addr) {

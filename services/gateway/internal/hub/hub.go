@@ -16,6 +16,8 @@ type Socket interface {
 	Deliver(d *eventv1.Delivery)
 	// Remind says that the instance's mailbox has waited for an acknowledgement too long.
 	Remind(instanceID string)
+	// Assign says that the instance was placed on the server.
+	Assign(instanceID string)
 	// Close says goodbye and closes; only the first call counts.
 	Close(code linkv1.CloseCode, message string)
 	// Kill cuts the connection.
@@ -190,12 +192,17 @@ func (h *Hub) Unlink(s Socket, instanceID string) {
 	}
 }
 
-// Deliver hands each delivery of an envelope to the socket of its instance, and closes the sockets of sessions that were taken over. What is for
-// nobody here is dropped: it stays in its mailbox.
+// Deliver hands each delivery of an envelope to the socket of its instance and each assignment to that of its server, and closes the sockets of sessions that
+// were taken over. What is for nobody here is dropped: a delivery stays in its mailbox, and an assignment comes again.
 func (h *Hub) Deliver(e *eventv1.Envelope) {
 	for _, d := range e.GetDeliveries() {
 		if s := h.linked(d.GetInstanceId()); s != nil {
 			s.Deliver(d)
+		}
+	}
+	for _, a := range e.GetAssignments() {
+		if s := h.serverSocket(a.GetServerId()); s != nil {
+			s.Assign(a.GetInstanceId())
 		}
 	}
 	for _, r := range e.GetReplaced() {
@@ -218,6 +225,15 @@ func (h *Hub) linked(instanceID string) Socket {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
 	return h.links[instanceID]
+}
+
+func (h *Hub) serverSocket(serverID string) Socket {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	if e, ok := h.servers[serverID]; ok {
+		return e.socket
+	}
+	return nil
 }
 
 // replaced notes that a session took over, and returns the socket of the one before it.

@@ -26,6 +26,7 @@ type fakeSocket struct {
 	mu       sync.Mutex
 	got      []int64
 	reminded []string
+	assigned []string
 	code     linkv1.CloseCode
 	closedAt time.Time
 	killed   bool
@@ -41,6 +42,12 @@ func (f *fakeSocket) Remind(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.reminded = append(f.reminded, id)
+}
+
+func (f *fakeSocket) Assign(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.assigned = append(f.assigned, id)
 }
 
 func (f *fakeSocket) Close(code linkv1.CloseCode, _ string) {
@@ -101,6 +108,24 @@ func TestDeliveriesGoToTheSocketOfTheInstance(t *testing.T) {
 	deliver(h, "ib", 6)
 	if len(a.got) != 1 || len(b.got) != 2 {
 		t.Errorf("after a is gone: a got %v, b %v", a.got, b.got)
+	}
+}
+
+func TestAssignmentsGoToTheSocketOfTheServer(t *testing.T) {
+	h := hub.New(10)
+	a, b := &fakeSocket{hub: h}, &fakeSocket{hub: h}
+	if err := errors.Join(register(t, h, a, "sa", 1, "linked"), register(t, h, b, "sb", 1)); err != nil {
+		t.Fatal(err)
+	}
+	o := h.Open("opening") // has no socket yet
+	defer o.Done()
+	h.Deliver(&eventv1.Envelope{Assignments: []*eventv1.ServerAssignment{
+		{ServerId: "sb", InstanceId: "i"}, {ServerId: "opening", InstanceId: "i"}, {ServerId: "nobody's", InstanceId: "i"}, {ServerId: "sb", InstanceId: "linked"},
+	}})
+	h.Remove(b, "sb", nil)
+	h.Deliver(&eventv1.Envelope{Assignments: []*eventv1.ServerAssignment{{ServerId: "sb", InstanceId: "late"}}})
+	if len(a.assigned) != 0 || len(b.assigned) != 2 || b.assigned[0] != "i" || b.assigned[1] != "linked" {
+		t.Errorf("a was assigned %v, b %v", a.assigned, b.assigned)
 	}
 }
 

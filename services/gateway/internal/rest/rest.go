@@ -59,6 +59,9 @@ func API(cfg Config) (http.Handler, error) {
 	if err := instancerest.RegisterGameInstanceServiceHandlerClient(cfg.Stopping, mux, instancev1.NewGameInstanceServiceClient(instances)); err != nil {
 		return nil, fmt.Errorf("REST of game instances: %w", err)
 	}
+	if err := gameserverrest.RegisterGameServerRegistryServiceHandlerClient(cfg.Stopping, mux, gameserverv1.NewGameServerRegistryServiceClient(instances)); err != nil {
+		return nil, fmt.Errorf("REST of registered game servers: %w", err)
+	}
 	if err := allocationrest.RegisterAllocationServiceHandlerClient(cfg.Stopping, mux, allocationv1.NewAllocationServiceClient(allocations)); err != nil {
 		return nil, fmt.Errorf("REST of allocations: %w", err)
 	}

@@ -73,7 +73,10 @@ func ask(t *testing.T, method, url string) (code int, reason, message string) {
 	return resp.StatusCode, reason, e.Message
 }
 
-const instances = "/v1/namespaces/default/instances"
+const (
+	instances = "/v1/namespaces/default/instances"
+	servers   = "/v1/namespaces/default/game-servers"
+)
 
 // A player with a slash in the id could be added and then not be reached: the path was cut where the id's slash had been unescaped.
 func TestEveryIdIsReachedWhenItIsEscaped(t *testing.T) {
@@ -106,6 +109,9 @@ func TestTheVerbOfAnotherMethodIsNoPartOfAnId(t *testing.T) {
 		"GET " + instances + "/x%3Aterminate":         200, // an id, if an odd one: the service has its rule
 		"POST " + instances + "/x:terminate":          200,
 		"GET " + instances + "/x":                     200,
+		"GET " + servers + "/x:deregister":            405,
+		"POST " + servers + "/x:deregister":           200,
+		"POST " + servers:                             200,
 	} {
 		method, path, _ := strings.Cut(path, " ")
 		s.request = nil
@@ -131,6 +137,9 @@ func TestAQueryParameterThatNobodyReadsIsRefused(t *testing.T) {
 		"GET " + instances + "?filter.colour=red":               "filter.colour",
 		"GET " + instances + "?namespace=other":                 "namespace",
 		"GET " + instances + "/x?view=full":                     "view",
+		"GET " + servers + "?pageSize=3&page_token=t":           "",
+		"GET " + servers + "?capacity=3":                        "capacity",
+		"POST " + servers + "?capacity=3":                       "capacity",
 		"POST " + instances + "/x:terminate?force=true":         "force",
 		"POST " + instances + "/x/players/ann:connect?region=x": "region",
 	} {

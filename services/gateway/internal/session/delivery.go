@@ -36,11 +36,16 @@ const (
 // link is how far the notifications of one instance are. A mailbox is read by one pull at a time.
 type link struct {
 	epoch int64
+	start int64 // the offset up to which the server had everything when it linked
 	sent  int64 // the offset last sent on this connection
 	acked int64 // the offset last acknowledged on it
+	over  bool  // the instance is over: nothing new will happen to it
 	pull  pullState
 	seen  int64 // the highest offset that was dropped during a pull
 }
+
+// settled reports whether the server has dealt with all that was sent.
+func (l *link) settled() bool { return l.pull == idle && (l.sent <= l.start || l.sent <= l.acked) }
 
 type pullState int
 
@@ -55,14 +60,34 @@ const (
 func (s *Session) Linked(l Link) {
 	if old, ok := s.links[l.Instance]; ok && old.epoch >= l.Epoch {
 		if old.epoch == l.Epoch {
-			old.sent = max(old.sent, l.Offset)
+			old.start, old.sent = max(old.start, l.Offset), max(old.sent, l.Offset)
 		}
 		return
 	}
+	s.drop(l.Instance)
 	if s.links == nil {
 		s.links = make(map[string]*link)
 	}
-	s.links[l.Instance] = &link{epoch: l.Epoch, sent: l.Offset}
+	s.links[l.Instance] = &link{epoch: l.Epoch, start: l.Offset, sent: l.Offset}
+}
+
+// Epoch returns the epoch of an instance's link; 0 when it is not linked here.
+func (s *Session) Epoch(instance string) int64 {
+	if l, ok := s.links[instance]; ok {
+		return l.epoch
+	}
+	return 0
+}
+
+// Live reports whether an instance is linked here and not known to be over.
+func (s *Session) Live(instance string) bool {
+	l, ok := s.links[instance]
+	return ok && !l.over
+}
+
+// Full reports whether there is no room for a link of an instance. One that is linked already has its place.
+func (s *Session) Full(instance string) bool {
+	return len(s.links) >= maxLinks && s.links[instance] == nil
 }
 
 // Unlinked ends an instance's notifications if its link still is the one of this epoch.
@@ -71,8 +96,38 @@ func (s *Session) Unlinked(instance string, epoch int64) bool {
 	if !ok || l.epoch != epoch {
 		return false
 	}
-	delete(s.links, instance)
+	s.drop(instance)
 	return true
+}
+
+// Over records that an instance whose link is the one of this epoch is over. The link stays, because there may be notifications to acknowledge and the end
+// of the connection to be told; but a server that plays one match after the other must not gather links. So from time to time, when there are many,
+// those that are settled are dropped. Over returns their instances.
+func (s *Session) Over(instance string, epoch int64) (dropped []string) {
+	l, ok := s.links[instance]
+	if !ok || l.epoch != epoch || l.over {
+		return nil
+	}
+	l.over = true
+	s.over++
+	if s.over <= maxOver {
+		return nil
+	}
+	for id, l := range s.links {
+		if l.over && l.settled() {
+			s.drop(id)
+			dropped = append(dropped, id)
+		}
+	}
+	return dropped
+}
+
+// drop forgets a link, if there is one.
+func (s *Session) drop(instance string) {
+	if l, ok := s.links[instance]; ok && l.over {
+		s.over--
+	}
+	delete(s.links, instance)
 }
 
 // Offer asks what to do with a published notification and, where it is to be sent, records that.
@@ -130,10 +185,13 @@ func (s *Session) PausePull(at Position) {
 	}
 }
 
-// ResumePull lets paused pulls start again and returns their instances.
-func (s *Session) ResumePull() []string {
+// ResumePull lets at most n paused pulls start again and returns their instances.
+func (s *Session) ResumePull(n int) []string {
 	var instances []string
 	for id, l := range s.links {
+		if len(instances) == n {
+			break
+		}
 		if l.pull == paused {
 			l.pull = idle
 			instances = append(instances, id)

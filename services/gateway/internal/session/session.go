@@ -2,7 +2,10 @@
 // an answer, the credentials of each frame, and how far the notifications of each linked instance are. It does no I/O.
 package session
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // Breach says that the peer broke the protocol; its connection has to end.
 type Breach struct {
@@ -24,6 +27,18 @@ const (
 	Order Rule = iota
 	// InFlight: there are no more requests without an answer than the limit.
 	InFlight
+	// Instances: Hello names at most MaxInstances.
+	Instances
+)
+
+// MaxInstances is how many instances a server can have at once, and so how many Hello may name: the largest capacity with which a server is registered.
+const MaxInstances = 1000
+
+const (
+	// maxLinks bounds the links that are kept: beside MaxInstances those of which it is not known here yet that they are over.
+	maxLinks = 2 * MaxInstances
+	// maxOver is how many links of instances that are over are kept where they need not be.
+	maxOver = 64
 )
 
 // phase is where a connection is in its life.
@@ -40,16 +55,20 @@ type Session struct {
 	phase       phase
 	maxInFlight int
 	inFlight    int
-	links       map[string]*link
+	links       map[string]*link // by instance id; bounded by maxLinks and the requests in flight
+	over        int              // of them, those whose instances are over
 }
 
 // New returns the state of a fresh connection, on which maxInFlight requests may wait for an answer.
 func New(maxInFlight int) *Session { return &Session{maxInFlight: maxInFlight} }
 
-// Hello records that Hello came.
-func (s *Session) Hello() *Breach {
-	if s.phase != waiting {
+// Hello records that Hello came, and names so many instances.
+func (s *Session) Hello(instances int) *Breach {
+	switch {
+	case s.phase != waiting:
 		return &Breach{Order, "Hello was sent twice; it comes once, as the first frame"}
+	case instances > MaxInstances:
+		return &Breach{Instances, fmt.Sprintf("Hello names %d instances, and a server can have %d at once; leave out those that are over", instances, MaxInstances)}
 	}
 	s.phase = opening
 	return nil

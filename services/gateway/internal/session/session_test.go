@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -20,13 +21,13 @@ func TestFramesComeInTurn(t *testing.T) {
 	if b := s.Request(1); b == nil || b.Rule != session.Order {
 		t.Errorf("a request before Hello: %v", b)
 	}
-	if b := s.Hello(); b != nil {
+	if b := s.Hello(0); b != nil {
 		t.Fatal(b)
 	}
 	if b := s.Request(1); b == nil || b.Rule != session.Order {
 		t.Errorf("a request before Welcome: %v", b)
 	}
-	if b := s.Hello(); b == nil || b.Rule != session.Order {
+	if b := s.Hello(0); b == nil || b.Rule != session.Order {
 		t.Errorf("a second Hello: %v", b)
 	}
 	s.Open(nil)
@@ -47,9 +48,18 @@ func TestFramesComeInTurn(t *testing.T) {
 	}
 }
 
+func TestHelloNamesNoMoreInstancesThanAServerCanHave(t *testing.T) {
+	if b := session.New(1).Hello(session.MaxInstances); b != nil {
+		t.Errorf("as many as possible: %v", b)
+	}
+	if b := session.New(1).Hello(session.MaxInstances + 1); b == nil || b.Rule != session.Instances {
+		t.Errorf("one more: %v", b)
+	}
+}
+
 func opened(links ...session.Link) *session.Session {
 	s := session.New(1)
-	s.Hello()
+	s.Hello(0)
 	s.Open(links)
 	return s
 }
@@ -116,7 +126,10 @@ func TestAPausedReadGoesOnWhereItStopped(t *testing.T) {
 	if got := s.Offer("i", 2, 1); got != session.Drop {
 		t.Errorf("while paused: %v", got)
 	}
-	if got := s.ResumePull(); !slices.Equal(got, []string{"i"}) {
+	if got := s.ResumePull(0); len(got) != 0 {
+		t.Errorf("resumed %v, more than asked for", got)
+	}
+	if got := s.ResumePull(9); !slices.Equal(got, []string{"i"}) {
 		t.Errorf("resumed %v", got)
 	}
 	if at, ok := s.StartPull("i"); !ok || at.Offset != 1 {
@@ -144,6 +157,69 @@ func TestANewerLinkTakesOverAndAnOlderOneDoesNot(t *testing.T) {
 	}
 	if !s.Unlinked("i", 6) || s.Offer("i", 22, 21) != session.Drop || len(s.Instances()) != 0 {
 		t.Error("the link goes on after its end")
+	}
+}
+
+// Links of instances that are over are dropped when there are many, but none whose server still has something to acknowledge.
+func TestLinksThatAreOverAreDroppedWhenTheyAreSettled(t *testing.T) {
+	s := opened(session.Link{Instance: "live", Epoch: 1})
+	end := func(id string, prepare func()) []string {
+		s.Linked(session.Link{Instance: id, Epoch: 2, Offset: 10})
+		if prepare != nil {
+			prepare()
+		}
+		if s.Over(id, 1) != nil || !s.Live(id) {
+			t.Errorf("%s: the end of an older link counts", id)
+		}
+		dropped := s.Over(id, 2)
+		if s.Live(id) {
+			t.Errorf("%s is live", id)
+		}
+		return dropped
+	}
+	var dropped []string
+	dropped = append(dropped, end("unacknowledged", func() {
+		s.Offer("unacknowledged", 11, 10)
+		s.Offer("unacknowledged", 12, 11)
+		s.Ack("unacknowledged", 11)
+	})...)
+	dropped = append(dropped, end("acknowledged", func() { s.Offer("acknowledged", 11, 10); s.Ack("acknowledged", 11) })...)
+	dropped = append(dropped, end("being read", func() { s.StartPull("being read") })...)
+	dropped = append(dropped, end("again", nil)...)
+	if s.Linked(session.Link{Instance: "again", Epoch: 3, Offset: 10}); !s.Live("again") {
+		t.Error("an instance that is linked again is over")
+	}
+	for n := 0; len(dropped) == 0; n++ {
+		if n > 1000 {
+			t.Fatal("links are gathered")
+		}
+		dropped = end(fmt.Sprint("match ", n), nil)
+	}
+	if !slices.Contains(dropped, "acknowledged") || !slices.Contains(dropped, "match 0") {
+		t.Errorf("dropped %v", dropped)
+	}
+	if got := s.Instances(); !slices.Equal(got, []string{"again", "being read", "live", "unacknowledged"}) {
+		t.Errorf("%v are left", got)
+	}
+	if _, ok := s.Ack("unacknowledged", 12); !ok {
+		t.Error("its last notification cannot be acknowledged")
+	}
+}
+
+func TestLinksAreBounded(t *testing.T) {
+	s := opened()
+	n := 0
+	for ; !s.Full(fmt.Sprint(n)); n++ {
+		s.Linked(session.Link{Instance: fmt.Sprint(n), Epoch: 1})
+	}
+	if n < session.MaxInstances || n > 3*session.MaxInstances {
+		t.Errorf("there is room for %d", n)
+	}
+	if s.Full("0") {
+		t.Error("one that is linked has no place")
+	}
+	if s.Unlinked("0", 1); s.Full("0") {
+		t.Error("there is no room where there was some")
 	}
 }
 

@@ -22,6 +22,8 @@ import (
 
 const (
 	unaryTimeout = 5 * time.Second
+	// perInstance is how much longer a call may take for each instance that it names: they are dealt with one after the other.
+	perInstance = 5 * time.Millisecond
 	// expiryTick is how exact the timeouts of relayed calls are.
 	expiryTick = 100 * time.Millisecond
 )
@@ -113,12 +115,17 @@ func (c *Client) Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, do
 
 // OpenSession makes a socket its server's session.
 func (c *Client) OpenSession(ctx context.Context, server token.Server, gatewayID string, hello *linkv1.Hello) (*sessionv1.OpenSessionResponse, error) {
-	ctx, cancel := context.WithTimeout(ctx, unaryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeoutFor(len(hello.GetInstances())))
 	defer cancel()
 	resp, err := c.sessions.OpenSession(ctx, &sessionv1.OpenSessionRequest{
 		Namespace: server.Namespace, ServerId: server.ID, PairId: server.PairID, GatewayId: gatewayID, Hello: hello,
 	})
 	return resp, rpc.FromStatus(err)
+}
+
+// timeoutFor bounds a call about a session and so many instances.
+func timeoutFor(instances int) time.Duration {
+	return unaryTimeout + time.Duration(instances)*perInstance
 }
 
 // CloseSession says, now or as soon as that is possible, that a session's socket is gone.

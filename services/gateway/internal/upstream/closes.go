@@ -155,7 +155,7 @@ func (c *closes) finish(req *sessionv1.CloseSessionRequest, ok bool) {
 
 // send reports whether there is nothing left to do.
 func (c *closes) send(ctx context.Context, req *sessionv1.CloseSessionRequest) bool {
-	ctx, cancel := context.WithTimeout(ctx, unaryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeoutFor(len(req.GetInstanceIds())))
 	defer cancel()
 	_, err := c.client.CloseSession(ctx, req)
 	if err == nil {

@@ -17,6 +17,7 @@ import (
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	"github.com/berth-dev/berth/pkg/rpc"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
 
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 )
@@ -30,6 +31,7 @@ type fakeService struct {
 	acks   [][]*sessionv1.MailboxAck
 	closes []*sessionv1.CloseSessionRequest
 	tries  int
+	left   time.Duration // until the deadline of the last call about a session
 }
 
 func (f *fakeService) AckNotifications(_ context.Context, req *sessionv1.AckNotificationsRequest, _ ...grpc.CallOption) (*sessionv1.AckNotificationsResponse, error) {
@@ -43,9 +45,17 @@ func (f *fakeService) AckNotifications(_ context.Context, req *sessionv1.AckNoti
 	return &sessionv1.AckNotificationsResponse{}, nil
 }
 
-func (f *fakeService) CloseSession(_ context.Context, req *sessionv1.CloseSessionRequest, _ ...grpc.CallOption) (*sessionv1.CloseSessionResponse, error) {
+func (f *fakeService) OpenSession(ctx context.Context, _ *sessionv1.OpenSessionRequest, _ ...grpc.CallOption) (*sessionv1.OpenSessionResponse, error) {
+	deadline, _ := ctx.Deadline()
+	f.left = time.Until(deadline)
+	return &sessionv1.OpenSessionResponse{}, nil
+}
+
+func (f *fakeService) CloseSession(ctx context.Context, req *sessionv1.CloseSessionRequest, _ ...grpc.CallOption) (*sessionv1.CloseSessionResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	deadline, _ := ctx.Deadline()
+	f.left = time.Until(deadline)
 	f.tries++
 	if f.err != nil {
 		return nil, f.err
@@ -177,6 +187,22 @@ func TestAnEndThatNobodyNeedsIsNotTold(t *testing.T) {
 	if err := c.flush(t.Context()); err != nil || len(c.waiting) != 0 {
 		t.Errorf("%v, %v", c.waiting, err)
 	}
+}
+
+// Instances are dealt with one after the other, so a server that has many gets more time to open its session, and the end of it too.
+func TestACallAboutManyInstancesMayTakeLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeService{}
+		c := &Client{sessions: f}
+		for n, want := range map[int]time.Duration{1: 5005 * time.Millisecond, 1000: 10 * time.Second} {
+			if _, err := c.OpenSession(t.Context(), token.Server{}, "g", &linkv1.Hello{Instances: make([]*linkv1.HelloInstance, n)}); err != nil || f.left != want {
+				t.Errorf("%d instances: a session may take %v to open, want %v (%v)", n, f.left, want, err)
+			}
+			if newCloses(f, quiet()).send(t.Context(), &sessionv1.CloseSessionRequest{InstanceIds: make([]string, n)}); f.left != want {
+				t.Errorf("%d instances: its end may take %v to tell, want %v", n, f.left, want)
+			}
+		}
+	})
 }
 
 func TestAFullLaneRefusesAtOnce(t *testing.T) {

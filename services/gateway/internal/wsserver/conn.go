@@ -11,6 +11,7 @@ import (
 	"github.com/berth-dev/berth/pkg/errs"
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 
 	"github.com/berth-dev/berth/services/gateway/internal/session"
@@ -121,10 +122,40 @@ func (c *conn) Deliver(d *eventv1.Delivery) {
 	}
 }
 
-// notify queues a notification. The caller holds mu.
+// notify queues a notification. One that takes the instance from the server is the last of its link. The caller holds mu.
 func (c *conn) notify(d *eventv1.Delivery) {
 	c.srv.cfg.Metrics.Notifications.Inc()
 	c.send(notificationFrame(d))
+	instance := d.GetInstanceId()
+	switch d.GetEvent().GetEvent().(type) {
+	case *gameserverv1.InstanceEvent_Superseded:
+		c.unlink(instance, c.state.Epoch(instance))
+	case *gameserverv1.InstanceEvent_Terminated:
+		c.finish(instance, c.state.Epoch(instance))
+	}
+}
+
+// unlink ends the link of an instance, if it still is the one of this epoch. The connection and its other instances go on. The caller holds mu.
+func (c *conn) unlink(instanceID string, epoch int64) {
+	if c.state.Unlinked(instanceID, epoch) {
+		c.srv.cfg.Hub.Unlink(c, instanceID)
+	}
+}
+
+// finish notes that an instance whose link is the one of this epoch is over. The caller holds mu.
+func (c *conn) finish(instanceID string, epoch int64) {
+	for _, id := range c.state.Over(instanceID, epoch) {
+		c.srv.cfg.Hub.Unlink(c, id)
+	}
+}
+
+// Assign implements hub.Socket. An assignment is repeated until its instance is linked, so one that finds the connection crowded is left out.
+func (c *conn) Assign(instanceID string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.state.Live(instanceID) && !c.out.crowded(c.srv.cfg.Limits) {
+		c.send(assignmentFrame(instanceID))
+	}
 }
 
 // Remind implements hub.Socket. Either a published notification did not arrive here, or an acknowledgement did not arrive there.
@@ -135,6 +166,7 @@ func (c *conn) Remind(instanceID string) {
 		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
 	}
 	c.pull(instanceID)
+	c.resume() // should reads have failed that were to fill the queue again
 }
 
 // pull starts to read an instance's mailbox, unless that is under way. The caller holds mu.
@@ -154,9 +186,7 @@ func (c *conn) pulled(from session.Position, answer *sessionv1.PullNotifications
 	defer c.mu.Unlock()
 	if err != nil { // it will be reported again, unless it is no more this connection's business
 		if errs.Is(err, errs.NotConnected) || errs.Is(err, errs.InstanceUnknown) || errs.Is(err, errs.StaleLinkEpoch) {
-			if c.state.Unlinked(from.Instance, from.Epoch) {
-				c.srv.cfg.Hub.Unlink(c, from.Instance)
-			}
+			c.unlink(from.Instance, from.Epoch)
 			return
 		}
 		c.state.EndPull(from)
@@ -173,6 +203,19 @@ func (c *conn) pulled(from session.Position, answer *sessionv1.PullNotifications
 	}
 	if c.state.EndPull(from) || answer.GetMore() {
 		c.pull(from.Instance)
+	}
+}
+
+// resumed is how many mailboxes that wait for room are read at once when there is some. A few fill the queue; what more would bring would be read in vain.
+const resumed = 4
+
+// resume goes on reading some of the mailboxes that wait for room, if there is some. The caller holds mu.
+func (c *conn) resume() {
+	if c.over || c.closing != 0 || c.out.crowded(c.srv.cfg.Limits) {
+		return
+	}
+	for _, id := range c.state.ResumePull(resumed) {
+		c.pull(id)
 	}
 }
 

@@ -35,6 +35,10 @@ func notificationFrame(d *eventv1.Delivery) *linkv1.Frame {
 	}}}
 }
 
+func assignmentFrame(instanceID string) *linkv1.Frame {
+	return &linkv1.Frame{Kind: &linkv1.Frame_Assignment{Assignment: &linkv1.Assignment{InstanceId: instanceID}}}
+}
+
 func goodbyeFrame(code linkv1.CloseCode, message string) *linkv1.Frame {
 	return &linkv1.Frame{Kind: &linkv1.Frame_Goodbye{Goodbye: &linkv1.Goodbye{Code: code, Reconnect: reconnect(code), Message: message}}}
 }

@@ -101,7 +101,7 @@ func (c *conn) handle(raw []byte) {
 func (c *conn) greet(h *linkv1.Hello) {
 	c.mu.Lock()
 	c.hello.Stop()
-	breach := c.state.Hello()
+	breach := c.state.Hello(len(h.GetInstances()))
 	leaving := c.closing != 0
 	c.mu.Unlock()
 	if breach != nil {
@@ -139,7 +139,7 @@ func (c *conn) greet(h *linkv1.Hello) {
 		c.pull(l.GetInstanceId()) // what came while the server was away
 	}
 	c.srv.cfg.Log.Info("link opened", append(identity(server), "session_id", opened.GetSessionId(), "session_epoch", opened.GetSessionEpoch(),
-		"resumed", h.GetResumeKey() != "", "sdk", h.GetSdk())...)
+		"resumed", h.GetResumeKey() != "", "instances", len(opened.GetLinks()), "sdk", h.GetSdk())...)
 }
 
 // welcome opens the session and queues Welcome.
@@ -154,6 +154,7 @@ func (c *conn) welcome(opened *sessionv1.OpenSessionResponse) {
 		Heartbeat:    durationpb.New(c.srv.cfg.Heartbeat),
 
 		RolledBackInstanceIds: opened.GetRolledBackInstanceIds(),
+		AssignedInstanceIds:   opened.GetAssignedInstanceIds(),
 	}
 	var links []session.Link
 	for _, l := range opened.GetLinks() {
@@ -181,8 +182,24 @@ func instancesOf(links []*sessionv1.LinkState) []string {
 	return ids
 }
 
+// The methods that begin or end a link.
+const (
+	methodLink          = "Link"
+	methodCreateAndLink = "CreateAndLink"
+	methodUnlink        = "UnlinkGameInstance"
+	methodEnd           = "EndGameInstance"
+)
+
+// call is a request that has no answer yet.
+type call struct {
+	id               int64
+	method, instance string // the instance is "" for CreateAndLink
+	epoch            int64  // of the instance's link when the request came; 0: it was not linked here
+}
+
 // request checks a request's turn and credentials and passes it on.
 func (c *conn) request(r *linkv1.Request) {
+	call := call{id: r.GetId(), method: r.GetMethod(), instance: r.GetInstanceId()}
 	c.mu.Lock()
 	if c.closing != 0 {
 		c.mu.Unlock()
@@ -193,13 +210,18 @@ func (c *conn) request(r *linkv1.Request) {
 		c.close(breachCode(breach), breach.Message)
 	}
 	caller := c.caller
+	call.epoch = c.state.Epoch(call.instance)
+	full := (call.method == methodLink || call.method == methodCreateAndLink) && c.state.Full(call.instance)
 	c.mu.Unlock()
 	if breach != nil {
 		return
 	}
-	id := r.GetId()
 	if err := c.checkCredentials(r.GetAuth()); err != nil {
-		c.answer(failureFrame(id, err), errs.ReasonOf(err), nil)
+		c.refuse(call, err)
+		return
+	}
+	if full {
+		c.refuse(call, errs.New(errs.LimitExceeded, "this connection has too many linked instances; end or unlink some over it, and acknowledge the notifications of those that are over"))
 		return
 	}
 	r.Auth = nil // they go no further
@@ -208,13 +230,18 @@ func (c *conn) request(r *linkv1.Request) {
 			err = errs.New(errs.Internal, "internal error: the answer is empty")
 		}
 		if err != nil {
-			c.answer(failureFrame(id, err), errs.ReasonOf(err), nil)
+			c.refuse(call, err)
 			return
 		}
 		answer := resp.GetResponse()
-		answer.Id = id
-		c.answer(responseFrame(answer), errs.Reason(answer.GetError().GetReason()), resp.GetLink())
+		answer.Id = call.id
+		c.answer(call, responseFrame(answer), errs.Reason(answer.GetError().GetReason()), resp.GetLink())
 	})
+}
+
+// refuse answers a request with an error that was found here.
+func (c *conn) refuse(call call, err error) {
+	c.answer(call, failureFrame(call.id, err), errs.ReasonOf(err), nil)
 }
 
 func (c *conn) checkCredentials(auth *linkv1.Credentials) error {
@@ -227,16 +254,36 @@ func (c *conn) checkCredentials(auth *linkv1.Credentials) error {
 }
 
 // answer queues the answer to a request. When the request linked an instance, its notifications follow.
-func (c *conn) answer(frame *linkv1.Frame, reason errs.Reason, link *sessionv1.LinkState) {
+func (c *conn) answer(call call, frame *linkv1.Frame, reason errs.Reason, link *sessionv1.LinkState) {
 	c.srv.cfg.Metrics.Requests.WithLabelValues(string(reason)).Inc()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.state.Answered()
 	c.send(frame)
-	if link != nil && !c.over { // a connection that has ended has told its instances to the hub already
+	if c.over { // a connection that has ended has told its instances to the hub already
+		return
+	}
+	if link != nil {
 		c.state.Linked(linkOf(link))
 		c.srv.cfg.Hub.Link(c, c.pair.Server().ID, link.GetInstanceId())
 		c.pull(link.GetInstanceId()) // what was published before the instance was known here
+		return
+	}
+	c.follow(call, reason)
+}
+
+// follow draws the consequences where an answer says that the instance is over, for all or for this server. The caller holds mu.
+func (c *conn) follow(call call, reason errs.Reason) {
+	switch reason {
+	case "":
+		switch call.method {
+		case methodUnlink:
+			c.unlink(call.instance, call.epoch)
+		case methodEnd:
+			c.finish(call.instance, call.epoch)
+		}
+	case errs.Superseded, errs.NotAssigned, errs.InstanceUnknown, errs.InstanceDeleted: // a notification that says the same may be on its way
+		c.finish(call.instance, call.epoch)
 	}
 }
 

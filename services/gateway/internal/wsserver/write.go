@@ -89,11 +89,7 @@ func (c *conn) write() {
 		c.out.written(written)
 		batch := c.out.take()
 		if len(batch) == 0 {
-			if c.closing == 0 && !c.over {
-				for _, id := range c.state.ResumePull() {
-					c.pull(id)
-				}
-			}
+			c.resume()
 			c.out.writing = false
 			closing := c.closing
 			c.mu.Unlock()
