@@ -277,7 +277,7 @@ func TestTheKeysArePublishedAtTheEdge(t *testing.T) {
 	if resp.StatusCode != 200 || resp.Header.Get("Cache-Control") != "public, max-age=60" {
 		t.Errorf("%d, Cache-Control %q", resp.StatusCode, resp.Header.Get("Cache-Control"))
 	}
-	if keys, err := token.ParseKeys(raw); err != nil || !bytes.Equal(keys["k1"], w.backend.issuer.public) {
+	if keys, err := token.ParseKeys(raw); err != nil || keys["k1"] == nil || !keys["k1"].Equal(w.backend.issuer.public) {
 		t.Errorf("%s: %v", raw, err)
 	}
 	w.backend.stop() // they stay known while token-issuer is away

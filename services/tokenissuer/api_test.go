@@ -1,12 +1,11 @@
 package tokenissuer_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"strings"
 	"testing"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	sdk "github.com/berth-dev/berth/sdk/go/token"
 )
 
 func TestWhoMayCall(t *testing.T) {
@@ -87,29 +87,41 @@ func TestBadRequestsNameTheField(t *testing.T) {
 }
 
 func TestKeySetIsRFC7517(t *testing.T) {
-	i := start(t, slog.New(slog.DiscardHandler), config(miniredis.RunT(t).Addr()))
-	doc, err := i.jwks(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	var set struct {
-		Keys []struct {
-			Kty, Crv, X, Kid, Use, Alg string
-		}
-	}
-	strict := json.NewDecoder(bytes.NewReader(doc))
-	strict.DisallowUnknownFields()
-	if err := strict.Decode(&set); err != nil || len(set.Keys) != 1 {
-		t.Fatalf("%s: %v", doc, err)
-	}
-	k := set.Keys[0]
-	x, err := base64.RawURLEncoding.Strict().DecodeString(k.X)
-	if err != nil || len(x) != ed25519.PublicKeySize || k.Kty != "OKP" || k.Crv != "Ed25519" || k.Use != "sig" || k.Alg != "EdDSA" || k.Kid == "" {
-		t.Errorf("%s: %v", doc, err)
-	}
-	for _, name := range []string{`"kty"`, `"crv"`, `"x"`, `"kid"`, `"use"`, `"alg"`, `"keys"`} { // Go's decoder would take KTY, others would not
-		if !bytes.Contains(doc, []byte(name)) {
-			t.Errorf("%s: has no member %s", doc, name)
-		}
+	coordinates := map[sdk.Algorithm][]string{sdk.EdDSA: {"x"}, sdk.ES256: {"x", "y"}}
+	for algorithm, want := range map[sdk.Algorithm]map[string]string{
+		sdk.EdDSA: {"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA"},
+		sdk.ES256: {"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256"},
+	} {
+		t.Run(string(algorithm), func(t *testing.T) {
+			cfg := config(miniredis.RunT(t).Addr())
+			cfg.Keys.Algorithm = algorithm
+			i := start(t, slog.New(slog.DiscardHandler), cfg)
+			doc, err := i.jwks(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var set map[string][]map[string]string
+			if err := json.Unmarshal(doc, &set); err != nil || len(set) != 1 || len(set["keys"]) != 1 {
+				t.Fatalf("%s: %v", doc, err)
+			}
+			k := set["keys"][0]
+			if len(k["kid"]) != 43 {
+				t.Errorf("kid %q", k["kid"])
+			}
+			delete(k, "kid")
+			for _, coordinate := range coordinates[algorithm] {
+				raw, err := base64.RawURLEncoding.Strict().DecodeString(k[coordinate])
+				if err != nil || len(raw) != 32 {
+					t.Errorf("%s: %q, %v", coordinate, k[coordinate], err)
+				}
+				delete(k, coordinate)
+			}
+			if !maps.Equal(k, want) {
+				t.Errorf("got %v, want %v", k, want)
+			}
+			if keys, err := sdk.ParseKeys(doc); err != nil || len(keys) != 1 {
+				t.Errorf("the SDK reads %v, %v", keys, err)
+			}
+		})
 	}
 }

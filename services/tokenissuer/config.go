@@ -12,6 +12,7 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
+	sdk "github.com/berth-dev/berth/sdk/go/token"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
 
@@ -31,6 +32,13 @@ type Config struct {
 	SealingKey conf.Secret `yaml:"sealing_key" env:"SEALING_KEY,unset"`
 	// SealingKeyFile is a file that holds the sealing key instead, such as a mounted secret; space around the key does not count.
 	SealingKeyFile string `yaml:"sealing_key_file" env:"SEALING_KEY_FILE"`
+	// PreviousSealingKey opens signing keys that were sealed before the sealing key was changed; they are sealed anew at the start. It is needed until
+	// all replicas have started with the new one.
+	PreviousSealingKey conf.Secret `yaml:"previous_sealing_key" env:"PREVIOUS_SEALING_KEY,unset"`
+	// PreviousSealingKeyFile is a file that holds it instead.
+	PreviousSealingKeyFile string `yaml:"previous_sealing_key_file" env:"PREVIOUS_SEALING_KEY_FILE"`
+	// Keys says how signing keys are made and rotated.
+	Keys Keys `yaml:"keys" envPrefix:"KEYS_"`
 
 	// PairLifetime is how long partner tokens are valid, 1 minute to 24 hours. Default 1 hour.
 	PairLifetime time.Duration `yaml:"pair_lifetime" env:"PAIR_LIFETIME"`
@@ -41,12 +49,24 @@ type Config struct {
 	GRPCListener net.Listener `yaml:"-"`
 }
 
+// Keys says how signing keys are made and rotated. It is the same for all replicas.
+type Keys struct {
+	// Algorithm is that of keys made from now on, EdDSA or ES256; the next rotation brings the first of them. Default EdDSA.
+	Algorithm sdk.Algorithm `yaml:"algorithm" env:"ALGORITHM"`
+	// Rotation is how long a key signs before the next one does, 1 hour to 1 year. Default 30 days.
+	Rotation time.Duration `yaml:"rotation" env:"ROTATION"`
+	// Publish is how long a key is in the key set before it signs, so that all who verify have it by then: 10 seconds to 24 hours, and at most half of the
+	// rotation. Default 10 minutes.
+	Publish time.Duration `yaml:"publish" env:"PUBLISH"`
+}
+
 // Default returns the defaults.
 func Default() Config {
 	return Config{
 		Process:        app.Process{AdminAddr: "127.0.0.1:7192", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr:       "127.0.0.1:7102",
 		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
+		Keys:           Keys{Algorithm: sdk.EdDSA, Rotation: 30 * 24 * time.Hour, Publish: 10 * time.Minute},
 		PairLifetime:   time.Hour,
 		TicketLifetime: 2 * time.Minute,
 	}
@@ -64,7 +84,10 @@ func (c Config) Validate() error {
 	if c.SealingKey != "" && c.SealingKeyFile != "" {
 		errList = append(errList, errors.New("sealing_key (BERTH_SEALING_KEY) and sealing_key_file (BERTH_SEALING_KEY_FILE): only one may be set"))
 	}
-	errList = append(errList,
+	if c.PreviousSealingKey != "" && c.PreviousSealingKeyFile != "" {
+		errList = append(errList, errors.New("previous_sealing_key (BERTH_PREVIOUS_SEALING_KEY) and previous_sealing_key_file (BERTH_PREVIOUS_SEALING_KEY_FILE): only one may be set"))
+	}
+	errList = append(errList, c.Keys.validate(),
 		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, 24*time.Hour),
 		c.Auth.Validate(),
 		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute))
@@ -78,20 +101,61 @@ func within(setting string, d, low, high time.Duration) error {
 	return nil
 }
 
-// sealer returns the Sealer of the configured sealing key.
-func (c Config) sealer() (*token.Sealer, error) {
-	setting, key := "sealing_key (BERTH_SEALING_KEY)", c.SealingKey
-	if c.SealingKeyFile != "" {
-		setting = "sealing_key_file (BERTH_SEALING_KEY_FILE)"
-		raw, err := os.ReadFile(c.SealingKeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", setting, err)
-		}
-		key = conf.Secret(strings.TrimSpace(string(raw)))
+func (k Keys) validate() error {
+	var errList []error
+	if k.Algorithm != sdk.EdDSA && k.Algorithm != sdk.ES256 {
+		errList = append(errList, fmt.Errorf("keys.algorithm (BERTH_KEYS_ALGORITHM): must be %s or %s, not %q", sdk.EdDSA, sdk.ES256, k.Algorithm))
 	}
-	s, err := token.NewSealer(key)
+	errList = append(errList,
+		within("keys.rotation (BERTH_KEYS_ROTATION)", k.Rotation, time.Hour, 365*24*time.Hour),
+		within("keys.publish (BERTH_KEYS_PUBLISH)", k.Publish, 10*time.Second, 24*time.Hour))
+	if k.Publish > k.Rotation/2 {
+		errList = append(errList, fmt.Errorf("keys.publish (BERTH_KEYS_PUBLISH): must be at most half of keys.rotation (BERTH_KEYS_ROTATION), which is %v, not %v", k.Rotation, k.Publish))
+	}
+	return errors.Join(errList...)
+}
+
+// policy is what the ring needs to know.
+func (c Config) policy() token.Policy {
+	return token.Policy{
+		Algorithm: c.Keys.Algorithm, Rotation: c.Keys.Rotation, Publish: c.Keys.Publish,
+		Lifetime: max(c.PairLifetime, c.TicketLifetime),
+	}
+}
+
+// sealer returns the Sealer of the configured sealing keys.
+func (c Config) sealer() (*token.Sealer, error) {
+	current, setting, err := secret("sealing_key", c.SealingKey, c.SealingKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := token.NewSealer(current, ""); err != nil {
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	previous, setting, err := secret("previous_sealing_key", c.PreviousSealingKey, c.PreviousSealingKeyFile)
+	if err != nil {
+		return nil, err
+	}
+	if previous == "" && c.PreviousSealingKeyFile != "" {
+		return nil, fmt.Errorf("%s: is empty", setting)
+	}
+	s, err := token.NewSealer(current, previous)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
 	return s, nil
+}
+
+// secret returns a secret that is in a setting or in the file that a second one names, and the name of the one that has it.
+func secret(setting string, value conf.Secret, file string) (secret conf.Secret, from string, err error) {
+	variable := "BERTH_" + strings.ToUpper(setting)
+	if file == "" {
+		return value, fmt.Sprintf("%s (%s)", setting, variable), nil
+	}
+	from = fmt.Sprintf("%s_file (%s_FILE)", setting, variable)
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return "", from, fmt.Errorf("%s: %w", from, err)
+	}
+	return conf.Secret(strings.TrimSpace(string(raw))), from, nil
 }

@@ -26,6 +26,18 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"pair lifetime at most":   {func(c *Config) { c.PairLifetime = 24 * time.Hour }, ""},
 		"pair lifetime short":     {func(c *Config) { c.PairLifetime = time.Minute - 1 }, "pair_lifetime (BERTH_PAIR_LIFETIME)"},
 		"pair lifetime long":      {func(c *Config) { c.PairLifetime = 24*time.Hour + 1 }, "pair_lifetime (BERTH_PAIR_LIFETIME)"},
+		"two previous keys":       {func(c *Config) { c.PreviousSealingKey, c.PreviousSealingKeyFile = sealingKey, "/run/secrets/key" }, "previous_sealing_key (BERTH_PREVIOUS_SEALING_KEY)"},
+		"ES256":                   {func(c *Config) { c.Keys.Algorithm = "ES256" }, ""},
+		"RS256":                   {func(c *Config) { c.Keys.Algorithm = "RS256" }, "keys.algorithm (BERTH_KEYS_ALGORITHM)"},
+		"no algorithm":            {func(c *Config) { c.Keys.Algorithm = "" }, "keys.algorithm (BERTH_KEYS_ALGORITHM)"},
+		"rotation at least":       {func(c *Config) { c.Keys.Rotation = time.Hour }, ""},
+		"rotation short":          {func(c *Config) { c.Keys.Rotation = time.Hour - 1 }, "keys.rotation (BERTH_KEYS_ROTATION)"},
+		"rotation long":           {func(c *Config) { c.Keys.Rotation = 365*24*time.Hour + 1 }, "keys.rotation (BERTH_KEYS_ROTATION)"},
+		"publish at least":        {func(c *Config) { c.Keys.Publish = 10 * time.Second }, ""},
+		"publish short":           {func(c *Config) { c.Keys.Publish = 10*time.Second - 1 }, "keys.publish (BERTH_KEYS_PUBLISH)"},
+		"publish long":            {func(c *Config) { c.Keys.Publish = 24*time.Hour + 1 }, "keys.publish (BERTH_KEYS_PUBLISH)"},
+		"publish half a rotation": {func(c *Config) { c.Keys.Rotation, c.Keys.Publish = time.Hour, 30*time.Minute }, ""},
+		"publish over half":       {func(c *Config) { c.Keys.Rotation, c.Keys.Publish = time.Hour, 31*time.Minute }, "at most half of keys.rotation"},
 		"ticket lifetime minimum": {func(c *Config) { c.TicketLifetime = 10 * time.Second }, ""},
 		"ticket lifetime maximum": {func(c *Config) { c.TicketLifetime = 15 * time.Minute }, ""},
 		"ticket lifetime short":   {func(c *Config) { c.TicketLifetime = 0 }, "ticket_lifetime (BERTH_TICKET_LIFETIME)"},
@@ -61,6 +73,12 @@ func TestSealingKey(t *testing.T) {
 		"short":        {Config{SealingKey: sealingKey[1:]}, "sealing_key (BERTH_SEALING_KEY): needs at least 32 characters"},
 		"file short":   {Config{SealingKeyFile: short}, "sealing_key_file (BERTH_SEALING_KEY_FILE): needs at least 32 characters"},
 		"file missing": {Config{SealingKeyFile: file + "x"}, "sealing_key_file (BERTH_SEALING_KEY_FILE): open"},
+
+		"previous":              {Config{SealingKey: sealingKey, PreviousSealingKey: sealingKey + "x"}, ""},
+		"previous in a file":    {Config{SealingKey: sealingKey, PreviousSealingKeyFile: file}, ""},
+		"previous short":        {Config{SealingKey: sealingKey, PreviousSealingKey: "x"}, "previous_sealing_key (BERTH_PREVIOUS_SEALING_KEY): needs at least 32 characters"},
+		"previous file missing": {Config{SealingKey: sealingKey, PreviousSealingKeyFile: file + "x"}, "previous_sealing_key_file (BERTH_PREVIOUS_SEALING_KEY_FILE): open"},
+		"previous file empty":   {Config{SealingKey: sealingKey, PreviousSealingKeyFile: os.DevNull}, "previous_sealing_key_file (BERTH_PREVIOUS_SEALING_KEY_FILE): is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := tc.cfg.sealer()

@@ -42,13 +42,14 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	b.ReadyWhen("redis", store.Ready)
 	store.Warn(b.Log())
 
-	ring, err := openRing(ctx, store, cfg)
+	keys, err := openKeyring(ctx, b, redisstore.New(store), cfg)
 	if err != nil {
 		return err
 	}
-	b.Log().Info("key ring opened", "signing_key", ring.Signing().ID(), "keys", len(ring.Keys()))
+	b.Run("key ring", keys.Run)
+	b.ReadyWhen("signing key", keys.Ready)
 
-	server, err := newServer(b, cfg, ring)
+	server, err := newServer(b, cfg, keys)
 	if err != nil {
 		return err
 	}
@@ -63,22 +64,29 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	return nil
 }
 
-func openRing(ctx context.Context, store *redisx.Store, cfg Config) (*token.Ring, error) {
+func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg Config) (*token.Keyring, error) {
 	sealer, err := cfg.sealer()
 	if err != nil {
 		return nil, err
 	}
-	ring, err := token.OpenRing(ctx, redisstore.New(store), sealer)
+	keys, err := token.OpenKeyring(ctx, token.KeyringConfig{Store: store, Sealer: sealer, Policy: cfg.policy(), Log: b.Log()})
 	if errors.Is(err, token.ErrSeal) {
-		return nil, fmt.Errorf("the signing keys in Redis do not open with this sealing key: start with the one that they were sealed under (sealing_key, BERTH_SEALING_KEY) "+
-			"or, if it is lost, delete %s from Redis, which ends all tokens in use: %w", redisstore.RingKey, err)
+		return nil, fmt.Errorf("the signing keys in Redis do not open with this sealing key: start with the one that they were sealed under (sealing_key, BERTH_SEALING_KEY), "+
+			"or name that one as previous_sealing_key (BERTH_PREVIOUS_SEALING_KEY) if you have changed it, "+
+			"or, if it is lost, stop all replicas and delete %s from Redis, which ends all tokens in use: %w", redisstore.RingKey, err)
 	}
-	return ring, err
+	return keys, err
 }
 
-func newServer(b *app.Builder, cfg Config, ring *token.Ring) (*rpc.Server, error) {
+func newServer(b *app.Builder, cfg Config, keys *token.Keyring) (*rpc.Server, error) {
 	// Game servers show their pair on every call, to the public key set too; it is checked against the very document that is published.
-	published := sdk.NewKeySet(func(context.Context) ([]byte, error) { return protojson.Marshal(grpcserver.KeySet(ring)) })
+	published := sdk.NewKeySet(func(ctx context.Context) ([]byte, error) {
+		set, err := grpcserver.KeySet(keys.Fresh(ctx))
+		if err != nil {
+			return nil, err
+		}
+		return protojson.Marshal(set)
+	})
 	authenticator, err := auth.New(cfg.Auth, sdk.NewVerifier(published))
 	if err != nil {
 		return nil, err
@@ -90,8 +98,8 @@ func newServer(b *app.Builder, cfg Config, ring *token.Ring) (*rpc.Server, error
 	if err != nil {
 		return nil, err
 	}
-	issuer := token.New(token.Config{Ring: ring, PairLifetime: cfg.PairLifetime, TicketLifetime: cfg.TicketLifetime})
-	tokenv1.RegisterTokenServiceServer(server, grpcserver.New(issuer))
+	issuer := token.New(token.Config{Keys: keys, PairLifetime: cfg.PairLifetime, TicketLifetime: cfg.TicketLifetime})
+	tokenv1.RegisterTokenServiceServer(server, grpcserver.New(grpcserver.Config{Issuer: issuer, Keys: keys}))
 	return server, nil
 }
 

@@ -130,7 +130,7 @@ func TestPairVerifies(t *testing.T) {
 		i := start(t, slog.New(slog.DiscardHandler), config(addr))
 		pair := i.pair(t)
 		got, err := i.verifier().VerifyPair(t.Context(), pair.GetGameToken(), pair.GetSocialToken())
-		want := sdk.Server{ID: ids.Server(attempt), PairID: ids.Pair(attempt), Namespace: "default", ExpireTime: got.ExpireTime}
+		want := sdk.Server{ID: ids.Server(attempt), PairID: ids.Pair(attempt), Namespace: "default", IssueTime: got.IssueTime, ExpireTime: got.ExpireTime, GameKeyID: got.GameKeyID, SocialKeyID: got.GameKeyID}
 		if err != nil || got != want || pair.GetServerId() != want.ID || pair.GetPairId() != want.PairID || !pair.GetExpireTime().AsTime().Equal(got.ExpireTime) {
 			t.Errorf("issued for %s, verified as %+v, %v", pair.GetServerId(), got, err)
 		}

@@ -1,6 +1,7 @@
 package token_test
 
 import (
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"errors"
 	"testing"
@@ -31,7 +32,7 @@ func FuzzVerify(f *testing.F) {
 
 // FuzzParseKeys: whatever comes in, there is no panic and each key can be used.
 func FuzzParseKeys(f *testing.F) {
-	f.Add(document(f, newIssuer(f, "k1"), newIssuer(f, "k2")))
+	f.Add(document(f, newIssuer(f, "k1"), newES256Issuer(f, "k2")))
 	f.Add([]byte(`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":""}]}`))
 	f.Add([]byte(`{"keys":null}`))
 	f.Fuzz(func(t *testing.T, doc []byte) {
@@ -40,8 +41,10 @@ func FuzzParseKeys(f *testing.F) {
 			t.Error("keys and an error")
 		}
 		for kid, key := range keys {
-			if kid == "" || len(key) != ed25519.PublicKeySize {
-				t.Errorf("key %q has %d bytes", kid, len(key))
+			ed, isEd := key.(ed25519.PublicKey)
+			ec, isEC := key.(*ecdsa.PublicKey)
+			if kid == "" || isEd == isEC || isEd && len(ed) != ed25519.PublicKeySize || isEC && ec.Curve.Params().Name != "P-256" {
+				t.Errorf("key %q is a %T", kid, key)
 			}
 		}
 	})

@@ -3,6 +3,7 @@ package token_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -12,7 +13,7 @@ import (
 	"github.com/berth-dev/berth/sdk/go/token"
 )
 
-func TestKeySetFetchesUnknownKeyAtMostEvery5s(t *testing.T) {
+func TestKeySetFetchesUnknownKeysRarely(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k1, k2 := newIssuer(t, "k1"), newIssuer(t, "k2")
 		doc, fetches := document(t, k1), 0
@@ -26,17 +27,92 @@ func TestKeySetFetchesUnknownKeyAtMostEvery5s(t *testing.T) {
 			t.Fatalf("%d fetches for a known key, want 1", fetches)
 		}
 
+		// A key id that a fresh document does not have is refused.
+		for n := range 4 {
+			_, err := keys.Key(t.Context(), fmt.Sprint("invented ", n))
+			wantReason(t, err, token.Invalid)
+		}
+		// From now on nobody may fetch for it, however many ids are invented. A genuine token may be among them: there is no verdict.
 		doc = document(t, k1, k2)
-		_, err := keys.Key(t.Context(), "k2")
+		for n := range 100 {
+			if _, err := keys.Key(t.Context(), fmt.Sprint("more ", n)); !errors.Is(err, token.ErrKeysUnavailable) {
+				t.Fatalf("without a fetch: %v", err)
+			}
+		}
+		if fetches != 5 {
+			t.Fatalf("%d fetches, want 5", fetches)
+		}
+		for range 10 {
+			time.Sleep(5 * time.Second)
+			for range 100 {
+				_, _ = keys.Key(t.Context(), "invented")
+			}
+		}
+		if fetches != 15 {
+			t.Errorf("%d fetches in 50 s of invented key ids, want 10 more", fetches)
+		}
+		if got, err := keys.Key(t.Context(), "k2"); err != nil || !got.Equal(k2.key.Public()) {
+			t.Errorf("the new key: %v, %v", got, err)
+		}
+	})
+}
+
+// A key that begins to sign just after somebody has fetched is not called invented.
+func TestKeySetKnowsANewKeyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k1, k2 := newIssuer(t, "k1"), newES256Issuer(t, "k2")
+		doc := document(t, k1)
+		keys := token.NewKeySet(func(context.Context) ([]byte, error) { return doc, nil })
+		if _, err := keys.Key(t.Context(), "k1"); err != nil {
+			t.Fatal(err)
+		}
+		doc = document(t, k1, k2)
+		if got, err := keys.Key(t.Context(), "k2"); err != nil || !got.Equal(k2.key.Public()) {
+			t.Errorf("got %v, %v", got, err)
+		}
+	})
+}
+
+// Whoever hangs up in the middle of a fetch has caused it all the same.
+func TestKeySetCountsFetchesOfCallersThatGoAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fetches := 0
+		keys := token.NewKeySet(func(ctx context.Context) ([]byte, error) { fetches++; <-ctx.Done(); return nil, ctx.Err() })
+		for range 50 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+			if _, err := keys.Key(ctx, "invented"); !errors.Is(err, token.ErrKeysUnavailable) {
+				t.Fatal(err)
+			}
+			cancel()
+		}
+		if fetches != 5 {
+			t.Errorf("%d fetches, want 5", fetches)
+		}
+	})
+}
+
+// Without a token that names an unknown key nobody would notice that a key was withdrawn.
+func TestKeySetRefreshForgetsWithdrawnKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k1, k2 := newIssuer(t, "k1"), newIssuer(t, "k2")
+		doc, fail := document(t, k1, k2), error(nil)
+		keys := token.NewKeySet(func(context.Context) ([]byte, error) { return doc, fail })
+		if _, err := keys.Key(t.Context(), "k1"); err != nil {
+			t.Fatal(err)
+		}
+		doc, fail = document(t, k2), errors.New("away")
+		if err := keys.Refresh(t.Context()); !errors.Is(err, token.ErrKeysUnavailable) {
+			t.Errorf("refresh while the issuer is away: %v", err)
+		}
+		if _, err := keys.Key(t.Context(), "k1"); err != nil {
+			t.Errorf("a refresh that failed has cost a key: %v", err)
+		}
+		fail = nil
+		if err := keys.Refresh(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		_, err := keys.Key(t.Context(), "k1")
 		wantReason(t, err, token.Invalid)
-		if fetches != 1 {
-			t.Fatalf("fetched again within the interval")
-		}
-		time.Sleep(5 * time.Second)
-		got, err := keys.Key(t.Context(), "k2")
-		if err != nil || !got.Equal(k2.public()) {
-			t.Fatalf("after the interval: %v, %v", got, err)
-		}
 	})
 }
 
@@ -135,14 +211,19 @@ func TestVerifyWithoutKeysGivesNoVerdict(t *testing.T) {
 }
 
 func TestParseKeys(t *testing.T) {
-	const x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo" // RFC 8037, appendix A.2
+	const x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"                                                                                   // RFC 8037, appendix A.2
+	const ec = `"kty":"EC","crv":"P-256","x":"f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU","y":"x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"` // RFC 7515, appendix A.3
 	for name, tc := range map[string]struct {
 		doc  string
 		want int // keys; -1: refused
 	}{
 		"one":              {`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"` + x + `"}]}`, 1},
 		"empty":            {`{"keys":[]}`, 0},
-		"other types":      {`{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"AA","y":"AA"},{"kty":"OKP","crv":"X25519","kid":"b","x":"AA"}]}`, 0},
+		"both types":       {`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"` + x + `"},{` + ec + `,"kid":"b","alg":"ES256"}]}`, 2},
+		"other types":      {`{"keys":[{"kty":"EC","crv":"P-384","kid":"a","x":"AA","y":"AA"},{"kty":"OKP","crv":"X25519","kid":"b","x":"AA"},{"kty":"oct","kid":"c","k":"AA"}]}`, 0},
+		"other algorithm":  {`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","alg":"ES256","x":"` + x + `"},{` + ec + `,"kid":"b","alg":"HS256"}]}`, 0},
+		"EC, no y":         {`{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"` + x + `"}]}`, -1},
+		"EC, no point":     {`{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"` + x + `","y":"` + x + `"}]}`, -1},
 		"for encryption":   {`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","use":"enc","x":"` + x + `"}]}`, 0},
 		"twice":            {`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"` + x + `"},{"kty":"OKP","crv":"Ed25519","kid":"a","x":"` + x + `"}]}`, -1},
 		"without id":       {`{"keys":[{"kty":"OKP","crv":"Ed25519","x":"` + x + `"}]}`, -1},

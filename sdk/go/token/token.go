@@ -49,8 +49,12 @@ type Server struct {
 	PairID string
 	// Namespace is the namespace that it serves.
 	Namespace string
+	// IssueTime is when the older of the two tokens was issued; the zero time if one does not say.
+	IssueTime time.Time
 	// ExpireTime is when the first of the two tokens expires; it is valid for Leeway longer.
 	ExpireTime time.Time
+	// GameKeyID and SocialKeyID are the ids of the keys that signed the two tokens.
+	GameKeyID, SocialKeyID string
 }
 
 // Ticket is a player's valid ticket. That it is used once only is up to the game server (package gameserver sees to it).
@@ -63,8 +67,12 @@ type Ticket struct {
 	InstanceID string
 	// Namespace is the instance's namespace.
 	Namespace string
+	// IssueTime is when it was issued; the zero time if it does not say.
+	IssueTime time.Time
 	// ExpireTime is when it expires; it is valid for Leeway longer.
 	ExpireTime time.Time
+	// KeyID is the id of the key that signed it.
+	KeyID string
 }
 
 // Reason says what is wrong with a credential: a berth.type.v1.ErrorReason without its prefix.
@@ -82,10 +90,12 @@ const (
 	Swapped Reason = "CREDENTIALS_SWAPPED"
 	// Mismatched means that the two tokens are halves of different pairs.
 	Mismatched Reason = "CREDENTIALS_MISMATCHED"
+	// Revoked means that a token is genuine, and was revoked. A Verifier does not know it; see Revocations.
+	Revoked Reason = "CREDENTIALS_REVOKED"
 )
 
 // Error says that a token was refused. A verification that fails with any other error came to no verdict: the keys could
-// not be had (ErrKeysUnavailable).
+// not be had now (ErrKeysUnavailable).
 type Error struct {
 	// Reason is what is wrong, for programs.
 	Reason Reason

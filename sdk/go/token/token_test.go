@@ -3,10 +3,14 @@ package token_test
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -21,8 +25,9 @@ import (
 
 // issuer signs tokens as the token-issuer does, with what each test changes.
 type issuer struct {
-	kid string
-	key ed25519.PrivateKey
+	kid    string
+	method jwt.SigningMethod
+	key    crypto.Signer
 }
 
 func newIssuer(tb testing.TB, kid string) issuer {
@@ -31,13 +36,67 @@ func newIssuer(tb testing.TB, kid string) issuer {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return issuer{kid, key}
+	return issuer{kid, jwt.SigningMethodEdDSA, key}
 }
 
-func (i issuer) public() ed25519.PublicKey { return i.key.Public().(ed25519.PublicKey) }
+func newES256Issuer(tb testing.TB, kid string) issuer {
+	tb.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return issuer{kid, jwt.SigningMethodES256, key}
+}
+
+// issuers are issuers of both algorithms, with the same key id.
+func issuers(tb testing.TB, kid string) map[string]issuer {
+	return map[string]issuer{"EdDSA": newIssuer(tb, kid), "ES256": newES256Issuer(tb, kid)}
+}
 
 func (i issuer) sign(tb testing.TB, c token.Claims) string {
-	return i.signWith(tb, c, jwt.SigningMethodEdDSA, i.key)
+	return i.signWith(tb, c, i.method, i.key)
+}
+
+// point is the uncompressed point of an EC key.
+func point(tb testing.TB, key *ecdsa.PublicKey) []byte {
+	tb.Helper()
+	raw, err := key.Bytes()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return raw
+}
+
+// jwk is the issuer's public key.
+func (i issuer) jwk(tb testing.TB) map[string]string {
+	b64 := base64.RawURLEncoding.EncodeToString
+	switch public := i.key.Public().(type) {
+	case ed25519.PublicKey:
+		return map[string]string{"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": i.kid, "x": b64(public)}
+	case *ecdsa.PublicKey:
+		raw := point(tb, public)
+		return map[string]string{"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": i.kid, "x": b64(raw[1:33]), "y": b64(raw[33:])}
+	default:
+		tb.Fatalf("a %T", public)
+		return nil
+	}
+}
+
+// hmacSecrets are the bytes of a public key that a careless verifier might take for the secret of an HMAC.
+func (i issuer) hmacSecrets(tb testing.TB) map[string][]byte {
+	tb.Helper()
+	der, err := x509.MarshalPKIXPublicKey(i.key.Public())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	secrets := map[string][]byte{"DER": der, "PEM": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), "x": []byte(i.jwk(tb)["x"])}
+	switch public := i.key.Public().(type) {
+	case ed25519.PublicKey:
+		secrets["raw"] = public
+	case *ecdsa.PublicKey:
+		secrets["raw"] = point(tb, public)
+	}
+	return secrets
 }
 
 func (i issuer) signWith(tb testing.TB, c token.Claims, m jwt.SigningMethod, key crypto.PrivateKey) string {
@@ -58,10 +117,7 @@ func document(tb testing.TB, issuers ...issuer) []byte {
 	tb.Helper()
 	var keys []map[string]string
 	for _, i := range issuers {
-		keys = append(keys, map[string]string{
-			"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA",
-			"kid": i.kid, "x": base64.RawURLEncoding.EncodeToString(i.public()),
-		})
+		keys = append(keys, i.jwk(tb))
 	}
 	doc, err := json.Marshal(map[string]any{"keys": keys})
 	if err != nil {
@@ -106,21 +162,35 @@ func wantReason(t *testing.T, err error, want token.Reason) {
 }
 
 func TestVerifyPair(t *testing.T) {
-	i := newIssuer(t, "k1")
+	// The halves may be signed by different keys: one was renewed around a rotation, or the algorithm was changed.
+	one, two := newIssuer(t, "k1"), newES256Issuer(t, "k2")
 	game, social := claims(token.AudienceGame), claims(token.AudienceSocial)
 	social.ExpiresAt = jwt.NewNumericDate(game.ExpiresAt.Add(-time.Minute))
-	got, err := verifier(t, i).VerifyPair(t.Context(), i.sign(t, game), i.sign(t, social))
+	game.IssuedAt = jwt.NewNumericDate(social.IssuedAt.Add(-time.Hour))
+	got, err := verifier(t, one, two).VerifyPair(t.Context(), one.sign(t, game), two.sign(t, social))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := token.Server{ID: "server-1", PairID: "pair-1", Namespace: "default", ExpireTime: social.ExpiresAt.Time}
+	want := token.Server{
+		ID: "server-1", PairID: "pair-1", Namespace: "default", IssueTime: game.IssuedAt.Time, ExpireTime: social.ExpiresAt.Time,
+		GameKeyID: "k1", SocialKeyID: "k2",
+	}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
 func TestVerifyPairRefuses(t *testing.T) {
-	i, other := newIssuer(t, "k1"), newIssuer(t, "k1")
+	for name, i := range issuers(t, "k1") {
+		t.Run(name, func(t *testing.T) { testVerifyPairRefuses(t, i) })
+	}
+}
+
+func testVerifyPairRefuses(t *testing.T, i issuer) {
+	other, otherAlgorithm := newIssuer(t, "k1"), newES256Issuer(t, "k1")
+	if i.method == jwt.SigningMethodES256 {
+		other, otherAlgorithm = otherAlgorithm, other
+	}
 	v := verifier(t, i)
 	game, social := i.sign(t, claims(token.AudienceGame)), i.sign(t, claims(token.AudienceSocial))
 	changed := func(audience string, change func(*token.Claims)) string {
@@ -128,8 +198,8 @@ func TestVerifyPairRefuses(t *testing.T) {
 		change(&c)
 		return i.sign(t, c)
 	}
-	unnamed := issuer{"", i.key}
-	unknown := issuer{"k2", i.key}
+	unnamed := issuer{"", i.method, i.key}
+	unknown := issuer{"k2", i.method, i.key}
 	gameClaims := claims(token.AudienceGame)
 
 	for name, tc := range map[string]struct {
@@ -158,16 +228,108 @@ func TestVerifyPairRefuses(t *testing.T) {
 		"key id unknown":           {unknown.sign(t, claims("game")), social, token.Invalid},
 		"no key id":                {unnamed.sign(t, claims("game")), social, token.Invalid},
 		"alg none":                 {i.signWith(t, gameClaims, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType), social, token.Invalid},
-		"HS256 with public key":    {i.signWith(t, gameClaims, jwt.SigningMethodHS256, []byte(i.public())), social, token.Invalid},
+		"other algorithm":          {otherAlgorithm.sign(t, gameClaims), social, token.Invalid},
+		"other algorithm's name":   {rename(t, game, otherAlgorithm.method.Alg()), social, token.Invalid},
+		"alg none, signed":         {rename(t, game, "none"), social, token.Invalid},
+		"not valid yet, expired": {changed("game", func(c *token.Claims) {
+			c.NotBefore, c.ExpiresAt = jwt.NewNumericDate(time.Now().Add(time.Hour)), jwt.NewNumericDate(time.Unix(1, 0))
+		}), social, token.Invalid},
+		"expired and other pair":   {changed("game", func(c *token.Claims) { c.Pair, c.ExpiresAt = "pair-2", jwt.NewNumericDate(time.Unix(1, 0)) }), social, token.Mismatched},
+		"expired and swapped":      {changed("social", func(c *token.Claims) { c.ExpiresAt = jwt.NewNumericDate(time.Unix(1, 0)) }), social, token.Swapped},
 		"payload of another token": {splice(game, changed("game", func(c *token.Claims) { c.Subject = "server-2" })), social, token.Invalid},
 		"signature cut off":        {game[:strings.LastIndex(game, ".")+1], social, token.Invalid},
 		"not a JWT":                {"not a token", social, token.Invalid},
 		"oversized":                {game + strings.Repeat("A", token.MaxSize), social, token.Invalid},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := v.VerifyPair(t.Context(), tc.game, tc.social)
+			server, err := v.VerifyPair(t.Context(), tc.game, tc.social)
 			wantReason(t, err, tc.want)
+			if (server != token.Server{}) != (tc.want == token.Expired) {
+				t.Errorf("refused with %s, and the server is %+v", tc.want, server)
+			}
 		})
+	}
+	for form, secret := range i.hmacSecrets(t) {
+		for _, method := range []jwt.SigningMethod{jwt.SigningMethodHS256, jwt.SigningMethodHS512} {
+			t.Run(method.Alg()+" with the public key as "+form, func(t *testing.T) {
+				_, err := v.VerifyPair(t.Context(), i.signWith(t, gameClaims, method, secret), social)
+				wantReason(t, err, token.Invalid)
+			})
+		}
+	}
+}
+
+// rename puts another algorithm's name into a token's header.
+func rename(tb testing.TB, raw, alg string) string {
+	tb.Helper()
+	header, rest, _ := strings.Cut(raw, ".")
+	doc, err := base64.RawURLEncoding.DecodeString(header)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var h map[string]string
+	if err := json.Unmarshal(doc, &h); err != nil {
+		tb.Fatal(err)
+	}
+	h["alg"] = alg
+	if doc, err = json.Marshal(h); err != nil {
+		tb.Fatal(err)
+	}
+	return base64.RawURLEncoding.EncodeToString(doc) + "." + rest
+}
+
+// An expired pair is named beside its refusal, so that it can be renewed.
+func TestAnExpiredPairIsNamed(t *testing.T) {
+	i := newIssuer(t, "k1")
+	over := jwt.NewNumericDate(time.Now().Add(-time.Hour))
+	for name, expire := range map[string][2]bool{"game": {true, false}, "social": {false, true}, "both": {true, true}} {
+		t.Run(name, func(t *testing.T) {
+			game, social := claims(token.AudienceGame), claims(token.AudienceSocial)
+			if expire[0] {
+				game.ExpiresAt = over
+			}
+			if expire[1] {
+				social.ExpiresAt = over
+			}
+			server, err := verifier(t, i).VerifyPair(t.Context(), i.sign(t, game), i.sign(t, social))
+			wantReason(t, err, token.Expired)
+			if server.ID != "server-1" || server.PairID != "pair-1" || !server.ExpireTime.Equal(over.Time) {
+				t.Errorf("got %+v", server)
+			}
+		})
+	}
+}
+
+func TestInspect(t *testing.T) {
+	i := newIssuer(t, "k1")
+	v := verifier(t, i)
+	for name, tc := range map[string]struct {
+		change  func(*token.Claims)
+		refused token.Reason
+	}{
+		"valid":        {func(*token.Claims) {}, ""},
+		"expired":      {func(c *token.Claims) { c.ExpiresAt = jwt.NewNumericDate(time.Unix(1, 0)) }, token.Expired},
+		"not yet":      {func(c *token.Claims) { c.NotBefore = jwt.NewNumericDate(time.Now().Add(time.Hour)) }, token.Invalid},
+		"other issuer": {func(c *token.Claims) { c.Issuer = "somebody" }, token.Invalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := claims(token.AudienceSocial)
+			tc.change(&c)
+			got, err := v.Inspect(t.Context(), i.sign(t, c))
+			if err != nil || got.KeyID != "k1" || got.Pair != "pair-1" || got.Subject != "server-1" {
+				t.Fatalf("got %+v, %v", got, err)
+			}
+			if (got.Refused == nil) != (tc.refused == "") || got.Refused != nil && got.Refused.Reason != tc.refused {
+				t.Errorf("refused: %v, want %q", got.Refused, tc.refused)
+			}
+		})
+	}
+	for name, raw := range map[string]string{"forged": newIssuer(t, "k1").sign(t, claims("game")), "alg none": rename(t, i.sign(t, claims("game")), "none"), "no JWT": "x"} {
+		got, err := v.Inspect(t.Context(), raw)
+		wantReason(t, err, token.Invalid)
+		if got.Subject != "" || got.KeyID != "" {
+			t.Errorf("%s: what nobody signed is said: %+v", name, got)
+		}
 	}
 }
 
@@ -178,14 +340,14 @@ func splice(a, b string) string {
 }
 
 func TestVerifyTicket(t *testing.T) {
-	i := newIssuer(t, "k1")
+	i := newES256Issuer(t, "k1")
 	v := verifier(t, i)
 	c := claims(token.AudienceTicket)
 	got, err := v.VerifyTicket(t.Context(), i.sign(t, c))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := token.Ticket{ID: "jti-ticket", PlayerID: "player-1", InstanceID: "instance-1", Namespace: "default", ExpireTime: c.ExpiresAt.Time}
+	want := token.Ticket{ID: "jti-ticket", PlayerID: "player-1", InstanceID: "instance-1", Namespace: "default", IssueTime: c.IssuedAt.Time, ExpireTime: c.ExpiresAt.Time, KeyID: "k1"}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -237,7 +399,7 @@ func TestFetchURL(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if keys, err := token.ParseKeys(doc); err != nil || !keys["k1"].Equal(i.public()) {
+	if keys, err := token.ParseKeys(doc); err != nil || !keys["k1"].Equal(i.key.Public()) {
 		t.Errorf("got keys %v, error %v", keys, err)
 	}
 	status = http.StatusServiceUnavailable

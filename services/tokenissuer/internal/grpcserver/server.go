@@ -3,7 +3,6 @@ package grpcserver
 
 import (
 	"context"
-	"encoding/base64"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -11,32 +10,24 @@ import (
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
 
+// Config has what the handlers call. All fields are required.
+type Config struct {
+	// Issuer mints.
+	Issuer *token.Issuer
+	// Keys are the signing keys.
+	Keys *token.Keyring
+}
+
 // Server implements tokenv1.TokenServiceServer.
 type Server struct {
 	tokenv1.UnimplementedTokenServiceServer
 
 	issuer *token.Issuer
+	keys   *token.Keyring
 }
 
 // New returns a Server.
-func New(issuer *token.Issuer) *Server { return &Server{issuer: issuer} }
-
-// GetJsonWebKeySet implements tokenv1.TokenServiceServer.
-func (s *Server) GetJsonWebKeySet(context.Context, *tokenv1.GetJsonWebKeySetRequest) (*tokenv1.GetJsonWebKeySetResponse, error) {
-	return KeySet(s.issuer.Ring()), nil
-}
-
-// KeySet returns the public halves of the ring's keys. Its canonical JSON is a JSON Web Key Set (RFC 7517, RFC 8037).
-func KeySet(ring *token.Ring) *tokenv1.GetJsonWebKeySetResponse {
-	set := &tokenv1.GetJsonWebKeySetResponse{}
-	for _, k := range ring.Keys() {
-		set.Keys = append(set.Keys, &tokenv1.JsonWebKey{
-			Kty: "OKP", Crv: "Ed25519", Use: "sig", Alg: "EdDSA",
-			Kid: k.ID(), X: base64.RawURLEncoding.EncodeToString(k.Public()),
-		})
-	}
-	return set
-}
+func New(cfg Config) *Server { return &Server{issuer: cfg.Issuer, keys: cfg.Keys} }
 
 // IssueTokenPair implements tokenv1.TokenServiceServer.
 func (s *Server) IssueTokenPair(_ context.Context, req *tokenv1.IssueTokenPairRequest) (*tokenv1.IssueTokenPairResponse, error) {

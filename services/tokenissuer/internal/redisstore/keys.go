@@ -1,4 +1,4 @@
 package redisstore
 
-// RingKey is the key ring of the whole deployment: a string, the JSON of record. It belongs to no partition and has no TTL.
+// RingKey is the key ring of the whole deployment: a string, the JSON of ringRecord. It belongs to no partition and has no TTL.
 const RingKey = "berth:keyring"

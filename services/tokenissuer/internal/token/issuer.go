@@ -15,8 +15,8 @@ import (
 
 // Config configures an Issuer. All fields are required.
 type Config struct {
-	// Ring has the keys.
-	Ring *Ring
+	// Keys has the keys.
+	Keys *Keyring
 	// PairLifetime is how long partner tokens are valid.
 	PairLifetime time.Duration
 	// TicketLifetime is how long players' tickets are valid.
@@ -30,9 +30,6 @@ type Issuer struct {
 
 // New returns an Issuer.
 func New(cfg Config) *Issuer { return &Issuer{cfg} }
-
-// Ring returns the keys with which the issuer's tokens are verified.
-func (i *Issuer) Ring() *Ring { return i.cfg.Ring }
 
 // Pair is a game server's pair of partner tokens.
 type Pair struct {
@@ -94,8 +91,11 @@ func (i *Issuer) sign(audience string, claims sdk.Claims) (conf.Secret, error) {
 	claims.Issuer = sdk.Issuer
 	claims.Audience = jwt.ClaimStrings{audience}
 	claims.ID = uuid.NewString()
-	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims)
-	key := i.cfg.Ring.signing
+	key, err := i.cfg.Keys.Ring().Signing()
+	if err != nil {
+		return "", err
+	}
+	t := jwt.NewWithClaims(key.method(), claims)
 	t.Header["kid"] = key.id
 	signed, err := t.SignedString(key.private())
 	if err != nil {

@@ -24,15 +24,26 @@ const attempt = "6f1c1b53-4a2e-4c4e-9c57-0d3a0d6b1a10-1"
 
 func newIssuer(tb testing.TB) *Issuer {
 	tb.Helper()
-	return New(Config{Ring: openRing(tb, &memory{}), PairLifetime: time.Hour, TicketLifetime: 2 * time.Minute})
+	return newIssuerOf(tb, sdk.EdDSA)
+}
+
+func newIssuerOf(tb testing.TB, algorithm sdk.Algorithm) *Issuer {
+	tb.Helper()
+	p := policy()
+	p.Algorithm = algorithm
+	return New(Config{Keys: openKeyring(tb, newStore(), p), PairLifetime: time.Hour, TicketLifetime: 2 * time.Minute})
 }
 
 // verifier is the SDK's, which knows the issuer's public keys.
 func verifier(i *Issuer) *sdk.Verifier {
 	return sdk.NewVerifier(sdk.NewKeySet(func(context.Context) ([]byte, error) {
 		var keys []map[string]string
-		for _, k := range i.Ring().Keys() {
-			keys = append(keys, map[string]string{"kty": "OKP", "crv": "Ed25519", "kid": k.ID(), "x": base64.RawURLEncoding.EncodeToString(k.Public())})
+		for _, k := range i.cfg.Keys.Ring().Keys() {
+			jwk, err := k.JWK()
+			if err != nil {
+				return nil, err
+			}
+			keys = append(keys, map[string]string{"kty": jwk.Kty, "crv": jwk.Crv, "kid": jwk.Kid, "x": jwk.X, "y": jwk.Y})
 		}
 		return json.Marshal(map[string]any{"keys": keys})
 	}))
@@ -54,9 +65,16 @@ func claimsOf(tb testing.TB, raw conf.Secret) (header, claims map[string]any) {
 }
 
 func TestIssuePair(t *testing.T) {
+	for _, algorithm := range []sdk.Algorithm{sdk.EdDSA, sdk.ES256} {
+		t.Run(string(algorithm), func(t *testing.T) { testIssuePair(t, algorithm) })
+	}
+}
+
+func testIssuePair(t *testing.T, algorithm sdk.Algorithm) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(300 * time.Millisecond) // tokens know whole seconds only; the answer must not promise more
-		i := newIssuer(t)
+		i := newIssuerOf(t, algorithm)
+		kid := signing(t, i.cfg.Keys).ID()
 		p, err := i.IssuePair("prod", attempt)
 		if err != nil {
 			t.Fatal(err)
@@ -66,12 +84,12 @@ func TestIssuePair(t *testing.T) {
 			t.Errorf("got %+v", p)
 		}
 		server, err := verifier(i).VerifyPair(t.Context(), p.Game.Reveal(), p.Social.Reveal())
-		if want := (sdk.Server{ID: p.ServerID, PairID: p.PairID, Namespace: "prod", ExpireTime: p.ExpireTime}); err != nil || server != want {
+		if want := (sdk.Server{ID: p.ServerID, PairID: p.PairID, Namespace: "prod", IssueTime: now, ExpireTime: p.ExpireTime, GameKeyID: kid, SocialKeyID: kid}); err != nil || server != want {
 			t.Errorf("verified as %+v, %v, want %+v", server, err, want)
 		}
 		for audience, raw := range map[string]conf.Secret{"game": p.Game, "social": p.Social} {
 			header, claims := claimsOf(t, raw)
-			if want := (map[string]any{"alg": "EdDSA", "typ": "JWT", "kid": i.Ring().Signing().ID()}); !reflect.DeepEqual(header, want) {
+			if want := (map[string]any{"alg": string(algorithm), "typ": "JWT", "kid": kid}); !reflect.DeepEqual(header, want) {
 				t.Errorf("%s: header %v, want %v", audience, header, want)
 			}
 			if claims["jti"] == "" {
@@ -136,7 +154,7 @@ func TestIssueTicket(t *testing.T) {
 			t.Errorf("expires %v, want %v", ticket.ExpireTime, want)
 		}
 		got, err := v.VerifyTicket(t.Context(), ticket.Token.Reveal())
-		want := sdk.Ticket{ID: got.ID, PlayerID: "player-1", InstanceID: "instance-1", Namespace: "prod", ExpireTime: ticket.ExpireTime}
+		want := sdk.Ticket{ID: got.ID, PlayerID: "player-1", InstanceID: "instance-1", Namespace: "prod", IssueTime: got.IssueTime, ExpireTime: ticket.ExpireTime, KeyID: got.KeyID}
 		if err != nil || got != want {
 			t.Errorf("verified as %+v, %v, want %+v", got, err, want)
 		}
@@ -178,7 +196,7 @@ func TestTokensAreNeverPrinted(t *testing.T) {
 // BenchmarkIssuePair reports what a pair costs beside two bare signatures over the same bytes, taken turn by turn so that both see the same machine.
 func BenchmarkIssuePair(b *testing.B) {
 	i := newIssuer(b)
-	key := i.Ring().Signing().private()
+	key := signing(b, i.cfg.Keys).private().(ed25519.PrivateKey)
 	p, err := i.IssuePair("default", attempt)
 	if err != nil {
 		b.Fatal(err)

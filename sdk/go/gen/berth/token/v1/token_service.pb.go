@@ -25,6 +25,67 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// State is where a key is in its life.
+type SigningKey_State int32
+
+const (
+	// Never sent.
+	SigningKey_STATE_UNSPECIFIED SigningKey_State = 0
+	// In the key set, and not signing yet.
+	SigningKey_STATE_PUBLISHED SigningKey_State = 1
+	// The one that signs.
+	SigningKey_STATE_SIGNING SigningKey_State = 2
+	// Signs no more; verifies until everything that it has signed has expired.
+	SigningKey_STATE_RETIRED SigningKey_State = 3
+	// Retired in an emergency: not in the key set, and nothing that it has signed is valid.
+	SigningKey_STATE_WITHDRAWN SigningKey_State = 4
+)
+
+// Enum value maps for SigningKey_State.
+var (
+	SigningKey_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_PUBLISHED",
+		2: "STATE_SIGNING",
+		3: "STATE_RETIRED",
+		4: "STATE_WITHDRAWN",
+	}
+	SigningKey_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_PUBLISHED":   1,
+		"STATE_SIGNING":     2,
+		"STATE_RETIRED":     3,
+		"STATE_WITHDRAWN":   4,
+	}
+)
+
+func (x SigningKey_State) Enum() *SigningKey_State {
+	p := new(SigningKey_State)
+	*p = x
+	return p
+}
+
+func (x SigningKey_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (SigningKey_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_berth_token_v1_token_service_proto_enumTypes[0].Descriptor()
+}
+
+func (SigningKey_State) Type() protoreflect.EnumType {
+	return &file_berth_token_v1_token_service_proto_enumTypes[0]
+}
+
+func (x SigningKey_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use SigningKey_State.Descriptor instead.
+func (SigningKey_State) EnumDescriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{7, 0}
+}
+
 // GetJsonWebKeySetRequest is empty.
 type GetJsonWebKeySetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -111,18 +172,20 @@ func (x *GetJsonWebKeySetResponse) GetKeys() []*JsonWebKey {
 // JsonWebKey is a public key (RFC 7517). Member names are the standard's.
 type JsonWebKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The key type: "OKP" for Ed25519.
+	// The key type: "OKP" for Ed25519, "EC" for P-256.
 	Kty string `protobuf:"bytes,1,opt,name=kty,proto3" json:"kty,omitempty"`
-	// The curve: "Ed25519".
+	// The curve: "Ed25519" or "P-256".
 	Crv string `protobuf:"bytes,2,opt,name=crv,proto3" json:"crv,omitempty"`
-	// The public key, base64url without padding.
+	// The public key, or for P-256 its x coordinate, base64url without padding.
 	X string `protobuf:"bytes,3,opt,name=x,proto3" json:"x,omitempty"`
 	// The key's id, named by each token's header.
 	Kid string `protobuf:"bytes,4,opt,name=kid,proto3" json:"kid,omitempty"`
 	// The use: "sig".
 	Use string `protobuf:"bytes,5,opt,name=use,proto3" json:"use,omitempty"`
-	// The algorithm: "EdDSA".
-	Alg           string `protobuf:"bytes,6,opt,name=alg,proto3" json:"alg,omitempty"`
+	// The algorithm: "EdDSA" or "ES256".
+	Alg string `protobuf:"bytes,6,opt,name=alg,proto3" json:"alg,omitempty"`
+	// For P-256 the y coordinate of the public key, base64url without padding.
+	Y             string `protobuf:"bytes,7,opt,name=y,proto3" json:"y,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -195,6 +258,13 @@ func (x *JsonWebKey) GetUse() string {
 func (x *JsonWebKey) GetAlg() string {
 	if x != nil {
 		return x.Alg
+	}
+	return ""
+}
+
+func (x *JsonWebKey) GetY() string {
+	if x != nil {
+		return x.Y
 	}
 	return ""
 }
@@ -455,6 +525,373 @@ func (x *IssuePlayerTicketResponse) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// SigningKey is what may be said about a signing key.
+type SigningKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key's id, its JWK thumbprint (RFC 7638): `kid` in tokens and in the key set.
+	KeyId string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// How it signs: "EdDSA" or "ES256".
+	Algorithm string `protobuf:"bytes,2,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	// The state.
+	State SigningKey_State `protobuf:"varint,3,opt,name=state,proto3,enum=berth.token.v1.SigningKey_State" json:"state,omitempty"`
+	// When it was made. All times are those of Redis' clock.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it began to sign, or will.
+	SignTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=sign_time,json=signTime,proto3" json:"sign_time,omitempty"`
+	// When it was retired or withdrawn; unset before.
+	RetireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=retire_time,json=retireTime,proto3" json:"retire_time,omitempty"`
+	// When it will be removed; unset before it is retired.
+	RemoveTime    *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=remove_time,json=removeTime,proto3" json:"remove_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SigningKey) Reset() {
+	*x = SigningKey{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SigningKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SigningKey) ProtoMessage() {}
+
+func (x *SigningKey) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
+func (*SigningKey) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *SigningKey) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *SigningKey) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *SigningKey) GetState() SigningKey_State {
+	if x != nil {
+		return x.State
+	}
+	return SigningKey_STATE_UNSPECIFIED
+}
+
+func (x *SigningKey) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *SigningKey) GetSignTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SignTime
+	}
+	return nil
+}
+
+func (x *SigningKey) GetRetireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetireTime
+	}
+	return nil
+}
+
+func (x *SigningKey) GetRemoveTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RemoveTime
+	}
+	return nil
+}
+
+// ListSigningKeysRequest is empty.
+type ListSigningKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSigningKeysRequest) Reset() {
+	*x = ListSigningKeysRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSigningKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSigningKeysRequest) ProtoMessage() {}
+
+func (x *ListSigningKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSigningKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListSigningKeysRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{8}
+}
+
+// ListSigningKeysResponse has all signing keys.
+type ListSigningKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The keys, 64 or little more at most.
+	SigningKeys   []*SigningKey `protobuf:"bytes,1,rep,name=signing_keys,json=signingKeys,proto3" json:"signing_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSigningKeysResponse) Reset() {
+	*x = ListSigningKeysResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSigningKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSigningKeysResponse) ProtoMessage() {}
+
+func (x *ListSigningKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSigningKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListSigningKeysResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListSigningKeysResponse) GetSigningKeys() []*SigningKey {
+	if x != nil {
+		return x.SigningKeys
+	}
+	return nil
+}
+
+// RotateSigningKeyRequest asks for a new signing key.
+type RotateSigningKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sign with it at once, instead of after its time of publication.
+	Immediate     bool `protobuf:"varint,1,opt,name=immediate,proto3" json:"immediate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSigningKeyRequest) Reset() {
+	*x = RotateSigningKeyRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSigningKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSigningKeyRequest) ProtoMessage() {}
+
+func (x *RotateSigningKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSigningKeyRequest.ProtoReflect.Descriptor instead.
+func (*RotateSigningKeyRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RotateSigningKeyRequest) GetImmediate() bool {
+	if x != nil {
+		return x.Immediate
+	}
+	return false
+}
+
+// RotateSigningKeyResponse has all signing keys.
+type RotateSigningKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The keys as they are now.
+	SigningKeys   []*SigningKey `protobuf:"bytes,1,rep,name=signing_keys,json=signingKeys,proto3" json:"signing_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateSigningKeyResponse) Reset() {
+	*x = RotateSigningKeyResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateSigningKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateSigningKeyResponse) ProtoMessage() {}
+
+func (x *RotateSigningKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateSigningKeyResponse.ProtoReflect.Descriptor instead.
+func (*RotateSigningKeyResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *RotateSigningKeyResponse) GetSigningKeys() []*SigningKey {
+	if x != nil {
+		return x.SigningKeys
+	}
+	return nil
+}
+
+// RetireSigningKeyRequest names the key to take out of use.
+type RetireSigningKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key's id.
+	KeyId         string `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireSigningKeyRequest) Reset() {
+	*x = RetireSigningKeyRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireSigningKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireSigningKeyRequest) ProtoMessage() {}
+
+func (x *RetireSigningKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireSigningKeyRequest.ProtoReflect.Descriptor instead.
+func (*RetireSigningKeyRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RetireSigningKeyRequest) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+// RetireSigningKeyResponse has all signing keys.
+type RetireSigningKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The keys as they are now.
+	SigningKeys   []*SigningKey `protobuf:"bytes,1,rep,name=signing_keys,json=signingKeys,proto3" json:"signing_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireSigningKeyResponse) Reset() {
+	*x = RetireSigningKeyResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireSigningKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireSigningKeyResponse) ProtoMessage() {}
+
+func (x *RetireSigningKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireSigningKeyResponse.ProtoReflect.Descriptor instead.
+func (*RetireSigningKeyResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RetireSigningKeyResponse) GetSigningKeys() []*SigningKey {
+	if x != nil {
+		return x.SigningKeys
+	}
+	return nil
+}
+
 var File_berth_token_v1_token_service_proto protoreflect.FileDescriptor
 
 const file_berth_token_v1_token_service_proto_rawDesc = "" +
@@ -462,7 +899,7 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\"berth/token/v1/token_service.proto\x12\x0eberth.token.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x19\n" +
 	"\x17GetJsonWebKeySetRequest\"J\n" +
 	"\x18GetJsonWebKeySetResponse\x12.\n" +
-	"\x04keys\x18\x01 \x03(\v2\x1a.berth.token.v1.JsonWebKeyR\x04keys\"t\n" +
+	"\x04keys\x18\x01 \x03(\v2\x1a.berth.token.v1.JsonWebKeyR\x04keys\"\x82\x01\n" +
 	"\n" +
 	"JsonWebKey\x12\x10\n" +
 	"\x03kty\x18\x01 \x01(\tR\x03kty\x12\x10\n" +
@@ -470,7 +907,8 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x01x\x18\x03 \x01(\tR\x01x\x12\x10\n" +
 	"\x03kid\x18\x04 \x01(\tR\x03kid\x12\x10\n" +
 	"\x03use\x18\x05 \x01(\tR\x03use\x12\x10\n" +
-	"\x03alg\x18\x06 \x01(\tR\x03alg\"\x8c\x01\n" +
+	"\x03alg\x18\x06 \x01(\tR\x03alg\x12\f\n" +
+	"\x01y\x18\a \x01(\tR\x01y\"\x8c\x01\n" +
 	"\x15IssueTokenPairRequest\x12I\n" +
 	"\tnamespace\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12(\n" +
 	"\n" +
@@ -492,11 +930,43 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x19IssuePlayerTicketResponse\x12\x16\n" +
 	"\x06ticket\x18\x01 \x01(\tR\x06ticket\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime2\xf7\x02\n" +
+	"expireTime\"\xd9\x03\n" +
+	"\n" +
+	"SigningKey\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x1c\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\x126\n" +
+	"\x05state\x18\x03 \x01(\x0e2 .berth.token.v1.SigningKey.StateR\x05state\x12;\n" +
+	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x127\n" +
+	"\tsign_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bsignTime\x12;\n" +
+	"\vretire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"retireTime\x12;\n" +
+	"\vremove_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"removeTime\"n\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fSTATE_PUBLISHED\x10\x01\x12\x11\n" +
+	"\rSTATE_SIGNING\x10\x02\x12\x11\n" +
+	"\rSTATE_RETIRED\x10\x03\x12\x13\n" +
+	"\x0fSTATE_WITHDRAWN\x10\x04\"\x18\n" +
+	"\x16ListSigningKeysRequest\"X\n" +
+	"\x17ListSigningKeysResponse\x12=\n" +
+	"\fsigning_keys\x18\x01 \x03(\v2\x1a.berth.token.v1.SigningKeyR\vsigningKeys\"7\n" +
+	"\x17RotateSigningKeyRequest\x12\x1c\n" +
+	"\timmediate\x18\x01 \x01(\bR\timmediate\"Y\n" +
+	"\x18RotateSigningKeyResponse\x12=\n" +
+	"\fsigning_keys\x18\x01 \x03(\v2\x1a.berth.token.v1.SigningKeyR\vsigningKeys\"L\n" +
+	"\x17RetireSigningKeyRequest\x121\n" +
+	"\x06key_id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9_-]{43}$R\x05keyId\"Y\n" +
+	"\x18RetireSigningKeyResponse\x12=\n" +
+	"\fsigning_keys\x18\x01 \x03(\v2\x1a.berth.token.v1.SigningKeyR\vsigningKeys2\xa6\x06\n" +
 	"\fTokenService\x12\x8b\x01\n" +
 	"\x10GetJsonWebKeySet\x12'.berth.token.v1.GetJsonWebKeySetRequest\x1a(.berth.token.v1.GetJsonWebKeySetResponse\"$\xea\xe0\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12g\n" +
 	"\x0eIssueTokenPair\x12%.berth.token.v1.IssueTokenPairRequest\x1a&.berth.token.v1.IssueTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12p\n" +
-	"\x11IssuePlayerTicket\x12(.berth.token.v1.IssuePlayerTicketRequest\x1a).berth.token.v1.IssuePlayerTicketResponse\"\x06\xea\xe0\x18\x02\b\bB>Z<github.com/berth-dev/berth/sdk/go/gen/berth/token/v1;tokenv1b\x06proto3"
+	"\x11IssuePlayerTicket\x12(.berth.token.v1.IssuePlayerTicketRequest\x1a).berth.token.v1.IssuePlayerTicketResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x81\x01\n" +
+	"\x0fListSigningKeys\x12&.berth.token.v1.ListSigningKeysRequest\x1a'.berth.token.v1.ListSigningKeysResponse\"\x1d\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/signingKeys\x12\x8e\x01\n" +
+	"\x10RotateSigningKey\x12'.berth.token.v1.RotateSigningKeyRequest\x1a(.berth.token.v1.RotateSigningKeyResponse\"'\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/v1/signingKeys:rotate\x12\x97\x01\n" +
+	"\x10RetireSigningKey\x12'.berth.token.v1.RetireSigningKeyRequest\x1a(.berth.token.v1.RetireSigningKeyResponse\"0\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/signingKeys/{key_id}:retireB>Z<github.com/berth-dev/berth/sdk/go/gen/berth/token/v1;tokenv1b\x06proto3"
 
 var (
 	file_berth_token_v1_token_service_proto_rawDescOnce sync.Once
@@ -510,32 +980,55 @@ func file_berth_token_v1_token_service_proto_rawDescGZIP() []byte {
 	return file_berth_token_v1_token_service_proto_rawDescData
 }
 
-var file_berth_token_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_berth_token_v1_token_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_berth_token_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_berth_token_v1_token_service_proto_goTypes = []any{
-	(*GetJsonWebKeySetRequest)(nil),   // 0: berth.token.v1.GetJsonWebKeySetRequest
-	(*GetJsonWebKeySetResponse)(nil),  // 1: berth.token.v1.GetJsonWebKeySetResponse
-	(*JsonWebKey)(nil),                // 2: berth.token.v1.JsonWebKey
-	(*IssueTokenPairRequest)(nil),     // 3: berth.token.v1.IssueTokenPairRequest
-	(*IssueTokenPairResponse)(nil),    // 4: berth.token.v1.IssueTokenPairResponse
-	(*IssuePlayerTicketRequest)(nil),  // 5: berth.token.v1.IssuePlayerTicketRequest
-	(*IssuePlayerTicketResponse)(nil), // 6: berth.token.v1.IssuePlayerTicketResponse
-	(*timestamppb.Timestamp)(nil),     // 7: google.protobuf.Timestamp
+	(SigningKey_State)(0),             // 0: berth.token.v1.SigningKey.State
+	(*GetJsonWebKeySetRequest)(nil),   // 1: berth.token.v1.GetJsonWebKeySetRequest
+	(*GetJsonWebKeySetResponse)(nil),  // 2: berth.token.v1.GetJsonWebKeySetResponse
+	(*JsonWebKey)(nil),                // 3: berth.token.v1.JsonWebKey
+	(*IssueTokenPairRequest)(nil),     // 4: berth.token.v1.IssueTokenPairRequest
+	(*IssueTokenPairResponse)(nil),    // 5: berth.token.v1.IssueTokenPairResponse
+	(*IssuePlayerTicketRequest)(nil),  // 6: berth.token.v1.IssuePlayerTicketRequest
+	(*IssuePlayerTicketResponse)(nil), // 7: berth.token.v1.IssuePlayerTicketResponse
+	(*SigningKey)(nil),                // 8: berth.token.v1.SigningKey
+	(*ListSigningKeysRequest)(nil),    // 9: berth.token.v1.ListSigningKeysRequest
+	(*ListSigningKeysResponse)(nil),   // 10: berth.token.v1.ListSigningKeysResponse
+	(*RotateSigningKeyRequest)(nil),   // 11: berth.token.v1.RotateSigningKeyRequest
+	(*RotateSigningKeyResponse)(nil),  // 12: berth.token.v1.RotateSigningKeyResponse
+	(*RetireSigningKeyRequest)(nil),   // 13: berth.token.v1.RetireSigningKeyRequest
+	(*RetireSigningKeyResponse)(nil),  // 14: berth.token.v1.RetireSigningKeyResponse
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
 }
 var file_berth_token_v1_token_service_proto_depIdxs = []int32{
-	2, // 0: berth.token.v1.GetJsonWebKeySetResponse.keys:type_name -> berth.token.v1.JsonWebKey
-	7, // 1: berth.token.v1.IssueTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
-	7, // 2: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0, // 3: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
-	3, // 4: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
-	5, // 5: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
-	1, // 6: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
-	4, // 7: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
-	6, // 8: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	3,  // 0: berth.token.v1.GetJsonWebKeySetResponse.keys:type_name -> berth.token.v1.JsonWebKey
+	15, // 1: berth.token.v1.IssueTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
+	15, // 2: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 3: berth.token.v1.SigningKey.state:type_name -> berth.token.v1.SigningKey.State
+	15, // 4: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
+	15, // 5: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
+	15, // 6: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
+	15, // 7: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
+	8,  // 8: berth.token.v1.ListSigningKeysResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	8,  // 9: berth.token.v1.RotateSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	8,  // 10: berth.token.v1.RetireSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	1,  // 11: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
+	4,  // 12: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
+	6,  // 13: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
+	9,  // 14: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
+	11, // 15: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
+	13, // 16: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
+	2,  // 17: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
+	5,  // 18: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
+	7,  // 19: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
+	10, // 20: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
+	12, // 21: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
+	14, // 22: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_berth_token_v1_token_service_proto_init() }
@@ -548,13 +1041,14 @@ func file_berth_token_v1_token_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_token_v1_token_service_proto_rawDesc), len(file_berth_token_v1_token_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   7,
+			NumEnums:      1,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_berth_token_v1_token_service_proto_goTypes,
 		DependencyIndexes: file_berth_token_v1_token_service_proto_depIdxs,
+		EnumInfos:         file_berth_token_v1_token_service_proto_enumTypes,
 		MessageInfos:      file_berth_token_v1_token_service_proto_msgTypes,
 	}.Build()
 	File_berth_token_v1_token_service_proto = out.File

@@ -22,22 +22,43 @@ const (
 	TokenService_GetJsonWebKeySet_FullMethodName  = "/berth.token.v1.TokenService/GetJsonWebKeySet"
 	TokenService_IssueTokenPair_FullMethodName    = "/berth.token.v1.TokenService/IssueTokenPair"
 	TokenService_IssuePlayerTicket_FullMethodName = "/berth.token.v1.TokenService/IssuePlayerTicket"
+	TokenService_ListSigningKeys_FullMethodName   = "/berth.token.v1.TokenService/ListSigningKeys"
+	TokenService_RotateSigningKey_FullMethodName  = "/berth.token.v1.TokenService/RotateSigningKey"
+	TokenService_RetireSigningKey_FullMethodName  = "/berth.token.v1.TokenService/RetireSigningKey"
 )
 
 // TokenServiceClient is the client API for TokenService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// TokenService mints partner tokens for game servers and tickets for players, and publishes the keys to verify them.
+// TokenService mints partner tokens for game servers and tickets for players, publishes the keys to verify them, and keeps these keys.
+//
+// Every rpc fails with CREDENTIALS_MISSING, CREDENTIALS_INVALID, ROLE_REQUIRED, NAMESPACE_DENIED, VALIDATION_FAILED,
+// STORE_UNAVAILABLE or SERVICE_UNAVAILABLE where they apply; each names the further reasons of its own.
+//
+// A token is valid for 30 s longer than its `exp` says: the leeway for clocks that differ. Issuer, verifiers and Redis have to keep their
+// clocks synchronised to less than that.
 type TokenServiceClient interface {
 	// GetJsonWebKeySet returns the public keys that verify partner tokens and tickets (RFC 7517), also served at
-	// /.well-known/jwks.json. Role PUBLIC.
+	// /.well-known/jwks.json: those that sign, will sign soon, or have signed what is still valid. Role PUBLIC.
 	GetJsonWebKeySet(ctx context.Context, in *GetJsonWebKeySetRequest, opts ...grpc.CallOption) (*GetJsonWebKeySetResponse, error)
 	// IssueTokenPair mints the pair of one game server. Server id and pair id follow from the attempt id: minting again for an
 	// attempt renews the same pair. Role INTERNAL.
 	IssueTokenPair(ctx context.Context, in *IssueTokenPairRequest, opts ...grpc.CallOption) (*IssueTokenPairResponse, error)
 	// IssuePlayerTicket mints a ticket with which one player joins one instance once. Role INTERNAL.
 	IssuePlayerTicket(ctx context.Context, in *IssuePlayerTicketRequest, opts ...grpc.CallOption) (*IssuePlayerTicketResponse, error)
+	// ListSigningKeys returns the signing keys with their states: the one that signs, the one that will, and those that did until what they have signed
+	// has expired. Nothing of a private key is ever returned. Role OPERATOR.
+	ListSigningKeys(ctx context.Context, in *ListSigningKeysRequest, opts ...grpc.CallOption) (*ListSigningKeysResponse, error)
+	// RotateSigningKey makes a new key, which is published at once and signs after the configured time of publication. Keys rotate by themselves too; while
+	// a new one is published already, that one is it, so that asking twice is asking once. With `immediate` it signs at once: verifiers that do not know
+	// it yet fetch it when they see it. Old tokens stay valid. Role ADMIN. Not idempotent with `immediate`: each call brings another key.
+	// Reasons: LIMIT_EXCEEDED (64 keys), CONTENDED.
+	RotateSigningKey(ctx context.Context, in *RotateSigningKeyRequest, opts ...grpc.CallOption) (*RotateSigningKeyResponse, error)
+	// RetireSigningKey takes a key out of use in an emergency, such as its theft: it leaves the key set at once, and everything that it has signed is invalid.
+	// If it was the one that signs, the published key takes its place, or a new one. For an orderly change there is RotateSigningKey. Role ADMIN.
+	// Idempotent while the key is remembered: until the last token that it has signed would have expired. Reasons: CONTENDED.
+	RetireSigningKey(ctx context.Context, in *RetireSigningKeyRequest, opts ...grpc.CallOption) (*RetireSigningKeyResponse, error)
 }
 
 type tokenServiceClient struct {
@@ -78,20 +99,68 @@ func (c *tokenServiceClient) IssuePlayerTicket(ctx context.Context, in *IssuePla
 	return out, nil
 }
 
+func (c *tokenServiceClient) ListSigningKeys(ctx context.Context, in *ListSigningKeysRequest, opts ...grpc.CallOption) (*ListSigningKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSigningKeysResponse)
+	err := c.cc.Invoke(ctx, TokenService_ListSigningKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) RotateSigningKey(ctx context.Context, in *RotateSigningKeyRequest, opts ...grpc.CallOption) (*RotateSigningKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateSigningKeyResponse)
+	err := c.cc.Invoke(ctx, TokenService_RotateSigningKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) RetireSigningKey(ctx context.Context, in *RetireSigningKeyRequest, opts ...grpc.CallOption) (*RetireSigningKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetireSigningKeyResponse)
+	err := c.cc.Invoke(ctx, TokenService_RetireSigningKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TokenServiceServer is the server API for TokenService service.
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
 //
-// TokenService mints partner tokens for game servers and tickets for players, and publishes the keys to verify them.
+// TokenService mints partner tokens for game servers and tickets for players, publishes the keys to verify them, and keeps these keys.
+//
+// Every rpc fails with CREDENTIALS_MISSING, CREDENTIALS_INVALID, ROLE_REQUIRED, NAMESPACE_DENIED, VALIDATION_FAILED,
+// STORE_UNAVAILABLE or SERVICE_UNAVAILABLE where they apply; each names the further reasons of its own.
+//
+// A token is valid for 30 s longer than its `exp` says: the leeway for clocks that differ. Issuer, verifiers and Redis have to keep their
+// clocks synchronised to less than that.
 type TokenServiceServer interface {
 	// GetJsonWebKeySet returns the public keys that verify partner tokens and tickets (RFC 7517), also served at
-	// /.well-known/jwks.json. Role PUBLIC.
+	// /.well-known/jwks.json: those that sign, will sign soon, or have signed what is still valid. Role PUBLIC.
 	GetJsonWebKeySet(context.Context, *GetJsonWebKeySetRequest) (*GetJsonWebKeySetResponse, error)
 	// IssueTokenPair mints the pair of one game server. Server id and pair id follow from the attempt id: minting again for an
 	// attempt renews the same pair. Role INTERNAL.
 	IssueTokenPair(context.Context, *IssueTokenPairRequest) (*IssueTokenPairResponse, error)
 	// IssuePlayerTicket mints a ticket with which one player joins one instance once. Role INTERNAL.
 	IssuePlayerTicket(context.Context, *IssuePlayerTicketRequest) (*IssuePlayerTicketResponse, error)
+	// ListSigningKeys returns the signing keys with their states: the one that signs, the one that will, and those that did until what they have signed
+	// has expired. Nothing of a private key is ever returned. Role OPERATOR.
+	ListSigningKeys(context.Context, *ListSigningKeysRequest) (*ListSigningKeysResponse, error)
+	// RotateSigningKey makes a new key, which is published at once and signs after the configured time of publication. Keys rotate by themselves too; while
+	// a new one is published already, that one is it, so that asking twice is asking once. With `immediate` it signs at once: verifiers that do not know
+	// it yet fetch it when they see it. Old tokens stay valid. Role ADMIN. Not idempotent with `immediate`: each call brings another key.
+	// Reasons: LIMIT_EXCEEDED (64 keys), CONTENDED.
+	RotateSigningKey(context.Context, *RotateSigningKeyRequest) (*RotateSigningKeyResponse, error)
+	// RetireSigningKey takes a key out of use in an emergency, such as its theft: it leaves the key set at once, and everything that it has signed is invalid.
+	// If it was the one that signs, the published key takes its place, or a new one. For an orderly change there is RotateSigningKey. Role ADMIN.
+	// Idempotent while the key is remembered: until the last token that it has signed would have expired. Reasons: CONTENDED.
+	RetireSigningKey(context.Context, *RetireSigningKeyRequest) (*RetireSigningKeyResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -110,6 +179,15 @@ func (UnimplementedTokenServiceServer) IssueTokenPair(context.Context, *IssueTok
 }
 func (UnimplementedTokenServiceServer) IssuePlayerTicket(context.Context, *IssuePlayerTicketRequest) (*IssuePlayerTicketResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssuePlayerTicket not implemented")
+}
+func (UnimplementedTokenServiceServer) ListSigningKeys(context.Context, *ListSigningKeysRequest) (*ListSigningKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSigningKeys not implemented")
+}
+func (UnimplementedTokenServiceServer) RotateSigningKey(context.Context, *RotateSigningKeyRequest) (*RotateSigningKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateSigningKey not implemented")
+}
+func (UnimplementedTokenServiceServer) RetireSigningKey(context.Context, *RetireSigningKeyRequest) (*RetireSigningKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetireSigningKey not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -186,6 +264,60 @@ func _TokenService_IssuePlayerTicket_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenService_ListSigningKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSigningKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).ListSigningKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_ListSigningKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).ListSigningKeys(ctx, req.(*ListSigningKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_RotateSigningKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateSigningKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RotateSigningKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RotateSigningKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RotateSigningKey(ctx, req.(*RotateSigningKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_RetireSigningKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireSigningKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RetireSigningKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RetireSigningKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RetireSigningKey(ctx, req.(*RetireSigningKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -204,6 +336,18 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssuePlayerTicket",
 			Handler:    _TokenService_IssuePlayerTicket_Handler,
+		},
+		{
+			MethodName: "ListSigningKeys",
+			Handler:    _TokenService_ListSigningKeys_Handler,
+		},
+		{
+			MethodName: "RotateSigningKey",
+			Handler:    _TokenService_RotateSigningKey_Handler,
+		},
+		{
+			MethodName: "RetireSigningKey",
+			Handler:    _TokenService_RetireSigningKey_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
