@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/berth-dev/berth/pkg/freeport"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 )
@@ -89,8 +90,7 @@ func TestWhatTheStoreHasLostIsMadeAgain(t *testing.T) {
 func remember(t *testing.T, addr, id string) (restore func()) {
 	t.Helper()
 	ctx := context.Background()
-	c := redis.NewClient(&redis.Options{Addr: addr})
-	t.Cleanup(func() { _ = c.Close() })
+	c := client(t, addr)
 	keys, err := c.Keys(ctx, "*:i:"+id+"*").Result()
 	if err != nil || len(keys) == 0 {
 		t.Fatalf("keys of the instance: %v, %v", keys, err)
@@ -133,37 +133,63 @@ func TestAMatchSurvivesAFrozenService(t *testing.T) {
 	gone(t, id)
 }
 
-// After a total loss of the store nobody is told lies: the instance is unknown, its server learns so, and new matches are played.
+// After a total loss of the store nobody is told lies: the instance is unknown, its server learns so and keeps its result, and new matches are played with
+// the same services.
 func TestAStoreThatHasLostEverything(t *testing.T) {
-	s := processes(t)
-	id := s.create(t, "hold", "ann").GetId()
-	s.becomes(t, id, running)
-	ann := s.join(t, id, "ann")
-	pid := serverPID(t, id)
-	c := redis.NewClient(&redis.Options{Addr: s.redis})
-	defer func() { _ = c.Close() }()
-	keys, err := c.Keys(context.Background(), "*:i:"+id+"*").Result()
-	if err != nil {
-		t.Fatal(err)
+	for name, lose := range map[string]func(t *testing.T, redis *redistest.Process){
+		"flushed": func(t *testing.T, redis *redistest.Process) {
+			c := client(t, redis.Addr)
+			if err := c.FlushAll(context.Background()).Err(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"restarted with an empty disk": func(t *testing.T, redis *redistest.Process) {
+			redis.Kill(t)
+			redistest.Start(t, t.TempDir(), redis.Addr)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := redistest.Start(t, t.TempDir(), freeport.Addr(t))
+			s := processesOn(t, store.Addr, nil)
+			id := s.create(t, "hold", "ann").GetId()
+			s.becomes(t, id, running)
+			ann := s.join(t, id, "ann")
+			pid := serverPID(t, id)
+			lose(t, store)
+			eventually(t, "the instance is unknown", func() error {
+				if status, body := s.rest(t, 1, "GET", instances+"/"+id, ""); status != 404 {
+					return fmt.Errorf("%d %s", status, body)
+				}
+				return nil
+			})
+			ann.say(t, "END")
+			eventually(t, "the server has learned that its instance is gone", func() error {
+				if err := syscall.Kill(pid, 0); err == nil {
+					return errors.New("it still runs")
+				}
+				return nil
+			})
+			for _, p := range s.procs {
+				p.ready(t)
+			}
+			next := s.create(t, "hold", "bob").GetId()
+			s.becomes(t, next, running)
+			bob := s.join(t, next, "bob")
+			bob.say(t, "END")
+			if got := s.becomes(t, next, ended); got.GetResult() == nil {
+				t.Errorf("ended as %v", got)
+			}
+			gone(t, next)
+		})
 	}
-	// All that there is of instances; the signing keys are not game-instance's.
-	if err := c.Del(context.Background(), keys...).Err(); err != nil {
-		t.Fatal(err)
-	}
-	if status, body := s.rest(t, 1, "GET", instances+"/"+id, ""); status != 404 {
-		t.Errorf("a lost instance: %d %s", status, body)
-	}
-	ann.say(t, "END")
-	eventually(t, "the server has learned that its instance is gone", func() error {
-		if err := syscall.Kill(pid, 0); err == nil {
-			return errors.New("it still runs")
-		}
-		return nil
-	})
-	next := s.create(t, "hold", "bob").GetId()
-	s.becomes(t, next, running)
-	s.ok(t, 0, "POST", instances+"/"+next+":terminate", "{}", nil)
-	gone(t, next)
+}
+
+// client returns a client of a redis-server.
+func client(t *testing.T, addr string) *redis.Client {
+	t.Helper()
+	c := redis.NewClient(&redis.Options{Addr: addr})
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }
 
 // The four services play a match on a Redis Cluster, and one of its masters dies in the middle of it.
