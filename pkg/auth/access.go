@@ -12,8 +12,16 @@ import (
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 )
 
-// Table maps full method names ("/berth.instance.v1.GameInstanceService/GetGameInstance") to the role that each asks for.
-type Table map[string]Role
+// Table maps full method names ("/berth.instance.v1.GameInstanceService/GetGameInstance") to what each asks for.
+type Table map[string]Access
+
+// Access is what an rpc asks of its caller.
+type Access struct {
+	// Role is what the caller must hold.
+	Role Role
+	// Expired says that a game server's expired tokens are let through: the handler decides.
+	Expired bool
+}
 
 // NewTable reads the access option of every rpc of the named services. An rpc without one is an error.
 func NewTable(services ...string) (Table, error) {
@@ -33,7 +41,7 @@ func NewTable(services ...string) (Table, error) {
 			if access.GetRole() == typev1.Role_ROLE_UNSPECIFIED {
 				return nil, fmt.Errorf("%s: has no access option", method.FullName())
 			}
-			t[fmt.Sprintf("/%s/%s", name, method.Name())] = Role(strings.TrimPrefix(access.GetRole().String(), "ROLE_"))
+			t[fmt.Sprintf("/%s/%s", name, method.Name())] = Access{Role(strings.TrimPrefix(access.GetRole().String(), "ROLE_")), access.GetExpired()}
 		}
 	}
 	return t, nil
@@ -45,13 +53,16 @@ func (t Table) Authorize(p Principal, method string) error {
 	if !ok {
 		return errs.New(errs.MethodUnknown, "there is no method %s", method)
 	}
-	if p.Role.Includes(want) {
+	if p.Expired && !want.Expired {
+		return errs.New(errs.CredentialsExpired, "the tokens have expired; refresh them (RefreshTokens)")
+	}
+	if p.Role.Includes(want.Role) {
 		return nil
 	}
 	if p.Role == RolePublic {
-		return errs.New(errs.CredentialsMissing, "%s", missing(want))
+		return errs.New(errs.CredentialsMissing, "%s", missing(want.Role))
 	}
-	return errs.New(errs.RoleRequired, "this call needs role %s, and the credentials have %s", want, p.Role)
+	return errs.New(errs.RoleRequired, "this call needs role %s, and the credentials have %s", want.Role, p.Role)
 }
 
 func missing(want Role) string {

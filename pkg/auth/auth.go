@@ -69,6 +69,8 @@ type Principal struct {
 	Namespaces []string
 	// Server is the game server, for RoleGameServer.
 	Server token.Server
+	// Expired says that the game server's tokens have expired, and are right otherwise. Few rpcs let it through.
+	Expired bool
 }
 
 // Actor names the principal in history and audit.
@@ -234,13 +236,20 @@ func (a *Authenticator) Authenticate(ctx context.Context, md metadata.MD) (Princ
 	}
 }
 
+// Expired reports whether nothing is wrong with a pair, as VerifyPair has answered, but that its lifetime is over.
+func Expired(server token.Server, err error) bool {
+	var refused *token.Error
+	return server.ID != "" && errors.As(err, &refused) && refused.Reason == token.Expired
+}
+
 // Pair returns the principal of a game server's two tokens.
 func (a *Authenticator) Pair(ctx context.Context, game, social string) (Principal, error) {
 	server, err := a.pairs.VerifyPair(ctx, game, social)
-	if err != nil {
+	expired := Expired(server, err)
+	if err != nil && !expired {
 		return Principal{}, TokenErr(err)
 	}
-	return Principal{Role: RoleGameServer, Server: server, Namespaces: []string{server.Namespace}}, nil
+	return Principal{Role: RoleGameServer, Server: server, Namespaces: []string{server.Namespace}, Expired: expired}, nil
 }
 
 func (a *Authenticator) apiKey(key string) (Principal, error) {

@@ -64,11 +64,17 @@ func TestEveryRPCHasARoleAndRefusesAllOthers(t *testing.T) {
 			err := table.Authorize(auth.Principal{Role: role}, method)
 			allowed := false
 			for _, r := range has {
-				allowed = allowed || r == want
+				allowed = allowed || r == want.Role
 			}
 			if allowed != (err == nil) {
-				t.Errorf("%s (needs %s) to %q: %v", method, want, role, err)
+				t.Errorf("%s (needs %s) to %q: %v", method, want.Role, role, err)
 			}
+		}
+	}
+	for method, want := range table {
+		err := table.Authorize(auth.Principal{Role: auth.RoleGameServer, Expired: true}, method)
+		if wanted := method == "/berth.gameserver.v1.GameServerService/RefreshTokens"; wanted != want.Expired || wanted != (err == nil) || !wanted && !errs.Is(err, errs.CredentialsExpired) {
+			t.Errorf("%s to a server whose tokens have expired: %v", method, err)
 		}
 	}
 	if err := table.Authorize(auth.Principal{Role: auth.RoleAdmin}, "/berth.instance.v1.GameInstanceService/Invented"); !errs.Is(err, errs.MethodUnknown) {

@@ -182,7 +182,7 @@ func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest, queued
 	f := &frame{command: instance.CommandID{Session: id.GetSessionId(), Number: in.GetId()}, queued: queued, lastRequest: in.GetLastRequest(), linkEpoch: in.GetLinkEpoch(), sessionEpoch: id.GetSessionEpoch()}
 	ctx = context.WithValue(ctx, frameKey{}, f)
 	server := token.Server{ID: id.GetServerId(), PairID: id.GetPairId(), Namespace: id.GetNamespace()}
-	principal := auth.Principal{Role: auth.RoleGameServer, Server: server, Namespaces: []string{server.Namespace}}
+	principal := auth.Principal{Role: auth.RoleGameServer, Server: server, Namespaces: []string{server.Namespace}, Expired: id.GetExpired()}
 	msg, err := s.server.Call(ctx, principal, &gameserverv1.GameServerService_ServiceDesc, s.gameServers, in.GetMethod(), func(m proto.Message) error {
 		if err := proto.Unmarshal(in.GetPayload(), m); err != nil {
 			return err

@@ -266,6 +266,12 @@ func (i *Instance) Attempt() *Attempt {
 	return &i.Attempts[len(i.Attempts)-1]
 }
 
+// Waits reports whether a server is the one that the instance waits for, or has.
+func (i *Instance) Waits(serverID string) bool {
+	a := i.Attempt()
+	return a != nil && a.ServerID == serverID && a.Fate != Abandoned
+}
+
 // attempt returns the attempt with an id.
 func (i *Instance) attempt(id string) *Attempt {
 	for n := range i.Attempts {

@@ -251,7 +251,7 @@ func (t *turn) forgot(session string, request int64) bool {
 
 // assigned checks that a server is the one that the instance waits for or has. A registered server may have had it before, too.
 func (t *turn) assigned(serverID string) error {
-	if a := t.i.Attempt(); a != nil && a.ServerID == serverID && a.Fate != Abandoned {
+	if t.i.Waits(serverID) {
 		return nil
 	}
 	for _, a := range t.i.Attempts {

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/sdk/go/token"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 )
 
@@ -262,6 +263,36 @@ func proves(secret string, kept []byte) bool {
 func hash(key string) []byte {
 	h := sha256.Sum256([]byte(key))
 	return h[:]
+}
+
+// MayRefresh reports whether a server whose pair has expired may have it renewed: it holds the resume key of its session, and an instance that is not over
+// waits for it. An instance is named by a server that a provider has started; the registry knows those of the others.
+func (s *Service) MayRefresh(ctx context.Context, server token.Server, resumeKey, instanceID string) error {
+	current, _, err := s.Sessions.LoadSession(ctx, server.ID)
+	if err != nil {
+		return err
+	}
+	expired := errs.New(errs.CredentialsExpired, "the tokens have expired; only the server with the resume key of its session, and with an instance that is not over, can have them renewed")
+	if current.PairID != server.PairID || !proves(resumeKey, current.ResumeKeyHash) {
+		return expired
+	}
+	candidates, _, err := s.Servers.Assigned(ctx, server.ID)
+	if err != nil {
+		return err
+	}
+	if instanceID != "" {
+		candidates = append(candidates, instanceID)
+	}
+	for _, id := range candidates {
+		loaded, err := s.Instances.Load(ctx, id, instance.Needs{})
+		if err != nil {
+			return err
+		}
+		if i := loaded.Instance; i != nil && !i.State.Final() && i.Namespace == server.Namespace && i.Waits(server.ID) {
+			return nil
+		}
+	}
+	return expired
 }
 
 // Close says that a socket is gone. A session that has another socket by now is left alone.

@@ -449,7 +449,9 @@ type ServerIdentity struct {
 	// The session, as OpenSession named it; together with the frame's number it names the command.
 	SessionId string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// The number of the session's socket that the call came over.
-	SessionEpoch  int64 `protobuf:"varint,5,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	SessionEpoch int64 `protobuf:"varint,5,opt,name=session_epoch,json=sessionEpoch,proto3" json:"session_epoch,omitempty"`
+	// The pair has expired, and is right otherwise.
+	Expired       bool `protobuf:"varint,6,opt,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -517,6 +519,13 @@ func (x *ServerIdentity) GetSessionEpoch() int64 {
 		return x.SessionEpoch
 	}
 	return 0
+}
+
+func (x *ServerIdentity) GetExpired() bool {
+	if x != nil {
+		return x.Expired
+	}
+	return false
 }
 
 // RelayResponse answers one call.
@@ -1004,14 +1013,15 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
 	"\bidentity\x18\x02 \x01(\v2 .berth.session.v1.ServerIdentityR\bidentity\x120\n" +
 	"\arequest\x18\x03 \x01(\v2\x16.berth.link.v1.RequestR\arequest\x123\n" +
-	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xa8\x01\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xc2\x01\n" +
 	"\x0eServerIdentity\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x17\n" +
 	"\apair_id\x18\x03 \x01(\tR\x06pairId\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x04 \x01(\tR\tsessionId\x12#\n" +
-	"\rsession_epoch\x18\x05 \x01(\x03R\fsessionEpoch\"\x85\x01\n" +
+	"\rsession_epoch\x18\x05 \x01(\x03R\fsessionEpoch\x12\x18\n" +
+	"\aexpired\x18\x06 \x01(\bR\aexpired\"\x85\x01\n" +
 	"\rRelayResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x123\n" +
 	"\bresponse\x18\x02 \x01(\v2\x17.berth.link.v1.ResponseR\bresponse\x12/\n" +

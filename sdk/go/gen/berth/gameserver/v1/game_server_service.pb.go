@@ -14,6 +14,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	structpb "google.golang.org/protobuf/types/known/structpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -1160,6 +1161,134 @@ func (x *EndGameInstanceResponse) GetResult() *v1.Data {
 	return nil
 }
 
+// RefreshTokensRequest asks for fresh tokens.
+type RefreshTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resume key of the server's session; needed only when the pair has expired.
+	ResumeKey string `protobuf:"bytes,1,opt,name=resume_key,json=resumeKey,proto3" json:"resume_key,omitempty"`
+	// An instance of the server that is not over; needed only when the pair has expired and the server is not a registered one.
+	InstanceId    string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshTokensRequest) Reset() {
+	*x = RefreshTokensRequest{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshTokensRequest) ProtoMessage() {}
+
+func (x *RefreshTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshTokensRequest.ProtoReflect.Descriptor instead.
+func (*RefreshTokensRequest) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RefreshTokensRequest) GetResumeKey() string {
+	if x != nil {
+		return x.ResumeKey
+	}
+	return ""
+}
+
+func (x *RefreshTokensRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+// RefreshTokensResponse has the pair. Both tokens are secrets.
+type RefreshTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The game token.
+	GameToken string `protobuf:"bytes,1,opt,name=game_token,json=gameToken,proto3" json:"game_token,omitempty"`
+	// The social token.
+	SocialToken string `protobuf:"bytes,2,opt,name=social_token,json=socialToken,proto3" json:"social_token,omitempty"`
+	// When both stop being valid.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// From when on to refresh them.
+	RefreshTime   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=refresh_time,json=refreshTime,proto3" json:"refresh_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshTokensResponse) Reset() {
+	*x = RefreshTokensResponse{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshTokensResponse) ProtoMessage() {}
+
+func (x *RefreshTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshTokensResponse.ProtoReflect.Descriptor instead.
+func (*RefreshTokensResponse) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RefreshTokensResponse) GetGameToken() string {
+	if x != nil {
+		return x.GameToken
+	}
+	return ""
+}
+
+func (x *RefreshTokensResponse) GetSocialToken() string {
+	if x != nil {
+		return x.SocialToken
+	}
+	return ""
+}
+
+func (x *RefreshTokensResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *RefreshTokensResponse) GetRefreshTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefreshTime
+	}
+	return nil
+}
+
 // RequestBackfillRequest asks for more players.
 type RequestBackfillRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1173,7 +1302,7 @@ type RequestBackfillRequest struct {
 
 func (x *RequestBackfillRequest) Reset() {
 	*x = RequestBackfillRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1314,7 @@ func (x *RequestBackfillRequest) String() string {
 func (*RequestBackfillRequest) ProtoMessage() {}
 
 func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1327,7 @@ func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillRequest.ProtoReflect.Descriptor instead.
 func (*RequestBackfillRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{18}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RequestBackfillRequest) GetInstanceId() string {
@@ -1226,7 +1355,7 @@ type RequestBackfillResponse struct {
 
 func (x *RequestBackfillResponse) Reset() {
 	*x = RequestBackfillResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1367,7 @@ func (x *RequestBackfillResponse) String() string {
 func (*RequestBackfillResponse) ProtoMessage() {}
 
 func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1380,7 @@ func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillResponse.ProtoReflect.Descriptor instead.
 func (*RequestBackfillResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{19}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RequestBackfillResponse) GetRevision() int64 {
@@ -1281,7 +1410,7 @@ type InstanceEvent struct {
 
 func (x *InstanceEvent) Reset() {
 	*x = InstanceEvent{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1293,7 +1422,7 @@ func (x *InstanceEvent) String() string {
 func (*InstanceEvent) ProtoMessage() {}
 
 func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1306,7 +1435,7 @@ func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceEvent.ProtoReflect.Descriptor instead.
 func (*InstanceEvent) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InstanceEvent) GetEvent() isInstanceEvent_Event {
@@ -1427,7 +1556,7 @@ type PlayersAdded struct {
 
 func (x *PlayersAdded) Reset() {
 	*x = PlayersAdded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1568,7 @@ func (x *PlayersAdded) String() string {
 func (*PlayersAdded) ProtoMessage() {}
 
 func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1581,7 @@ func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersAdded.ProtoReflect.Descriptor instead.
 func (*PlayersAdded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PlayersAdded) GetPlayers() []*v11.Player {
@@ -1473,7 +1602,7 @@ type PlayersRemoved struct {
 
 func (x *PlayersRemoved) Reset() {
 	*x = PlayersRemoved{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +1614,7 @@ func (x *PlayersRemoved) String() string {
 func (*PlayersRemoved) ProtoMessage() {}
 
 func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +1627,7 @@ func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersRemoved.ProtoReflect.Descriptor instead.
 func (*PlayersRemoved) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PlayersRemoved) GetPlayerIds() []string {
@@ -1519,7 +1648,7 @@ type PlayersUpdated struct {
 
 func (x *PlayersUpdated) Reset() {
 	*x = PlayersUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1531,7 +1660,7 @@ func (x *PlayersUpdated) String() string {
 func (*PlayersUpdated) ProtoMessage() {}
 
 func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1544,7 +1673,7 @@ func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersUpdated.ProtoReflect.Descriptor instead.
 func (*PlayersUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PlayersUpdated) GetPlayers() []*v11.Player {
@@ -1565,7 +1694,7 @@ type GameDataUpdated struct {
 
 func (x *GameDataUpdated) Reset() {
 	*x = GameDataUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1706,7 @@ func (x *GameDataUpdated) String() string {
 func (*GameDataUpdated) ProtoMessage() {}
 
 func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1719,7 @@ func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GameDataUpdated.ProtoReflect.Descriptor instead.
 func (*GameDataUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GameDataUpdated) GetGameData() *v1.Data {
@@ -1613,7 +1742,7 @@ type Terminated struct {
 
 func (x *Terminated) Reset() {
 	*x = Terminated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1754,7 @@ func (x *Terminated) String() string {
 func (*Terminated) ProtoMessage() {}
 
 func (x *Terminated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1767,7 @@ func (x *Terminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terminated.ProtoReflect.Descriptor instead.
 func (*Terminated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{25}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Terminated) GetReason() v11.GameInstance_Reason {
@@ -1666,7 +1795,7 @@ type Superseded struct {
 
 func (x *Superseded) Reset() {
 	*x = Superseded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1807,7 @@ func (x *Superseded) String() string {
 func (*Superseded) ProtoMessage() {}
 
 func (x *Superseded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1820,7 @@ func (x *Superseded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Superseded.ProtoReflect.Descriptor instead.
 func (*Superseded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{26}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Superseded) GetMessage() string {
@@ -1705,7 +1834,7 @@ var File_berth_gameserver_v1_game_server_service_proto protoreflect.FileDescript
 
 const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\n" +
-	"-berth/gameserver/v1/game_server_service.proto\x12\x13berth.gameserver.v1\x1a%berth/instance/v1/game_instance.proto\x1a-berth/instance/v1/game_instance_service.proto\x1a\x1aberth/type/v1/access.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xd3\x01\n" +
+	"-berth/gameserver/v1/game_server_service.proto\x12\x13berth.gameserver.v1\x1a%berth/instance/v1/game_instance.proto\x1a-berth/instance/v1/game_instance_service.proto\x1a\x1aberth/type/v1/access.proto\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x01\n" +
 	"\vLinkRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
@@ -1800,7 +1929,19 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\x06result\x18\x03 \x01(\v2\x13.berth.type.v1.DataR\x06result\"b\n" +
 	"\x17EndGameInstanceResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12+\n" +
-	"\x06result\x18\x02 \x01(\v2\x13.berth.type.v1.DataR\x06result\"l\n" +
+	"\x06result\x18\x02 \x01(\v2\x13.berth.type.v1.DataR\x06result\"\x97\x01\n" +
+	"\x14RefreshTokensRequest\x12'\n" +
+	"\n" +
+	"resume_key\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tresumeKey\x12V\n" +
+	"\vinstance_id\x18\x02 \x01(\tB5\xbaH2r02.^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?$R\n" +
+	"instanceId\"\xd5\x01\n" +
+	"\x15RefreshTokensResponse\x12\x1d\n" +
+	"\n" +
+	"game_token\x18\x01 \x01(\tR\tgameToken\x12!\n" +
+	"\fsocial_token\x18\x02 \x01(\tR\vsocialToken\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12=\n" +
+	"\frefresh_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"l\n" +
 	"\x16RequestBackfillRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
@@ -1835,7 +1976,7 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"&\n" +
 	"\n" +
 	"Superseded\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage2\xfc\f\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage2\x9a\x0e\n" +
 	"\x11GameServerService\x12U\n" +
 	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12p\n" +
 	"\rCreateAndLink\x12).berth.gameserver.v1.CreateAndLinkRequest\x1a*.berth.gameserver.v1.CreateAndLinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12\xb8\x01\n" +
@@ -1846,7 +1987,8 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\rRemovePlayers\x12).berth.gameserver.v1.RemovePlayersRequest\x1a*.berth.gameserver.v1.RemovePlayersResponse\"H\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02::\x01*\"5/v1/game-server/instances/{instance_id}:removePlayers\x12\xb0\x01\n" +
 	"\rUpdatePlayers\x12).berth.gameserver.v1.UpdatePlayersRequest\x1a*.berth.gameserver.v1.UpdatePlayersResponse\"H\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02::\x01*\"5/v1/game-server/instances/{instance_id}:updatePlayers\x12\xb4\x01\n" +
 	"\x0eUpdateGameData\x12*.berth.gameserver.v1.UpdateGameDataRequest\x1a+.berth.gameserver.v1.UpdateGameDataResponse\"I\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x02;:\x01*\"6/v1/game-server/instances/{instance_id}:updateGameData\x12\xac\x01\n" +
-	"\x0fEndGameInstance\x12+.berth.gameserver.v1.EndGameInstanceRequest\x1a,.berth.gameserver.v1.EndGameInstanceResponse\">\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x020:\x01*\"+/v1/game-server/instances/{instance_id}:end\x12\xb8\x01\n" +
+	"\x0fEndGameInstance\x12+.berth.gameserver.v1.EndGameInstanceRequest\x1a,.berth.gameserver.v1.EndGameInstanceResponse\">\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x020:\x01*\"+/v1/game-server/instances/{instance_id}:end\x12\x9b\x01\n" +
+	"\rRefreshTokens\x12).berth.gameserver.v1.RefreshTokensRequest\x1a*.berth.gameserver.v1.RefreshTokensResponse\"3\xea\xe0\x18\x06\b\x06\x10\x01\x18\x01\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/game-server/tokens:refresh\x12\xb8\x01\n" +
 	"\x0fRequestBackfill\x12+.berth.gameserver.v1.RequestBackfillRequest\x1a,.berth.gameserver.v1.RequestBackfillResponse\"J\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02<:\x01*\"7/v1/game-server/instances/{instance_id}:requestBackfillBHZFgithub.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1;gameserverv1b\x06proto3"
 
 var (
@@ -1861,7 +2003,7 @@ func file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP() []byte {
 	return file_berth_gameserver_v1_game_server_service_proto_rawDescData
 }
 
-var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
 	(*LinkRequest)(nil),                // 0: berth.gameserver.v1.LinkRequest
 	(*LinkResponse)(nil),               // 1: berth.gameserver.v1.LinkResponse
@@ -1881,81 +2023,88 @@ var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
 	(*UpdateGameDataResponse)(nil),     // 15: berth.gameserver.v1.UpdateGameDataResponse
 	(*EndGameInstanceRequest)(nil),     // 16: berth.gameserver.v1.EndGameInstanceRequest
 	(*EndGameInstanceResponse)(nil),    // 17: berth.gameserver.v1.EndGameInstanceResponse
-	(*RequestBackfillRequest)(nil),     // 18: berth.gameserver.v1.RequestBackfillRequest
-	(*RequestBackfillResponse)(nil),    // 19: berth.gameserver.v1.RequestBackfillResponse
-	(*InstanceEvent)(nil),              // 20: berth.gameserver.v1.InstanceEvent
-	(*PlayersAdded)(nil),               // 21: berth.gameserver.v1.PlayersAdded
-	(*PlayersRemoved)(nil),             // 22: berth.gameserver.v1.PlayersRemoved
-	(*PlayersUpdated)(nil),             // 23: berth.gameserver.v1.PlayersUpdated
-	(*GameDataUpdated)(nil),            // 24: berth.gameserver.v1.GameDataUpdated
-	(*Terminated)(nil),                 // 25: berth.gameserver.v1.Terminated
-	(*Superseded)(nil),                 // 26: berth.gameserver.v1.Superseded
-	nil,                                // 27: berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
-	(*v1.Endpoint)(nil),                // 28: berth.type.v1.Endpoint
-	(*v11.GameInstance)(nil),           // 29: berth.instance.v1.GameInstance
-	(*v11.Player)(nil),                 // 30: berth.instance.v1.Player
-	(*v1.Data)(nil),                    // 31: berth.type.v1.Data
-	(*structpb.Struct)(nil),            // 32: google.protobuf.Struct
-	(*v11.Placement)(nil),              // 33: berth.instance.v1.Placement
-	(*v11.Timeouts)(nil),               // 34: berth.instance.v1.Timeouts
-	(v11.GameInstance_OnServerLoss)(0), // 35: berth.instance.v1.GameInstance.OnServerLoss
-	(*v11.PlayerUpdate)(nil),           // 36: berth.instance.v1.PlayerUpdate
-	(v11.UpdateMode)(0),                // 37: berth.instance.v1.UpdateMode
-	(v11.GameInstance_Reason)(0),       // 38: berth.instance.v1.GameInstance.Reason
+	(*RefreshTokensRequest)(nil),       // 18: berth.gameserver.v1.RefreshTokensRequest
+	(*RefreshTokensResponse)(nil),      // 19: berth.gameserver.v1.RefreshTokensResponse
+	(*RequestBackfillRequest)(nil),     // 20: berth.gameserver.v1.RequestBackfillRequest
+	(*RequestBackfillResponse)(nil),    // 21: berth.gameserver.v1.RequestBackfillResponse
+	(*InstanceEvent)(nil),              // 22: berth.gameserver.v1.InstanceEvent
+	(*PlayersAdded)(nil),               // 23: berth.gameserver.v1.PlayersAdded
+	(*PlayersRemoved)(nil),             // 24: berth.gameserver.v1.PlayersRemoved
+	(*PlayersUpdated)(nil),             // 25: berth.gameserver.v1.PlayersUpdated
+	(*GameDataUpdated)(nil),            // 26: berth.gameserver.v1.GameDataUpdated
+	(*Terminated)(nil),                 // 27: berth.gameserver.v1.Terminated
+	(*Superseded)(nil),                 // 28: berth.gameserver.v1.Superseded
+	nil,                                // 29: berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
+	(*v1.Endpoint)(nil),                // 30: berth.type.v1.Endpoint
+	(*v11.GameInstance)(nil),           // 31: berth.instance.v1.GameInstance
+	(*v11.Player)(nil),                 // 32: berth.instance.v1.Player
+	(*v1.Data)(nil),                    // 33: berth.type.v1.Data
+	(*structpb.Struct)(nil),            // 34: google.protobuf.Struct
+	(*v11.Placement)(nil),              // 35: berth.instance.v1.Placement
+	(*v11.Timeouts)(nil),               // 36: berth.instance.v1.Timeouts
+	(v11.GameInstance_OnServerLoss)(0), // 37: berth.instance.v1.GameInstance.OnServerLoss
+	(*v11.PlayerUpdate)(nil),           // 38: berth.instance.v1.PlayerUpdate
+	(v11.UpdateMode)(0),                // 39: berth.instance.v1.UpdateMode
+	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
+	(v11.GameInstance_Reason)(0),       // 41: berth.instance.v1.GameInstance.Reason
 }
 var file_berth_gameserver_v1_game_server_service_proto_depIdxs = []int32{
-	28, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
-	29, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
-	30, // 2: berth.gameserver.v1.CreateAndLinkRequest.players:type_name -> berth.instance.v1.Player
-	31, // 3: berth.gameserver.v1.CreateAndLinkRequest.game_data:type_name -> berth.type.v1.Data
-	32, // 4: berth.gameserver.v1.CreateAndLinkRequest.settings:type_name -> google.protobuf.Struct
-	33, // 5: berth.gameserver.v1.CreateAndLinkRequest.placement:type_name -> berth.instance.v1.Placement
-	27, // 6: berth.gameserver.v1.CreateAndLinkRequest.labels:type_name -> berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
-	34, // 7: berth.gameserver.v1.CreateAndLinkRequest.timeouts:type_name -> berth.instance.v1.Timeouts
-	35, // 8: berth.gameserver.v1.CreateAndLinkRequest.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
-	28, // 9: berth.gameserver.v1.CreateAndLinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
-	29, // 10: berth.gameserver.v1.CreateAndLinkResponse.instance:type_name -> berth.instance.v1.GameInstance
-	30, // 11: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
-	36, // 12: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
-	31, // 13: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
-	37, // 14: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
-	31, // 15: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
-	31, // 16: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
-	21, // 17: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
-	22, // 18: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
-	23, // 19: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
-	24, // 20: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
-	25, // 21: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
-	26, // 22: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
-	30, // 23: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
-	30, // 24: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
-	31, // 25: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
-	38, // 26: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	0,  // 27: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
-	2,  // 28: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
-	4,  // 29: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
-	6,  // 30: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
-	8,  // 31: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
-	10, // 32: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
-	12, // 33: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
-	14, // 34: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
-	16, // 35: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
-	18, // 36: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
-	1,  // 37: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
-	3,  // 38: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
-	5,  // 39: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
-	7,  // 40: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
-	9,  // 41: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
-	11, // 42: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
-	13, // 43: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
-	15, // 44: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
-	17, // 45: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
-	19, // 46: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
-	37, // [37:47] is the sub-list for method output_type
-	27, // [27:37] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	30, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	31, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	32, // 2: berth.gameserver.v1.CreateAndLinkRequest.players:type_name -> berth.instance.v1.Player
+	33, // 3: berth.gameserver.v1.CreateAndLinkRequest.game_data:type_name -> berth.type.v1.Data
+	34, // 4: berth.gameserver.v1.CreateAndLinkRequest.settings:type_name -> google.protobuf.Struct
+	35, // 5: berth.gameserver.v1.CreateAndLinkRequest.placement:type_name -> berth.instance.v1.Placement
+	29, // 6: berth.gameserver.v1.CreateAndLinkRequest.labels:type_name -> berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
+	36, // 7: berth.gameserver.v1.CreateAndLinkRequest.timeouts:type_name -> berth.instance.v1.Timeouts
+	37, // 8: berth.gameserver.v1.CreateAndLinkRequest.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	30, // 9: berth.gameserver.v1.CreateAndLinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	31, // 10: berth.gameserver.v1.CreateAndLinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	32, // 11: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
+	38, // 12: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
+	33, // 13: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
+	39, // 14: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
+	33, // 15: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
+	33, // 16: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
+	40, // 17: berth.gameserver.v1.RefreshTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
+	40, // 18: berth.gameserver.v1.RefreshTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	23, // 19: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
+	24, // 20: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
+	25, // 21: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
+	26, // 22: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
+	27, // 23: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
+	28, // 24: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
+	32, // 25: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
+	32, // 26: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
+	33, // 27: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
+	41, // 28: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	0,  // 29: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
+	2,  // 30: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
+	4,  // 31: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
+	6,  // 32: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
+	8,  // 33: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
+	10, // 34: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
+	12, // 35: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
+	14, // 36: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
+	16, // 37: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
+	18, // 38: berth.gameserver.v1.GameServerService.RefreshTokens:input_type -> berth.gameserver.v1.RefreshTokensRequest
+	20, // 39: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
+	1,  // 40: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
+	3,  // 41: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
+	5,  // 42: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
+	7,  // 43: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
+	9,  // 44: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
+	11, // 45: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
+	13, // 46: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
+	15, // 47: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
+	17, // 48: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
+	19, // 49: berth.gameserver.v1.GameServerService.RefreshTokens:output_type -> berth.gameserver.v1.RefreshTokensResponse
+	21, // 50: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
+	40, // [40:51] is the sub-list for method output_type
+	29, // [29:40] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_berth_gameserver_v1_game_server_service_proto_init() }
@@ -1963,7 +2112,7 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 	if File_berth_gameserver_v1_game_server_service_proto != nil {
 		return
 	}
-	file_berth_gameserver_v1_game_server_service_proto_msgTypes[20].OneofWrappers = []any{
+	file_berth_gameserver_v1_game_server_service_proto_msgTypes[22].OneofWrappers = []any{
 		(*InstanceEvent_PlayersAdded)(nil),
 		(*InstanceEvent_PlayersRemoved)(nil),
 		(*InstanceEvent_PlayersUpdated)(nil),
@@ -1977,7 +2126,7 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_gameserver_v1_game_server_service_proto_rawDesc), len(file_berth_gameserver_v1_game_server_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	GameServerService_UpdatePlayers_FullMethodName      = "/berth.gameserver.v1.GameServerService/UpdatePlayers"
 	GameServerService_UpdateGameData_FullMethodName     = "/berth.gameserver.v1.GameServerService/UpdateGameData"
 	GameServerService_EndGameInstance_FullMethodName    = "/berth.gameserver.v1.GameServerService/EndGameInstance"
+	GameServerService_RefreshTokens_FullMethodName      = "/berth.gameserver.v1.GameServerService/RefreshTokens"
 	GameServerService_RequestBackfill_FullMethodName    = "/berth.gameserver.v1.GameServerService/RequestBackfill"
 )
 
@@ -74,6 +75,13 @@ type GameServerServiceClient interface {
 	// EndGameInstance ends the game with a result; afterwards the server is released. Ending again returns the result that
 	// was stored first. Audience GAME. Reasons: STATE_NOT_ALLOWED.
 	EndGameInstance(ctx context.Context, in *EndGameInstanceRequest, opts ...grpc.CallOption) (*EndGameInstanceResponse, error)
+	// RefreshTokens mints the caller's pair anew. Over the link that is done in place: the socket goes on with the new tokens, and its
+	// handles stay. Refresh once refresh_time has passed, with some jitter; the old tokens stay valid until they expire.
+	//
+	// A pair that has expired and was not revoked may do this and nothing else, so that an outage of Berth ends no match: with the
+	// resume key of its session, as long as the server has an instance that is not over. Audience GAME.
+	// Reasons: CREDENTIALS_REVOKED, CREDENTIALS_EXPIRED (expired, and without a resume key or an instance).
+	RefreshTokens(ctx context.Context, in *RefreshTokensRequest, opts ...grpc.CallOption) (*RefreshTokensResponse, error)
 	// RequestBackfill asks for more players. Not built yet: answers UNIMPLEMENTED. Audience SOCIAL. Reasons: NOT_IMPLEMENTED.
 	RequestBackfill(ctx context.Context, in *RequestBackfillRequest, opts ...grpc.CallOption) (*RequestBackfillResponse, error)
 }
@@ -176,6 +184,16 @@ func (c *gameServerServiceClient) EndGameInstance(ctx context.Context, in *EndGa
 	return out, nil
 }
 
+func (c *gameServerServiceClient) RefreshTokens(ctx context.Context, in *RefreshTokensRequest, opts ...grpc.CallOption) (*RefreshTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefreshTokensResponse)
+	err := c.cc.Invoke(ctx, GameServerService_RefreshTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *gameServerServiceClient) RequestBackfill(ctx context.Context, in *RequestBackfillRequest, opts ...grpc.CallOption) (*RequestBackfillResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RequestBackfillResponse)
@@ -229,6 +247,13 @@ type GameServerServiceServer interface {
 	// EndGameInstance ends the game with a result; afterwards the server is released. Ending again returns the result that
 	// was stored first. Audience GAME. Reasons: STATE_NOT_ALLOWED.
 	EndGameInstance(context.Context, *EndGameInstanceRequest) (*EndGameInstanceResponse, error)
+	// RefreshTokens mints the caller's pair anew. Over the link that is done in place: the socket goes on with the new tokens, and its
+	// handles stay. Refresh once refresh_time has passed, with some jitter; the old tokens stay valid until they expire.
+	//
+	// A pair that has expired and was not revoked may do this and nothing else, so that an outage of Berth ends no match: with the
+	// resume key of its session, as long as the server has an instance that is not over. Audience GAME.
+	// Reasons: CREDENTIALS_REVOKED, CREDENTIALS_EXPIRED (expired, and without a resume key or an instance).
+	RefreshTokens(context.Context, *RefreshTokensRequest) (*RefreshTokensResponse, error)
 	// RequestBackfill asks for more players. Not built yet: answers UNIMPLEMENTED. Audience SOCIAL. Reasons: NOT_IMPLEMENTED.
 	RequestBackfill(context.Context, *RequestBackfillRequest) (*RequestBackfillResponse, error)
 	mustEmbedUnimplementedGameServerServiceServer()
@@ -267,6 +292,9 @@ func (UnimplementedGameServerServiceServer) UpdateGameData(context.Context, *Upd
 }
 func (UnimplementedGameServerServiceServer) EndGameInstance(context.Context, *EndGameInstanceRequest) (*EndGameInstanceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EndGameInstance not implemented")
+}
+func (UnimplementedGameServerServiceServer) RefreshTokens(context.Context, *RefreshTokensRequest) (*RefreshTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RefreshTokens not implemented")
 }
 func (UnimplementedGameServerServiceServer) RequestBackfill(context.Context, *RequestBackfillRequest) (*RequestBackfillResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RequestBackfill not implemented")
@@ -454,6 +482,24 @@ func _GameServerService_EndGameInstance_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _GameServerService_RefreshTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefreshTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GameServerServiceServer).RefreshTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GameServerService_RefreshTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GameServerServiceServer).RefreshTokens(ctx, req.(*RefreshTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _GameServerService_RequestBackfill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RequestBackfillRequest)
 	if err := dec(in); err != nil {
@@ -514,6 +560,10 @@ var GameServerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EndGameInstance",
 			Handler:    _GameServerService_EndGameInstance_Handler,
+		},
+		{
+			MethodName: "RefreshTokens",
+			Handler:    _GameServerService_RefreshTokens_Handler,
 		},
 		{
 			MethodName: "RequestBackfill",

@@ -37,7 +37,7 @@ const (
 	CloseCode_CLOSE_CODE_FRAME_TOO_LARGE CloseCode = 4003
 	// A frame came out of turn. Do not reconnect: mend the client.
 	CloseCode_CLOSE_CODE_PROTOCOL_VIOLATION CloseCode = 4004
-	// The tokens are not valid any more. Do not reconnect with them.
+	// The tokens are not valid. Do not reconnect with them. A socket is not closed because its tokens expire: refresh them.
 	CloseCode_CLOSE_CODE_UNAUTHENTICATED CloseCode = 4005
 	// Another connection uses this pair, and no valid resume key was shown. Do not reconnect.
 	CloseCode_CLOSE_CODE_CREDENTIALS_IN_USE CloseCode = 4006
@@ -53,6 +53,8 @@ const (
 	CloseCode_CLOSE_CODE_HELLO_TIMEOUT CloseCode = 4011
 	// Too many requests without an answer. Do not reconnect: mend the client.
 	CloseCode_CLOSE_CODE_TOO_MANY_REQUESTS CloseCode = 4012
+	// The tokens were revoked. Do not reconnect with them.
+	CloseCode_CLOSE_CODE_REVOKED CloseCode = 4013
 )
 
 // Enum value maps for CloseCode.
@@ -71,6 +73,7 @@ var (
 		4010: "CLOSE_CODE_UNAVAILABLE",
 		4011: "CLOSE_CODE_HELLO_TIMEOUT",
 		4012: "CLOSE_CODE_TOO_MANY_REQUESTS",
+		4013: "CLOSE_CODE_REVOKED",
 	}
 	CloseCode_value = map[string]int32{
 		"CLOSE_CODE_UNSPECIFIED":        0,
@@ -86,6 +89,7 @@ var (
 		"CLOSE_CODE_UNAVAILABLE":        4010,
 		"CLOSE_CODE_HELLO_TIMEOUT":      4011,
 		"CLOSE_CODE_TOO_MANY_REQUESTS":  4012,
+		"CLOSE_CODE_REVOKED":            4013,
 	}
 )
 
@@ -1426,7 +1430,7 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\aGoodbye\x12,\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x18.berth.link.v1.CloseCodeR\x04code\x12\x1c\n" +
 	"\treconnect\x18\x02 \x01(\bR\treconnect\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage*\xa2\x03\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage*\xbb\x03\n" +
 	"\tCloseCode\x12\x1a\n" +
 	"\x16CLOSE_CODE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x15CLOSE_CODE_GOING_AWAY\x10\xa1\x1f\x12\x1f\n" +
@@ -1440,7 +1444,8 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\x18CLOSE_CODE_SLOW_CONSUMER\x10\xa9\x1f\x12\x1b\n" +
 	"\x16CLOSE_CODE_UNAVAILABLE\x10\xaa\x1f\x12\x1d\n" +
 	"\x18CLOSE_CODE_HELLO_TIMEOUT\x10\xab\x1f\x12!\n" +
-	"\x1cCLOSE_CODE_TOO_MANY_REQUESTS\x10\xac\x1fB<Z:github.com/berth-dev/berth/sdk/go/gen/berth/link/v1;linkv1b\x06proto3"
+	"\x1cCLOSE_CODE_TOO_MANY_REQUESTS\x10\xac\x1f\x12\x17\n" +
+	"\x12CLOSE_CODE_REVOKED\x10\xad\x1fB<Z:github.com/berth-dev/berth/sdk/go/gen/berth/link/v1;linkv1b\x06proto3"
 
 var (
 	file_berth_link_v1_frame_proto_rawDescOnce sync.Once

@@ -159,7 +159,9 @@ type Access struct {
 	// The role that the caller must hold.
 	Role Role `protobuf:"varint,1,opt,name=role,proto3,enum=berth.type.v1.Role" json:"role,omitempty"`
 	// For rpcs of game servers: the token that authorises the call.
-	Audience      Audience `protobuf:"varint,2,opt,name=audience,proto3,enum=berth.type.v1.Audience" json:"audience,omitempty"`
+	Audience Audience `protobuf:"varint,2,opt,name=audience,proto3,enum=berth.type.v1.Audience" json:"audience,omitempty"`
+	// For rpcs of game servers: tokens that have expired, and are right otherwise, are let through, and the handler decides.
+	Expired       bool `protobuf:"varint,3,opt,name=expired,proto3" json:"expired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -208,6 +210,13 @@ func (x *Access) GetAudience() Audience {
 	return Audience_AUDIENCE_UNSPECIFIED
 }
 
+func (x *Access) GetExpired() bool {
+	if x != nil {
+		return x.Expired
+	}
+	return false
+}
+
 var file_berth_type_v1_access_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -231,10 +240,11 @@ var File_berth_type_v1_access_proto protoreflect.FileDescriptor
 
 const file_berth_type_v1_access_proto_rawDesc = "" +
 	"\n" +
-	"\x1aberth/type/v1/access.proto\x12\rberth.type.v1\x1a google/protobuf/descriptor.proto\"f\n" +
+	"\x1aberth/type/v1/access.proto\x12\rberth.type.v1\x1a google/protobuf/descriptor.proto\"\x80\x01\n" +
 	"\x06Access\x12'\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x13.berth.type.v1.RoleR\x04role\x123\n" +
-	"\baudience\x18\x02 \x01(\x0e2\x17.berth.type.v1.AudienceR\baudience*\xab\x01\n" +
+	"\baudience\x18\x02 \x01(\x0e2\x17.berth.type.v1.AudienceR\baudience\x12\x18\n" +
+	"\aexpired\x18\x03 \x01(\bR\aexpired*\xab\x01\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_PUBLIC\x10\x01\x12\x0f\n" +
