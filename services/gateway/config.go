@@ -54,7 +54,7 @@ type Config struct {
 type Limits struct {
 	// Sockets is how many link sockets this gateway takes. Default 20,000.
 	Sockets int `yaml:"sockets" env:"SOCKETS"`
-	// FrameBytes is the largest frame that a server may send. Default 1 MiB + 64 KiB.
+	// FrameBytes is the largest frame that a server may send. Default 1 MiB + 64 KiB. The Hello of a server with 1000 instances may have 100 KB.
 	FrameBytes int64 `yaml:"frame_bytes" env:"FRAME_BYTES"`
 	// InFlight is how many requests on a socket may wait for an answer. Default 64.
 	InFlight int `yaml:"in_flight" env:"IN_FLIGHT"`

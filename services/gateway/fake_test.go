@@ -129,7 +129,7 @@ func newSessions() *sessions {
 		opened:   make(chan *sessionv1.OpenSessionRequest, 1000),
 		closed:   make(chan *sessionv1.CloseSessionRequest, 1000),
 		acked:    make(chan *sessionv1.MailboxAck, 1000),
-		pulled:   make(chan *sessionv1.PullNotificationsRequest, 1000),
+		pulled:   make(chan *sessionv1.PullNotificationsRequest, 5000),
 		released: make(chan string, 10),
 	}
 }

@@ -2,6 +2,9 @@ package gateway_test
 
 import (
 	"bytes"
+	"context"
+	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -344,7 +347,16 @@ func TestAnAssignmentGoesToItsServerUntilTheInstanceIsLinked(t *testing.T) {
 // An assignment is no reason to close a server that reads slowly: it is left out, and comes again.
 func TestAnAssignmentThatFindsTheSocketCrowdedIsLeftOut(t *testing.T) {
 	w := start(t, func(c *gateway.Config) { c.RelayStreams, c.Limits.Queue, c.Limits.QueueBytes = 1, 64, 1<<30 })
-	big := bytes.Repeat([]byte("x"), 1<<20)
+	// So that the kernel takes little of what is not read.
+	w.http = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			err = tcp.SetReadBuffer(16 << 10)
+		}
+		return conn, err
+	}}}
+	t.Cleanup(w.http.CloseIdleConnections)
+	big := bytes.Repeat([]byte("x"), 256<<10)
 	arrived := make(chan struct{}, 100)
 	w.backend.sessions.set(func(s *sessions) {
 		s.relays = func(r *sessionv1.RelayRequest) (*sessionv1.RelayResponse, error) {
@@ -357,7 +369,7 @@ func TestAnAssignmentThatFindsTheSocketCrowdedIsLeftOut(t *testing.T) {
 	})
 	c, witnessed := w.backend.issuer.pair(t), uuid.NewString()
 	slow, witness := w.open(c, &linkv1.Hello{}), w.linked(w.backend.issuer.pair(t), witnessed)
-	const unread = 60 // of which more than half do not fit into the kernel's buffers
+	const unread = 60 // of which more than half wait in the queue
 	for range unread {
 		slow.request("Big", "", nil)
 	}
