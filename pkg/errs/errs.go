@@ -51,6 +51,7 @@ const (
 	WatchTooSlow        Reason = "WATCH_TOO_SLOW"
 	InstanceDeleted     Reason = "INSTANCE_DELETED"
 	RequestTooOld       Reason = "REQUEST_TOO_OLD"
+	CredentialsRevoked  Reason = "CREDENTIALS_REVOKED"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -82,7 +83,7 @@ func (r Reason) Kind() Kind {
 		return KindUnimplemented
 	case InstanceUnknown, PlayerUnknown, AllocationUnknown, ProviderUnknown, PathUnknown, InstanceDeleted:
 		return KindNotFound
-	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch:
+	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch, CredentialsRevoked:
 		return KindUnauthenticated
 	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned:
 		return KindPermissionDenied
