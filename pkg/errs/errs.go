@@ -53,6 +53,7 @@ const (
 	RequestTooOld       Reason = "REQUEST_TOO_OLD"
 	GameServerUnknown   Reason = "GAME_SERVER_UNKNOWN"
 	GameServerFull      Reason = "GAME_SERVER_FULL"
+	CredentialsRevoked  Reason = "CREDENTIALS_REVOKED"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -84,7 +85,7 @@ func (r Reason) Kind() Kind {
 		return KindUnimplemented
 	case InstanceUnknown, PlayerUnknown, AllocationUnknown, ProviderUnknown, PathUnknown, InstanceDeleted, GameServerUnknown:
 		return KindNotFound
-	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch:
+	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch, CredentialsRevoked:
 		return KindUnauthenticated
 	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned:
 		return KindPermissionDenied

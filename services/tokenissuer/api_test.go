@@ -8,15 +8,20 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/google/uuid"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	sdk "github.com/berth-dev/berth/sdk/go/token"
 )
 
@@ -67,23 +72,55 @@ func TestWhoMayCall(t *testing.T) {
 
 func TestBadRequestsNameTheField(t *testing.T) {
 	i := start(t, slog.New(slog.DiscardHandler), config(miniredis.RunT(t).Addr()))
-	for want, req := range map[string]proto.Message{
-		"namespace":   &tokenv1.IssueTokenPairRequest{Namespace: "No", AttemptId: attempt},
-		"attempt_id":  &tokenv1.IssueTokenPairRequest{Namespace: "default"},
-		"instance_id": &tokenv1.IssuePlayerTicketRequest{Namespace: "default", InstanceId: "x", PlayerId: "p"},
-		"player_id":   &tokenv1.IssuePlayerTicketRequest{Namespace: "default", InstanceId: uuid.NewString(), PlayerId: strings.Repeat("p", 129)},
+	const id = "6f1c1b53-4a2e-4c4e-9c57-0d3a0d6b1a10"
+	pair := &tokenv1.RevokeTokensRequest_PairId{PairId: id}
+	for _, tc := range []struct {
+		field string
+		req   proto.Message
+	}{
+		{"namespace", &tokenv1.IssueTokenPairRequest{Namespace: "No", AttemptId: attempt}},
+		{"namespace", &tokenv1.IssueTokenPairRequest{AttemptId: attempt}},
+		{"attempt_id", &tokenv1.IssueTokenPairRequest{Namespace: "default"}},
+		{"attempt_id", &tokenv1.IssueTokenPairRequest{Namespace: "default", AttemptId: strings.Repeat("x", 65)}},
+		{"instance_id", &tokenv1.IssuePlayerTicketRequest{Namespace: "default", InstanceId: "x", PlayerId: "p"}},
+		{"player_id", &tokenv1.IssuePlayerTicketRequest{Namespace: "default", InstanceId: id, PlayerId: strings.Repeat("p", 129)}},
+		{"namespace", &tokenv1.RefreshTokenPairRequest{ServerId: id, PairId: id}},
+		{"server_id", &tokenv1.RefreshTokenPairRequest{Namespace: "default", ServerId: "x", PairId: id}},
+		{"pair_id", &tokenv1.RefreshTokenPairRequest{Namespace: "default", ServerId: id, PairId: strings.ToUpper(id)}},
+		{"namespace", &tokenv1.RevokeTokensRequest{Namespace: "No", Target: pair}},
+		{"target", &tokenv1.RevokeTokensRequest{}},
+		{"pair_id", &tokenv1.RevokeTokensRequest{Target: &tokenv1.RevokeTokensRequest_PairId{}}},
+		{"server_id", &tokenv1.RevokeTokensRequest{Target: &tokenv1.RevokeTokensRequest_ServerId{ServerId: "x"}}},
+		{"instance_id", &tokenv1.RevokeTokensRequest{Target: &tokenv1.RevokeTokensRequest_InstanceId{InstanceId: "x"}}},
+		{"issued_before", &tokenv1.RevokeTokensRequest{Target: &tokenv1.RevokeTokensRequest_IssuedBefore{IssuedBefore: &timestamppb.Timestamp{}}}},
+		{"issued_before", &tokenv1.RevokeTokensRequest{Target: &tokenv1.RevokeTokensRequest_IssuedBefore{IssuedBefore: timestamppb.New(time.Now().Add(time.Hour))}}},
+		{"reason", &tokenv1.RevokeTokensRequest{Target: pair, Reason: strings.Repeat("x", 513)}},
+		{"namespace", &tokenv1.ListRevocationsRequest{Namespace: "No"}},
+		{"page_size", &tokenv1.ListRevocationsRequest{PageSize: 501}},
+		{"page_size", &tokenv1.ListRevocationsRequest{PageSize: -1}},
+		{"page_token", &tokenv1.ListRevocationsRequest{PageToken: "!"}},
+		{"page_token", &tokenv1.ListRevocationsRequest{PageToken: strings.Repeat("x", 65)}},
+		{"token", &tokenv1.IntrospectTokenRequest{}},
+		{"known_version", &tokenv1.GetRevocationsRequest{KnownVersion: -1}},
+		{"key_id", &tokenv1.RetireSigningKeyRequest{KeyId: "x"}},
 	} {
-		var err error
-		switch req := req.(type) {
-		case *tokenv1.IssueTokenPairRequest:
-			_, err = i.IssueTokenPair(t.Context(), req)
-		case *tokenv1.IssuePlayerTicketRequest:
-			_, err = i.IssuePlayerTicket(t.Context(), req)
+		method := strings.TrimSuffix(string(tc.req.ProtoReflect().Descriptor().Name()), "Request")
+		conn, ctx := i.internal, t.Context()
+		if !isInternal(method) {
+			conn, ctx = i.nobody, with(t, apiKey)
 		}
-		if err = rpc.FromStatus(err); !errs.Is(err, errs.ValidationFailed) || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: got %v", want, err)
+		err := conn.Invoke(ctx, "/"+tokenv1.TokenService_ServiceDesc.ServiceName+"/"+method, tc.req, &emptypb.Empty{})
+		if err = rpc.FromStatus(err); !errs.Is(err, errs.ValidationFailed) || !strings.Contains(err.Error(), tc.field+":") {
+			t.Errorf("%s: %s: got %v", method, tc.field, err)
 		}
 	}
+}
+
+// isInternal reports whether only Berth's own services may call the method.
+func isInternal(method string) bool {
+	m := tokenv1.File_berth_token_v1_token_service_proto.Services().ByName("TokenService").Methods().ByName(protoreflect.Name(method))
+	access, _ := proto.GetExtension(m.Options(), typev1.E_Access).(*typev1.Access)
+	return access.GetRole() == typev1.Role_ROLE_INTERNAL
 }
 
 func TestKeySetIsRFC7517(t *testing.T) {

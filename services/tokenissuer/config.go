@@ -40,10 +40,18 @@ type Config struct {
 	// Keys says how signing keys are made and rotated.
 	Keys Keys `yaml:"keys" envPrefix:"KEYS_"`
 
-	// PairLifetime is how long partner tokens are valid, 1 minute to 24 hours. Default 1 hour.
+	// PairLifetime is how long partner tokens are valid, 1 minute to 24 hours. Default 1 hour. All who verify add 30 seconds (token.Leeway) for clocks that
+	// differ.
 	PairLifetime time.Duration `yaml:"pair_lifetime" env:"PAIR_LIFETIME"`
+	// RefreshWindow is how long before its expiry a game server is told to have its pair renewed: 10 seconds to 10 seconds less than the pair's lifetime; 0: a
+	// half of that. Default 0. A wide window outlasts a longer outage.
+	RefreshWindow time.Duration `yaml:"refresh_window" env:"REFRESH_WINDOW"`
 	// TicketLifetime is how long players' tickets are valid, 10 seconds to 15 minutes. Default 2 minutes.
 	TicketLifetime time.Duration `yaml:"ticket_lifetime" env:"TICKET_LIFETIME"`
+
+	// RevocationRetention is how long a revocation is kept, 25 hours to 1 year. What was revoked must have expired by then, and must not be renewed after it:
+	// a game server's session, by which an expired pair may be renewed, is kept for 30 days. Default 31 days.
+	RevocationRetention time.Duration `yaml:"revocation_retention" env:"REVOCATION_RETENTION"`
 
 	// GRPCListener is used instead of GRPCAddr if set, and closed by the service.
 	GRPCListener net.Listener `yaml:"-"`
@@ -69,6 +77,8 @@ func Default() Config {
 		Keys:           Keys{Algorithm: sdk.EdDSA, Rotation: 30 * 24 * time.Hour, Publish: 10 * time.Minute},
 		PairLifetime:   time.Hour,
 		TicketLifetime: 2 * time.Minute,
+
+		RevocationRetention: 31 * 24 * time.Hour,
 	}
 }
 
@@ -88,9 +98,13 @@ func (c Config) Validate() error {
 		errList = append(errList, errors.New("previous_sealing_key (BERTH_PREVIOUS_SEALING_KEY) and previous_sealing_key_file (BERTH_PREVIOUS_SEALING_KEY_FILE): only one may be set"))
 	}
 	errList = append(errList, c.Keys.validate(),
-		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, 24*time.Hour),
+		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, token.MaxLifetime),
 		c.Auth.Validate(),
-		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute))
+		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute),
+		within("revocation_retention (BERTH_REVOCATION_RETENTION)", c.RevocationRetention, token.MaxLifetime+time.Hour, 365*24*time.Hour))
+	if c.RefreshWindow != 0 {
+		errList = append(errList, within("refresh_window (BERTH_REFRESH_WINDOW)", c.RefreshWindow, 10*time.Second, c.PairLifetime-10*time.Second))
+	}
 	return errors.Join(errList...)
 }
 
@@ -121,6 +135,14 @@ func (c Config) policy() token.Policy {
 		Algorithm: c.Keys.Algorithm, Rotation: c.Keys.Rotation, Publish: c.Keys.Publish,
 		Lifetime: max(c.PairLifetime, c.TicketLifetime),
 	}
+}
+
+// refreshWindow is how long before its expiry a pair should be renewed.
+func (c Config) refreshWindow() time.Duration {
+	if c.RefreshWindow == 0 {
+		return c.PairLifetime / 2
+	}
+	return c.RefreshWindow
 }
 
 // sealer returns the Sealer of the configured sealing keys.

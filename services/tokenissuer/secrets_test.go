@@ -92,6 +92,8 @@ func dump(t *testing.T, s *redisx.Store) string {
 			for field, value := range s.HGetAll(t.Context(), key).Val() {
 				out.WriteString(field + " " + value + "\n")
 			}
+		case "zset":
+			out.WriteString(strings.Join(s.ZRange(t.Context(), key, 0, -1).Val(), "\n"))
 		default:
 			t.Errorf("%s is a %s, which this test cannot read", key, kind)
 		}

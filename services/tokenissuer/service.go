@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net"
 
-	"google.golang.org/protobuf/encoding/protojson"
-
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
@@ -42,14 +40,11 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	b.ReadyWhen("redis", store.Ready)
 	store.Warn(b.Log())
 
-	keys, err := openKeyring(ctx, b, redisstore.New(store), cfg)
+	domain, err := newDomain(ctx, b, redisstore.New(store), cfg)
 	if err != nil {
 		return err
 	}
-	b.Run("key ring", keys.Run)
-	b.ReadyWhen("signing key", keys.Ready)
-
-	server, err := newServer(b, cfg, keys)
+	server, err := newServer(b, cfg, domain)
 	if err != nil {
 		return err
 	}
@@ -62,6 +57,26 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	server.Mount(b, "gRPC server", ln)
 	b.Log().Info("listening", "addr", ln.Addr().String())
 	return nil
+}
+
+// newDomain opens what is stored, and follows it.
+func newDomain(ctx context.Context, b *app.Builder, store *redisstore.Store, cfg Config) (grpcserver.Config, error) {
+	keys, err := openKeyring(ctx, b, store, cfg)
+	if err != nil {
+		return grpcserver.Config{}, err
+	}
+	b.Run("key ring", keys.Run)
+	b.ReadyWhen("signing key", keys.Ready)
+	revocations, err := token.OpenRevocations(ctx, token.RevocationsConfig{Store: store, Keep: cfg.RevocationRetention, Log: b.Log()})
+	if err != nil {
+		return grpcserver.Config{}, err
+	}
+	b.Run("revocations", revocations.Run)
+	issuer := token.New(token.Config{
+		Keys: keys, Revocations: revocations,
+		PairLifetime: cfg.PairLifetime, RefreshWindow: cfg.refreshWindow(), TicketLifetime: cfg.TicketLifetime,
+	})
+	return grpcserver.Config{Issuer: issuer, Keys: keys, Revocations: revocations}, nil
 }
 
 func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg Config) (*token.Keyring, error) {
@@ -78,15 +93,9 @@ func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg
 	return keys, err
 }
 
-func newServer(b *app.Builder, cfg Config, keys *token.Keyring) (*rpc.Server, error) {
+func newServer(b *app.Builder, cfg Config, domain grpcserver.Config) (*rpc.Server, error) {
 	// Game servers show their pair on every call, to the public key set too; it is checked against the very document that is published.
-	published := sdk.NewKeySet(func(ctx context.Context) ([]byte, error) {
-		set, err := grpcserver.KeySet(keys.Fresh(ctx))
-		if err != nil {
-			return nil, err
-		}
-		return protojson.Marshal(set)
-	})
+	published := sdk.NewKeySet(func(ctx context.Context) ([]byte, error) { return domain.Keys.Fresh(ctx).JWKS() })
 	authenticator, err := auth.New(cfg.Auth, sdk.NewVerifier(published))
 	if err != nil {
 		return nil, err
@@ -98,8 +107,7 @@ func newServer(b *app.Builder, cfg Config, keys *token.Keyring) (*rpc.Server, er
 	if err != nil {
 		return nil, err
 	}
-	issuer := token.New(token.Config{Keys: keys, PairLifetime: cfg.PairLifetime, TicketLifetime: cfg.TicketLifetime})
-	tokenv1.RegisterTokenServiceServer(server, grpcserver.New(grpcserver.Config{Issuer: issuer, Keys: keys}))
+	tokenv1.RegisterTokenServiceServer(server, grpcserver.New(domain))
 	return server, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/google/uuid"
 	"go.uber.org/goleak"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/berth-dev/berth/pkg/app"
@@ -41,8 +42,11 @@ type issuer struct {
 
 	// public shows nothing.
 	public tokenv1.TokenServiceClient
-	app    *app.App
-	stop   func()
+	// internal and nobody are their connections.
+	internal, nobody *grpc.ClientConn
+
+	app  *app.App
+	stop func()
 }
 
 func config(redisAddr string) tokenissuer.Config {
@@ -76,17 +80,21 @@ func start(t *testing.T, log *slog.Logger, cfg tokenissuer.Config) *issuer {
 	stop := sync.OnceFunc(func() { cancel(); running.Wait() })
 	t.Cleanup(stop)
 	addr := ln.Addr().String()
-	return &issuer{TokenServiceClient: client(t, addr, internalKey), public: client(t, addr, ""), app: a, stop: stop}
+	internal, nobody := dial(t, addr, internalKey), dial(t, addr, "")
+	return &issuer{
+		TokenServiceClient: tokenv1.NewTokenServiceClient(internal), public: tokenv1.NewTokenServiceClient(nobody),
+		internal: internal, nobody: nobody, app: a, stop: stop,
+	}
 }
 
-func client(t *testing.T, addr string, key conf.Secret) tokenv1.TokenServiceClient {
+func dial(t *testing.T, addr string, key conf.Secret) *grpc.ClientConn {
 	t.Helper()
 	conn, err := rpc.Dial(addr, key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	return tokenv1.NewTokenServiceClient(conn)
+	return conn
 }
 
 // each runs a test on the address of each kind of store.

@@ -6,9 +6,13 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/ids"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
+
+const defaultPageSize = 50
 
 // Config has what the handlers call. All fields are required.
 type Config struct {
@@ -16,37 +20,139 @@ type Config struct {
 	Issuer *token.Issuer
 	// Keys are the signing keys.
 	Keys *token.Keyring
+	// Revocations are what was revoked.
+	Revocations *token.Revocations
 }
 
 // Server implements tokenv1.TokenServiceServer.
 type Server struct {
 	tokenv1.UnimplementedTokenServiceServer
 
-	issuer *token.Issuer
-	keys   *token.Keyring
+	issuer      *token.Issuer
+	keys        *token.Keyring
+	revocations *token.Revocations
 }
 
 // New returns a Server.
-func New(cfg Config) *Server { return &Server{issuer: cfg.Issuer, keys: cfg.Keys} }
+func New(cfg Config) *Server {
+	return &Server{issuer: cfg.Issuer, keys: cfg.Keys, revocations: cfg.Revocations}
+}
+
+// GetJsonWebKeySet implements tokenv1.TokenServiceServer.
+func (s *Server) GetJsonWebKeySet(ctx context.Context, _ *tokenv1.GetJsonWebKeySetRequest) (*tokenv1.GetJsonWebKeySetResponse, error) {
+	return toKeySet(s.keys.Fresh(ctx))
+}
 
 // IssueTokenPair implements tokenv1.TokenServiceServer.
-func (s *Server) IssueTokenPair(_ context.Context, req *tokenv1.IssueTokenPairRequest) (*tokenv1.IssueTokenPairResponse, error) {
-	pair, err := s.issuer.IssuePair(req.GetNamespace(), req.GetAttemptId())
+func (s *Server) IssueTokenPair(ctx context.Context, req *tokenv1.IssueTokenPairRequest) (*tokenv1.IssueTokenPairResponse, error) {
+	pair, err := s.issuer.IssuePair(ctx, req.GetNamespace(), req.GetAttemptId())
 	if err != nil {
 		return nil, err
 	}
 	return &tokenv1.IssueTokenPairResponse{
 		ServerId: pair.ServerID, PairId: pair.PairID,
 		GameToken: pair.Game.Reveal(), SocialToken: pair.Social.Reveal(),
-		ExpireTime: timestamppb.New(pair.ExpireTime),
+		ExpireTime: timestamppb.New(pair.ExpireTime), RefreshTime: timestamppb.New(pair.RefreshTime),
+	}, nil
+}
+
+// RefreshTokenPair implements tokenv1.TokenServiceServer.
+func (s *Server) RefreshTokenPair(ctx context.Context, req *tokenv1.RefreshTokenPairRequest) (*tokenv1.RefreshTokenPairResponse, error) {
+	pair, err := s.issuer.RefreshPair(ctx, req.GetNamespace(), req.GetServerId(), req.GetPairId())
+	if err != nil {
+		return nil, err
+	}
+	return &tokenv1.RefreshTokenPairResponse{
+		ServerId: pair.ServerID, PairId: pair.PairID,
+		GameToken: pair.Game.Reveal(), SocialToken: pair.Social.Reveal(),
+		ExpireTime: timestamppb.New(pair.ExpireTime), RefreshTime: timestamppb.New(pair.RefreshTime),
 	}, nil
 }
 
 // IssuePlayerTicket implements tokenv1.TokenServiceServer.
-func (s *Server) IssuePlayerTicket(_ context.Context, req *tokenv1.IssuePlayerTicketRequest) (*tokenv1.IssuePlayerTicketResponse, error) {
-	ticket, err := s.issuer.IssueTicket(req.GetNamespace(), req.GetInstanceId(), req.GetPlayerId())
+func (s *Server) IssuePlayerTicket(ctx context.Context, req *tokenv1.IssuePlayerTicketRequest) (*tokenv1.IssuePlayerTicketResponse, error) {
+	ticket, err := s.issuer.IssueTicket(ctx, req.GetNamespace(), req.GetInstanceId(), req.GetPlayerId())
 	if err != nil {
 		return nil, err
 	}
 	return &tokenv1.IssuePlayerTicketResponse{Ticket: ticket.Token.Reveal(), ExpireTime: timestamppb.New(ticket.ExpireTime)}, nil
+}
+
+// RevokeTokens implements tokenv1.TokenServiceServer.
+func (s *Server) RevokeTokens(ctx context.Context, req *tokenv1.RevokeTokensRequest) (*tokenv1.RevokeTokensResponse, error) {
+	r, err := s.revocations.Revoke(ctx, token.Revocation{Target: fromRevoke(req), Reason: req.GetReason(), Actor: auth.FromContext(ctx).Actor()})
+	if err != nil {
+		return nil, err
+	}
+	return &tokenv1.RevokeTokensResponse{Revocation: toRevocation(r)}, nil
+}
+
+// ListRevocations implements tokenv1.TokenServiceServer.
+func (s *Server) ListRevocations(ctx context.Context, req *tokenv1.ListRevocationsRequest) (*tokenv1.ListRevocationsResponse, error) {
+	page, next, err := s.revocations.List(ctx, ids.Namespace(req.GetNamespace()), pageSize(req.GetPageSize()), req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	resp := &tokenv1.ListRevocationsResponse{NextPageToken: next, Revocations: make([]*tokenv1.Revocation, 0, len(page))}
+	for _, r := range page {
+		resp.Revocations = append(resp.Revocations, toRevocation(r))
+	}
+	return resp, nil
+}
+
+// IntrospectToken implements tokenv1.TokenServiceServer.
+func (s *Server) IntrospectToken(ctx context.Context, req *tokenv1.IntrospectTokenRequest) (*tokenv1.IntrospectTokenResponse, error) {
+	found, err := s.issuer.Introspect(ctx, req.GetToken())
+	if err != nil {
+		return nil, err
+	}
+	if found.Verified != nil {
+		if err := auth.FromContext(ctx).MayUse(found.Verified.Namespace); err != nil {
+			return nil, err
+		}
+	}
+	return toIntrospection(found), nil
+}
+
+// GetRevocations implements tokenv1.TokenServiceServer.
+func (s *Server) GetRevocations(ctx context.Context, req *tokenv1.GetRevocationsRequest) (*tokenv1.GetRevocationsResponse, error) {
+	version, list, err := s.revocations.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if version == req.GetKnownVersion() {
+		return &tokenv1.GetRevocationsResponse{Version: version, Unchanged: true}, nil
+	}
+	return &tokenv1.GetRevocationsResponse{Version: version, Targets: toTargets(token.Expand(list))}, nil
+}
+
+// ListSigningKeys implements tokenv1.TokenServiceServer.
+func (s *Server) ListSigningKeys(ctx context.Context, _ *tokenv1.ListSigningKeysRequest) (*tokenv1.ListSigningKeysResponse, error) {
+	if err := s.keys.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	return &tokenv1.ListSigningKeysResponse{SigningKeys: toSigningKeys(s.keys.Ring())}, nil
+}
+
+// RotateSigningKey implements tokenv1.TokenServiceServer.
+func (s *Server) RotateSigningKey(ctx context.Context, req *tokenv1.RotateSigningKeyRequest) (*tokenv1.RotateSigningKeyResponse, error) {
+	if err := s.keys.Rotate(ctx, req.GetImmediate()); err != nil {
+		return nil, err
+	}
+	return &tokenv1.RotateSigningKeyResponse{SigningKeys: toSigningKeys(s.keys.Ring())}, nil
+}
+
+// RetireSigningKey implements tokenv1.TokenServiceServer.
+func (s *Server) RetireSigningKey(ctx context.Context, req *tokenv1.RetireSigningKeyRequest) (*tokenv1.RetireSigningKeyResponse, error) {
+	if err := s.issuer.RetireKey(ctx, req.GetKeyId(), auth.FromContext(ctx).Actor()); err != nil {
+		return nil, err
+	}
+	return &tokenv1.RetireSigningKeyResponse{SigningKeys: toSigningKeys(s.keys.Ring())}, nil
+}
+
+func pageSize(asked int32) int {
+	if asked == 0 {
+		return defaultPageSize
+	}
+	return int(asked)
 }

@@ -2,3 +2,15 @@ package redisstore
 
 // RingKey is the key ring of the whole deployment: a string, the JSON of ringRecord. It belongs to no partition and has no TTL.
 const RingKey = "berth:keyring"
+
+// The revocations of the whole deployment. They share a slot, and have no TTL.
+const (
+	// revocationsKey is a hash of ids to "CREATED:EXPIRES:VERSION:" and the JSON of revocationRecord.
+	revocationsKey = "berth:{revocations}:entries"
+	// revocationExpiryKey is a zset of ids by the time, in µs, from which they are of no use.
+	revocationExpiryKey = "berth:{revocations}:expiry"
+	// revocationVersionKey is a string: the version of the list, which never goes back.
+	revocationVersionKey = "berth:{revocations}:version"
+	// RevocationsChannel is where each new version is published. What is published is a hint; the list is the truth.
+	RevocationsChannel = "berth:revocations"
+)

@@ -20,21 +20,30 @@ var (
 	loadRingSource string
 	//go:embed scripts/swap_ring.lua
 	swapRingSource string
+	//go:embed scripts/load_revocations.lua
+	loadRevocationsSource string
+	//go:embed scripts/revoke.lua
+	revokeSource string
+	//go:embed scripts/restore_revocations.lua
+	restoreRevocationsSource string
 )
 
-// Store implements token.RingStore. It is safe for concurrent use.
+// Store implements token.RingStore and token.RevocationStore. It is safe for concurrent use.
 type Store struct {
 	redis   *redisx.Store
 	scripts scripts
 }
 
-type scripts struct{ loadRing, swapRing *redis.Script }
+type scripts struct{ loadRing, swapRing, loadRevocations, revoke, restoreRevocations *redis.Script }
 
 var _ token.RingStore = (*Store)(nil)
 
 // New returns a Store.
 func New(s *redisx.Store) *Store {
-	return &Store{redis: s, scripts: scripts{loadRing: redis.NewScript(loadRingSource), swapRing: redis.NewScript(swapRingSource)}}
+	return &Store{redis: s, scripts: scripts{
+		loadRing: redis.NewScript(loadRingSource), swapRing: redis.NewScript(swapRingSource),
+		loadRevocations: redis.NewScript(loadRevocationsSource), revoke: redis.NewScript(revokeSource), restoreRevocations: redis.NewScript(restoreRevocationsSource),
+	}}
 }
 
 // LoadRing implements token.RingStore.

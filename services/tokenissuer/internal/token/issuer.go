@@ -2,6 +2,7 @@
 package token
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
 	sdk "github.com/berth-dev/berth/sdk/go/token"
 )
@@ -17,8 +19,12 @@ import (
 type Config struct {
 	// Keys has the keys.
 	Keys *Keyring
+	// Revocations has what was revoked: nothing is minted for it.
+	Revocations *Revocations
 	// PairLifetime is how long partner tokens are valid.
 	PairLifetime time.Duration
+	// RefreshWindow is how long before its expiry a pair should be renewed.
+	RefreshWindow time.Duration
 	// TicketLifetime is how long players' tickets are valid.
 	TicketLifetime time.Duration
 }
@@ -41,15 +47,38 @@ type Pair struct {
 	Game, Social conf.Secret
 	// ExpireTime is when both expire.
 	ExpireTime time.Time
+	// RefreshTime is from when on the pair should be renewed.
+	RefreshTime time.Time
 }
 
-// IssuePair mints the pair of an attempt's server. Server and pair id follow from the attempt's: minting again renews the same pair.
-func (i *Issuer) IssuePair(namespace, attemptID string) (Pair, error) {
-	p := Pair{ServerID: ids.Server(attemptID), PairID: ids.Pair(attemptID)}
-	claims := sdk.Claims{Namespace: namespace, Pair: p.PairID}
-	claims.Subject = p.ServerID
-	claims.IssuedAt, claims.ExpiresAt = validFor(i.cfg.PairLifetime)
+// IssuePair mints the pair of an attempt's server. Server and pair id follow from the attempt's: minting again renews the same pair. It fails with
+// CREDENTIALS_REVOKED if the pair, its server or its instance was revoked.
+func (i *Issuer) IssuePair(ctx context.Context, namespace, attemptID string) (Pair, error) {
+	set := i.cfg.Revocations.Set(ctx)
+	if id := ids.AttemptInstance(attemptID); id != "" && set.Ticket(sdk.Ticket{InstanceID: id, Namespace: namespace, IssueTime: never}) {
+		return Pair{}, errs.New(errs.CredentialsRevoked, "everything that was minted for instance %s was revoked", id)
+	}
+	return i.mintPair(set, namespace, ids.Server(attemptID), ids.Pair(attemptID))
+}
+
+// RefreshPair mints a pair anew. It fails with CREDENTIALS_REVOKED as IssuePair does. It does not ask whether there is such a server, and whether it may.
+func (i *Issuer) RefreshPair(ctx context.Context, namespace, serverID, pairID string) (Pair, error) {
+	return i.mintPair(i.cfg.Revocations.Set(ctx), namespace, serverID, pairID)
+}
+
+// never is the time of issue of what is not issued yet: no time before which everything is revoked concerns it.
+var never = time.Unix(1<<40, 0)
+
+func (i *Issuer) mintPair(set *sdk.Revocations, namespace, serverID, pairID string) (Pair, error) {
+	if set.Server(sdk.Server{ID: serverID, PairID: pairID, Namespace: namespace, IssueTime: never}) {
+		return Pair{}, errs.New(errs.CredentialsRevoked, "the pair of game server %s was revoked", serverID)
+	}
+	p := Pair{ServerID: serverID, PairID: pairID}
+	claims := sdk.Claims{Namespace: namespace, Pair: pairID}
+	claims.Subject = serverID
+	claims.IssuedAt, claims.ExpiresAt = validFor(i.cfg.PairLifetime, set.IssuedBefore(namespace))
 	p.ExpireTime = claims.ExpiresAt.Time
+	p.RefreshTime = p.ExpireTime.Add(-i.cfg.RefreshWindow)
 	var err error
 	if p.Game, err = i.sign(sdk.AudienceGame, claims); err != nil {
 		return Pair{}, err
@@ -68,11 +97,15 @@ type Ticket struct {
 	ExpireTime time.Time
 }
 
-// IssueTicket mints a ticket with which one player joins one instance.
-func (i *Issuer) IssueTicket(namespace, instanceID, playerID string) (Ticket, error) {
+// IssueTicket mints a ticket with which one player joins one instance. It fails with CREDENTIALS_REVOKED if the instance was revoked.
+func (i *Issuer) IssueTicket(ctx context.Context, namespace, instanceID, playerID string) (Ticket, error) {
+	set := i.cfg.Revocations.Set(ctx)
+	if set.Ticket(sdk.Ticket{InstanceID: instanceID, Namespace: namespace, IssueTime: never}) {
+		return Ticket{}, errs.New(errs.CredentialsRevoked, "everything that was minted for instance %s was revoked", instanceID)
+	}
 	claims := sdk.Claims{Namespace: namespace, Instance: instanceID}
 	claims.Subject = playerID
-	claims.IssuedAt, claims.ExpiresAt = validFor(i.cfg.TicketLifetime)
+	claims.IssuedAt, claims.ExpiresAt = validFor(i.cfg.TicketLifetime, set.IssuedBefore(namespace))
 	signed, err := i.sign(sdk.AudienceTicket, claims)
 	if err != nil {
 		return Ticket{}, err
@@ -80,9 +113,23 @@ func (i *Issuer) IssueTicket(namespace, instanceID, playerID string) (Ticket, er
 	return Ticket{Token: signed, ExpireTime: claims.ExpiresAt.Time}, nil
 }
 
-// validFor returns iat and exp, in whole seconds as tokens have them.
-func validFor(lifetime time.Duration) (issued, expires *jwt.NumericDate) {
-	now := time.Now()
+// RetireKey takes a signing key out of use in an emergency: it leaves the key set, and verifiers that have it already are told that it is revoked. If it fails,
+// some of that may be done; doing it again does the rest.
+func (i *Issuer) RetireKey(ctx context.Context, keyID, actor string) error {
+	if err := i.cfg.Keys.Withdraw(ctx, keyID); err != nil {
+		return err
+	}
+	_, err := i.cfg.Revocations.Revoke(ctx, Revocation{Target: Target{KeyID: keyID}, Reason: "signing key retired in an emergency", Actor: actor})
+	return err
+}
+
+// validFor returns iat and exp, in whole seconds as tokens have them. Everything issued before a time may be revoked, by another machine's clock: what is issued
+// now is issued after it.
+func validFor(lifetime time.Duration, notBefore time.Time) (issued, expires *jwt.NumericDate) {
+	now := time.Now().Truncate(time.Second)
+	if now.Before(notBefore) {
+		now = notBefore.Add(time.Second - time.Nanosecond).Truncate(time.Second)
+	}
 	return jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(lifetime))
 }
 

@@ -31,21 +31,16 @@ func newIssuerOf(tb testing.TB, algorithm sdk.Algorithm) *Issuer {
 	tb.Helper()
 	p := policy()
 	p.Algorithm = algorithm
-	return New(Config{Keys: openKeyring(tb, newStore(), p), PairLifetime: time.Hour, TicketLifetime: 2 * time.Minute})
+	return New(Config{
+		Keys: openKeyring(tb, newStore(), p), Revocations: openRevocations(tb, newList()),
+		PairLifetime: time.Hour, RefreshWindow: 20 * time.Minute, TicketLifetime: 2 * time.Minute,
+	})
 }
 
 // verifier is the SDK's, which knows the issuer's public keys.
 func verifier(i *Issuer) *sdk.Verifier {
 	return sdk.NewVerifier(sdk.NewKeySet(func(context.Context) ([]byte, error) {
-		var keys []map[string]string
-		for _, k := range i.cfg.Keys.Ring().Keys() {
-			jwk, err := k.JWK()
-			if err != nil {
-				return nil, err
-			}
-			keys = append(keys, map[string]string{"kty": jwk.Kty, "crv": jwk.Crv, "kid": jwk.Kid, "x": jwk.X, "y": jwk.Y})
-		}
-		return json.Marshal(map[string]any{"keys": keys})
+		return i.cfg.Keys.Ring().JWKS()
 	}))
 }
 
@@ -75,12 +70,12 @@ func testIssuePair(t *testing.T, algorithm sdk.Algorithm) {
 		time.Sleep(300 * time.Millisecond) // tokens know whole seconds only; the answer must not promise more
 		i := newIssuerOf(t, algorithm)
 		kid := signing(t, i.cfg.Keys).ID()
-		p, err := i.IssuePair("prod", attempt)
+		p, err := i.IssuePair(t.Context(), "prod", attempt)
 		if err != nil {
 			t.Fatal(err)
 		}
 		now := time.Now().Truncate(time.Second)
-		if p.ServerID != ids.Server(attempt) || p.PairID != ids.Pair(attempt) || !p.ExpireTime.Equal(now.Add(time.Hour)) {
+		if p.ServerID != ids.Server(attempt) || p.PairID != ids.Pair(attempt) || !p.ExpireTime.Equal(now.Add(time.Hour)) || !p.RefreshTime.Equal(now.Add(40*time.Minute)) {
 			t.Errorf("got %+v", p)
 		}
 		server, err := verifier(i).VerifyPair(t.Context(), p.Game.Reveal(), p.Social.Reveal())
@@ -109,15 +104,19 @@ func testIssuePair(t *testing.T, algorithm sdk.Algorithm) {
 
 func TestIssuePairAgainRenewsTheSamePair(t *testing.T) {
 	i := newIssuer(t)
-	first, err := i.IssuePair("default", attempt)
+	first, err := i.IssuePair(t.Context(), "default", attempt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := i.IssuePair("default", attempt)
+	again, err := i.IssuePair(t.Context(), "default", attempt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := i.IssuePair("default", attempt+"1")
+	refreshed, err := i.RefreshPair(t.Context(), "default", first.ServerID, first.PairID)
+	if err != nil || refreshed.ServerID != first.ServerID || refreshed.PairID != first.PairID {
+		t.Fatal(refreshed, err)
+	}
+	other, err := i.IssuePair(t.Context(), "default", attempt+"1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +127,7 @@ func TestIssuePairAgainRenewsTheSamePair(t *testing.T) {
 		t.Error("the same pair for another attempt")
 	}
 	var seen []string
-	for _, raw := range []conf.Secret{first.Game, first.Social, again.Game, again.Social} {
+	for _, raw := range []conf.Secret{first.Game, first.Social, again.Game, again.Social, refreshed.Game, refreshed.Social} {
 		_, claims := claimsOf(t, raw)
 		jti, _ := claims["jti"].(string)
 		if slices.Contains(seen, jti) {
@@ -137,7 +136,7 @@ func TestIssuePairAgainRenewsTheSamePair(t *testing.T) {
 		seen = append(seen, jti)
 	}
 	// Halves that were minted at different times are still one pair.
-	if _, err := verifier(i).VerifyPair(t.Context(), first.Game.Reveal(), again.Social.Reveal()); err != nil {
+	if _, err := verifier(i).VerifyPair(t.Context(), first.Game.Reveal(), refreshed.Social.Reveal()); err != nil {
 		t.Errorf("first game token with renewed social token: %v", err)
 	}
 }
@@ -146,7 +145,7 @@ func TestIssueTicket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(t)
 		v := verifier(i)
-		ticket, err := i.IssueTicket("prod", "instance-1", "player-1")
+		ticket, err := i.IssueTicket(t.Context(), "prod", "instance-1", "player-1")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,11 +173,11 @@ func TestIssueTicket(t *testing.T) {
 
 func TestTokensAreNeverPrinted(t *testing.T) {
 	i := newIssuer(t)
-	pair, err := i.IssuePair("default", attempt)
+	pair, err := i.IssuePair(t.Context(), "default", attempt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ticket, err := i.IssueTicket("default", "instance-1", "player-1")
+	ticket, err := i.IssueTicket(t.Context(), "default", "instance-1", "player-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +196,7 @@ func TestTokensAreNeverPrinted(t *testing.T) {
 func BenchmarkIssuePair(b *testing.B) {
 	i := newIssuer(b)
 	key := signing(b, i.cfg.Keys).private().(ed25519.PrivateKey)
-	p, err := i.IssuePair("default", attempt)
+	p, err := i.IssuePair(b.Context(), "default", attempt)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -207,7 +206,7 @@ func BenchmarkIssuePair(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		start := time.Now()
-		if _, err := i.IssuePair("default", attempt); err != nil {
+		if _, err := i.IssuePair(b.Context(), "default", attempt); err != nil {
 			b.Fatal(err)
 		}
 		half := time.Now()

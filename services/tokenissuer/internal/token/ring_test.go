@@ -558,7 +558,7 @@ func TestPrivateKeyIsNeverPrinted(t *testing.T) {
 		p := policy()
 		p.Algorithm = algorithm
 		keys := openKeyring(t, newStore(), p)
-		ring, issuer := keys.Ring(), New(Config{Keys: keys})
+		ring, issuer := keys.Ring(), New(Config{Keys: keys, Revocations: openRevocations(t, newList())})
 		key := ring.signing
 		var out strings.Builder
 		for _, v := range []any{key, *key, []*Key{key}, struct{ K Key }{*key}, ring, issuer} {

@@ -83,7 +83,7 @@ func (x SigningKey_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SigningKey_State.Descriptor instead.
 func (SigningKey_State) EnumDescriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{7, 0}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // GetJsonWebKeySetRequest is empty.
@@ -335,8 +335,10 @@ type IssueTokenPairResponse struct {
 	GameToken string `protobuf:"bytes,3,opt,name=game_token,json=gameToken,proto3" json:"game_token,omitempty"`
 	// The social token, a JWT with audience "social".
 	SocialToken string `protobuf:"bytes,4,opt,name=social_token,json=socialToken,proto3" json:"social_token,omitempty"`
-	// When both stop being valid.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// When both stop being valid, but for the leeway.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// From when on the server should ask for their renewal.
+	RefreshTime   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=refresh_time,json=refreshTime,proto3" json:"refresh_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +408,168 @@ func (x *IssueTokenPairResponse) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *IssueTokenPairResponse) GetRefreshTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefreshTime
+	}
+	return nil
+}
+
+// RefreshTokenPairRequest names the pair.
+type RefreshTokenPairRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace that the server serves.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The server's id.
+	ServerId string `protobuf:"bytes,2,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// The pair's id.
+	PairId        string `protobuf:"bytes,3,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshTokenPairRequest) Reset() {
+	*x = RefreshTokenPairRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshTokenPairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshTokenPairRequest) ProtoMessage() {}
+
+func (x *RefreshTokenPairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshTokenPairRequest.ProtoReflect.Descriptor instead.
+func (*RefreshTokenPairRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RefreshTokenPairRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RefreshTokenPairRequest) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *RefreshTokenPairRequest) GetPairId() string {
+	if x != nil {
+		return x.PairId
+	}
+	return ""
+}
+
+// RefreshTokenPairResponse has the pair anew. Both tokens are secrets.
+type RefreshTokenPairResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server's id, as in the request.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// The pair's id, as in the request.
+	PairId string `protobuf:"bytes,2,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
+	// The game token, a JWT with audience "game".
+	GameToken string `protobuf:"bytes,3,opt,name=game_token,json=gameToken,proto3" json:"game_token,omitempty"`
+	// The social token, a JWT with audience "social".
+	SocialToken string `protobuf:"bytes,4,opt,name=social_token,json=socialToken,proto3" json:"social_token,omitempty"`
+	// When both stop being valid, but for the leeway.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// From when on the server should ask for their renewal.
+	RefreshTime   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=refresh_time,json=refreshTime,proto3" json:"refresh_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshTokenPairResponse) Reset() {
+	*x = RefreshTokenPairResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshTokenPairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshTokenPairResponse) ProtoMessage() {}
+
+func (x *RefreshTokenPairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshTokenPairResponse.ProtoReflect.Descriptor instead.
+func (*RefreshTokenPairResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RefreshTokenPairResponse) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *RefreshTokenPairResponse) GetPairId() string {
+	if x != nil {
+		return x.PairId
+	}
+	return ""
+}
+
+func (x *RefreshTokenPairResponse) GetGameToken() string {
+	if x != nil {
+		return x.GameToken
+	}
+	return ""
+}
+
+func (x *RefreshTokenPairResponse) GetSocialToken() string {
+	if x != nil {
+		return x.SocialToken
+	}
+	return ""
+}
+
+func (x *RefreshTokenPairResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *RefreshTokenPairResponse) GetRefreshTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefreshTime
+	}
+	return nil
+}
+
 // IssuePlayerTicketRequest names the player and the instance.
 type IssuePlayerTicketRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -421,7 +585,7 @@ type IssuePlayerTicketRequest struct {
 
 func (x *IssuePlayerTicketRequest) Reset() {
 	*x = IssuePlayerTicketRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[5]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +597,7 @@ func (x *IssuePlayerTicketRequest) String() string {
 func (*IssuePlayerTicketRequest) ProtoMessage() {}
 
 func (x *IssuePlayerTicketRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[5]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +610,7 @@ func (x *IssuePlayerTicketRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuePlayerTicketRequest.ProtoReflect.Descriptor instead.
 func (*IssuePlayerTicketRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{5}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *IssuePlayerTicketRequest) GetNamespace() string {
@@ -483,7 +647,7 @@ type IssuePlayerTicketResponse struct {
 
 func (x *IssuePlayerTicketResponse) Reset() {
 	*x = IssuePlayerTicketResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[6]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -495,7 +659,7 @@ func (x *IssuePlayerTicketResponse) String() string {
 func (*IssuePlayerTicketResponse) ProtoMessage() {}
 
 func (x *IssuePlayerTicketResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[6]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -508,7 +672,7 @@ func (x *IssuePlayerTicketResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuePlayerTicketResponse.ProtoReflect.Descriptor instead.
 func (*IssuePlayerTicketResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{6}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *IssuePlayerTicketResponse) GetTicket() string {
@@ -548,7 +712,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +724,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +737,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{7}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SigningKey) GetKeyId() string {
@@ -634,7 +798,7 @@ type ListSigningKeysRequest struct {
 
 func (x *ListSigningKeysRequest) Reset() {
 	*x = ListSigningKeysRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +810,7 @@ func (x *ListSigningKeysRequest) String() string {
 func (*ListSigningKeysRequest) ProtoMessage() {}
 
 func (x *ListSigningKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +823,7 @@ func (x *ListSigningKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSigningKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListSigningKeysRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{8}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{10}
 }
 
 // ListSigningKeysResponse has all signing keys.
@@ -673,7 +837,7 @@ type ListSigningKeysResponse struct {
 
 func (x *ListSigningKeysResponse) Reset() {
 	*x = ListSigningKeysResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +849,7 @@ func (x *ListSigningKeysResponse) String() string {
 func (*ListSigningKeysResponse) ProtoMessage() {}
 
 func (x *ListSigningKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +862,7 @@ func (x *ListSigningKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSigningKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListSigningKeysResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{9}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListSigningKeysResponse) GetSigningKeys() []*SigningKey {
@@ -719,7 +883,7 @@ type RotateSigningKeyRequest struct {
 
 func (x *RotateSigningKeyRequest) Reset() {
 	*x = RotateSigningKeyRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -731,7 +895,7 @@ func (x *RotateSigningKeyRequest) String() string {
 func (*RotateSigningKeyRequest) ProtoMessage() {}
 
 func (x *RotateSigningKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -744,7 +908,7 @@ func (x *RotateSigningKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSigningKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateSigningKeyRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{10}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RotateSigningKeyRequest) GetImmediate() bool {
@@ -765,7 +929,7 @@ type RotateSigningKeyResponse struct {
 
 func (x *RotateSigningKeyResponse) Reset() {
 	*x = RotateSigningKeyResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +941,7 @@ func (x *RotateSigningKeyResponse) String() string {
 func (*RotateSigningKeyResponse) ProtoMessage() {}
 
 func (x *RotateSigningKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +954,7 @@ func (x *RotateSigningKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSigningKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateSigningKeyResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{11}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RotateSigningKeyResponse) GetSigningKeys() []*SigningKey {
@@ -811,7 +975,7 @@ type RetireSigningKeyRequest struct {
 
 func (x *RetireSigningKeyRequest) Reset() {
 	*x = RetireSigningKeyRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +987,7 @@ func (x *RetireSigningKeyRequest) String() string {
 func (*RetireSigningKeyRequest) ProtoMessage() {}
 
 func (x *RetireSigningKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +1000,7 @@ func (x *RetireSigningKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireSigningKeyRequest.ProtoReflect.Descriptor instead.
 func (*RetireSigningKeyRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{12}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RetireSigningKeyRequest) GetKeyId() string {
@@ -857,7 +1021,7 @@ type RetireSigningKeyResponse struct {
 
 func (x *RetireSigningKeyResponse) Reset() {
 	*x = RetireSigningKeyResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +1033,7 @@ func (x *RetireSigningKeyResponse) String() string {
 func (*RetireSigningKeyResponse) ProtoMessage() {}
 
 func (x *RetireSigningKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,12 +1046,910 @@ func (x *RetireSigningKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireSigningKeyResponse.ProtoReflect.Descriptor instead.
 func (*RetireSigningKeyResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{13}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RetireSigningKeyResponse) GetSigningKeys() []*SigningKey {
 	if x != nil {
 		return x.SigningKeys
+	}
+	return nil
+}
+
+// RevocationTarget is what a revocation concerns.
+type RevocationTarget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace; empty for a signing key, which signs for all of them.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// What is revoked in it.
+	//
+	// Types that are valid to be assigned to Target:
+	//
+	//	*RevocationTarget_PairId
+	//	*RevocationTarget_ServerId
+	//	*RevocationTarget_InstanceId
+	//	*RevocationTarget_IssuedBefore
+	//	*RevocationTarget_KeyId
+	Target        isRevocationTarget_Target `protobuf_oneof:"target"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevocationTarget) Reset() {
+	*x = RevocationTarget{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevocationTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevocationTarget) ProtoMessage() {}
+
+func (x *RevocationTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevocationTarget.ProtoReflect.Descriptor instead.
+func (*RevocationTarget) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RevocationTarget) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RevocationTarget) GetTarget() isRevocationTarget_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *RevocationTarget) GetPairId() string {
+	if x != nil {
+		if x, ok := x.Target.(*RevocationTarget_PairId); ok {
+			return x.PairId
+		}
+	}
+	return ""
+}
+
+func (x *RevocationTarget) GetServerId() string {
+	if x != nil {
+		if x, ok := x.Target.(*RevocationTarget_ServerId); ok {
+			return x.ServerId
+		}
+	}
+	return ""
+}
+
+func (x *RevocationTarget) GetInstanceId() string {
+	if x != nil {
+		if x, ok := x.Target.(*RevocationTarget_InstanceId); ok {
+			return x.InstanceId
+		}
+	}
+	return ""
+}
+
+func (x *RevocationTarget) GetIssuedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Target.(*RevocationTarget_IssuedBefore); ok {
+			return x.IssuedBefore
+		}
+	}
+	return nil
+}
+
+func (x *RevocationTarget) GetKeyId() string {
+	if x != nil {
+		if x, ok := x.Target.(*RevocationTarget_KeyId); ok {
+			return x.KeyId
+		}
+	}
+	return ""
+}
+
+type isRevocationTarget_Target interface {
+	isRevocationTarget_Target()
+}
+
+type RevocationTarget_PairId struct {
+	// The tokens of one pair, whenever they were issued.
+	PairId string `protobuf:"bytes,2,opt,name=pair_id,json=pairId,proto3,oneof"`
+}
+
+type RevocationTarget_ServerId struct {
+	// The tokens of one game server.
+	ServerId string `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3,oneof"`
+}
+
+type RevocationTarget_InstanceId struct {
+	// Players' tickets to one instance, and the pairs of the servers that were started for it.
+	InstanceId string `protobuf:"bytes,4,opt,name=instance_id,json=instanceId,proto3,oneof"`
+}
+
+type RevocationTarget_IssuedBefore struct {
+	// All tokens and tickets that were issued before this time. Tokens know whole seconds: one of the same second counts as issued before it.
+	IssuedBefore *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=issued_before,json=issuedBefore,proto3,oneof"`
+}
+
+type RevocationTarget_KeyId struct {
+	// Everything that one signing key has signed.
+	KeyId string `protobuf:"bytes,6,opt,name=key_id,json=keyId,proto3,oneof"`
+}
+
+func (*RevocationTarget_PairId) isRevocationTarget_Target() {}
+
+func (*RevocationTarget_ServerId) isRevocationTarget_Target() {}
+
+func (*RevocationTarget_InstanceId) isRevocationTarget_Target() {}
+
+func (*RevocationTarget_IssuedBefore) isRevocationTarget_Target() {}
+
+func (*RevocationTarget_KeyId) isRevocationTarget_Target() {}
+
+// Revocation is a stored revocation.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id, which follows from the target.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What is revoked.
+	Target *RevocationTarget `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// Why, as whoever revoked it has said.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who revoked it.
+	Actor string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	// When. All times are those of Redis' clock.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When it is forgotten: nothing that it concerns is valid then, or can be renewed.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// The version of the list that first had it.
+	Version       int64 `protobuf:"varint,7,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *Revocation) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Revocation) GetTarget() *RevocationTarget {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Revocation) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Revocation) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Revocation) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *Revocation) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+// RevokeTokensRequest says what to revoke.
+type RevokeTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// What to revoke in it.
+	//
+	// Types that are valid to be assigned to Target:
+	//
+	//	*RevokeTokensRequest_PairId
+	//	*RevokeTokensRequest_ServerId
+	//	*RevokeTokensRequest_InstanceId
+	//	*RevokeTokensRequest_IssuedBefore
+	Target isRevokeTokensRequest_Target `protobuf_oneof:"target"`
+	// Why, for those who read it later.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensRequest) Reset() {
+	*x = RevokeTokensRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensRequest) ProtoMessage() {}
+
+func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokensRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RevokeTokensRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *RevokeTokensRequest) GetTarget() isRevokeTokensRequest_Target {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *RevokeTokensRequest) GetPairId() string {
+	if x != nil {
+		if x, ok := x.Target.(*RevokeTokensRequest_PairId); ok {
+			return x.PairId
+		}
+	}
+	return ""
+}
+
+func (x *RevokeTokensRequest) GetServerId() string {
+	if x != nil {
+		if x, ok := x.Target.(*RevokeTokensRequest_ServerId); ok {
+			return x.ServerId
+		}
+	}
+	return ""
+}
+
+func (x *RevokeTokensRequest) GetInstanceId() string {
+	if x != nil {
+		if x, ok := x.Target.(*RevokeTokensRequest_InstanceId); ok {
+			return x.InstanceId
+		}
+	}
+	return ""
+}
+
+func (x *RevokeTokensRequest) GetIssuedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Target.(*RevokeTokensRequest_IssuedBefore); ok {
+			return x.IssuedBefore
+		}
+	}
+	return nil
+}
+
+func (x *RevokeTokensRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type isRevokeTokensRequest_Target interface {
+	isRevokeTokensRequest_Target()
+}
+
+type RevokeTokensRequest_PairId struct {
+	// The tokens of one pair.
+	PairId string `protobuf:"bytes,2,opt,name=pair_id,json=pairId,proto3,oneof"`
+}
+
+type RevokeTokensRequest_ServerId struct {
+	// The tokens of one game server.
+	ServerId string `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3,oneof"`
+}
+
+type RevokeTokensRequest_InstanceId struct {
+	// Everything that was minted for one instance.
+	InstanceId string `protobuf:"bytes,4,opt,name=instance_id,json=instanceId,proto3,oneof"`
+}
+
+type RevokeTokensRequest_IssuedBefore struct {
+	// Everything that was issued before this time, which must not be in the future.
+	IssuedBefore *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=issued_before,json=issuedBefore,proto3,oneof"`
+}
+
+func (*RevokeTokensRequest_PairId) isRevokeTokensRequest_Target() {}
+
+func (*RevokeTokensRequest_ServerId) isRevokeTokensRequest_Target() {}
+
+func (*RevokeTokensRequest_InstanceId) isRevokeTokensRequest_Target() {}
+
+func (*RevokeTokensRequest_IssuedBefore) isRevokeTokensRequest_Target() {}
+
+// RevokeTokensResponse has the revocation.
+type RevokeTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revocation as it is stored.
+	Revocation    *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokensResponse) Reset() {
+	*x = RevokeTokensResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokensResponse) ProtoMessage() {}
+
+func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokensResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokensResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RevokeTokensResponse) GetRevocation() *Revocation {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+// ListRevocationsRequest asks for one page of revocations.
+type ListRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// At most this many, 1 to 500. 0 means 50.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsRequest) Reset() {
+	*x = ListRevocationsRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsRequest) ProtoMessage() {}
+
+func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListRevocationsRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ListRevocationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevocationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListRevocationsResponse is one page of revocations.
+type ListRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revocations, newest first.
+	Revocations []*Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// Asks for the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsResponse) Reset() {
+	*x = ListRevocationsResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsResponse) ProtoMessage() {}
+
+func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *ListRevocationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// IntrospectTokenRequest has the token.
+type IntrospectTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A game token, a social token or a ticket; a secret.
+	Token         string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntrospectTokenRequest) Reset() {
+	*x = IntrospectTokenRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntrospectTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntrospectTokenRequest) ProtoMessage() {}
+
+func (x *IntrospectTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntrospectTokenRequest.ProtoReflect.Descriptor instead.
+func (*IntrospectTokenRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *IntrospectTokenRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+// IntrospectTokenResponse says what there is to say about the token.
+type IntrospectTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It is valid now.
+	Active bool `protobuf:"varint,1,opt,name=active,proto3" json:"active,omitempty"`
+	// Why it is not: an ErrorReason without its prefix, such as "CREDENTIALS_EXPIRED". Empty if it is.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The same for people.
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// What the token says; unset if none of the signing keys has signed it.
+	Claims        *TokenClaims `protobuf:"bytes,4,opt,name=claims,proto3" json:"claims,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntrospectTokenResponse) Reset() {
+	*x = IntrospectTokenResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntrospectTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntrospectTokenResponse) ProtoMessage() {}
+
+func (x *IntrospectTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntrospectTokenResponse.ProtoReflect.Descriptor instead.
+func (*IntrospectTokenResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *IntrospectTokenResponse) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
+func (x *IntrospectTokenResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetClaims() *TokenClaims {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+// TokenClaims is what a genuine token says.
+type TokenClaims struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The audience: "game", "social" or "ticket".
+	Audience string `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
+	// The subject: the game server's id, or in a ticket the player's.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The namespace.
+	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The pair's id; empty in a ticket.
+	PairId string `protobuf:"bytes,4,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
+	// The instance of a ticket; empty in partner tokens.
+	InstanceId string `protobuf:"bytes,5,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// The token's own id (jti).
+	TokenId string `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	// The key that signed it.
+	KeyId string `protobuf:"bytes,7,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// When it was issued.
+	IssueTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=issue_time,json=issueTime,proto3" json:"issue_time,omitempty"`
+	// When it expires; it is valid for the leeway longer.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenClaims) Reset() {
+	*x = TokenClaims{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenClaims) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenClaims) ProtoMessage() {}
+
+func (x *TokenClaims) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenClaims.ProtoReflect.Descriptor instead.
+func (*TokenClaims) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *TokenClaims) GetAudience() string {
+	if x != nil {
+		return x.Audience
+	}
+	return ""
+}
+
+func (x *TokenClaims) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *TokenClaims) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *TokenClaims) GetPairId() string {
+	if x != nil {
+		return x.PairId
+	}
+	return ""
+}
+
+func (x *TokenClaims) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *TokenClaims) GetTokenId() string {
+	if x != nil {
+		return x.TokenId
+	}
+	return ""
+}
+
+func (x *TokenClaims) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *TokenClaims) GetIssueTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.IssueTime
+	}
+	return nil
+}
+
+func (x *TokenClaims) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// GetRevocationsRequest asks for the list.
+type GetRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version that the caller has; 0 for none. If it is the newest, the list is left out of the answer.
+	KnownVersion  int64 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevocationsRequest) Reset() {
+	*x = GetRevocationsRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevocationsRequest) ProtoMessage() {}
+
+func (x *GetRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*GetRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GetRevocationsRequest) GetKnownVersion() int64 {
+	if x != nil {
+		return x.KnownVersion
+	}
+	return 0
+}
+
+// GetRevocationsResponse is everything that is revoked.
+type GetRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The version of the list. It never goes back, and is 0 if there never was a revocation.
+	Version int64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// The caller has this version already; `targets` is empty.
+	Unchanged bool `protobuf:"varint,2,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// What is revoked; a token is that any of these concerns. For an instance, the servers that were started for it are there by their own ids.
+	Targets       []*RevocationTarget `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevocationsResponse) Reset() {
+	*x = GetRevocationsResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevocationsResponse) ProtoMessage() {}
+
+func (x *GetRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*GetRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *GetRevocationsResponse) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *GetRevocationsResponse) GetUnchanged() bool {
+	if x != nil {
+		return x.Unchanged
+	}
+	return false
+}
+
+func (x *GetRevocationsResponse) GetTargets() []*RevocationTarget {
+	if x != nil {
+		return x.Targets
 	}
 	return nil
 }
@@ -912,7 +1974,7 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x15IssueTokenPairRequest\x12I\n" +
 	"\tnamespace\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12(\n" +
 	"\n" +
-	"attempt_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tattemptId\"\xcd\x01\n" +
+	"attempt_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@R\tattemptId\"\x8c\x02\n" +
 	"\x16IssueTokenPairResponse\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x17\n" +
 	"\apair_id\x18\x02 \x01(\tR\x06pairId\x12\x1d\n" +
@@ -920,7 +1982,21 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"game_token\x18\x03 \x01(\tR\tgameToken\x12!\n" +
 	"\fsocial_token\x18\x04 \x01(\tR\vsocialToken\x12;\n" +
 	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\xb9\x01\n" +
+	"expireTime\x12=\n" +
+	"\frefresh_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"\x82\x02\n" +
+	"\x17RefreshTokenPairRequest\x12I\n" +
+	"\tnamespace\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12O\n" +
+	"\tserver_id\x18\x02 \x01(\tB2\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$R\bserverId\x12K\n" +
+	"\apair_id\x18\x03 \x01(\tB2\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$R\x06pairId\"\x8e\x02\n" +
+	"\x18RefreshTokenPairResponse\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x17\n" +
+	"\apair_id\x18\x02 \x01(\tR\x06pairId\x12\x1d\n" +
+	"\n" +
+	"game_token\x18\x03 \x01(\tR\tgameToken\x12!\n" +
+	"\fsocial_token\x18\x04 \x01(\tR\vsocialToken\x12;\n" +
+	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12=\n" +
+	"\frefresh_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"\xb9\x01\n" +
 	"\x18IssuePlayerTicketRequest\x12I\n" +
 	"\tnamespace\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
@@ -959,11 +2035,84 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x17RetireSigningKeyRequest\x121\n" +
 	"\x06key_id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x152\x13^[A-Za-z0-9_-]{43}$R\x05keyId\"Y\n" +
 	"\x18RetireSigningKeyResponse\x12=\n" +
-	"\fsigning_keys\x18\x01 \x03(\v2\x1a.berth.token.v1.SigningKeyR\vsigningKeys2\xa6\x06\n" +
+	"\fsigning_keys\x18\x01 \x03(\v2\x1a.berth.token.v1.SigningKeyR\vsigningKeys\"\xf3\x01\n" +
+	"\x10RevocationTarget\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x19\n" +
+	"\apair_id\x18\x02 \x01(\tH\x00R\x06pairId\x12\x1d\n" +
+	"\tserver_id\x18\x03 \x01(\tH\x00R\bserverId\x12!\n" +
+	"\vinstance_id\x18\x04 \x01(\tH\x00R\n" +
+	"instanceId\x12A\n" +
+	"\rissued_before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\fissuedBefore\x12\x17\n" +
+	"\x06key_id\x18\x06 \x01(\tH\x00R\x05keyIdB\b\n" +
+	"\x06target\"\x98\x02\n" +
+	"\n" +
+	"Revocation\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x128\n" +
+	"\x06target\x18\x02 \x01(\v2 .berth.token.v1.RevocationTargetR\x06target\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x04 \x01(\tR\x05actor\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12\x18\n" +
+	"\aversion\x18\a \x01(\x03R\aversion\"\xdc\x03\n" +
+	"\x13RevokeTokensRequest\x12L\n" +
+	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12M\n" +
+	"\apair_id\x18\x02 \x01(\tB2\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$H\x00R\x06pairId\x12Q\n" +
+	"\tserver_id\x18\x03 \x01(\tB2\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$H\x00R\bserverId\x12U\n" +
+	"\vinstance_id\x18\x04 \x01(\tB2\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$H\x00R\n" +
+	"instanceId\x12K\n" +
+	"\rissued_before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x02*\x00H\x00R\fissuedBefore\x12 \n" +
+	"\x06reason\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\x06reasonB\x0f\n" +
+	"\x06target\x12\x05\xbaH\x02\b\x01\"R\n" +
+	"\x14RevokeTokensResponse\x12:\n" +
+	"\n" +
+	"revocation\x18\x01 \x01(\v2\x1a.berth.token.v1.RevocationR\n" +
+	"revocation\"\xb7\x01\n" +
+	"\x16ListRevocationsRequest\x12L\n" +
+	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12&\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\"\x7f\n" +
+	"\x17ListRevocationsResponse\x12<\n" +
+	"\vrevocations\x18\x01 \x03(\v2\x1a.berth.token.v1.RevocationR\vrevocations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"=\n" +
+	"\x16IntrospectTokenRequest\x12#\n" +
+	"\x05token\x18\x01 \x01(\tB\r\xbaH\ar\x05\x10\x01(\x80@\x80\x01\x01R\x05token\"\x98\x01\n" +
+	"\x17IntrospectTokenResponse\x12\x16\n" +
+	"\x06active\x18\x01 \x01(\bR\x06active\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x123\n" +
+	"\x06claims\x18\x04 \x01(\v2\x1b.berth.token.v1.TokenClaimsR\x06claims\"\xc5\x02\n" +
+	"\vTokenClaims\x12\x1a\n" +
+	"\baudience\x18\x01 \x01(\tR\baudience\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x1c\n" +
+	"\tnamespace\x18\x03 \x01(\tR\tnamespace\x12\x17\n" +
+	"\apair_id\x18\x04 \x01(\tR\x06pairId\x12\x1f\n" +
+	"\vinstance_id\x18\x05 \x01(\tR\n" +
+	"instanceId\x12\x19\n" +
+	"\btoken_id\x18\x06 \x01(\tR\atokenId\x12\x15\n" +
+	"\x06key_id\x18\a \x01(\tR\x05keyId\x129\n" +
+	"\n" +
+	"issue_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tissueTime\x12;\n" +
+	"\vexpire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"E\n" +
+	"\x15GetRevocationsRequest\x12,\n" +
+	"\rknown_version\x18\x01 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\fknownVersion\"\x8c\x01\n" +
+	"\x16GetRevocationsResponse\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x1c\n" +
+	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x12:\n" +
+	"\atargets\x18\x03 \x03(\v2 .berth.token.v1.RevocationTargetR\atargets2\xbb\v\n" +
 	"\fTokenService\x12\x8b\x01\n" +
 	"\x10GetJsonWebKeySet\x12'.berth.token.v1.GetJsonWebKeySetRequest\x1a(.berth.token.v1.GetJsonWebKeySetResponse\"$\xea\xe0\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12g\n" +
-	"\x0eIssueTokenPair\x12%.berth.token.v1.IssueTokenPairRequest\x1a&.berth.token.v1.IssueTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12p\n" +
-	"\x11IssuePlayerTicket\x12(.berth.token.v1.IssuePlayerTicketRequest\x1a).berth.token.v1.IssuePlayerTicketResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x81\x01\n" +
+	"\x0eIssueTokenPair\x12%.berth.token.v1.IssueTokenPairRequest\x1a&.berth.token.v1.IssueTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12m\n" +
+	"\x10RefreshTokenPair\x12'.berth.token.v1.RefreshTokenPairRequest\x1a(.berth.token.v1.RefreshTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12p\n" +
+	"\x11IssuePlayerTicket\x12(.berth.token.v1.IssuePlayerTicketRequest\x1a).berth.token.v1.IssuePlayerTicketResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x92\x01\n" +
+	"\fRevokeTokens\x12#.berth.token.v1.RevokeTokensRequest\x1a$.berth.token.v1.RevokeTokensResponse\"7\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/namespaces/{namespace}/revocations\x12\x98\x01\n" +
+	"\x0fListRevocations\x12&.berth.token.v1.ListRevocationsRequest\x1a'.berth.token.v1.ListRevocationsResponse\"4\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02(\x12&/v1/namespaces/{namespace}/revocations\x12\x8a\x01\n" +
+	"\x0fIntrospectToken\x12&.berth.token.v1.IntrospectTokenRequest\x1a'.berth.token.v1.IntrospectTokenResponse\"&\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tokens:introspect\x12g\n" +
+	"\x0eGetRevocations\x12%.berth.token.v1.GetRevocationsRequest\x1a&.berth.token.v1.GetRevocationsResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x81\x01\n" +
 	"\x0fListSigningKeys\x12&.berth.token.v1.ListSigningKeysRequest\x1a'.berth.token.v1.ListSigningKeysResponse\"\x1d\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/signingKeys\x12\x8e\x01\n" +
 	"\x10RotateSigningKey\x12'.berth.token.v1.RotateSigningKeyRequest\x1a(.berth.token.v1.RotateSigningKeyResponse\"'\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/v1/signingKeys:rotate\x12\x97\x01\n" +
 	"\x10RetireSigningKey\x12'.berth.token.v1.RetireSigningKeyRequest\x1a(.berth.token.v1.RetireSigningKeyResponse\"0\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/signingKeys/{key_id}:retireB>Z<github.com/berth-dev/berth/sdk/go/gen/berth/token/v1;tokenv1b\x06proto3"
@@ -981,7 +2130,7 @@ func file_berth_token_v1_token_service_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_token_v1_token_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_token_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_berth_token_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_berth_token_v1_token_service_proto_goTypes = []any{
 	(SigningKey_State)(0),             // 0: berth.token.v1.SigningKey.State
 	(*GetJsonWebKeySetRequest)(nil),   // 1: berth.token.v1.GetJsonWebKeySetRequest
@@ -989,46 +2138,83 @@ var file_berth_token_v1_token_service_proto_goTypes = []any{
 	(*JsonWebKey)(nil),                // 3: berth.token.v1.JsonWebKey
 	(*IssueTokenPairRequest)(nil),     // 4: berth.token.v1.IssueTokenPairRequest
 	(*IssueTokenPairResponse)(nil),    // 5: berth.token.v1.IssueTokenPairResponse
-	(*IssuePlayerTicketRequest)(nil),  // 6: berth.token.v1.IssuePlayerTicketRequest
-	(*IssuePlayerTicketResponse)(nil), // 7: berth.token.v1.IssuePlayerTicketResponse
-	(*SigningKey)(nil),                // 8: berth.token.v1.SigningKey
-	(*ListSigningKeysRequest)(nil),    // 9: berth.token.v1.ListSigningKeysRequest
-	(*ListSigningKeysResponse)(nil),   // 10: berth.token.v1.ListSigningKeysResponse
-	(*RotateSigningKeyRequest)(nil),   // 11: berth.token.v1.RotateSigningKeyRequest
-	(*RotateSigningKeyResponse)(nil),  // 12: berth.token.v1.RotateSigningKeyResponse
-	(*RetireSigningKeyRequest)(nil),   // 13: berth.token.v1.RetireSigningKeyRequest
-	(*RetireSigningKeyResponse)(nil),  // 14: berth.token.v1.RetireSigningKeyResponse
-	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(*RefreshTokenPairRequest)(nil),   // 6: berth.token.v1.RefreshTokenPairRequest
+	(*RefreshTokenPairResponse)(nil),  // 7: berth.token.v1.RefreshTokenPairResponse
+	(*IssuePlayerTicketRequest)(nil),  // 8: berth.token.v1.IssuePlayerTicketRequest
+	(*IssuePlayerTicketResponse)(nil), // 9: berth.token.v1.IssuePlayerTicketResponse
+	(*SigningKey)(nil),                // 10: berth.token.v1.SigningKey
+	(*ListSigningKeysRequest)(nil),    // 11: berth.token.v1.ListSigningKeysRequest
+	(*ListSigningKeysResponse)(nil),   // 12: berth.token.v1.ListSigningKeysResponse
+	(*RotateSigningKeyRequest)(nil),   // 13: berth.token.v1.RotateSigningKeyRequest
+	(*RotateSigningKeyResponse)(nil),  // 14: berth.token.v1.RotateSigningKeyResponse
+	(*RetireSigningKeyRequest)(nil),   // 15: berth.token.v1.RetireSigningKeyRequest
+	(*RetireSigningKeyResponse)(nil),  // 16: berth.token.v1.RetireSigningKeyResponse
+	(*RevocationTarget)(nil),          // 17: berth.token.v1.RevocationTarget
+	(*Revocation)(nil),                // 18: berth.token.v1.Revocation
+	(*RevokeTokensRequest)(nil),       // 19: berth.token.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),      // 20: berth.token.v1.RevokeTokensResponse
+	(*ListRevocationsRequest)(nil),    // 21: berth.token.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),   // 22: berth.token.v1.ListRevocationsResponse
+	(*IntrospectTokenRequest)(nil),    // 23: berth.token.v1.IntrospectTokenRequest
+	(*IntrospectTokenResponse)(nil),   // 24: berth.token.v1.IntrospectTokenResponse
+	(*TokenClaims)(nil),               // 25: berth.token.v1.TokenClaims
+	(*GetRevocationsRequest)(nil),     // 26: berth.token.v1.GetRevocationsRequest
+	(*GetRevocationsResponse)(nil),    // 27: berth.token.v1.GetRevocationsResponse
+	(*timestamppb.Timestamp)(nil),     // 28: google.protobuf.Timestamp
 }
 var file_berth_token_v1_token_service_proto_depIdxs = []int32{
 	3,  // 0: berth.token.v1.GetJsonWebKeySetResponse.keys:type_name -> berth.token.v1.JsonWebKey
-	15, // 1: berth.token.v1.IssueTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
-	15, // 2: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 3: berth.token.v1.SigningKey.state:type_name -> berth.token.v1.SigningKey.State
-	15, // 4: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
-	15, // 5: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
-	15, // 6: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
-	15, // 7: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
-	8,  // 8: berth.token.v1.ListSigningKeysResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	8,  // 9: berth.token.v1.RotateSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	8,  // 10: berth.token.v1.RetireSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	1,  // 11: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
-	4,  // 12: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
-	6,  // 13: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
-	9,  // 14: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
-	11, // 15: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
-	13, // 16: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
-	2,  // 17: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
-	5,  // 18: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
-	7,  // 19: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
-	10, // 20: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
-	12, // 21: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
-	14, // 22: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
-	17, // [17:23] is the sub-list for method output_type
-	11, // [11:17] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	28, // 1: berth.token.v1.IssueTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
+	28, // 2: berth.token.v1.IssueTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	28, // 3: berth.token.v1.RefreshTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
+	28, // 4: berth.token.v1.RefreshTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	28, // 5: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 6: berth.token.v1.SigningKey.state:type_name -> berth.token.v1.SigningKey.State
+	28, // 7: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
+	28, // 8: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
+	28, // 9: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
+	28, // 10: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
+	10, // 11: berth.token.v1.ListSigningKeysResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	10, // 12: berth.token.v1.RotateSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	10, // 13: berth.token.v1.RetireSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	28, // 14: berth.token.v1.RevocationTarget.issued_before:type_name -> google.protobuf.Timestamp
+	17, // 15: berth.token.v1.Revocation.target:type_name -> berth.token.v1.RevocationTarget
+	28, // 16: berth.token.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	28, // 17: berth.token.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	28, // 18: berth.token.v1.RevokeTokensRequest.issued_before:type_name -> google.protobuf.Timestamp
+	18, // 19: berth.token.v1.RevokeTokensResponse.revocation:type_name -> berth.token.v1.Revocation
+	18, // 20: berth.token.v1.ListRevocationsResponse.revocations:type_name -> berth.token.v1.Revocation
+	25, // 21: berth.token.v1.IntrospectTokenResponse.claims:type_name -> berth.token.v1.TokenClaims
+	28, // 22: berth.token.v1.TokenClaims.issue_time:type_name -> google.protobuf.Timestamp
+	28, // 23: berth.token.v1.TokenClaims.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 24: berth.token.v1.GetRevocationsResponse.targets:type_name -> berth.token.v1.RevocationTarget
+	1,  // 25: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
+	4,  // 26: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
+	6,  // 27: berth.token.v1.TokenService.RefreshTokenPair:input_type -> berth.token.v1.RefreshTokenPairRequest
+	8,  // 28: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
+	19, // 29: berth.token.v1.TokenService.RevokeTokens:input_type -> berth.token.v1.RevokeTokensRequest
+	21, // 30: berth.token.v1.TokenService.ListRevocations:input_type -> berth.token.v1.ListRevocationsRequest
+	23, // 31: berth.token.v1.TokenService.IntrospectToken:input_type -> berth.token.v1.IntrospectTokenRequest
+	26, // 32: berth.token.v1.TokenService.GetRevocations:input_type -> berth.token.v1.GetRevocationsRequest
+	11, // 33: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
+	13, // 34: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
+	15, // 35: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
+	2,  // 36: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
+	5,  // 37: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
+	7,  // 38: berth.token.v1.TokenService.RefreshTokenPair:output_type -> berth.token.v1.RefreshTokenPairResponse
+	9,  // 39: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
+	20, // 40: berth.token.v1.TokenService.RevokeTokens:output_type -> berth.token.v1.RevokeTokensResponse
+	22, // 41: berth.token.v1.TokenService.ListRevocations:output_type -> berth.token.v1.ListRevocationsResponse
+	24, // 42: berth.token.v1.TokenService.IntrospectToken:output_type -> berth.token.v1.IntrospectTokenResponse
+	27, // 43: berth.token.v1.TokenService.GetRevocations:output_type -> berth.token.v1.GetRevocationsResponse
+	12, // 44: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
+	14, // 45: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
+	16, // 46: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
+	36, // [36:47] is the sub-list for method output_type
+	25, // [25:36] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_berth_token_v1_token_service_proto_init() }
@@ -1036,13 +2222,26 @@ func file_berth_token_v1_token_service_proto_init() {
 	if File_berth_token_v1_token_service_proto != nil {
 		return
 	}
+	file_berth_token_v1_token_service_proto_msgTypes[16].OneofWrappers = []any{
+		(*RevocationTarget_PairId)(nil),
+		(*RevocationTarget_ServerId)(nil),
+		(*RevocationTarget_InstanceId)(nil),
+		(*RevocationTarget_IssuedBefore)(nil),
+		(*RevocationTarget_KeyId)(nil),
+	}
+	file_berth_token_v1_token_service_proto_msgTypes[18].OneofWrappers = []any{
+		(*RevokeTokensRequest_PairId)(nil),
+		(*RevokeTokensRequest_ServerId)(nil),
+		(*RevokeTokensRequest_InstanceId)(nil),
+		(*RevokeTokensRequest_IssuedBefore)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_token_v1_token_service_proto_rawDesc), len(file_berth_token_v1_token_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

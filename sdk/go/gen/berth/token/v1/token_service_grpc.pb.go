@@ -21,7 +21,12 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	TokenService_GetJsonWebKeySet_FullMethodName  = "/berth.token.v1.TokenService/GetJsonWebKeySet"
 	TokenService_IssueTokenPair_FullMethodName    = "/berth.token.v1.TokenService/IssueTokenPair"
+	TokenService_RefreshTokenPair_FullMethodName  = "/berth.token.v1.TokenService/RefreshTokenPair"
 	TokenService_IssuePlayerTicket_FullMethodName = "/berth.token.v1.TokenService/IssuePlayerTicket"
+	TokenService_RevokeTokens_FullMethodName      = "/berth.token.v1.TokenService/RevokeTokens"
+	TokenService_ListRevocations_FullMethodName   = "/berth.token.v1.TokenService/ListRevocations"
+	TokenService_IntrospectToken_FullMethodName   = "/berth.token.v1.TokenService/IntrospectToken"
+	TokenService_GetRevocations_FullMethodName    = "/berth.token.v1.TokenService/GetRevocations"
 	TokenService_ListSigningKeys_FullMethodName   = "/berth.token.v1.TokenService/ListSigningKeys"
 	TokenService_RotateSigningKey_FullMethodName  = "/berth.token.v1.TokenService/RotateSigningKey"
 	TokenService_RetireSigningKey_FullMethodName  = "/berth.token.v1.TokenService/RetireSigningKey"
@@ -43,10 +48,29 @@ type TokenServiceClient interface {
 	// /.well-known/jwks.json: those that sign, will sign soon, or have signed what is still valid. Role PUBLIC.
 	GetJsonWebKeySet(ctx context.Context, in *GetJsonWebKeySetRequest, opts ...grpc.CallOption) (*GetJsonWebKeySetResponse, error)
 	// IssueTokenPair mints the pair of one game server. Server id and pair id follow from the attempt id: minting again for an
-	// attempt renews the same pair. Role INTERNAL.
+	// attempt renews the same pair. Role INTERNAL. Reasons: CREDENTIALS_REVOKED (the pair, its server or the attempt's instance was revoked).
 	IssueTokenPair(ctx context.Context, in *IssueTokenPairRequest, opts ...grpc.CallOption) (*IssueTokenPairResponse, error)
-	// IssuePlayerTicket mints a ticket with which one player joins one instance once. Role INTERNAL.
+	// RefreshTokenPair mints a pair anew, with a new lifetime; the tokens from before stay valid until they expire. Whether there is such a server, and whether
+	// what it has shown entitles it to this, is for the caller to have decided: a pair that was revoked by the time of its issue looks like any other here.
+	// Role INTERNAL. Every call mints other tokens of the same pair. Reasons: CREDENTIALS_REVOKED (the pair or its server was revoked).
+	RefreshTokenPair(ctx context.Context, in *RefreshTokenPairRequest, opts ...grpc.CallOption) (*RefreshTokenPairResponse, error)
+	// IssuePlayerTicket mints a ticket with which one player joins one instance once. Role INTERNAL. Reasons: CREDENTIALS_REVOKED (the
+	// instance was revoked).
 	IssuePlayerTicket(ctx context.Context, in *IssuePlayerTicketRequest, opts ...grpc.CallOption) (*IssuePlayerTicketResponse, error)
+	// RevokeTokens revokes tokens before they expire: those of a pair, of a server, of everything that was minted for an instance (its players' tickets and the
+	// pairs of the servers that were started for it; not those of a registered server that has it among others), or everything in the namespace that was
+	// issued before a time. Gateways close the sockets that are concerned; the same pair is not minted or renewed any more. It cannot be taken
+	// back. Role OPERATOR. Idempotent: the same target is the same revocation, and is renewed. Reasons: LIMIT_EXCEEDED (5,000 revocations).
+	RevokeTokens(ctx context.Context, in *RevokeTokensRequest, opts ...grpc.CallOption) (*RevokeTokensResponse, error)
+	// ListRevocations returns the revocations of a namespace that are in force, newest first. Those of signing keys are in ListSigningKeys. Role OPERATOR.
+	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
+	// IntrospectToken says whether one token is valid now, and if not, why, and what it says. A partner token is looked at without its other half. The token is
+	// neither logged nor kept. Role OPERATOR. Reasons: NAMESPACE_DENIED (the token is of a namespace that the caller has no access to).
+	IntrospectToken(ctx context.Context, in *IntrospectTokenRequest, opts ...grpc.CallOption) (*IntrospectTokenResponse, error)
+	// GetRevocations returns everything that is revoked, of all namespaces, for those who verify tokens. Each new version is hinted at on the Redis channel
+	// "berth:revocations"; this list is the truth. Who could not get it once must admit nobody; who could keeps what it has. It fails while the store is
+	// away, because an old list would look like the newest one. Role INTERNAL.
+	GetRevocations(ctx context.Context, in *GetRevocationsRequest, opts ...grpc.CallOption) (*GetRevocationsResponse, error)
 	// ListSigningKeys returns the signing keys with their states: the one that signs, the one that will, and those that did until what they have signed
 	// has expired. Nothing of a private key is ever returned. Role OPERATOR.
 	ListSigningKeys(ctx context.Context, in *ListSigningKeysRequest, opts ...grpc.CallOption) (*ListSigningKeysResponse, error)
@@ -89,10 +113,60 @@ func (c *tokenServiceClient) IssueTokenPair(ctx context.Context, in *IssueTokenP
 	return out, nil
 }
 
+func (c *tokenServiceClient) RefreshTokenPair(ctx context.Context, in *RefreshTokenPairRequest, opts ...grpc.CallOption) (*RefreshTokenPairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefreshTokenPairResponse)
+	err := c.cc.Invoke(ctx, TokenService_RefreshTokenPair_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *tokenServiceClient) IssuePlayerTicket(ctx context.Context, in *IssuePlayerTicketRequest, opts ...grpc.CallOption) (*IssuePlayerTicketResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IssuePlayerTicketResponse)
 	err := c.cc.Invoke(ctx, TokenService_IssuePlayerTicket_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) RevokeTokens(ctx context.Context, in *RevokeTokensRequest, opts ...grpc.CallOption) (*RevokeTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeTokensResponse)
+	err := c.cc.Invoke(ctx, TokenService_RevokeTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevocationsResponse)
+	err := c.cc.Invoke(ctx, TokenService_ListRevocations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) IntrospectToken(ctx context.Context, in *IntrospectTokenRequest, opts ...grpc.CallOption) (*IntrospectTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IntrospectTokenResponse)
+	err := c.cc.Invoke(ctx, TokenService_IntrospectToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) GetRevocations(ctx context.Context, in *GetRevocationsRequest, opts ...grpc.CallOption) (*GetRevocationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRevocationsResponse)
+	err := c.cc.Invoke(ctx, TokenService_GetRevocations_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -145,10 +219,29 @@ type TokenServiceServer interface {
 	// /.well-known/jwks.json: those that sign, will sign soon, or have signed what is still valid. Role PUBLIC.
 	GetJsonWebKeySet(context.Context, *GetJsonWebKeySetRequest) (*GetJsonWebKeySetResponse, error)
 	// IssueTokenPair mints the pair of one game server. Server id and pair id follow from the attempt id: minting again for an
-	// attempt renews the same pair. Role INTERNAL.
+	// attempt renews the same pair. Role INTERNAL. Reasons: CREDENTIALS_REVOKED (the pair, its server or the attempt's instance was revoked).
 	IssueTokenPair(context.Context, *IssueTokenPairRequest) (*IssueTokenPairResponse, error)
-	// IssuePlayerTicket mints a ticket with which one player joins one instance once. Role INTERNAL.
+	// RefreshTokenPair mints a pair anew, with a new lifetime; the tokens from before stay valid until they expire. Whether there is such a server, and whether
+	// what it has shown entitles it to this, is for the caller to have decided: a pair that was revoked by the time of its issue looks like any other here.
+	// Role INTERNAL. Every call mints other tokens of the same pair. Reasons: CREDENTIALS_REVOKED (the pair or its server was revoked).
+	RefreshTokenPair(context.Context, *RefreshTokenPairRequest) (*RefreshTokenPairResponse, error)
+	// IssuePlayerTicket mints a ticket with which one player joins one instance once. Role INTERNAL. Reasons: CREDENTIALS_REVOKED (the
+	// instance was revoked).
 	IssuePlayerTicket(context.Context, *IssuePlayerTicketRequest) (*IssuePlayerTicketResponse, error)
+	// RevokeTokens revokes tokens before they expire: those of a pair, of a server, of everything that was minted for an instance (its players' tickets and the
+	// pairs of the servers that were started for it; not those of a registered server that has it among others), or everything in the namespace that was
+	// issued before a time. Gateways close the sockets that are concerned; the same pair is not minted or renewed any more. It cannot be taken
+	// back. Role OPERATOR. Idempotent: the same target is the same revocation, and is renewed. Reasons: LIMIT_EXCEEDED (5,000 revocations).
+	RevokeTokens(context.Context, *RevokeTokensRequest) (*RevokeTokensResponse, error)
+	// ListRevocations returns the revocations of a namespace that are in force, newest first. Those of signing keys are in ListSigningKeys. Role OPERATOR.
+	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
+	// IntrospectToken says whether one token is valid now, and if not, why, and what it says. A partner token is looked at without its other half. The token is
+	// neither logged nor kept. Role OPERATOR. Reasons: NAMESPACE_DENIED (the token is of a namespace that the caller has no access to).
+	IntrospectToken(context.Context, *IntrospectTokenRequest) (*IntrospectTokenResponse, error)
+	// GetRevocations returns everything that is revoked, of all namespaces, for those who verify tokens. Each new version is hinted at on the Redis channel
+	// "berth:revocations"; this list is the truth. Who could not get it once must admit nobody; who could keeps what it has. It fails while the store is
+	// away, because an old list would look like the newest one. Role INTERNAL.
+	GetRevocations(context.Context, *GetRevocationsRequest) (*GetRevocationsResponse, error)
 	// ListSigningKeys returns the signing keys with their states: the one that signs, the one that will, and those that did until what they have signed
 	// has expired. Nothing of a private key is ever returned. Role OPERATOR.
 	ListSigningKeys(context.Context, *ListSigningKeysRequest) (*ListSigningKeysResponse, error)
@@ -177,8 +270,23 @@ func (UnimplementedTokenServiceServer) GetJsonWebKeySet(context.Context, *GetJso
 func (UnimplementedTokenServiceServer) IssueTokenPair(context.Context, *IssueTokenPairRequest) (*IssueTokenPairResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueTokenPair not implemented")
 }
+func (UnimplementedTokenServiceServer) RefreshTokenPair(context.Context, *RefreshTokenPairRequest) (*RefreshTokenPairResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RefreshTokenPair not implemented")
+}
 func (UnimplementedTokenServiceServer) IssuePlayerTicket(context.Context, *IssuePlayerTicketRequest) (*IssuePlayerTicketResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssuePlayerTicket not implemented")
+}
+func (UnimplementedTokenServiceServer) RevokeTokens(context.Context, *RevokeTokensRequest) (*RevokeTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeTokens not implemented")
+}
+func (UnimplementedTokenServiceServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
+}
+func (UnimplementedTokenServiceServer) IntrospectToken(context.Context, *IntrospectTokenRequest) (*IntrospectTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method IntrospectToken not implemented")
+}
+func (UnimplementedTokenServiceServer) GetRevocations(context.Context, *GetRevocationsRequest) (*GetRevocationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRevocations not implemented")
 }
 func (UnimplementedTokenServiceServer) ListSigningKeys(context.Context, *ListSigningKeysRequest) (*ListSigningKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSigningKeys not implemented")
@@ -246,6 +354,24 @@ func _TokenService_IssueTokenPair_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenService_RefreshTokenPair_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefreshTokenPairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RefreshTokenPair(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RefreshTokenPair_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RefreshTokenPair(ctx, req.(*RefreshTokenPairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TokenService_IssuePlayerTicket_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(IssuePlayerTicketRequest)
 	if err := dec(in); err != nil {
@@ -260,6 +386,78 @@ func _TokenService_IssuePlayerTicket_Handler(srv interface{}, ctx context.Contex
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(TokenServiceServer).IssuePlayerTicket(ctx, req.(*IssuePlayerTicketRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_RevokeTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RevokeTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RevokeTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RevokeTokens(ctx, req.(*RevokeTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_ListRevocations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevocationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).ListRevocations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_ListRevocations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).ListRevocations(ctx, req.(*ListRevocationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_IntrospectToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IntrospectTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).IntrospectToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_IntrospectToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).IntrospectToken(ctx, req.(*IntrospectTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_GetRevocations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRevocationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).GetRevocations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_GetRevocations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).GetRevocations(ctx, req.(*GetRevocationsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -334,8 +532,28 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _TokenService_IssueTokenPair_Handler,
 		},
 		{
+			MethodName: "RefreshTokenPair",
+			Handler:    _TokenService_RefreshTokenPair_Handler,
+		},
+		{
 			MethodName: "IssuePlayerTicket",
 			Handler:    _TokenService_IssuePlayerTicket_Handler,
+		},
+		{
+			MethodName: "RevokeTokens",
+			Handler:    _TokenService_RevokeTokens_Handler,
+		},
+		{
+			MethodName: "ListRevocations",
+			Handler:    _TokenService_ListRevocations_Handler,
+		},
+		{
+			MethodName: "IntrospectToken",
+			Handler:    _TokenService_IntrospectToken_Handler,
+		},
+		{
+			MethodName: "GetRevocations",
+			Handler:    _TokenService_GetRevocations_Handler,
 		},
 		{
 			MethodName: "ListSigningKeys",
