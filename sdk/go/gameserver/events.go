@@ -36,7 +36,7 @@ type GameDataUpdated struct {
 	GameData *typev1.Data
 }
 
-// Terminated says that the instance is over: stop the game. The process is asked to stop soon after.
+// Terminated says that the instance is over: stop the game. A process that was started for it is asked to stop soon after.
 type Terminated struct {
 	// Reason is why.
 	Reason instancev1.GameInstance_Reason
@@ -45,7 +45,7 @@ type Terminated struct {
 }
 
 // Superseded says that the instance was taken from this server, and has or will get another one: stop the game. The link is over
-// with this event. The process is asked to stop soon after.
+// with this event. A process that was started for the instance is asked to stop soon after.
 type Superseded struct {
 	// Message is why, in words.
 	Message string
@@ -93,8 +93,8 @@ func eventOf(e *gameserverv1.InstanceEvent) Event {
 // counts as dealt with when it was received from the channel: only then is it acknowledged, and Berth keeps it until then,
 // through reconnects too.
 //
-// Read the channel all the time. 1024 events wait in the server for a game that does not; what comes on top of them waits in
-// Berth and is fetched when those have been read. Players added are known to VerifyTicket at once, read or not.
+// Read the channel all the time. 1024 events of each instance wait in the server for a game that does not; what comes on top of them
+// waits in Berth and is fetched when those have been read. Nothing else waits for the game: neither calls nor other instances. Players added are known to VerifyTicket at once, read or not.
 //
 // The channel is closed after the link is over and the last event was received, and by Close.
 func (s *Server) Events() <-chan Event { return s.events }

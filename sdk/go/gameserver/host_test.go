@@ -299,6 +299,9 @@ func TestLostWritesOfOneInstance(t *testing.T) {
 	_, p, s := g.host("a", "b")
 	lost := p.works(s[0], 1, 10)
 	p.works(s[1], 2, 20)
+	p.notifyOf("a", 60, 10, playersAdded("ann"))
+	receive(t, s[0].Events(), "an event")
+	p.wantAckOf("a", 60)
 	p.cut()
 	p, _ = g.again("a", "b")
 	p.welcome("2", goesOn("b", 2), func(w *linkv1.Welcome) { w.RolledBackInstanceIds = []string{"a"} })
@@ -319,6 +322,9 @@ func TestLostWritesOfOneInstance(t *testing.T) {
 		t.Error(err)
 	}
 	wantRelinked(t, s[0], true)
+	p.notifyOf("a", 55, 50, playersAdded("bob")) // the sequence goes on where the store is, not where the server was
+	receive(t, s[0].Events(), "an event")
+	p.wantAckOf("a", 55)
 }
 
 func TestAnAssignmentThatIsKnownIsIgnored(t *testing.T) {
@@ -340,6 +346,9 @@ func TestLinksWaitForTheWindow(t *testing.T) {
 	h, p := g.open(func(w *linkv1.Welcome) { w.Limits.MaxInFlight = 1 }, assigned("a", "b"))
 	first := p.requestFor("a", 0, "Link")
 	create := async(func() error { _, err := h.Create(t.Context(), nil); return err })
+	if len(p.frames) > 0 {
+		t.Fatal("a second request came while one was open")
+	}
 	p.reply(first, startOf("a", 1))
 	p.reply(p.requestFor("b", 0, "Link"), startOf("b", 2))
 	r := p.requestFor("", 0, "CreateAndLink")
@@ -381,6 +390,39 @@ func TestALinkIsRepeatedWhileBerthIsAway(t *testing.T) {
 		p.works(s[0], 1, 10)
 		p.reply(again, startOf("b", 2))
 		p.works(accept(t, h), 2, 10)
+	}
+}
+
+// A Link for which Berth does not know the connection is made anew on another one, since its number stands for that answer.
+func TestALinkForWhichTheConnectionIsNotKnown(t *testing.T) {
+	g := newGateway(t)
+	h, p, s := g.host("a")
+	p.assign("b")
+	link := p.requestFor("b", 0, "Link")
+	p.fail(link, &linkv1.Error{Code: int32(codes.FailedPrecondition), Reason: "NOT_CONNECTED"})
+	p, _ = g.again("a")
+	p.welcome("2", goesOn("a", 1), assigned("b"))
+	anew := p.requestFor("b", 0, "Link")
+	if anew.GetId() <= link.GetId() {
+		t.Errorf("Link has number %d, which is not new", anew.GetId())
+	}
+	p.reply(anew, startOf("b", 2))
+	p.works(accept(t, h), 2, 10)
+	p.works(s[0], 1, 10)
+}
+
+// What the gateway tells of an instance before it answers Link is in the start data, or comes again.
+func TestANotificationBeforeTheLink(t *testing.T) {
+	g := newGateway(t)
+	h, p := g.open(assigned("a"))
+	link := p.requestFor("a", 0, "Link")
+	p.notifyOf("a", 9, 8, playersAdded("ann"))
+	p.reply(link, startOf("a", 1))
+	a := accept(t, h)
+	p.works(a, 1, 10) // on this connection: nothing is missing
+	p.notifyOf("a", 11, 10, playersAdded("bob"))
+	if e, ok := receive(t, a.Events(), "an event").(gameserver.PlayersAdded); !ok || e.Players[0].GetId() != "bob" {
+		t.Errorf("got %v", e)
 	}
 }
 
@@ -525,6 +567,7 @@ func TestCloseOfOneInstance(t *testing.T) {
 	call := async(func() error { return a.ConnectPlayers(t.Context()) })
 	open := p.requestFor("a", 1, "ConnectPlayers")
 	p.notifyOf("a", 11, 10, playersAdded("ann")) // nobody reads it
+	p.works(b, 2, 9)                             // now it has come
 	if err := a.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}

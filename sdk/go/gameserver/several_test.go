@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"google.golang.org/grpc/codes"
 )
@@ -60,6 +62,42 @@ func TestTheWindowOfNumbersIsAnInstancesOwn(t *testing.T) {
 	o.answered(via, &linkv1.Response{Id: stuck.id})
 	o.remove(stuck)
 	sendsNext(t, o, via, third)
+}
+
+// The gateway counts the open requests of all instances, and those that link.
+func TestTheWindowOfOpenRequestsIsShared(t *testing.T) {
+	log := slog.New(slog.DiscardHandler)
+	a, b, c := newLedger(log), newLedger(log), newLedger(log)
+	o, via := newOutbox(make(chan struct{}, 1)), socketOf(2, a, b)
+	link := &call{of: c, settle: func(*socket, *linkv1.Response) error { return nil }}
+	o.addLink(link)
+	first, second := add(t, o, a), add(t, o, b)
+	sendsNext(t, o, via, link)
+	sendsNext(t, o, via, first)
+	sendsNext(t, o, via, nil)
+	o.answered(via, &linkv1.Response{Id: link.id})
+	sendsNext(t, o, via, second)
+}
+
+// Nothing is fetched for an instance that is over.
+func TestAnInboxThatIsOverFetchesNothing(t *testing.T) {
+	for _, over := range []bool{false, true} {
+		refetch := make(chan struct{}, 1)
+		in := newInbox(func() {}, refetch)
+		for n := int64(1); n <= maxEvents+1; n++ {
+			in.accept(&linkv1.Notification{Offset: n, Previous: n - 1}, func(*gameserverv1.InstanceEvent) {})
+		}
+		if over {
+			in.end()
+		}
+		for range maxEvents {
+			e, _ := in.head(t.Context())
+			in.took(e.offset)
+		}
+		if (len(refetch) == 0) != over {
+			t.Errorf("over: %v; asked for more: %d", over, len(refetch))
+		}
+	}
 }
 
 // What waits for its instance to be linked lets others past, and keeps the order of the numbers.
@@ -165,5 +203,29 @@ func TestALinkIsPutOff(t *testing.T) {
 	sendsNext(t, o, via, c)
 	if c, in := o.next(via); c != nil || in < maxRetryAfter-time.Second || in > maxRetryAfter+time.Second {
 		t.Errorf("next is %v in %s, want nothing for half a minute", c, in)
+	}
+}
+
+// Several wait in Accept, and several instances come at once: each gets one.
+func TestEachAcceptIsWoken(t *testing.T) {
+	h, err := newHost(t.Context(), []Option{WithBootstrap(&bootstrap.Document{Gateway: "http://127.0.0.1:1"})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range []string{"a", "b"} {
+		h.offer(h.expect(in))
+	}
+	for range 2 {
+		select {
+		case <-h.offered:
+		default:
+			t.Fatal("there is an instance, and no signal")
+		}
+		if _, ok := h.takeOffer(); !ok {
+			t.Fatal("there is a signal, and no instance")
+		}
+	}
+	if _, ok := h.takeOffer(); ok || len(h.offered) > 0 {
+		t.Error("there is more than was offered")
 	}
 }
