@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/metadata"
 
@@ -267,7 +268,7 @@ func TokenErr(err error) error {
 	if errors.As(err, &te) {
 		return errs.New(errs.Reason(te.Reason), "%s", te.Message)
 	}
-	return errs.Wrap(err, errs.ServiceUnavailable, "tokens cannot be verified now: the signing keys are out of reach")
+	return errs.Wrap(err, errs.ServiceUnavailable, "tokens cannot be verified now: the signing keys, or what was revoked, are out of reach").Retry(time.Second)
 }
 
 // single returns the only value of a key; two are an attempt to have two readers see two things.

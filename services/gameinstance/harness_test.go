@@ -91,15 +91,29 @@ func (p *peers) IssueTokenPair(_ context.Context, req *tokenv1.IssueTokenPairReq
 	return &tokenv1.IssueTokenPairResponse{ServerId: ids.Server(req.GetAttemptId()), GameToken: "game of " + req.GetAttemptId(), SocialToken: "social", ExpireTime: timestamppb.Now()}, nil
 }
 
+func (p *peers) GetRevocations(context.Context, *tokenv1.GetRevocationsRequest) (*tokenv1.GetRevocationsResponse, error) {
+	return &tokenv1.GetRevocationsResponse{}, nil
+}
+
 func (p *peers) GetJsonWebKeySet(context.Context, *tokenv1.GetJsonWebKeySetRequest) (*tokenv1.GetJsonWebKeySetResponse, error) {
 	x := base64.RawURLEncoding.EncodeToString(p.key.Public().(ed25519.PublicKey))
 	return &tokenv1.GetJsonWebKeySetResponse{Keys: []*tokenv1.JsonWebKey{{Kty: "OKP", Crv: "Ed25519", X: x, Kid: "k", Use: "sig", Alg: "EdDSA"}}}, nil
 }
 
+func (p *peers) RefreshTokenPair(_ context.Context, req *tokenv1.RefreshTokenPairRequest) (*tokenv1.RefreshTokenPairResponse, error) {
+	return &tokenv1.RefreshTokenPairResponse{GameToken: "renewed game of " + req.GetServerId(), SocialToken: "social", ExpireTime: timestamppb.Now(), RefreshTime: timestamppb.Now()}, nil
+}
+
 func (p *peers) token(t *testing.T, audience, serverID string) string {
 	t.Helper()
+	return p.tokenOf(t, audience, serverID, time.Hour)
+}
+
+// tokenOf returns a token that is valid for so long.
+func (p *peers) tokenOf(t *testing.T, audience, serverID string, left time.Duration) string {
+	t.Helper()
 	tok := jwt.NewWithClaims(jwt.SigningMethodEdDSA, jwt.MapClaims{
-		"iss": "berth", "aud": audience, "sub": serverID, "pair": "pair of " + serverID, "namespace": "default", "jti": audience, "iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
+		"iss": "berth", "aud": audience, "sub": serverID, "pair": "pair", "namespace": "default", "jti": audience, "iat": time.Now().Unix(), "exp": time.Now().Add(left).Unix(),
 	})
 	tok.Header["kid"] = "k"
 	s, err := tok.SignedString(p.key)
@@ -176,6 +190,16 @@ func startAt(t *testing.T, store *redisx.Store, p *peers, configure func(*gamein
 	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- a.Run(ctx) }()
+	for begin := time.Now(); ; {
+		err := a.Ready(ctx)
+		if err == nil {
+			break
+		}
+		if time.Since(begin) > time.Minute {
+			t.Fatal(err)
+		}
+		<-time.After(time.Millisecond)
+	}
 	conn, err := grpc.NewClient(ln.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/revocations"
 	"github.com/berth-dev/berth/pkg/rpc"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
@@ -85,7 +86,10 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	b.Run("watches", watches.Run)
 	b.Run("sweeper", sweeper.Run)
 
-	authenticator, err := auth.New(cfg.Auth, auth.NewTokenVerifier(issuerConn))
+	revoked := revocations.New(revocations.Config{Issuer: issuerConn, Redis: store, Log: log})
+	b.Run("revocations", revoked.Run)
+	b.ReadyWhen("revocations", revoked.Ready)
+	authenticator, err := auth.New(cfg.Auth, revoked.Guard(auth.NewTokenVerifier(issuerConn)))
 	if err != nil {
 		return err
 	}
@@ -104,7 +108,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	gameServers := grpcserver.NewGameServer(instances, sessions, servers)
+	gameServers := grpcserver.NewGameServer(instances, sessions, servers, issuer)
 	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))

@@ -25,11 +25,12 @@ type GameServer struct {
 	instances *instance.Service
 	sessions  *session.Service
 	servers   *registry.Service
+	pairs     Pairs
 }
 
 // NewGameServer returns the handlers of GameServerService.
-func NewGameServer(instances *instance.Service, sessions *session.Service, servers *registry.Service) *GameServer {
-	return &GameServer{instances: instances, sessions: sessions, servers: servers}
+func NewGameServer(instances *instance.Service, sessions *session.Service, servers *registry.Service, pairs Pairs) *GameServer {
+	return &GameServer{instances: instances, sessions: sessions, servers: servers, pairs: pairs}
 }
 
 // frame is what a call over the link brings besides its request.
@@ -254,6 +255,21 @@ func (s *GameServer) EndGameInstance(ctx context.Context, req *gameserverv1.EndG
 	}
 	stored, err := wire.Data(inst.Result)
 	return &gameserverv1.EndGameInstanceResponse{Revision: inst.Revision, Result: stored}, err
+}
+
+// RefreshTokens implements the rpc.
+func (s *GameServer) RefreshTokens(ctx context.Context, req *gameserverv1.RefreshTokensRequest) (*gameserverv1.RefreshTokensResponse, error) {
+	p := auth.FromContext(ctx)
+	if p.Expired {
+		if err := s.sessions.MayRefresh(ctx, p.Server, req.GetResumeKey(), req.GetInstanceId()); err != nil {
+			return nil, err
+		}
+	}
+	pair, err := s.pairs.Renew(ctx, p.Server)
+	if err != nil {
+		return nil, err
+	}
+	return &gameserverv1.RefreshTokensResponse{GameToken: pair.GetGameToken(), SocialToken: pair.GetSocialToken(), ExpireTime: pair.GetExpireTime(), RefreshTime: pair.GetRefreshTime()}, nil
 }
 
 // RequestBackfill implements the rpc.

@@ -7,13 +7,17 @@ import (
 	"github.com/berth-dev/berth/pkg/ids"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
 	"github.com/berth-dev/berth/services/gameinstance/internal/registry"
 	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
 )
 
-// Pairs mints the token pair of a registration's server.
+// Pairs mints the token pairs of game servers.
 type Pairs interface {
+	// Pair mints that of a registration's server.
 	Pair(ctx context.Context, namespace, registration string) (*tokenv1.IssueTokenPairResponse, error)
+	// Renew mints the pair that a server has anew.
+	Renew(ctx context.Context, server token.Server) (*tokenv1.RefreshTokenPairResponse, error)
 }
 
 // Registry serves berth.gameserver.v1.GameServerRegistryService.

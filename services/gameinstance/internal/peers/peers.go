@@ -12,6 +12,7 @@ import (
 	"github.com/berth-dev/berth/pkg/rpc"
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
 )
@@ -70,6 +71,12 @@ func (t *TokenIssuer) Ticket(ctx context.Context, namespace, instanceID, playerI
 		return "", time.Time{}, errs.New(errs.Internal, "the token-issuer answered without a ticket")
 	}
 	return out.GetTicket(), out.GetExpireTime().AsTime(), nil
+}
+
+// Renew implements grpcserver.Pairs.
+func (t *TokenIssuer) Renew(ctx context.Context, server token.Server) (*tokenv1.RefreshTokenPairResponse, error) {
+	out, err := t.client.RefreshTokenPair(ctx, &tokenv1.RefreshTokenPairRequest{Namespace: server.Namespace, ServerId: server.ID, PairId: server.PairID})
+	return out, rpc.FromStatus(err)
 }
 
 // Pair implements grpcserver.Pairs.
