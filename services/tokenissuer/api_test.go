@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"maps"
 	"strings"
@@ -73,7 +74,7 @@ func TestWhoMayCall(t *testing.T) {
 func TestBadRequestsNameTheField(t *testing.T) {
 	i := start(t, slog.New(slog.DiscardHandler), config(miniredis.RunT(t).Addr()))
 	const id = "6f1c1b53-4a2e-4c4e-9c57-0d3a0d6b1a10"
-	pair := &tokenv1.RevokeTokensRequest_PairId{PairId: id}
+	pair, service := &tokenv1.RevokeTokensRequest_PairId{PairId: id}, typev1.Role_ROLE_SERVICE
 	for _, tc := range []struct {
 		field string
 		req   proto.Message
@@ -103,6 +104,23 @@ func TestBadRequestsNameTheField(t *testing.T) {
 		{"token", &tokenv1.IntrospectTokenRequest{}},
 		{"known_version", &tokenv1.GetRevocationsRequest{KnownVersion: -1}},
 		{"key_id", &tokenv1.RetireSigningKeyRequest{KeyId: "x"}},
+		{"name", &tokenv1.CreateApiKeyRequest{Role: service}},
+		{"name", &tokenv1.CreateApiKeyRequest{Name: "Upper", Role: service}},
+		{"name", &tokenv1.CreateApiKeyRequest{Name: "root", Role: service}},
+		{"role", &tokenv1.CreateApiKeyRequest{Name: "x"}},
+		{"role", &tokenv1.CreateApiKeyRequest{Name: "x", Role: typev1.Role_ROLE_PUBLIC}},
+		{"role", &tokenv1.CreateApiKeyRequest{Name: "x", Role: typev1.Role_ROLE_INTERNAL}},
+		{"namespaces[0]", &tokenv1.CreateApiKeyRequest{Name: "x", Role: service, Namespaces: []string{""}}},
+		{"namespaces", &tokenv1.CreateApiKeyRequest{Name: "x", Role: service, Namespaces: []string{"a", "a"}}},
+		{"namespaces", &tokenv1.CreateApiKeyRequest{Name: "x", Role: service, Namespaces: numbered(101)}},
+		{"expire_time", &tokenv1.CreateApiKeyRequest{Name: "x", Role: service, ExpireTime: &timestamppb.Timestamp{}}},
+		{"expire_time", &tokenv1.CreateApiKeyRequest{Name: "x", Role: service, ExpireTime: timestamppb.New(time.Now().Add(-time.Minute))}},
+		{"page_size", &tokenv1.ListApiKeysRequest{PageSize: 501}},
+		{"page_size", &tokenv1.ListApiKeysRequest{PageSize: -1}},
+		{"page_token", &tokenv1.ListApiKeysRequest{PageToken: strings.Repeat("x", 65)}},
+		{"name", &tokenv1.RevokeApiKeyRequest{Name: "Upper"}},
+		{"name", &tokenv1.RevokeApiKeyRequest{Name: "unknown"}},
+		{"sha256", &tokenv1.LookupApiKeyRequest{Sha256: strings.Repeat("A", 64)}},
 	} {
 		method := strings.TrimSuffix(string(tc.req.ProtoReflect().Descriptor().Name()), "Request")
 		conn, ctx := i.internal, t.Context()
@@ -114,6 +132,15 @@ func TestBadRequestsNameTheField(t *testing.T) {
 			t.Errorf("%s: %s: got %v", method, tc.field, err)
 		}
 	}
+}
+
+// numbered returns that many names.
+func numbered(n int) []string {
+	names := make([]string, n)
+	for i := range names {
+		names[i] = fmt.Sprint(i)
+	}
+	return names
 }
 
 // isInternal reports whether only Berth's own services may call the method.

@@ -137,6 +137,15 @@ func (c Config) policy() token.Policy {
 	}
 }
 
+// rootKeys are the names of the root keys; package auth names the one without a name "root".
+func (c Config) rootKeys() []string {
+	names := []string{"root"}
+	for _, k := range c.Auth.APIKeys {
+		names = append(names, k.Name)
+	}
+	return names
+}
+
 // refreshWindow is how long before its expiry a pair should be renewed.
 func (c Config) refreshWindow() time.Duration {
 	if c.RefreshWindow == 0 {

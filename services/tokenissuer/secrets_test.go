@@ -15,8 +15,11 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/redisstore"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
@@ -26,6 +29,16 @@ func TestNothingSecretInRedisOrLogs(t *testing.T) {
 		var logs lockedBuffer
 		i := start(t, slog.New(slog.NewJSONHandler(&logs, &slog.HandlerOptions{Level: slog.LevelDebug})), config(addr))
 		pair, ticket := i.pair(t), i.ticket(t, uuid.NewString())
+		made, err := i.public.CreateApiKey(with(t, apiKey), &tokenv1.CreateApiKeyRequest{Name: "x", Role: typev1.Role_ROLE_ADMIN})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.public.RevokeTokens(with(t, apiKey), &tokenv1.RevokeTokensRequest{Target: &tokenv1.RevokeTokensRequest_PairId{PairId: pair.GetPairId()}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := i.public.IntrospectToken(with(t, apiKey), &tokenv1.IntrospectTokenRequest{Token: pair.GetGameToken()}); err != nil {
+			t.Fatal(err)
+		}
 		i.stop()
 
 		ring, _, err := redisstore.New(s).LoadRing(t.Context())
@@ -38,10 +51,11 @@ func TestNothingSecretInRedisOrLogs(t *testing.T) {
 			"seed in base64": base64.RawStdEncoding.EncodeToString(seed)[:40], "seed in base64url": base64.RawURLEncoding.EncodeToString(seed)[:40],
 			"game token": signature(pair.GetGameToken()), "social token": signature(pair.GetSocialToken()), "ticket": signature(ticket.GetTicket()),
 			"sealing key": sealingKey.Reveal(), "internal key": internalKey.Reveal(), "any JWT": "eyJ",
+			"API key": made.GetKey(), "an API key's random part": made.GetKey()[6:40], "root key": apiKey,
 		}
 		stored := dump(t, s)
-		if !strings.Contains(stored, ring.Keys[0].ID) || !strings.Contains(logs.String(), ring.Keys[0].ID) {
-			t.Fatal("the scan does not even find the key's id")
+		if !strings.Contains(stored, apikey.Hash(made.GetKey())) || !strings.Contains(stored, ring.Keys[0].ID) || !strings.Contains(logs.String(), ring.Keys[0].ID) {
+			t.Fatal("the scan does not even find the key's id and the API key's hash")
 		}
 		for name, secret := range secrets {
 			if strings.Contains(stored, secret) {

@@ -1,4 +1,5 @@
-// Package tokenissuer is the service that owns the signing keys: it mints partner tokens and players' tickets and publishes the keys that verify them.
+// Package tokenissuer is the service that owns credentials: it mints partner tokens and players' tickets, publishes the keys that verify them, keeps what was
+// revoked, and makes API keys.
 package tokenissuer
 
 import (
@@ -13,6 +14,7 @@ import (
 	"github.com/berth-dev/berth/pkg/rpc"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	sdk "github.com/berth-dev/berth/sdk/go/token"
+	"github.com/berth-dev/berth/services/tokenissuer/internal/caller"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/grpcserver"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/redisstore"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
@@ -76,7 +78,7 @@ func newDomain(ctx context.Context, b *app.Builder, store *redisstore.Store, cfg
 		Keys: keys, Revocations: revocations,
 		PairLifetime: cfg.PairLifetime, RefreshWindow: cfg.refreshWindow(), TicketLifetime: cfg.TicketLifetime,
 	})
-	return grpcserver.Config{Issuer: issuer, Keys: keys, Revocations: revocations}, nil
+	return grpcserver.Config{Issuer: issuer, Keys: keys, Revocations: revocations, Callers: caller.New(store, cfg.rootKeys())}, nil
 }
 
 func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg Config) (*token.Keyring, error) {

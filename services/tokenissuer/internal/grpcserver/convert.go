@@ -8,6 +8,8 @@ import (
 
 	"github.com/berth-dev/berth/pkg/ids"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/services/tokenissuer/internal/caller"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
 
@@ -106,6 +108,21 @@ func toIntrospection(found token.Introspection) *tokenv1.IntrospectTokenResponse
 		resp.Claims.ExpireTime = timestamppb.New(v.ExpiresAt.Time)
 	}
 	return resp
+}
+
+func fromCreate(req *tokenv1.CreateApiKeyRequest) caller.Key {
+	k := caller.Key{Name: req.GetName(), Role: caller.Role(strings.TrimPrefix(req.GetRole().String(), "ROLE_")), Namespaces: req.GetNamespaces()}
+	if req.GetExpireTime() != nil {
+		k.ExpireTime = req.GetExpireTime().AsTime()
+	}
+	return k
+}
+
+func toApiKey(k caller.Key) *tokenv1.ApiKey {
+	return &tokenv1.ApiKey{
+		Name: k.Name, Role: typev1.Role(typev1.Role_value["ROLE_"+string(k.Role)]), Namespaces: k.Namespaces, Creator: k.Creator,
+		CreateTime: timestamp(k.CreateTime), ExpireTime: timestamp(k.ExpireTime),
+	}
 }
 
 // timestamp returns nil for the zero time.

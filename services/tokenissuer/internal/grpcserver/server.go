@@ -7,8 +7,10 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/services/tokenissuer/internal/caller"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
 
@@ -22,6 +24,8 @@ type Config struct {
 	Keys *token.Keyring
 	// Revocations are what was revoked.
 	Revocations *token.Revocations
+	// Callers are the API keys.
+	Callers *caller.Keys
 }
 
 // Server implements tokenv1.TokenServiceServer.
@@ -31,11 +35,12 @@ type Server struct {
 	issuer      *token.Issuer
 	keys        *token.Keyring
 	revocations *token.Revocations
+	callers     *caller.Keys
 }
 
 // New returns a Server.
 func New(cfg Config) *Server {
-	return &Server{issuer: cfg.Issuer, keys: cfg.Keys, revocations: cfg.Revocations}
+	return &Server{issuer: cfg.Issuer, keys: cfg.Keys, revocations: cfg.Revocations, callers: cfg.Callers}
 }
 
 // GetJsonWebKeySet implements tokenv1.TokenServiceServer.
@@ -136,6 +141,9 @@ func (s *Server) ListSigningKeys(ctx context.Context, _ *tokenv1.ListSigningKeys
 
 // RotateSigningKey implements tokenv1.TokenServiceServer.
 func (s *Server) RotateSigningKey(ctx context.Context, req *tokenv1.RotateSigningKeyRequest) (*tokenv1.RotateSigningKeyResponse, error) {
+	if err := mayUseAll(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.keys.Rotate(ctx, req.GetImmediate()); err != nil {
 		return nil, err
 	}
@@ -144,10 +152,70 @@ func (s *Server) RotateSigningKey(ctx context.Context, req *tokenv1.RotateSignin
 
 // RetireSigningKey implements tokenv1.TokenServiceServer.
 func (s *Server) RetireSigningKey(ctx context.Context, req *tokenv1.RetireSigningKeyRequest) (*tokenv1.RetireSigningKeyResponse, error) {
+	if err := mayUseAll(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.issuer.RetireKey(ctx, req.GetKeyId(), auth.FromContext(ctx).Actor()); err != nil {
 		return nil, err
 	}
 	return &tokenv1.RetireSigningKeyResponse{SigningKeys: toSigningKeys(s.keys.Ring())}, nil
+}
+
+// mayUseAll returns an error if the caller is limited to some namespaces: the signing keys are those of all.
+func mayUseAll(ctx context.Context) error {
+	if len(auth.FromContext(ctx).Namespaces) == 0 {
+		return nil
+	}
+	return errs.New(errs.NamespaceDenied, "signing keys are those of all namespaces, and this API key is limited to some")
+}
+
+// CreateApiKey implements tokenv1.TokenServiceServer.
+func (s *Server) CreateApiKey(ctx context.Context, req *tokenv1.CreateApiKeyRequest) (*tokenv1.CreateApiKeyResponse, error) {
+	made, key, err := s.callers.Create(ctx, admin(ctx), fromCreate(req))
+	if err != nil {
+		return nil, err
+	}
+	return &tokenv1.CreateApiKeyResponse{ApiKey: toApiKey(made), Key: key.Reveal()}, nil
+}
+
+// ListApiKeys implements tokenv1.TokenServiceServer.
+func (s *Server) ListApiKeys(ctx context.Context, req *tokenv1.ListApiKeysRequest) (*tokenv1.ListApiKeysResponse, error) {
+	page, next, err := s.callers.List(ctx, admin(ctx), pageSize(req.GetPageSize()), req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	resp := &tokenv1.ListApiKeysResponse{NextPageToken: next, ApiKeys: make([]*tokenv1.ApiKey, 0, len(page))}
+	for _, k := range page {
+		resp.ApiKeys = append(resp.ApiKeys, toApiKey(k))
+	}
+	return resp, nil
+}
+
+// RevokeApiKey implements tokenv1.TokenServiceServer.
+func (s *Server) RevokeApiKey(ctx context.Context, req *tokenv1.RevokeApiKeyRequest) (*tokenv1.RevokeApiKeyResponse, error) {
+	revoked, err := s.callers.Revoke(ctx, admin(ctx), req.GetName())
+	if err != nil {
+		return nil, err
+	}
+	return &tokenv1.RevokeApiKeyResponse{ApiKey: toApiKey(revoked)}, nil
+}
+
+// LookupApiKey implements tokenv1.TokenServiceServer.
+func (s *Server) LookupApiKey(ctx context.Context, req *tokenv1.LookupApiKeyRequest) (*tokenv1.LookupApiKeyResponse, error) {
+	found, ok, err := s.callers.Lookup(ctx, req.GetSha256())
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return &tokenv1.LookupApiKeyResponse{}, nil
+	}
+	return &tokenv1.LookupApiKeyResponse{ApiKey: toApiKey(found)}, nil
+}
+
+// admin is who calls.
+func admin(ctx context.Context) caller.Admin {
+	p := auth.FromContext(ctx)
+	return caller.Admin{Name: p.Actor(), Namespaces: p.Namespaces}
 }
 
 func pageSize(asked int32) int {

@@ -14,3 +14,13 @@ const (
 	// RevocationsChannel is where each new version is published. What is published is a hint; the list is the truth.
 	RevocationsChannel = "berth:revocations"
 )
+
+// The API keys of the whole deployment, but for root keys. They share a slot, and have no TTL.
+const (
+	// apiKeysKey is a hash of the SHA-256 of keys to "CREATED:EXPIRES:" and the JSON of keyEntry.
+	apiKeysKey = "berth:{apikeys}:keys"
+	// apiKeyNamesKey is a hash of names to the SHA-256 of their keys.
+	apiKeyNamesKey = "berth:{apikeys}:names"
+	// apiKeyExpiryKey is a zset of names by the time, in µs, at which their keys expire.
+	apiKeyExpiryKey = "berth:{apikeys}:expiry"
+)

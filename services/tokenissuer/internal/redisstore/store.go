@@ -26,15 +26,25 @@ var (
 	revokeSource string
 	//go:embed scripts/restore_revocations.lua
 	restoreRevocationsSource string
+	//go:embed scripts/create_key.lua
+	createKeySource string
+	//go:embed scripts/load_keys.lua
+	loadKeysSource string
+	//go:embed scripts/delete_key.lua
+	deleteKeySource string
 )
 
-// Store implements token.RingStore and token.RevocationStore. It is safe for concurrent use.
+// Store implements token.RingStore, token.RevocationStore and caller.Store. It is safe for concurrent use.
 type Store struct {
 	redis   *redisx.Store
 	scripts scripts
 }
 
-type scripts struct{ loadRing, swapRing, loadRevocations, revoke, restoreRevocations *redis.Script }
+type scripts struct {
+	loadRing, swapRing                          *redis.Script
+	loadRevocations, revoke, restoreRevocations *redis.Script
+	createKey, loadKeys, deleteKey              *redis.Script
+}
 
 var _ token.RingStore = (*Store)(nil)
 
@@ -43,6 +53,7 @@ func New(s *redisx.Store) *Store {
 	return &Store{redis: s, scripts: scripts{
 		loadRing: redis.NewScript(loadRingSource), swapRing: redis.NewScript(swapRingSource),
 		loadRevocations: redis.NewScript(loadRevocationsSource), revoke: redis.NewScript(revokeSource), restoreRevocations: redis.NewScript(restoreRevocationsSource),
+		createKey: redis.NewScript(createKeySource), loadKeys: redis.NewScript(loadKeysSource), deleteKey: redis.NewScript(deleteKeySource),
 	}}
 }
 

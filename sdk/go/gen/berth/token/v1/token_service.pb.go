@@ -8,7 +8,7 @@ package tokenv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
-	_ "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	v1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -1954,6 +1954,519 @@ func (x *GetRevocationsResponse) GetTargets() []*RevocationTarget {
 	return nil
 }
 
+// ApiKey is what there is to say about an API key, but for the key itself.
+type ApiKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name, for history and audit; unique among the keys in force.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What its holder may do.
+	Role v1.Role `protobuf:"varint,2,opt,name=role,proto3,enum=berth.type.v1.Role" json:"role,omitempty"`
+	// The namespaces that it is limited to; empty: all.
+	Namespaces []string `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// Who made it.
+	Creator string `protobuf:"bytes,4,opt,name=creator,proto3" json:"creator,omitempty"`
+	// When it was made. All times are those of Redis' clock.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// From when on it is not valid; unset: it does not expire.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApiKey) Reset() {
+	*x = ApiKey{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApiKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApiKey) ProtoMessage() {}
+
+func (x *ApiKey) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
+func (*ApiKey) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ApiKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ApiKey) GetRole() v1.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v1.Role(0)
+}
+
+func (x *ApiKey) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *ApiKey) GetCreator() string {
+	if x != nil {
+		return x.Creator
+	}
+	return ""
+}
+
+func (x *ApiKey) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *ApiKey) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// CreateApiKeyRequest says what the key is for.
+type CreateApiKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name: small letters, digits and hyphens. Neither that of a key in force nor that of a root key.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What its holder may do: VIEWER, SERVICE, OPERATOR or ADMIN.
+	Role v1.Role `protobuf:"varint,2,opt,name=role,proto3,enum=berth.type.v1.Role" json:"role,omitempty"`
+	// The namespaces that it is limited to, 100 at most; empty: all.
+	Namespaces []string `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	// From when on it is not valid, which must be in the future; unset: it does not expire.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateApiKeyRequest) Reset() {
+	*x = CreateApiKeyRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateApiKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateApiKeyRequest) ProtoMessage() {}
+
+func (x *CreateApiKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateApiKeyRequest.ProtoReflect.Descriptor instead.
+func (*CreateApiKeyRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *CreateApiKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateApiKeyRequest) GetRole() v1.Role {
+	if x != nil {
+		return x.Role
+	}
+	return v1.Role(0)
+}
+
+func (x *CreateApiKeyRequest) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *CreateApiKeyRequest) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// CreateApiKeyResponse has the key.
+type CreateApiKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was stored.
+	ApiKey *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
+	// The key itself, a secret, to be shown as "Authorization: Bearer KEY": "berth_" and 49 letters and digits. It cannot be had again.
+	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateApiKeyResponse) Reset() {
+	*x = CreateApiKeyResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateApiKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateApiKeyResponse) ProtoMessage() {}
+
+func (x *CreateApiKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateApiKeyResponse.ProtoReflect.Descriptor instead.
+func (*CreateApiKeyResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *CreateApiKeyResponse) GetApiKey() *ApiKey {
+	if x != nil {
+		return x.ApiKey
+	}
+	return nil
+}
+
+func (x *CreateApiKeyResponse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// ListApiKeysRequest asks for one page of API keys.
+type ListApiKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many, 1 to 500. 0 means 50.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before; empty for the first page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListApiKeysRequest) Reset() {
+	*x = ListApiKeysRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListApiKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListApiKeysRequest) ProtoMessage() {}
+
+func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListApiKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListApiKeysRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListApiKeysRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListApiKeysRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListApiKeysResponse is one page of API keys.
+type ListApiKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The keys, by name.
+	ApiKeys []*ApiKey `protobuf:"bytes,1,rep,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	// Asks for the next page; empty on the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListApiKeysResponse) Reset() {
+	*x = ListApiKeysResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListApiKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListApiKeysResponse) ProtoMessage() {}
+
+func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListApiKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListApiKeysResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListApiKeysResponse) GetApiKeys() []*ApiKey {
+	if x != nil {
+		return x.ApiKeys
+	}
+	return nil
+}
+
+func (x *ListApiKeysResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// RevokeApiKeyRequest names the key.
+type RevokeApiKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeApiKeyRequest) Reset() {
+	*x = RevokeApiKeyRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeApiKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeApiKeyRequest) ProtoMessage() {}
+
+func (x *RevokeApiKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeApiKeyRequest.ProtoReflect.Descriptor instead.
+func (*RevokeApiKeyRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *RevokeApiKeyRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// RevokeApiKeyResponse has what the key was.
+type RevokeApiKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key, which is not in force any more.
+	ApiKey        *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeApiKeyResponse) Reset() {
+	*x = RevokeApiKeyResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeApiKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeApiKeyResponse) ProtoMessage() {}
+
+func (x *RevokeApiKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeApiKeyResponse.ProtoReflect.Descriptor instead.
+func (*RevokeApiKeyResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RevokeApiKeyResponse) GetApiKey() *ApiKey {
+	if x != nil {
+		return x.ApiKey
+	}
+	return nil
+}
+
+// LookupApiKeyRequest has the hash of what a caller has shown.
+type LookupApiKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The SHA-256 of the whole key, 64 hex digits in lower case.
+	Sha256        string `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookupApiKeyRequest) Reset() {
+	*x = LookupApiKeyRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookupApiKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookupApiKeyRequest) ProtoMessage() {}
+
+func (x *LookupApiKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookupApiKeyRequest.ProtoReflect.Descriptor instead.
+func (*LookupApiKeyRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *LookupApiKeyRequest) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+// LookupApiKeyResponse has the key.
+type LookupApiKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key; unset if there is none with this hash that is in force.
+	ApiKey        *ApiKey `protobuf:"bytes,1,opt,name=api_key,json=apiKey,proto3" json:"api_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LookupApiKeyResponse) Reset() {
+	*x = LookupApiKeyResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LookupApiKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LookupApiKeyResponse) ProtoMessage() {}
+
+func (x *LookupApiKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LookupApiKeyResponse.ProtoReflect.Descriptor instead.
+func (*LookupApiKeyResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *LookupApiKeyResponse) GetApiKey() *ApiKey {
+	if x != nil {
+		return x.ApiKey
+	}
+	return nil
+}
+
 var File_berth_token_v1_token_service_proto protoreflect.FileDescriptor
 
 const file_berth_token_v1_token_service_proto_rawDesc = "" +
@@ -2103,7 +2616,45 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x16GetRevocationsResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x1c\n" +
 	"\tunchanged\x18\x02 \x01(\bR\tunchanged\x12:\n" +
-	"\atargets\x18\x03 \x03(\v2 .berth.token.v1.RevocationTargetR\atargets2\xbb\v\n" +
+	"\atargets\x18\x03 \x03(\v2 .berth.token.v1.RevocationTargetR\atargets\"\xf9\x01\n" +
+	"\x06ApiKey\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x13.berth.type.v1.RoleR\x04role\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x03 \x03(\tR\n" +
+	"namespaces\x12\x18\n" +
+	"\acreator\x18\x04 \x01(\tR\acreator\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12;\n" +
+	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\xac\x02\n" +
+	"\x13CreateApiKeyRequest\x12?\n" +
+	"\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x127\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x13.berth.type.v1.RoleB\x0e\xbaH\v\x82\x01\b\x18\x02\x18\x03\x18\x04\x18\x05R\x04role\x12T\n" +
+	"\n" +
+	"namespaces\x18\x03 \x03(\tB4\xbaH1\x92\x01.\x10d\x18\x01\"(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\n" +
+	"namespaces\x12E\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\b\xbaH\x05\xb2\x01\x02*\x00R\n" +
+	"expireTime\"^\n" +
+	"\x14CreateApiKeyResponse\x12/\n" +
+	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey\x12\x15\n" +
+	"\x03key\x18\x02 \x01(\tB\x03\x80\x01\x01R\x03key\"e\n" +
+	"\x12ListApiKeysRequest\x12'\n" +
+	"\tpage_size\x18\x01 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12&\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\"p\n" +
+	"\x13ListApiKeysResponse\x121\n" +
+	"\bapi_keys\x18\x01 \x03(\v2\x16.berth.token.v1.ApiKeyR\aapiKeys\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"V\n" +
+	"\x13RevokeApiKeyRequest\x12?\n" +
+	"\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\"G\n" +
+	"\x14RevokeApiKeyResponse\x12/\n" +
+	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey\"D\n" +
+	"\x13LookupApiKeyRequest\x12-\n" +
+	"\x06sha256\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\x06sha256\"G\n" +
+	"\x14LookupApiKeyResponse\x12/\n" +
+	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey2\x87\x0f\n" +
 	"\fTokenService\x12\x8b\x01\n" +
 	"\x10GetJsonWebKeySet\x12'.berth.token.v1.GetJsonWebKeySetRequest\x1a(.berth.token.v1.GetJsonWebKeySetResponse\"$\xea\xe0\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12g\n" +
 	"\x0eIssueTokenPair\x12%.berth.token.v1.IssueTokenPairRequest\x1a&.berth.token.v1.IssueTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12m\n" +
@@ -2115,7 +2666,11 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x0eGetRevocations\x12%.berth.token.v1.GetRevocationsRequest\x1a&.berth.token.v1.GetRevocationsResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x81\x01\n" +
 	"\x0fListSigningKeys\x12&.berth.token.v1.ListSigningKeysRequest\x1a'.berth.token.v1.ListSigningKeysResponse\"\x1d\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/signingKeys\x12\x8e\x01\n" +
 	"\x10RotateSigningKey\x12'.berth.token.v1.RotateSigningKeyRequest\x1a(.berth.token.v1.RotateSigningKeyResponse\"'\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/v1/signingKeys:rotate\x12\x97\x01\n" +
-	"\x10RetireSigningKey\x12'.berth.token.v1.RetireSigningKeyRequest\x1a(.berth.token.v1.RetireSigningKeyResponse\"0\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/signingKeys/{key_id}:retireB>Z<github.com/berth-dev/berth/sdk/go/gen/berth/token/v1;tokenv1b\x06proto3"
+	"\x10RetireSigningKey\x12'.berth.token.v1.RetireSigningKeyRequest\x1a(.berth.token.v1.RetireSigningKeyResponse\"0\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/signingKeys/{key_id}:retire\x12w\n" +
+	"\fCreateApiKey\x12#.berth.token.v1.CreateApiKeyRequest\x1a$.berth.token.v1.CreateApiKeyResponse\"\x1c\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x10:\x01*\"\v/v1/apiKeys\x12q\n" +
+	"\vListApiKeys\x12\".berth.token.v1.ListApiKeysRequest\x1a#.berth.token.v1.ListApiKeysResponse\"\x19\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\r\x12\v/v1/apiKeys\x12{\n" +
+	"\fRevokeApiKey\x12#.berth.token.v1.RevokeApiKeyRequest\x1a$.berth.token.v1.RevokeApiKeyResponse\" \xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x14*\x12/v1/apiKeys/{name}\x12a\n" +
+	"\fLookupApiKey\x12#.berth.token.v1.LookupApiKeyRequest\x1a$.berth.token.v1.LookupApiKeyResponse\"\x06\xea\xe0\x18\x02\b\bB>Z<github.com/berth-dev/berth/sdk/go/gen/berth/token/v1;tokenv1b\x06proto3"
 
 var (
 	file_berth_token_v1_token_service_proto_rawDescOnce sync.Once
@@ -2130,7 +2685,7 @@ func file_berth_token_v1_token_service_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_token_v1_token_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_token_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_berth_token_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_berth_token_v1_token_service_proto_goTypes = []any{
 	(SigningKey_State)(0),             // 0: berth.token.v1.SigningKey.State
 	(*GetJsonWebKeySetRequest)(nil),   // 1: berth.token.v1.GetJsonWebKeySetRequest
@@ -2160,61 +2715,88 @@ var file_berth_token_v1_token_service_proto_goTypes = []any{
 	(*TokenClaims)(nil),               // 25: berth.token.v1.TokenClaims
 	(*GetRevocationsRequest)(nil),     // 26: berth.token.v1.GetRevocationsRequest
 	(*GetRevocationsResponse)(nil),    // 27: berth.token.v1.GetRevocationsResponse
-	(*timestamppb.Timestamp)(nil),     // 28: google.protobuf.Timestamp
+	(*ApiKey)(nil),                    // 28: berth.token.v1.ApiKey
+	(*CreateApiKeyRequest)(nil),       // 29: berth.token.v1.CreateApiKeyRequest
+	(*CreateApiKeyResponse)(nil),      // 30: berth.token.v1.CreateApiKeyResponse
+	(*ListApiKeysRequest)(nil),        // 31: berth.token.v1.ListApiKeysRequest
+	(*ListApiKeysResponse)(nil),       // 32: berth.token.v1.ListApiKeysResponse
+	(*RevokeApiKeyRequest)(nil),       // 33: berth.token.v1.RevokeApiKeyRequest
+	(*RevokeApiKeyResponse)(nil),      // 34: berth.token.v1.RevokeApiKeyResponse
+	(*LookupApiKeyRequest)(nil),       // 35: berth.token.v1.LookupApiKeyRequest
+	(*LookupApiKeyResponse)(nil),      // 36: berth.token.v1.LookupApiKeyResponse
+	(*timestamppb.Timestamp)(nil),     // 37: google.protobuf.Timestamp
+	(v1.Role)(0),                      // 38: berth.type.v1.Role
 }
 var file_berth_token_v1_token_service_proto_depIdxs = []int32{
 	3,  // 0: berth.token.v1.GetJsonWebKeySetResponse.keys:type_name -> berth.token.v1.JsonWebKey
-	28, // 1: berth.token.v1.IssueTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
-	28, // 2: berth.token.v1.IssueTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	28, // 3: berth.token.v1.RefreshTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
-	28, // 4: berth.token.v1.RefreshTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	28, // 5: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
+	37, // 1: berth.token.v1.IssueTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
+	37, // 2: berth.token.v1.IssueTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	37, // 3: berth.token.v1.RefreshTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
+	37, // 4: berth.token.v1.RefreshTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	37, // 5: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 6: berth.token.v1.SigningKey.state:type_name -> berth.token.v1.SigningKey.State
-	28, // 7: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
-	28, // 8: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
-	28, // 9: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
-	28, // 10: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
+	37, // 7: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
+	37, // 8: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
+	37, // 9: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
+	37, // 10: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
 	10, // 11: berth.token.v1.ListSigningKeysResponse.signing_keys:type_name -> berth.token.v1.SigningKey
 	10, // 12: berth.token.v1.RotateSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
 	10, // 13: berth.token.v1.RetireSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	28, // 14: berth.token.v1.RevocationTarget.issued_before:type_name -> google.protobuf.Timestamp
+	37, // 14: berth.token.v1.RevocationTarget.issued_before:type_name -> google.protobuf.Timestamp
 	17, // 15: berth.token.v1.Revocation.target:type_name -> berth.token.v1.RevocationTarget
-	28, // 16: berth.token.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
-	28, // 17: berth.token.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	28, // 18: berth.token.v1.RevokeTokensRequest.issued_before:type_name -> google.protobuf.Timestamp
+	37, // 16: berth.token.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	37, // 17: berth.token.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	37, // 18: berth.token.v1.RevokeTokensRequest.issued_before:type_name -> google.protobuf.Timestamp
 	18, // 19: berth.token.v1.RevokeTokensResponse.revocation:type_name -> berth.token.v1.Revocation
 	18, // 20: berth.token.v1.ListRevocationsResponse.revocations:type_name -> berth.token.v1.Revocation
 	25, // 21: berth.token.v1.IntrospectTokenResponse.claims:type_name -> berth.token.v1.TokenClaims
-	28, // 22: berth.token.v1.TokenClaims.issue_time:type_name -> google.protobuf.Timestamp
-	28, // 23: berth.token.v1.TokenClaims.expire_time:type_name -> google.protobuf.Timestamp
+	37, // 22: berth.token.v1.TokenClaims.issue_time:type_name -> google.protobuf.Timestamp
+	37, // 23: berth.token.v1.TokenClaims.expire_time:type_name -> google.protobuf.Timestamp
 	17, // 24: berth.token.v1.GetRevocationsResponse.targets:type_name -> berth.token.v1.RevocationTarget
-	1,  // 25: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
-	4,  // 26: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
-	6,  // 27: berth.token.v1.TokenService.RefreshTokenPair:input_type -> berth.token.v1.RefreshTokenPairRequest
-	8,  // 28: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
-	19, // 29: berth.token.v1.TokenService.RevokeTokens:input_type -> berth.token.v1.RevokeTokensRequest
-	21, // 30: berth.token.v1.TokenService.ListRevocations:input_type -> berth.token.v1.ListRevocationsRequest
-	23, // 31: berth.token.v1.TokenService.IntrospectToken:input_type -> berth.token.v1.IntrospectTokenRequest
-	26, // 32: berth.token.v1.TokenService.GetRevocations:input_type -> berth.token.v1.GetRevocationsRequest
-	11, // 33: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
-	13, // 34: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
-	15, // 35: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
-	2,  // 36: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
-	5,  // 37: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
-	7,  // 38: berth.token.v1.TokenService.RefreshTokenPair:output_type -> berth.token.v1.RefreshTokenPairResponse
-	9,  // 39: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
-	20, // 40: berth.token.v1.TokenService.RevokeTokens:output_type -> berth.token.v1.RevokeTokensResponse
-	22, // 41: berth.token.v1.TokenService.ListRevocations:output_type -> berth.token.v1.ListRevocationsResponse
-	24, // 42: berth.token.v1.TokenService.IntrospectToken:output_type -> berth.token.v1.IntrospectTokenResponse
-	27, // 43: berth.token.v1.TokenService.GetRevocations:output_type -> berth.token.v1.GetRevocationsResponse
-	12, // 44: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
-	14, // 45: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
-	16, // 46: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
-	36, // [36:47] is the sub-list for method output_type
-	25, // [25:36] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	38, // 25: berth.token.v1.ApiKey.role:type_name -> berth.type.v1.Role
+	37, // 26: berth.token.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	37, // 27: berth.token.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	38, // 28: berth.token.v1.CreateApiKeyRequest.role:type_name -> berth.type.v1.Role
+	37, // 29: berth.token.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	28, // 30: berth.token.v1.CreateApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	28, // 31: berth.token.v1.ListApiKeysResponse.api_keys:type_name -> berth.token.v1.ApiKey
+	28, // 32: berth.token.v1.RevokeApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	28, // 33: berth.token.v1.LookupApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	1,  // 34: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
+	4,  // 35: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
+	6,  // 36: berth.token.v1.TokenService.RefreshTokenPair:input_type -> berth.token.v1.RefreshTokenPairRequest
+	8,  // 37: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
+	19, // 38: berth.token.v1.TokenService.RevokeTokens:input_type -> berth.token.v1.RevokeTokensRequest
+	21, // 39: berth.token.v1.TokenService.ListRevocations:input_type -> berth.token.v1.ListRevocationsRequest
+	23, // 40: berth.token.v1.TokenService.IntrospectToken:input_type -> berth.token.v1.IntrospectTokenRequest
+	26, // 41: berth.token.v1.TokenService.GetRevocations:input_type -> berth.token.v1.GetRevocationsRequest
+	11, // 42: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
+	13, // 43: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
+	15, // 44: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
+	29, // 45: berth.token.v1.TokenService.CreateApiKey:input_type -> berth.token.v1.CreateApiKeyRequest
+	31, // 46: berth.token.v1.TokenService.ListApiKeys:input_type -> berth.token.v1.ListApiKeysRequest
+	33, // 47: berth.token.v1.TokenService.RevokeApiKey:input_type -> berth.token.v1.RevokeApiKeyRequest
+	35, // 48: berth.token.v1.TokenService.LookupApiKey:input_type -> berth.token.v1.LookupApiKeyRequest
+	2,  // 49: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
+	5,  // 50: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
+	7,  // 51: berth.token.v1.TokenService.RefreshTokenPair:output_type -> berth.token.v1.RefreshTokenPairResponse
+	9,  // 52: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
+	20, // 53: berth.token.v1.TokenService.RevokeTokens:output_type -> berth.token.v1.RevokeTokensResponse
+	22, // 54: berth.token.v1.TokenService.ListRevocations:output_type -> berth.token.v1.ListRevocationsResponse
+	24, // 55: berth.token.v1.TokenService.IntrospectToken:output_type -> berth.token.v1.IntrospectTokenResponse
+	27, // 56: berth.token.v1.TokenService.GetRevocations:output_type -> berth.token.v1.GetRevocationsResponse
+	12, // 57: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
+	14, // 58: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
+	16, // 59: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
+	30, // 60: berth.token.v1.TokenService.CreateApiKey:output_type -> berth.token.v1.CreateApiKeyResponse
+	32, // 61: berth.token.v1.TokenService.ListApiKeys:output_type -> berth.token.v1.ListApiKeysResponse
+	34, // 62: berth.token.v1.TokenService.RevokeApiKey:output_type -> berth.token.v1.RevokeApiKeyResponse
+	36, // 63: berth.token.v1.TokenService.LookupApiKey:output_type -> berth.token.v1.LookupApiKeyResponse
+	49, // [49:64] is the sub-list for method output_type
+	34, // [34:49] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_berth_token_v1_token_service_proto_init() }
@@ -2241,7 +2823,7 @@ func file_berth_token_v1_token_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_token_v1_token_service_proto_rawDesc), len(file_berth_token_v1_token_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,10 @@ const (
 	TokenService_ListSigningKeys_FullMethodName   = "/berth.token.v1.TokenService/ListSigningKeys"
 	TokenService_RotateSigningKey_FullMethodName  = "/berth.token.v1.TokenService/RotateSigningKey"
 	TokenService_RetireSigningKey_FullMethodName  = "/berth.token.v1.TokenService/RetireSigningKey"
+	TokenService_CreateApiKey_FullMethodName      = "/berth.token.v1.TokenService/CreateApiKey"
+	TokenService_ListApiKeys_FullMethodName       = "/berth.token.v1.TokenService/ListApiKeys"
+	TokenService_RevokeApiKey_FullMethodName      = "/berth.token.v1.TokenService/RevokeApiKey"
+	TokenService_LookupApiKey_FullMethodName      = "/berth.token.v1.TokenService/LookupApiKey"
 )
 
 // TokenServiceClient is the client API for TokenService service.
@@ -77,12 +81,26 @@ type TokenServiceClient interface {
 	// RotateSigningKey makes a new key, which is published at once and signs after the configured time of publication. Keys rotate by themselves too; while
 	// a new one is published already, that one is it, so that asking twice is asking once. With `immediate` it signs at once: verifiers that do not know
 	// it yet fetch it when they see it. Old tokens stay valid. Role ADMIN. Not idempotent with `immediate`: each call brings another key.
-	// Reasons: LIMIT_EXCEEDED (64 keys), CONTENDED.
+	// Reasons: LIMIT_EXCEEDED (64 keys), CONTENDED, NAMESPACE_DENIED (the caller is limited to some namespaces; the keys are those of all).
 	RotateSigningKey(ctx context.Context, in *RotateSigningKeyRequest, opts ...grpc.CallOption) (*RotateSigningKeyResponse, error)
 	// RetireSigningKey takes a key out of use in an emergency, such as its theft: it leaves the key set at once, and everything that it has signed is invalid.
 	// If it was the one that signs, the published key takes its place, or a new one. For an orderly change there is RotateSigningKey. Role ADMIN.
-	// Idempotent while the key is remembered: until the last token that it has signed would have expired. Reasons: CONTENDED.
+	// Idempotent while the key is remembered: until the last token that it has signed would have expired. Reasons: CONTENDED,
+	// NAMESPACE_DENIED (the caller is limited to some namespaces; the keys are those of all).
 	RetireSigningKey(ctx context.Context, in *RetireSigningKeyRequest, opts ...grpc.CallOption) (*RetireSigningKeyResponse, error)
+	// CreateApiKey makes an API key for a backend, an operator or a web tool, and returns it this once: only its hash is stored. Who is limited to some
+	// namespaces can only make keys that are limited to some of them. Role ADMIN. Not idempotent: after a lost answer revoke the key and make it again.
+	// Reasons: LIMIT_EXCEEDED (1,000 keys), NAMESPACE_DENIED.
+	CreateApiKey(ctx context.Context, in *CreateApiKeyRequest, opts ...grpc.CallOption) (*CreateApiKeyResponse, error)
+	// ListApiKeys returns the API keys in force by name, without the keys themselves. Root keys, which stand in the services' configuration, are not among
+	// them. Who is limited to some namespaces gets the keys that are limited to some of them. Role ADMIN.
+	ListApiKeys(ctx context.Context, in *ListApiKeysRequest, opts ...grpc.CallOption) (*ListApiKeysResponse, error)
+	// RevokeApiKey ends an API key. Services that have just looked it up may take it for some seconds more. It cannot be taken back, and the name is free again.
+	// Role ADMIN. Once it has worked, a repeat fails with VALIDATION_FAILED: there is no such key. Reasons: NAMESPACE_DENIED.
+	RevokeApiKey(ctx context.Context, in *RevokeApiKeyRequest, opts ...grpc.CallOption) (*RevokeApiKeyResponse, error)
+	// LookupApiKey returns the API key with a hash, for services that authenticate callers. They may keep the answer for some seconds, also that there is no
+	// such key. Role INTERNAL.
+	LookupApiKey(ctx context.Context, in *LookupApiKeyRequest, opts ...grpc.CallOption) (*LookupApiKeyResponse, error)
 }
 
 type tokenServiceClient struct {
@@ -203,6 +221,46 @@ func (c *tokenServiceClient) RetireSigningKey(ctx context.Context, in *RetireSig
 	return out, nil
 }
 
+func (c *tokenServiceClient) CreateApiKey(ctx context.Context, in *CreateApiKeyRequest, opts ...grpc.CallOption) (*CreateApiKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateApiKeyResponse)
+	err := c.cc.Invoke(ctx, TokenService_CreateApiKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) ListApiKeys(ctx context.Context, in *ListApiKeysRequest, opts ...grpc.CallOption) (*ListApiKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListApiKeysResponse)
+	err := c.cc.Invoke(ctx, TokenService_ListApiKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) RevokeApiKey(ctx context.Context, in *RevokeApiKeyRequest, opts ...grpc.CallOption) (*RevokeApiKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeApiKeyResponse)
+	err := c.cc.Invoke(ctx, TokenService_RevokeApiKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) LookupApiKey(ctx context.Context, in *LookupApiKeyRequest, opts ...grpc.CallOption) (*LookupApiKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LookupApiKeyResponse)
+	err := c.cc.Invoke(ctx, TokenService_LookupApiKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TokenServiceServer is the server API for TokenService service.
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
@@ -248,12 +306,26 @@ type TokenServiceServer interface {
 	// RotateSigningKey makes a new key, which is published at once and signs after the configured time of publication. Keys rotate by themselves too; while
 	// a new one is published already, that one is it, so that asking twice is asking once. With `immediate` it signs at once: verifiers that do not know
 	// it yet fetch it when they see it. Old tokens stay valid. Role ADMIN. Not idempotent with `immediate`: each call brings another key.
-	// Reasons: LIMIT_EXCEEDED (64 keys), CONTENDED.
+	// Reasons: LIMIT_EXCEEDED (64 keys), CONTENDED, NAMESPACE_DENIED (the caller is limited to some namespaces; the keys are those of all).
 	RotateSigningKey(context.Context, *RotateSigningKeyRequest) (*RotateSigningKeyResponse, error)
 	// RetireSigningKey takes a key out of use in an emergency, such as its theft: it leaves the key set at once, and everything that it has signed is invalid.
 	// If it was the one that signs, the published key takes its place, or a new one. For an orderly change there is RotateSigningKey. Role ADMIN.
-	// Idempotent while the key is remembered: until the last token that it has signed would have expired. Reasons: CONTENDED.
+	// Idempotent while the key is remembered: until the last token that it has signed would have expired. Reasons: CONTENDED,
+	// NAMESPACE_DENIED (the caller is limited to some namespaces; the keys are those of all).
 	RetireSigningKey(context.Context, *RetireSigningKeyRequest) (*RetireSigningKeyResponse, error)
+	// CreateApiKey makes an API key for a backend, an operator or a web tool, and returns it this once: only its hash is stored. Who is limited to some
+	// namespaces can only make keys that are limited to some of them. Role ADMIN. Not idempotent: after a lost answer revoke the key and make it again.
+	// Reasons: LIMIT_EXCEEDED (1,000 keys), NAMESPACE_DENIED.
+	CreateApiKey(context.Context, *CreateApiKeyRequest) (*CreateApiKeyResponse, error)
+	// ListApiKeys returns the API keys in force by name, without the keys themselves. Root keys, which stand in the services' configuration, are not among
+	// them. Who is limited to some namespaces gets the keys that are limited to some of them. Role ADMIN.
+	ListApiKeys(context.Context, *ListApiKeysRequest) (*ListApiKeysResponse, error)
+	// RevokeApiKey ends an API key. Services that have just looked it up may take it for some seconds more. It cannot be taken back, and the name is free again.
+	// Role ADMIN. Once it has worked, a repeat fails with VALIDATION_FAILED: there is no such key. Reasons: NAMESPACE_DENIED.
+	RevokeApiKey(context.Context, *RevokeApiKeyRequest) (*RevokeApiKeyResponse, error)
+	// LookupApiKey returns the API key with a hash, for services that authenticate callers. They may keep the answer for some seconds, also that there is no
+	// such key. Role INTERNAL.
+	LookupApiKey(context.Context, *LookupApiKeyRequest) (*LookupApiKeyResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -296,6 +368,18 @@ func (UnimplementedTokenServiceServer) RotateSigningKey(context.Context, *Rotate
 }
 func (UnimplementedTokenServiceServer) RetireSigningKey(context.Context, *RetireSigningKeyRequest) (*RetireSigningKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RetireSigningKey not implemented")
+}
+func (UnimplementedTokenServiceServer) CreateApiKey(context.Context, *CreateApiKeyRequest) (*CreateApiKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateApiKey not implemented")
+}
+func (UnimplementedTokenServiceServer) ListApiKeys(context.Context, *ListApiKeysRequest) (*ListApiKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListApiKeys not implemented")
+}
+func (UnimplementedTokenServiceServer) RevokeApiKey(context.Context, *RevokeApiKeyRequest) (*RevokeApiKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeApiKey not implemented")
+}
+func (UnimplementedTokenServiceServer) LookupApiKey(context.Context, *LookupApiKeyRequest) (*LookupApiKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method LookupApiKey not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -516,6 +600,78 @@ func _TokenService_RetireSigningKey_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TokenService_CreateApiKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateApiKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).CreateApiKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_CreateApiKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).CreateApiKey(ctx, req.(*CreateApiKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_ListApiKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListApiKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).ListApiKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_ListApiKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).ListApiKeys(ctx, req.(*ListApiKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_RevokeApiKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeApiKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RevokeApiKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RevokeApiKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RevokeApiKey(ctx, req.(*RevokeApiKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_LookupApiKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LookupApiKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).LookupApiKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_LookupApiKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).LookupApiKey(ctx, req.(*LookupApiKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -566,6 +722,22 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RetireSigningKey",
 			Handler:    _TokenService_RetireSigningKey_Handler,
+		},
+		{
+			MethodName: "CreateApiKey",
+			Handler:    _TokenService_CreateApiKey_Handler,
+		},
+		{
+			MethodName: "ListApiKeys",
+			Handler:    _TokenService_ListApiKeys_Handler,
+		},
+		{
+			MethodName: "RevokeApiKey",
+			Handler:    _TokenService_RevokeApiKey_Handler,
+		},
+		{
+			MethodName: "LookupApiKey",
+			Handler:    _TokenService_LookupApiKey_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
