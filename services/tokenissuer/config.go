@@ -12,6 +12,7 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/tlsx"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
 
@@ -25,6 +26,10 @@ type Config struct {
 	Redis redisx.Config `yaml:"redis" envPrefix:"REDIS_"`
 	// Auth says who may call.
 	Auth auth.Config `yaml:"auth" envPrefix:"AUTH_"`
+	// TLS is the TLS between services. Without it they have to be on one machine, unless Insecure is set.
+	TLS tlsx.ServerConfig `yaml:"tls" envPrefix:"TLS_"`
+	// Insecure allows services to talk without TLS off this machine.
+	Insecure bool `yaml:"insecure" env:"INSECURE"`
 
 	// SealingKey encrypts the signing keys in Redis. At least 32 characters, random, the same for all replicas, and kept: without it the
 	// signing keys are lost.
@@ -47,6 +52,7 @@ func Default() Config {
 		Process:        app.Process{AdminAddr: "127.0.0.1:7192", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr:       "127.0.0.1:7102",
 		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
+		TLS:            tlsx.ServerConfig{Peers: []string{tlsx.Name("allocation"), tlsx.Name("game-instance")}},
 		PairLifetime:   time.Hour,
 		TicketLifetime: 2 * time.Minute,
 	}
@@ -67,8 +73,14 @@ func (c Config) Validate() error {
 	errList = append(errList,
 		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, 24*time.Hour),
 		c.Auth.Validate(),
+		c.TLS.Validate(c.Insecure, c.addrs()),
 		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute))
 	return errors.Join(errList...)
+}
+
+// addrs are the addresses between services.
+func (c Config) addrs() map[string]string {
+	return map[string]string{"grpc_addr": tlsx.ListenAddr(c.GRPCListener, c.GRPCAddr)}
 }
 
 func within(setting string, d, low, high time.Duration) error {
