@@ -3,6 +3,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -64,7 +65,7 @@ func (r Role) Includes(want Role) bool {
 type Principal struct {
 	// Role is what they may do; RolePublic for a caller without credentials.
 	Role Role
-	// Name of the API key.
+	// Name of the API key, or, for RoleInternal, that of the service as its certificate has it.
 	Name string
 	// Namespaces that an API key is limited to; empty: all.
 	Namespaces []string
@@ -80,7 +81,7 @@ func (p Principal) Actor() string {
 	case RoleGameServer:
 		return "server:" + p.Server.ID
 	case RoleInternal:
-		return "service:berth"
+		return "service:" + cmp.Or(p.Name, "berth")
 	case RolePublic:
 		return "public"
 	default:

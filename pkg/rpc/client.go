@@ -14,20 +14,29 @@ import (
 
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/tlsx"
 )
 
 // defaultTimeout bounds unary calls whose context has no deadline.
 const defaultTimeout = 10 * time.Second
 
-// Dial returns a connection to another service at a gRPC target such as "127.0.0.1:7101" or "dns:///game-instance:7101". With a key it speaks as a
+// Dial is DialTLS without TLS.
+func Dial(target string, key conf.Secret) (*grpc.ClientConn, error) { return DialTLS(target, key, nil) }
+
+// DialTLS returns a connection to another service at a gRPC target such as "127.0.0.1:7101" or "dns:///game-instance:7101". With a key it speaks as a
 // Berth service; without one it forwards what it is given, and the caller's own credentials decide. It connects in the background and
-// comes back by itself.
-func Dial(target string, key conf.Secret) (*grpc.ClientConn, error) {
+// comes back by itself. With a source it uses TLS: what then shows that it is a Berth service is the source's certificate, and the key stays here.
+func DialTLS(target string, key conf.Secret, source *tlsx.Source) (*grpc.ClientConn, error) {
 	if target == "" {
 		return nil, fmt.Errorf("no address of the service is configured")
 	}
+	transport := insecure.NewCredentials()
+	if source != nil {
+		transport = newClientCreds(source, key != "")
+		key = ""
+	}
 	opts := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
 		grpc.WithConnectParams(grpc.ConnectParams{

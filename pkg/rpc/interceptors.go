@@ -13,7 +13,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -92,8 +91,7 @@ func Conceal(ctx context.Context, log *slog.Logger, method string, err error) *s
 
 // authenticate puts the caller's principal into the context.
 func (s *Server) authenticate(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	md, _ := metadata.FromIncomingContext(ctx)
-	p, err := s.auth.Authenticate(ctx, md)
+	p, err := s.principal(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -113,8 +111,7 @@ func (s *Server) Guard(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 }
 
 func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	md, _ := metadata.FromIncomingContext(stream.Context())
-	p, err := s.auth.Authenticate(stream.Context(), md)
+	p, err := s.principal(stream.Context())
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/protobuf/protoadapt"
 
@@ -20,12 +23,15 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/tlsx"
 )
 
 type protoadaptMessage = protoadapt.MessageV1
 
 // maxMessage is the largest message, which leaves room around 1 MiB of a game's data.
 const maxMessage = 8 << 20
+
+const maxConnectionAge = 10 * time.Minute
 
 // Authenticator turns a call's metadata into a principal.
 type Authenticator = *auth.Authenticator
@@ -40,6 +46,14 @@ type Config struct {
 	Log *slog.Logger
 	// Metrics is where calls are counted.
 	Metrics prometheus.Registerer
+	// TLS, where set, makes the server speak TLS. Callers may show a certificate; one with a name of Peers has the role INTERNAL, and the internal
+	// key has none.
+	TLS *tlsx.Source
+	// Peers are the names of the services that may call as such; see tlsx.ServerConfig.
+	Peers []string
+	// MaxConnectionAge is after how long a caller is asked, over TLS, to connect anew: a certificate that has ended, or whose authority is no longer
+	// believed, does not live on with its connection. Calls and streams that are under way stay. 0 means 10 minutes.
+	MaxConnectionAge time.Duration
 }
 
 // Server is a gRPC server whose calls are logged, counted, authenticated, authorised and validated, and whose errors are typed. Register
@@ -50,6 +64,8 @@ type Server struct {
 	auth      Authenticator
 	validator protovalidate.Validator
 	carriers  carriers
+	tls       bool
+	peers     []string
 	log       *slog.Logger
 	calls     *callMetrics
 
@@ -71,16 +87,25 @@ func NewServer(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{access: access, auth: cfg.Auth, validator: validator, carriers: carriers, log: cfg.Log, calls: newCallMetrics(cfg.Metrics)}
+	s := &Server{
+		access: access, auth: cfg.Auth, validator: validator, carriers: carriers, tls: cfg.TLS != nil, peers: cfg.Peers, log: cfg.Log, calls: newCallMetrics(cfg.Metrics),
+	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	connections := keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
+	transport := insecure.NewCredentials()
+	if cfg.TLS != nil {
+		transport = credentials.NewTLS(cfg.TLS.ServerConfig())
+		connections.MaxConnectionAge = cmp.Or(cfg.MaxConnectionAge, maxConnectionAge)
+	}
 	s.grpc = grpc.NewServer(
+		grpc.Creds(transport),
 		grpc.ChainUnaryInterceptor(s.edge, s.authenticate, s.Guard),
 		grpc.ChainStreamInterceptor(s.edgeStream, s.guardStream),
 		grpc.UnknownServiceHandler(s.unknown),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(connections),
 	)
 	return s, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/tlsx"
 	"github.com/berth-dev/berth/services/allocation/providers"
 )
 
@@ -23,6 +24,10 @@ type Config struct {
 	Redis redisx.Config `yaml:"redis" envPrefix:"REDIS_"`
 	// Auth says whom to know.
 	Auth auth.Config `yaml:"auth" envPrefix:"AUTH_"`
+	// TLS is the TLS between services. Without it they have to be on one machine, unless Insecure is set.
+	TLS tlsx.ServerConfig `yaml:"tls" envPrefix:"TLS_"`
+	// Insecure allows services to talk without TLS off this machine.
+	Insecure bool `yaml:"insecure" env:"INSECURE"`
 	// GameInstance and TokenIssuer are the gRPC targets of the other services. Defaults 127.0.0.1:7101 and 127.0.0.1:7102.
 	GameInstance string `yaml:"game_instance" env:"GAME_INSTANCE"`
 	TokenIssuer  string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
@@ -38,6 +43,7 @@ func Default() Config {
 		Process:  app.Process{AdminAddr: "127.0.0.1:7193", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr: "127.0.0.1:7103",
 		Redis:    redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
+		TLS:      tlsx.ServerConfig{Peers: []string{tlsx.Name("game-instance")}},
 
 		GameInstance: "127.0.0.1:7101",
 		TokenIssuer:  "127.0.0.1:7102",
@@ -71,5 +77,10 @@ func (c Config) Validate() error {
 		}
 		seen[p.Name] = true
 	}
-	return c.Auth.Validate()
+	return errors.Join(c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()))
+}
+
+// addrs are the addresses between services.
+func (c Config) addrs() map[string]string {
+	return map[string]string{"grpc_addr": tlsx.ListenAddr(c.GRPCListener, c.GRPCAddr), "game_instance": c.GameInstance, "token_issuer": c.TokenIssuer}
 }

@@ -13,6 +13,7 @@ import (
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/rpc"
+	"github.com/berth-dev/berth/pkg/tlsx"
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
@@ -51,11 +52,16 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	redis.Warn(b.Log())
 	store := redisstore.New(redis)
 
-	tokens, err := dial(b, "token-issuer", cfg.TokenIssuer, cfg.Auth)
+	files, err := cfg.TLS.Open(b.Log())
 	if err != nil {
 		return err
 	}
-	instances, err := dial(b, "game-instance", cfg.GameInstance, cfg.Auth)
+	cfg.TLS.Warn(b.Log(), cfg.addrs())
+	tokens, err := dial(b, "token-issuer", cfg.TokenIssuer, cfg.Auth, files)
+	if err != nil {
+		return err
+	}
+	instances, err := dial(b, "game-instance", cfg.GameInstance, cfg.Auth, files)
 	if err != nil {
 		return err
 	}
@@ -75,6 +81,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 
 	srv, err := rpc.NewServer(rpc.Config{
 		Services: []string{allocationv1.AllocationService_ServiceDesc.ServiceName}, Auth: authenticator, Log: b.Log(), Metrics: b.Metrics(),
+		TLS: files, Peers: cfg.TLS.Peers,
 	})
 	if err != nil {
 		return err
@@ -91,8 +98,8 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	return nil
 }
 
-func dial(b *app.Builder, name, target string, cfg auth.Config) (*grpc.ClientConn, error) {
-	conn, err := rpc.Dial(target, cfg.InternalKey)
+func dial(b *app.Builder, name, target string, cfg auth.Config, files *tlsx.Source) (*grpc.ClientConn, error) {
+	conn, err := rpc.DialTLS(target, cfg.InternalKey, files)
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/tlsx"
 )
 
 // Config configures the service.
@@ -24,6 +25,10 @@ type Config struct {
 	Redis redisx.Config `yaml:"redis" envPrefix:"REDIS_"`
 	// Auth knows the callers.
 	Auth auth.Config `yaml:"auth" envPrefix:"AUTH_"`
+	// TLS is the TLS between services. Without it they have to be on one machine, unless Insecure is set.
+	TLS tlsx.ServerConfig `yaml:"tls" envPrefix:"TLS_"`
+	// Insecure allows services to talk without TLS off this machine.
+	Insecure bool `yaml:"insecure" env:"INSECURE"`
 	// TokenIssuer is the gRPC target of the token-issuer.
 	TokenIssuer string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
 	// Allocation is the gRPC target of the allocation service.
@@ -64,6 +69,7 @@ func Default() Config {
 		Process:  app.Process{AdminAddr: "127.0.0.1:7191", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
 		Redis: redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
+		TLS:   tlsx.ServerConfig{Peers: []string{tlsx.Name("allocation"), tlsx.Name("gateway")}},
 		Timeouts: Timeouts{
 			Allocation: 120 * time.Second, Link: 60 * time.Second, ConnectPlayers: 60 * time.Second, DisconnectGrace: 60 * time.Second, Retention: time.Hour,
 		},
@@ -88,7 +94,12 @@ func (c Config) Validate() error {
 			wrong = append(wrong, fmt.Errorf("timeouts.%s (BERTH_TIMEOUT_%s): must not be below 0 (0 is off)", name, strings.ToUpper(name)))
 		}
 	}
-	return errors.Join(append(wrong, c.Timers.validate(), c.Auth.Validate())...)
+	return errors.Join(append(wrong, c.Timers.validate(), c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()))...)
+}
+
+// addrs are the addresses between services.
+func (c Config) addrs() map[string]string {
+	return map[string]string{"grpc_addr": tlsx.ListenAddr(c.GRPCListener, c.GRPCAddr), "token_issuer": c.TokenIssuer, "allocation": c.Allocation}
 }
 
 // minGap leaves room for some sweeps in a gap.

@@ -49,12 +49,17 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	b.ReadyWhen("redis", store.Ready)
 	store.Warn(b.Log())
 
-	issuerConn, err := rpc.Dial(cfg.TokenIssuer, cfg.Auth.InternalKey)
+	files, err := cfg.TLS.Open(log)
+	if err != nil {
+		return err
+	}
+	cfg.TLS.Warn(log, cfg.addrs())
+	issuerConn, err := rpc.DialTLS(cfg.TokenIssuer, cfg.Auth.InternalKey, files)
 	if err != nil {
 		return err
 	}
 	b.OnStop(app.StageClients, "token-issuer client", func(context.Context) error { return issuerConn.Close() })
-	allocationConn, err := rpc.Dial(cfg.Allocation, cfg.Auth.InternalKey)
+	allocationConn, err := rpc.DialTLS(cfg.Allocation, cfg.Auth.InternalKey, files)
 	if err != nil {
 		return err
 	}
@@ -99,7 +104,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 			gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName,
 			sessionv1.SessionService_ServiceDesc.ServiceName, attemptv1.AttemptService_ServiceDesc.ServiceName,
 		},
-		Auth: authenticator, Log: log, Metrics: b.Metrics(),
+		Auth: authenticator, Log: log, Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
 	})
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/tlsx"
 )
 
 // Config configures the gateway.
@@ -20,6 +21,9 @@ type Config struct {
 	EdgeAddr string `yaml:"edge_addr" env:"EDGE_ADDR"`
 	// APIAddr is where backends and web tools inside connect: REST and OpenAPI. Default 127.0.0.1:7002.
 	APIAddr string `yaml:"api_addr" env:"API_ADDR"`
+	// EdgeTLS and APITLS are the certificates of the two; empty: no TLS there.
+	EdgeTLS tlsx.KeyPair `yaml:"edge_tls" envPrefix:"EDGE_TLS_"`
+	APITLS  tlsx.KeyPair `yaml:"api_tls" envPrefix:"API_TLS_"`
 	// EdgeListener and APIListener, where set, are used instead of opening the addresses.
 	EdgeListener net.Listener `yaml:"-"`
 	APIListener  net.Listener `yaml:"-"`
@@ -33,6 +37,10 @@ type Config struct {
 	Redis redisx.Config `yaml:"redis" envPrefix:"REDIS_"`
 	// Auth has the internal key; API keys are checked by the services that they are shown to.
 	Auth auth.Config `yaml:"auth" envPrefix:"AUTH_"`
+	// TLS is the TLS between services. Without it they have to be on one machine, unless Insecure is set.
+	TLS tlsx.Config `yaml:"tls" envPrefix:"TLS_"`
+	// Insecure allows services to talk without TLS off this machine.
+	Insecure bool `yaml:"insecure" env:"INSECURE"`
 
 	// Heartbeat is how often link sockets are pinged; one that was silent for two heartbeats is cut. Default 10 s.
 	Heartbeat time.Duration `yaml:"heartbeat" env:"HEARTBEAT"`
@@ -103,5 +111,11 @@ func (c Config) Validate() error {
 	need(c.Limits.InFlight > 0 && c.Limits.InFlight <= maxInFlight, "limits.in_flight", "LIMIT_IN_FLIGHT", "must be 1 to %d, not %d", maxInFlight, c.Limits.InFlight)
 	need(c.Limits.Queue > 0, "limits.queue", "LIMIT_QUEUE", "must be positive, not %d", c.Limits.Queue)
 	need(c.Limits.QueueBytes > 0, "limits.queue_bytes", "LIMIT_QUEUE_BYTES", "must be positive, not %d", c.Limits.QueueBytes)
+	bad = append(bad, c.EdgeTLS.Validate("edge_tls"), c.APITLS.Validate("api_tls"), c.TLS.Validate(c.Insecure, c.addrs()))
 	return errors.Join(append(bad, c.Auth.Validate())...)
+}
+
+// addrs are the addresses between services.
+func (c Config) addrs() map[string]string {
+	return map[string]string{"game_instance": c.GameInstance, "token_issuer": c.TokenIssuer, "allocation": c.Allocation}
 }

@@ -17,6 +17,7 @@ import (
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/rpc"
+	"github.com/berth-dev/berth/pkg/tlsx"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 
@@ -61,11 +62,16 @@ func Module(cfg Config) app.Module {
 
 // connections are those to the other services.
 type connections struct {
-	sessions                              *grpc.ClientConn // shows the internal key
+	sessions                              *grpc.ClientConn // speaks as a Berth service
 	gameInstance, tokenIssuer, allocation *grpc.ClientConn // forward their callers' credentials
 }
 
 func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
+	files, err := cfg.TLS.Open(b.Log())
+	if err != nil {
+		return c, err
+	}
+	cfg.TLS.Warn(b.Log(), cfg.addrs())
 	for _, d := range []struct {
 		conn   **grpc.ClientConn
 		target string
@@ -76,7 +82,7 @@ func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
 		{&c.tokenIssuer, cfg.TokenIssuer, ""},
 		{&c.allocation, cfg.Allocation, ""},
 	} {
-		conn, err := rpc.Dial(d.target, d.key)
+		conn, err := rpc.DialTLS(d.target, d.key, files)
 		if err != nil {
 			return c, fmt.Errorf("dial %s: %w", d.target, err)
 		}
@@ -180,23 +186,37 @@ func serve(ctx context.Context, b *app.Builder, cfg Config, conns connections, k
 	if err != nil {
 		return err
 	}
+	edgeFiles, err := cfg.EdgeTLS.Open("edge_tls", b.Log())
+	if err != nil {
+		return err
+	}
+	apiFiles, err := cfg.APITLS.Open("api_tls", b.Log())
+	if err != nil {
+		return err
+	}
 	var h1, h1AndH2 http.Protocols
 	h1.SetHTTP1(true)
 	h1AndH2.SetHTTP1(true)
-	h1AndH2.SetUnencryptedHTTP2(true) // gRPC
-	if err := listen(ctx, b, "edge", cfg.EdgeListener, cfg.EdgeAddr, newHTTPServer(b, edge, &h1AndH2)); err != nil {
+	h1AndH2.SetHTTP2(edgeFiles != nil) // gRPC
+	h1AndH2.SetUnencryptedHTTP2(edgeFiles == nil)
+	if err := listen(ctx, b, "edge", cfg.EdgeListener, cfg.EdgeAddr, newHTTPServer(b, edge, &h1AndH2, edgeFiles)); err != nil {
 		return err
 	}
-	return listen(ctx, b, "api", cfg.APIListener, cfg.APIAddr, newHTTPServer(b, api, &h1))
+	return listen(ctx, b, "api", cfg.APIListener, cfg.APIAddr, newHTTPServer(b, api, &h1, apiFiles))
 }
 
-func newHTTPServer(b *app.Builder, h http.Handler, protocols *http.Protocols) *http.Server {
-	return &http.Server{
+// newHTTPServer returns a server, which speaks TLS where there are files for it.
+func newHTTPServer(b *app.Builder, h http.Handler, protocols *http.Protocols, files *tlsx.Source) *http.Server {
+	srv := &http.Server{
 		Handler: h, Protocols: protocols, ErrorLog: slog.NewLogLogger(b.Log().Handler(), slog.LevelDebug),
 		// Watches and bodies last as they last; bodies have a deadline of their own.
 		ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute,
 		MaxHeaderBytes: 64 << 10, // two tokens of at most 8 KiB, and room
 	}
+	if files != nil {
+		srv.TLSConfig = files.PublicConfig()
+	}
+	return srv
 }
 
 // listen makes a server run and stop with the program.
@@ -209,7 +229,11 @@ func listen(ctx context.Context, b *app.Builder, name string, ln net.Listener, a
 	}
 	b.Log().Info("listening", "listener", name, "addr", ln.Addr().String())
 	b.Run(name, func(ctx context.Context) error {
-		if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		serve := srv.Serve
+		if srv.TLSConfig != nil {
+			serve = func(ln net.Listener) error { return srv.ServeTLS(ln, "", "") }
+		}
+		if err := serve(ln); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		<-ctx.Done()

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/tlsx"
 	sdk "github.com/berth-dev/berth/sdk/go/token"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
@@ -26,6 +27,10 @@ type Config struct {
 	Redis redisx.Config `yaml:"redis" envPrefix:"REDIS_"`
 	// Auth says who may call.
 	Auth auth.Config `yaml:"auth" envPrefix:"AUTH_"`
+	// TLS is the TLS between services. Without it they have to be on one machine, unless Insecure is set.
+	TLS tlsx.ServerConfig `yaml:"tls" envPrefix:"TLS_"`
+	// Insecure allows services to talk without TLS off this machine.
+	Insecure bool `yaml:"insecure" env:"INSECURE"`
 
 	// SealingKey encrypts the signing keys in Redis. At least 32 characters, random, the same for all replicas, and kept: without it the
 	// signing keys are lost.
@@ -75,6 +80,7 @@ func Default() Config {
 		GRPCAddr:       "127.0.0.1:7102",
 		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Keys:           Keys{Algorithm: sdk.EdDSA, Rotation: 30 * 24 * time.Hour, Publish: 10 * time.Minute},
+		TLS:            tlsx.ServerConfig{Peers: []string{tlsx.Name("allocation"), tlsx.Name("game-instance")}},
 		PairLifetime:   time.Hour,
 		TicketLifetime: 2 * time.Minute,
 
@@ -100,12 +106,18 @@ func (c Config) Validate() error {
 	errList = append(errList, c.Keys.validate(),
 		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, token.MaxLifetime),
 		c.Auth.Validate(),
+		c.TLS.Validate(c.Insecure, c.addrs()),
 		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute),
 		within("revocation_retention (BERTH_REVOCATION_RETENTION)", c.RevocationRetention, token.MaxLifetime+time.Hour, 365*24*time.Hour))
 	if c.RefreshWindow != 0 {
 		errList = append(errList, within("refresh_window (BERTH_REFRESH_WINDOW)", c.RefreshWindow, 10*time.Second, c.PairLifetime-10*time.Second))
 	}
 	return errors.Join(errList...)
+}
+
+// addrs are the addresses between services.
+func (c Config) addrs() map[string]string {
+	return map[string]string{"grpc_addr": tlsx.ListenAddr(c.GRPCListener, c.GRPCAddr)}
 }
 
 func within(setting string, d, low, high time.Duration) error {

@@ -102,9 +102,14 @@ func newServer(b *app.Builder, cfg Config, domain grpcserver.Config) (*rpc.Serve
 	if err != nil {
 		return nil, err
 	}
+	files, err := cfg.TLS.Open(b.Log())
+	if err != nil {
+		return nil, err
+	}
+	cfg.TLS.Warn(b.Log(), cfg.addrs())
 	server, err := rpc.NewServer(rpc.Config{
 		Services: []string{tokenv1.TokenService_ServiceDesc.ServiceName},
-		Auth:     authenticator, Log: b.Log(), Metrics: b.Metrics(),
+		Auth:     authenticator, Log: b.Log(), Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
 	})
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -43,6 +44,12 @@ func processes(t *testing.T) *stack {
 // processesOn is processes with a given redis-server; gatewayRedis is another way for the gateways to it.
 func processesOn(t *testing.T, redis string, gatewayRedis func(redis string) string) *stack {
 	t.Helper()
+	return processesWith(t, redis, gatewayRedis, func(string) []string { return nil })
+}
+
+// processesWith is processesOn with more in the environment of each binary.
+func processesWith(t *testing.T, redis string, gatewayRedis func(redis string) string, more func(binary string) []string) *stack {
+	t.Helper()
 	dir := t.TempDir()
 	var port [13]string
 	for n := range port {
@@ -62,7 +69,7 @@ func processesOn(t *testing.T, redis string, gatewayRedis func(redis string) str
 	add := func(name, binary, admin, redis string, env ...string) {
 		s.procs[name] = &service{
 			name: name, binary: binary, admin: admin, log: filepath.Join(dir, name+".log"),
-			env: append(append([]string{"BERTH_ADMIN_ADDR=" + admin, "BERTH_REDIS_ADDRS=" + redis, "BERTH_REDIS_PARTITIONS=16"}, common...), env...),
+			env: slices.Concat([]string{"BERTH_ADMIN_ADDR=" + admin, "BERTH_REDIS_ADDRS=" + redis, "BERTH_REDIS_PARTITIONS=16"}, common, env, more(binary)),
 		}
 	}
 	add("token-issuer", "berth-token-issuer", port[7], redis, "BERTH_GRPC_ADDR="+issuer, "BERTH_SEALING_KEY="+testSealingKey)
