@@ -142,6 +142,8 @@ type Authenticator struct {
 	internal [sha256.Size]byte
 	keys     map[[sha256.Size]byte]APIKey
 	pairs    Pairs
+	// issuedKeys are those that the configuration does not have.
+	issuedKeys Keys
 }
 
 // HashKey returns the hash of an API key as configuration wants it.
@@ -179,8 +181,8 @@ func parseHash(s string) (sum [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(raw), nil
 }
 
-// New returns an Authenticator. pairs may be nil in a service that game servers never call.
-func New(cfg Config, pairs Pairs) (*Authenticator, error) {
+// New returns an Authenticator. pairs may be nil in a service that game servers never call, and issued in one that only knows the configured keys.
+func New(cfg Config, pairs Pairs, issued Keys) (*Authenticator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
@@ -188,7 +190,7 @@ func New(cfg Config, pairs Pairs) (*Authenticator, error) {
 	if cfg.APIKeySHA256 != "" {
 		keys = append(slices.Clone(keys), APIKey{Name: "root", SHA256: cfg.APIKeySHA256, Role: RoleAdmin})
 	}
-	a := &Authenticator{internal: sha256.Sum256([]byte(cfg.InternalKey.Reveal())), keys: make(map[[sha256.Size]byte]APIKey, len(keys)), pairs: pairs}
+	a := &Authenticator{internal: sha256.Sum256([]byte(cfg.InternalKey.Reveal())), keys: make(map[[sha256.Size]byte]APIKey, len(keys)), pairs: pairs, issuedKeys: issued}
 	for _, k := range keys {
 		sum, err := parseHash(k.SHA256)
 		if err != nil {
@@ -228,7 +230,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, md metadata.MD) (Princ
 	case authorization != "" && !isBearer:
 		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: must be \"Bearer\" and a key or token")
 	case strings.HasPrefix(bearer, KeyPrefix):
-		return a.apiKey(bearer)
+		return a.apiKey(ctx, bearer)
 	case social == "" && strings.Count(bearer, ".") != 2:
 		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: neither an API key (%s…) nor a game server's token", KeyPrefix)
 	case a.pairs == nil:
@@ -254,11 +256,14 @@ func (a *Authenticator) Pair(ctx context.Context, game, social string) (Principa
 	return Principal{Role: RoleGameServer, Server: server, Namespaces: []string{server.Namespace}, Expired: expired}, nil
 }
 
-func (a *Authenticator) apiKey(key string) (Principal, error) {
+func (a *Authenticator) apiKey(ctx context.Context, key string) (Principal, error) {
 	// A map looked up by hash tells an attacker nothing about the keys in it.
 	k, ok := a.keys[sha256.Sum256([]byte(key))]
 	if !ok {
-		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: this API key is not known")
+		var err error
+		if k, err = a.issued(ctx, key); err != nil {
+			return Principal{}, err
+		}
 	}
 	return Principal{Role: k.Role, Name: k.Name, Namespaces: k.Namespaces}, nil
 }

@@ -94,7 +94,7 @@ func (pairs) VerifyPair(_ context.Context, game, social string) (token.Server, e
 func newAuthenticator(t *testing.T, cfg auth.Config) *auth.Authenticator {
 	t.Helper()
 	cfg.InternalKey = internalKey
-	a, err := auth.New(cfg, pairs{})
+	a, err := auth.New(cfg, pairs{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ func TestConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 		"internal role":      {InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "k", SHA256: auth.HashKey("k"), Role: auth.RoleInternal}}},
 		"name":               {InternalKey: internalKey, APIKeys: []auth.APIKey{{SHA256: auth.HashKey("k"), Role: auth.RoleViewer}}},
 	} {
-		if _, err := auth.New(cfg, nil); err == nil {
+		if _, err := auth.New(cfg, nil, nil); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

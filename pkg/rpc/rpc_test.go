@@ -71,7 +71,7 @@ func serveWith(t *testing.T, impl *service, reg prometheus.Registerer) (*grpc.Cl
 
 func open(t *testing.T, impl *service, log *slog.Logger, reg prometheus.Registerer) (*rpc.Server, *grpc.ClientConn, context.Context) {
 	t.Helper()
-	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey)}, nil)
+	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey)}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +230,7 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 // A program that is stopped while it starts has not failed.
 func TestAServerIsStoppedBeforeItHasBegun(t *testing.T) {
 	for range 50 {
-		a, err := auth.New(auth.Config{InternalKey: internalKey}, nil)
+		a, err := auth.New(auth.Config{InternalKey: internalKey}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

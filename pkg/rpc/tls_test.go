@@ -58,7 +58,7 @@ type secure struct {
 
 func serveTLS(t *testing.T, files tlsxtest.Files, change func(*rpc.Config)) *secure {
 	t.Helper()
-	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey)}, nil)
+	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey)}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -151,7 +151,7 @@ type peer struct {
 func newPeer(t *testing.T) *peer {
 	t.Helper()
 	p := &peer{verdict: attemptv1.ReportAttemptResponse_VERDICT_ACCEPTED}
-	authenticator, err := auth.New(auth.Config{InternalKey: internalKey}, nil)
+	authenticator, err := auth.New(auth.Config{InternalKey: internalKey}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

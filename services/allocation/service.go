@@ -39,10 +39,6 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	authenticator, err := auth.New(cfg.Auth, nil)
-	if err != nil {
-		return err
-	}
 	redis, err := redisx.Open(ctx, cfg.Redis)
 	if err != nil {
 		return err
@@ -58,6 +54,10 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	cfg.TLS.Warn(b.Log(), cfg.addrs())
 	tokens, err := dial(b, "token-issuer", cfg.TokenIssuer, cfg.Auth, files)
+	if err != nil {
+		return err
+	}
+	authenticator, err := auth.New(cfg.Auth, nil, auth.NewIssuedKeys(tokens))
 	if err != nil {
 		return err
 	}

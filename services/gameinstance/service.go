@@ -94,7 +94,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	revoked := revocations.New(revocations.Config{Issuer: issuerConn, Redis: store, Log: log})
 	b.Run("revocations", revoked.Run)
 	b.ReadyWhen("revocations", revoked.Ready)
-	authenticator, err := auth.New(cfg.Auth, revoked.Guard(auth.NewTokenVerifier(issuerConn)))
+	authenticator, err := auth.New(cfg.Auth, revoked.Guard(auth.NewTokenVerifier(issuerConn)), auth.NewIssuedKeys(issuerConn))
 	if err != nil {
 		return err
 	}

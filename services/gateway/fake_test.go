@@ -373,7 +373,7 @@ func startBackend(tb testing.TB, addr string, iss *issuer, ses *sessions) *backe
 		return fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k1","x":%q}]}`, base64.RawURLEncoding.EncodeToString(iss.public)), nil
 	}
 	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "test", SHA256: auth.HashKey(apiKey), Role: auth.RoleService}}},
-		token.NewVerifier(token.NewKeySet(fetch)))
+		token.NewVerifier(token.NewKeySet(fetch)), nil)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func Module(cfg Config) app.Module {
 		keySource := keys.New(tokenv1.NewTokenServiceClient(conns.tokenIssuer), b.Log())
 		b.Run("keys", keySource.Run)
 		b.ReadyWhen("keys", keySource.Ready)
-		authenticator, err := auth.New(cfg.Auth, keySource.Verifier())
+		authenticator, err := auth.New(cfg.Auth, keySource.Verifier(), nil)
 		if err != nil {
 			return err
 		}

@@ -98,7 +98,7 @@ func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg
 func newServer(b *app.Builder, cfg Config, domain grpcserver.Config) (*rpc.Server, error) {
 	// Game servers show their pair on every call, to the public key set too; it is checked against the very document that is published.
 	published := sdk.NewKeySet(func(ctx context.Context) ([]byte, error) { return domain.Keys.Fresh(ctx).JWKS() })
-	authenticator, err := auth.New(cfg.Auth, sdk.NewVerifier(published))
+	authenticator, err := auth.New(cfg.Auth, sdk.NewVerifier(published), issuedKeys{domain.Callers})
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +116,15 @@ func newServer(b *app.Builder, cfg Config, domain grpcserver.Config) (*rpc.Serve
 	}
 	tokenv1.RegisterTokenServiceServer(server, grpcserver.New(domain))
 	return server, nil
+}
+
+// issuedKeys are the API keys that this service itself has made.
+type issuedKeys struct{ *caller.Keys }
+
+// LookupKey implements auth.Keys.
+func (k issuedKeys) LookupKey(ctx context.Context, hash string) (auth.APIKey, bool, error) {
+	found, ok, err := k.Lookup(ctx, hash)
+	return auth.APIKey{Name: found.Name, SHA256: found.Hash, Role: auth.Role(found.Role), Namespaces: found.Namespaces}, ok, err
 }
 
 func closeListener(ln net.Listener) error {
