@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/services/berth/dev"
 )
@@ -20,7 +21,7 @@ func main() {
 		Use: "berth", Short: "The open backend between a game's services and its dedicated game servers",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(devCommand(), &cobra.Command{
+	root.AddCommand(devCommand(), apiKeyCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "berth", version()) },
 	})
@@ -43,6 +44,23 @@ func version() string {
 		return info.Main.Version
 	}
 	return "(devel)"
+}
+
+func apiKeyCommand() *cobra.Command {
+	generate := &cobra.Command{
+		Use: "generate", Short: "Make an API key and its hash, offline", Args: cobra.NoArgs,
+		Long: `Makes an API key and prints it with its SHA-256. Nothing is stored and nobody is asked: put the hash into the configuration of all
+services (auth.api_keys, or BERTH_AUTH_API_KEY_SHA256 for one key with role ADMIN), and give the key to whoever is to use it. It cannot be shown again.
+
+Keys for everyday use are better made by rpc (CreateApiKey), with a key of role ADMIN: they need no restart, and can be revoked.`,
+		Run: func(cmd *cobra.Command, _ []string) {
+			key, hash := apikey.Generate()
+			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "key     %s\nsha256  %s\n", key.Reveal(), hash)
+		},
+	}
+	cmd := &cobra.Command{Use: "apikey", Short: "API keys for backends, operators and web tools"}
+	cmd.AddCommand(generate)
+	return cmd
 }
 
 func devCommand() *cobra.Command {

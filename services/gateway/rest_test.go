@@ -280,6 +280,12 @@ func TestTheKeysArePublishedAtTheEdge(t *testing.T) {
 	if keys, err := token.ParseKeys(raw); err != nil || keys["k1"] == nil || !keys["k1"].Equal(w.backend.issuer.public) {
 		t.Errorf("%s: %v", raw, err)
 	}
+	for _, port := range []string{w.edge, w.api} {
+		tag := func(h http.Header) { h.Set("If-None-Match", resp.Header.Get("ETag")) }
+		if again, _ := w.ask("GET", "http://"+port+"/.well-known/jwks.json", "", tag); again.StatusCode != 304 {
+			t.Errorf("the same keys on %s: %d, ETag %s", port, again.StatusCode, resp.Header.Get("ETag"))
+		}
+	}
 	w.backend.stop() // they stay known while token-issuer is away
 	if resp, _ := w.ask("GET", "http://"+w.edge+"/.well-known/jwks.json", "", nil); resp.StatusCode != 200 {
 		t.Errorf("%d without token-issuer", resp.StatusCode)

@@ -3,8 +3,11 @@
 package rest
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	_ "embed" // the OpenAPI document
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -18,10 +21,12 @@ import (
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 
 	allocationrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/allocation/v1"
 	gameserverrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/gameserver/v1"
 	instancerest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/instance/v1"
+	tokenrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/token/v1"
 )
 
 //go:embed gen/berth.swagger.json
@@ -65,7 +70,12 @@ func API(cfg Config) (http.Handler, error) {
 	if err := allocationrest.RegisterAllocationServiceHandlerClient(cfg.Stopping, mux, allocationv1.NewAllocationServiceClient(allocations)); err != nil {
 		return nil, fmt.Errorf("REST of allocations: %w", err)
 	}
+	tokens := forwarder{cfg.TokenIssuer, cfg.Stopping}
+	if err := tokenrest.RegisterTokenServiceHandlerClient(cfg.Stopping, mux, tokenv1.NewTokenServiceClient(tokens)); err != nil {
+		return nil, fmt.Errorf("REST of tokens: %w", err)
+	}
 	paths := http.NewServeMux()
+	paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, r *http.Request) { serveKeys(w, r, cfg.Keys) })
 	paths.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(openAPI)
@@ -92,7 +102,7 @@ func NewEdge(cfg Config) (*Edge, error) {
 	}
 	e := &Edge{paths: http.NewServeMux(), proxy: newProxy(cfg.Log, servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
 	e.paths.Handle("/v1/link", cfg.Link)
-	e.paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, _ *http.Request) { serveKeys(w, cfg.Keys) })
+	e.paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, r *http.Request) { serveKeys(w, r, cfg.Keys) })
 	e.paths.Handle("/", guard(mux))
 	return e, nil
 }
@@ -109,15 +119,17 @@ func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // Close ends gRPC calls that are under way.
 func (e *Edge) Close() { e.proxy.Stop() }
 
-func serveKeys(w http.ResponseWriter, keys Keys) {
+func serveKeys(w http.ResponseWriter, r *http.Request, keys Keys) {
 	doc, err := keys.Document()
 	if err != nil {
 		fail(w, errs.Wrap(err, errs.ServiceUnavailable, "the keys are not known yet").Retry(time.Second))
 		return
 	}
+	sum := sha256.Sum256(doc)
 	w.Header().Set("Content-Type", "application/jwk-set+json")
 	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(keys.MaxAge().Seconds())))
-	_, _ = w.Write(doc)
+	w.Header().Set("ETag", fmt.Sprintf("%q", base64.RawURLEncoding.EncodeToString(sum[:16])))
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(doc)) // answers If-None-Match with 304
 }
 
 // newMux returns a mux for generated REST handlers. Nothing of a service's metadata goes back to the caller.

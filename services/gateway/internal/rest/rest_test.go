@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"slices"
 	"strings"
 	"testing"
 
@@ -173,15 +172,14 @@ func TestTheAPIHasThePathsThatTheDocumentSaysItHas(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil || len(doc.Paths) == 0 {
 		t.Fatal(err)
 	}
-	elsewhere := []string{"/v1/game-server/", "/.well-known/"}
-	for _, prefix := range elsewhere {
+	for _, prefix := range []string{"/v1/game-server/", "/.well-known/"} {
 		if !strings.Contains(doc.Info.Description, prefix) {
 			t.Errorf("the document does not say where %s is: %s", prefix, doc.Info.Description)
 		}
 	}
 	for path := range doc.Paths {
 		want := 405 // it is there, and has no such method
-		if slices.ContainsFunc(elsewhere, func(prefix string) bool { return strings.HasPrefix(path, prefix) }) {
+		if strings.HasPrefix(path, "/v1/game-server/") {
 			want = 404
 		}
 		filled := strings.NewReplacer("{namespace}", "default", "{", "", "}", "").Replace(path)
