@@ -27,6 +27,8 @@ type Config struct {
 	// EdgeListener and APIListener, where set, are used instead of opening the addresses.
 	EdgeListener net.Listener `yaml:"-"`
 	APIListener  net.Listener `yaml:"-"`
+	// Now, where set, tells the time by which handles expire and rates are measured, instead of the system's clock.
+	Now func() time.Time `yaml:"-"`
 
 	// GameInstance, TokenIssuer and Allocation are the gRPC targets of the services. Defaults 127.0.0.1:7101, :7102 and :7103.
 	GameInstance string `yaml:"game_instance" env:"GAME_INSTANCE"`

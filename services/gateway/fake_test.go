@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +122,8 @@ type sessions struct {
 	pulled   chan *sessionv1.PullNotificationsRequest
 	released chan string
 	closeErr error
+	renewErr error
+	renewals atomic.Int64
 }
 
 func newSessions() *sessions {
@@ -269,8 +272,12 @@ func (s *sessions) RenewGateway(_ context.Context, req *sessionv1.RenewGatewayRe
 		s.released <- req.GetGatewayId()
 		return &sessionv1.RenewGatewayResponse{}, nil
 	}
+	s.renewals.Add(1)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.renewErr != nil {
+		return nil, s.renewErr
+	}
 	resp := &sessionv1.RenewGatewayResponse{UndeliveredInstanceIds: s.undelivered, Lapsed: s.lapseOnce && s.gatewayID == req.GetGatewayId()}
 	if resp.GetLapsed() {
 		s.lapseOnce = false
@@ -351,6 +358,11 @@ func (s *servers) UpdateGameData(ctx context.Context, _ *gameserverv1.UpdateGame
 	md, _ := metadata.FromIncomingContext(ctx)
 	s.metadata <- md
 	return &gameserverv1.UpdateGameDataResponse{Revision: 7}, nil
+}
+
+// RefreshTokens answers with whom it is for.
+func (*servers) RefreshTokens(ctx context.Context, req *gameserverv1.RefreshTokensRequest) (*gameserverv1.RefreshTokensResponse, error) {
+	return &gameserverv1.RefreshTokensResponse{GameToken: "new of " + auth.FromContext(ctx).Server.ID + ", " + req.GetResumeKey()}, nil
 }
 
 // backend is everything behind a gateway, on one port.

@@ -46,7 +46,12 @@ func logger() *slog.Logger {
 // run runs modules and returns what stops them.
 func run(tb testing.TB, modules ...app.Module) (*app.App, func()) {
 	tb.Helper()
-	a, err := app.New(context.Background(), app.Config{Log: logger()}, modules...)
+	return runLogged(tb, logger(), modules...)
+}
+
+func runLogged(tb testing.TB, log *slog.Logger, modules ...app.Module) (*app.App, func()) {
+	tb.Helper()
+	a, err := app.New(context.Background(), app.Config{Log: log}, modules...)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -97,6 +102,14 @@ func startOn(tb testing.TB, store *redisx.Store, ses *sessions, change func(*gat
 	return w
 }
 
+// startLogged starts a ready gateway with a log.
+func startLogged(tb testing.TB, log *slog.Logger, change func(*gateway.Config)) *world {
+	tb.Helper()
+	w := newWorldLogged(tb, log, redistest.Embedded(tb), startBackend(tb, "", newIssuer(tb), newSessions()), change)
+	eventually(tb, "the gateway gets ready", func() error { return w.app.Ready(context.Background()) })
+	return w
+}
+
 // newWorldWithout starts a gateway in front of an issuer that is prepared before.
 func newWorldWithout(tb testing.TB, store *redisx.Store, ses *sessions, prepare func(*issuer)) *world {
 	iss := newIssuer(tb)
@@ -116,6 +129,11 @@ func onlyMissing(w *world, name string) error {
 // newWorldOf starts a gateway that need not be ready yet.
 func newWorldOf(tb testing.TB, store *redisx.Store, behind *backend, change func(*gateway.Config)) *world {
 	tb.Helper()
+	return newWorldLogged(tb, logger(), store, behind, change)
+}
+
+func newWorldLogged(tb testing.TB, log *slog.Logger, store *redisx.Store, behind *backend, change func(*gateway.Config)) *world {
+	tb.Helper()
 	w := &world{tb: tb, store: store, backend: behind}
 	cfg := gateway.Default()
 	cfg.EdgeListener, cfg.APIListener = listenAny(tb), listenAny(tb)
@@ -129,7 +147,7 @@ func newWorldOf(tb testing.TB, store *redisx.Store, behind *backend, change func
 	w.edge, w.api = cfg.EdgeListener.Addr().String(), cfg.APIListener.Addr().String()
 	w.http = &http.Client{Transport: &http.Transport{}}
 	tb.Cleanup(w.http.CloseIdleConnections)
-	w.app, w.stop = run(tb, gateway.Module(cfg))
+	w.app, w.stop = runLogged(tb, log, gateway.Module(cfg))
 	return w
 }
 

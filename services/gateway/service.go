@@ -19,7 +19,6 @@ import (
 	"github.com/berth-dev/berth/pkg/rpc"
 	"github.com/berth-dev/berth/pkg/tlsx"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
-	"github.com/berth-dev/berth/sdk/go/token"
 
 	"github.com/berth-dev/berth/services/gateway/internal/broker"
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
@@ -27,6 +26,7 @@ import (
 	"github.com/berth-dev/berth/services/gateway/internal/keys"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/rest"
+	"github.com/berth-dev/berth/services/gateway/internal/session"
 	"github.com/berth-dev/berth/services/gateway/internal/upstream"
 	"github.com/berth-dev/berth/services/gateway/internal/wsserver"
 )
@@ -116,10 +116,11 @@ func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Stor
 	b.ReadyWhen("game-instance", keeper.Ready)
 
 	server := wsserver.New(wsserver.Config{
-		Verify: func(ctx context.Context, game, social string) (token.Server, error) {
+		Verify: func(ctx context.Context, game, social string) (session.Verified, error) {
 			p, err := authenticator.Pair(ctx, game, social)
-			return p.Server, err
+			return session.Verified{Server: p.Server, Expired: p.Expired}, err
 		},
+		Outage: func() bool { return keySource.Failing() || keeper.Failing() },
 		Ready: func(ctx context.Context) error {
 			_, err := keeper.Current()
 			return errors.Join(keySource.Ready(ctx), err)
@@ -129,7 +130,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Stor
 			MaxFrameBytes: cfg.Limits.FrameBytes, MaxInFlight: cfg.Limits.InFlight,
 			MaxQueue: cfg.Limits.Queue, MaxQueueBytes: cfg.Limits.QueueBytes,
 		},
-		Heartbeat: cfg.Heartbeat, HelloTimeout: cfg.HelloTimeout,
+		Heartbeat: cfg.Heartbeat, HelloTimeout: cfg.HelloTimeout, Now: cfg.Now,
 		Log: b.Log(), Metrics: counts,
 	})
 	b.Run("link", server.Run)

@@ -58,6 +58,7 @@ type Keeper struct {
 	mu      sync.Mutex
 	id      string
 	renewed time.Time // when the renewal that was last answered was sent; zero: the lease is not held yet
+	failing bool      // the last renewal failed
 	started bool
 	stop    context.CancelFunc
 	stopped chan struct{} // closed when Run has ended its last life
@@ -104,6 +105,13 @@ func (k *Keeper) Current() (string, error) {
 		return "", errs.New(errs.ServiceUnavailable, "the gateway has no contact with the game-instance service").Retry(time.Second)
 	}
 	return k.id, nil
+}
+
+// Failing reports whether game-instance, or the store behind it, is known to be out of reach: the last renewal failed.
+func (k *Keeper) Failing() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.failing
 }
 
 // Ready returns an error unless the lease is held.
@@ -180,6 +188,9 @@ func (k *Keeper) renew(ctx context.Context, id string) error {
 	callCtx, cancel := context.WithTimeout(ctx, max(k.cfg.Interval, k.cfg.Lease/4))
 	defer cancel()
 	lapsed, undelivered, err := k.cfg.Leases.Renew(callCtx, id, k.cfg.Lease)
+	k.mu.Lock()
+	k.failing = err != nil && ctx.Err() == nil
+	k.mu.Unlock()
 	if err != nil {
 		if ctx.Err() == nil {
 			k.cfg.Log.Warn("the lease could not be renewed", "error", err)

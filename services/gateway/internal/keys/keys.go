@@ -37,6 +37,7 @@ type Source struct {
 	doc     []byte // the last document; nil before the first
 	fetched time.Time
 	primed  bool // set has the keys of a document
+	failing bool // the last of Run's fetches failed
 }
 
 // New returns a Source that fetches from token-issuer.
@@ -59,6 +60,14 @@ func (s *Source) Ready(context.Context) error {
 	return nil
 }
 
+// Failing reports whether token-issuer is known to be out of reach: the last of the fetches that are made every minute, and every second once one has
+// failed, failed.
+func (s *Source) Failing() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.failing
+}
+
 // Run fetches the keys until that has worked, and then keeps the published document fresh until ctx ends.
 func (s *Source) Run(ctx context.Context) error {
 	failing := false
@@ -74,7 +83,10 @@ func (s *Source) Run(ctx context.Context) error {
 		default:
 			pause = min(pause*2, longestPause)
 		}
-		failing = err != nil
+		failing = err != nil && ctx.Err() == nil
+		s.mu.Lock()
+		s.failing = failing
+		s.mu.Unlock()
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:

@@ -1,17 +1,11 @@
 package session_test
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"testing"
-	"time"
 
 	"pgregory.net/rapid"
-
-	"github.com/berth-dev/berth/pkg/errs"
-	"github.com/berth-dev/berth/sdk/go/token"
 
 	"github.com/berth-dev/berth/services/gateway/internal/session"
 )
@@ -316,22 +310,4 @@ func TestDeliveryInOrderOnceAndWhole(t *testing.T) {
 			t.Fatalf("sent %v of %d", sent, committed)
 		}
 	})
-}
-
-// The rest of what Pair does is tested over a socket with real tokens (TestEveryFrameCarriesBothCredentials).
-func TestHandlesNeedNoVerification(t *testing.T) {
-	verified := errors.New("verified")
-	server := token.Server{ID: "s", PairID: "p", Namespace: "default", ExpireTime: time.Now()}
-	p := session.NewPair(server, "ey-game", "ey-social", func(context.Context, string, string) (token.Server, error) { return token.Server{}, verified })
-	game, social := p.Handles()
-	now := server.ExpireTime.Add(token.Leeway)
-	if err := p.Check(t.Context(), game, social, now); err != nil {
-		t.Errorf("at the end of their life: %v", err)
-	}
-	if err := p.Check(t.Context(), game, social, now.Add(time.Millisecond)); !errs.Is(err, errs.CredentialsExpired) {
-		t.Errorf("after it: %v", err)
-	}
-	if err := p.Check(t.Context(), "ey-other", social, now); !errors.Is(err, verified) {
-		t.Errorf("another token: %v", err)
-	}
 }

@@ -37,6 +37,8 @@ type conn struct {
 	over    bool             // run is winding up
 	hello   *time.Timer
 	kill    *time.Timer
+
+	unrefreshed time.Time // when Berth could not refresh the pair; zero: the last refresh was answered otherwise
 }
 
 func newConn(s *Server, pair *session.Pair) *conn {

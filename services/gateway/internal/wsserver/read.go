@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"time"
 
 	"github.com/coder/websocket"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -190,6 +189,9 @@ const (
 	methodEnd           = "EndGameInstance"
 )
 
+// methodRefresh renews the pair.
+const methodRefresh = "RefreshTokens"
+
 // call is a request that has no answer yet.
 type call struct {
 	id               int64
@@ -216,7 +218,8 @@ func (c *conn) request(r *linkv1.Request) {
 	if breach != nil {
 		return
 	}
-	if err := c.checkCredentials(r.GetAuth()); err != nil {
+	caller, err := c.admit(r, caller)
+	if err != nil {
 		c.refuse(call, err)
 		return
 	}
@@ -225,32 +228,31 @@ func (c *conn) request(r *linkv1.Request) {
 		return
 	}
 	r.Auth = nil // they go no further
-	c.srv.cfg.Upstream.Relay(caller, r, func(resp *sessionv1.RelayResponse, err error) {
-		if err == nil && resp.GetResponse().GetOutcome() == nil {
-			err = errs.New(errs.Internal, "internal error: the answer is empty")
-		}
-		if err != nil {
-			c.refuse(call, err)
-			return
-		}
-		answer := resp.GetResponse()
+	c.srv.cfg.Upstream.Relay(caller, r, func(resp *sessionv1.RelayResponse, err error) { c.relayed(call, resp, err) })
+}
+
+// relayed takes the answer of game-instance, or why there is none.
+func (c *conn) relayed(call call, resp *sessionv1.RelayResponse, err error) {
+	answer, reason := resp.GetResponse(), errs.ReasonOf(err)
+	if err == nil && answer.GetOutcome() == nil {
+		err, reason = errs.New(errs.Internal, "internal error: the answer is empty"), errs.Internal
+	}
+	deliver := func() { c.refuse(call, err) }
+	if err == nil {
+		reason = errs.Reason(answer.GetError().GetReason())
 		answer.Id = call.id
-		c.answer(call, responseFrame(answer), errs.Reason(answer.GetError().GetReason()), resp.GetLink())
-	})
+		deliver = func() { c.answer(call, responseFrame(answer), reason, resp.GetLink()) }
+	}
+	if call.method == methodRefresh {
+		c.refreshed(answer.GetResult(), reason, deliver)
+		return
+	}
+	deliver()
 }
 
 // refuse answers a request with an error that was found here.
 func (c *conn) refuse(call call, err error) {
 	c.answer(call, failureFrame(call.id, err), errs.ReasonOf(err), nil)
-}
-
-func (c *conn) checkCredentials(auth *linkv1.Credentials) error {
-	ctx, cancel := context.Background(), func() {}
-	if game, social := c.pair.Handles(); auth.GetGame() != game || auth.GetSocial() != social { // otherwise nothing will be fetched
-		ctx, cancel = context.WithTimeout(ctx, verifyTimeout)
-	}
-	defer cancel()
-	return c.pair.Check(ctx, auth.GetGame(), auth.GetSocial(), time.Now())
 }
 
 // answer queues the answer to a request. When the request linked an instance, its notifications follow.

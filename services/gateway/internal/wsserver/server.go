@@ -41,8 +41,10 @@ type Limits struct {
 
 // Config configures a Server.
 type Config struct {
-	// Verify verifies a pair of tokens.
+	// Verify verifies a pair of tokens; its time is bounded here.
 	Verify session.Verify
+	// Outage reports whether Berth is known not to be able to renew a pair now.
+	Outage func() bool
 	// Ready returns an error while nobody can be let in.
 	Ready func(context.Context) error
 	// Gateway returns the id of the gateway's life, or an *errs.Error while sessions cannot be opened.
@@ -59,6 +61,8 @@ type Config struct {
 	HelloTimeout time.Duration
 	// CloseTimeout is how long a connection that is sent away gets for its closing handshake. Default 3 s.
 	CloseTimeout time.Duration
+	// Now tells the time by which tokens expire. Default time.Now.
+	Now func() time.Time
 	// Log is where connections are logged.
 	Log *slog.Logger
 	// Metrics is where they are counted.
@@ -99,6 +103,10 @@ func New(cfg Config) *Server {
 	if l.MaxQueueBytes == 0 {
 		l.MaxQueueBytes = 4 << 20
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	cfg.Verify = bounded(cfg.Verify)
 	return &Server{
 		cfg:    cfg,
 		made:   time.Now(),

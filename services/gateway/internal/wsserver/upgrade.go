@@ -22,9 +22,6 @@ import (
 // Subprotocol is the link's binary sub-protocol.
 const Subprotocol = "berth.v1.proto"
 
-// verifyTimeout bounds the verification of tokens, which fetches keys when it meets an unknown one.
-const verifyTimeout = 5 * time.Second
-
 // ServeHTTP upgrades a request to a link connection, after its credentials were verified.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.running.Add(1)
@@ -92,14 +89,15 @@ func (s *Server) authenticate(r *http.Request) (*session.Pair, error) {
 		}
 		game = strings.TrimSpace(value)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), verifyTimeout)
-	defer cancel()
-	server, err := s.cfg.Verify(ctx, game, strings.Join(social, ""))
+	shown, err := s.cfg.Verify(r.Context(), game, strings.Join(social, ""))
 	if err != nil {
 		return nil, err
 	}
+	if shown.Expired { // whatever is out of order at Berth, nobody new is let in
+		return nil, errs.New(errs.CredentialsExpired, "the tokens have expired; refresh them with POST /v1/game-server/tokens:refresh and the resume key")
+	}
 	// Clones, because the header's strings would keep the whole request in memory.
-	return session.NewPair(server, strings.Clone(game), strings.Clone(strings.Join(social, "")), s.cfg.Verify), nil
+	return session.NewPair(shown.Server, strings.Clone(game), strings.Clone(strings.Join(social, "")), s.cfg.Verify), nil
 }
 
 // accept upgrades the connection and lets it run in goroutines of its own, so that the handler can return and net/http let go of the request.
