@@ -45,6 +45,31 @@ type issuer struct {
 	public  ed25519.PublicKey
 	mu      sync.Mutex
 	down    bool
+	noList  bool // what was revoked cannot be had
+	revoked *tokenv1.GetRevocationsResponse
+}
+
+// revoke revokes servers.
+func (i *issuer) revoke(version int64, servers ...string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.revoked = &tokenv1.GetRevocationsResponse{Version: version}
+	for _, id := range servers {
+		i.revoked.Targets = append(i.revoked.Targets, &tokenv1.RevocationTarget{Namespace: "default", Target: &tokenv1.RevocationTarget_ServerId{ServerId: id}})
+	}
+}
+
+// GetRevocations implements tokenv1.TokenServiceServer.
+func (i *issuer) GetRevocations(context.Context, *tokenv1.GetRevocationsRequest) (*tokenv1.GetRevocationsResponse, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.noList {
+		return nil, rpc.Status(errs.New(errs.ServiceUnavailable, "down")).Err()
+	}
+	if i.revoked == nil {
+		return &tokenv1.GetRevocationsResponse{}, nil
+	}
+	return i.revoked, nil
 }
 
 func newIssuer(tb testing.TB) *issuer {

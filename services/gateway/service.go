@@ -16,9 +16,11 @@ import (
 	"github.com/berth-dev/berth/pkg/conf"
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/revocations"
 	"github.com/berth-dev/berth/pkg/rpc"
 	"github.com/berth-dev/berth/pkg/tlsx"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
 
 	"github.com/berth-dev/berth/services/gateway/internal/broker"
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
@@ -51,18 +53,22 @@ func Module(cfg Config) app.Module {
 		keySource := keys.New(tokenv1.NewTokenServiceClient(conns.tokenIssuer), b.Log())
 		b.Run("keys", keySource.Run)
 		b.ReadyWhen("keys", keySource.Ready)
-		authenticator, err := auth.New(cfg.Auth, keySource.Verifier(), nil)
+		var link *wsserver.Server
+		revoked := revocations.New(revocations.Config{Issuer: conns.tokens, Redis: store, Log: b.Log(), Changed: func(*token.Revocations) { link.CloseRevoked() }})
+		authenticator, err := auth.New(cfg.Auth, revoked.Guard(keySource.Verifier()), nil)
 		if err != nil {
 			return err
 		}
-		link := buildLink(b, cfg, conns, store, keySource, authenticator)
+		link = buildLink(b, cfg, conns, store, keySource, revoked, authenticator)
+		b.Run("revocations", revoked.Run)
+		b.ReadyWhen("revocations", revoked.Ready)
 		return serve(ctx, b, cfg, conns, keySource, link)
 	}}
 }
 
 // connections are those to the other services.
 type connections struct {
-	sessions                              *grpc.ClientConn // speaks as a Berth service
+	sessions, tokens                      *grpc.ClientConn // speak as a Berth service
 	gameInstance, tokenIssuer, allocation *grpc.ClientConn // forward their callers' credentials
 }
 
@@ -78,6 +84,7 @@ func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
 		key    conf.Secret
 	}{
 		{&c.sessions, cfg.GameInstance, cfg.Auth.InternalKey},
+		{&c.tokens, cfg.TokenIssuer, cfg.Auth.InternalKey},
 		{&c.gameInstance, cfg.GameInstance, ""},
 		{&c.tokenIssuer, cfg.TokenIssuer, ""},
 		{&c.allocation, cfg.Allocation, ""},
@@ -93,7 +100,7 @@ func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
 }
 
 // buildLink wires what serves the link.
-func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Store, keySource *keys.Source, authenticator *auth.Authenticator) *wsserver.Server {
+func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Store, keySource *keys.Source, revoked *revocations.Watch, authenticator *auth.Authenticator) *wsserver.Server {
 	counts := metrics.New(b.Metrics())
 	sockets := hub.New(cfg.Limits.Sockets)
 	up := upstream.New(upstream.Config{Conn: conns.sessions, Streams: cfg.RelayStreams, CallTimeout: cfg.RequestTimeout, Log: b.Log(), Metrics: counts})
@@ -120,10 +127,11 @@ func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Stor
 			p, err := authenticator.Pair(ctx, game, social)
 			return session.Verified{Server: p.Server, Expired: p.Expired}, err
 		},
-		Outage: func() bool { return keySource.Failing() || keeper.Failing() },
+		Revoked: func(server token.Server) bool { return revoked.List().Server(server) },
+		Outage:  func() bool { return keySource.Failing() || keeper.Failing() },
 		Ready: func(ctx context.Context) error {
 			_, err := keeper.Current()
-			return errors.Join(keySource.Ready(ctx), err)
+			return errors.Join(keySource.Ready(ctx), revoked.Ready(ctx), err)
 		},
 		Gateway: keeper.Current, Hub: sockets, Upstream: up,
 		Limits: wsserver.Limits{

@@ -39,6 +39,9 @@ func errExpired() error {
 // about that; with everything else it waits until it is renewed, unless Berth cannot renew it now: an outage of Berth takes no calls from a server that was
 // let in before.
 func (c *conn) admit(r *linkv1.Request, caller *sessionv1.ServerIdentity) (*sessionv1.ServerIdentity, error) {
+	if c.srv.cfg.Revoked(c.pair.Server()) {
+		return nil, errs.New(errs.CredentialsRevoked, "auth: the tokens were revoked")
+	}
 	now := c.srv.cfg.Now()
 	expired, err := c.pair.Check(context.Background(), r.GetAuth().GetGame(), r.GetAuth().GetSocial(), now)
 	switch {
@@ -92,5 +95,20 @@ func (c *conn) renew(result []byte) {
 	}
 	if err != nil {
 		c.srv.cfg.Log.Error("refreshed tokens could not be taken over", append(identity(c.pair.Server()), "error", err)...)
+	}
+}
+
+// CloseRevoked closes the connections whose pairs were revoked.
+func (s *Server) CloseRevoked() {
+	for _, socket := range s.cfg.Hub.Sockets() {
+		if c, ok := socket.(*conn); ok {
+			c.closeIfRevoked()
+		}
+	}
+}
+
+func (c *conn) closeIfRevoked() {
+	if c.srv.cfg.Revoked(c.pair.Server()) {
+		c.Close(linkv1.CloseCode_CLOSE_CODE_REVOKED, "the tokens were revoked")
 	}
 }

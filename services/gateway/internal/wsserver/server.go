@@ -43,6 +43,8 @@ type Limits struct {
 type Config struct {
 	// Verify verifies a pair of tokens; its time is bounded here.
 	Verify session.Verify
+	// Revoked reports whether a pair that was let in has been revoked since. Default: none.
+	Revoked func(token.Server) bool
 	// Outage reports whether Berth is known not to be able to renew a pair now.
 	Outage func() bool
 	// Ready returns an error while nobody can be let in.
@@ -105,6 +107,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Revoked == nil {
+		cfg.Revoked = func(token.Server) bool { return false }
 	}
 	cfg.Verify = bounded(cfg.Verify)
 	return &Server{

@@ -119,6 +119,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, pair *session.Pa
 	if !s.cfg.Hub.Add(c) { // it began to drain, or filled up, meanwhile
 		c.Close(linkv1.CloseCode_CLOSE_CODE_GOING_AWAY, "this gateway takes no connections now; try again, or another one")
 	}
+	c.closeIfRevoked() // after the hub has it: what is revoked from now on is looked for there
 	s.running.Go(c.run)
 }
 
