@@ -9,7 +9,8 @@ import (
 	"github.com/berth-dev/berth/sdk/go/token"
 )
 
-// FuzzVerify: whatever comes in, the verifier does not panic, refuses with a *Error, and accepts only what was signed.
+// FuzzVerify: whatever comes in, the verifier does not panic, refuses with a *Error, and accepts only what was signed. Of invented key ids it finds so many
+// that it may come to no verdict.
 func FuzzVerify(f *testing.F) {
 	i := newIssuer(f, "k1")
 	v := verifier(f, i)
@@ -24,7 +25,7 @@ func FuzzVerify(f *testing.F) {
 		switch {
 		case err == nil && raw != good:
 			t.Errorf("accepted a ticket that nobody issued")
-		case err != nil && !errors.As(err, &refused):
+		case err != nil && !errors.As(err, &refused) && !errors.Is(err, token.ErrKeysUnavailable):
 			t.Errorf("failed with %v, which is no refusal", err)
 		}
 	})

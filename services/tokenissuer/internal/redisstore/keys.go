@@ -18,9 +18,9 @@ const (
 // The API keys of the whole deployment, but for root keys. They share a slot, and have no TTL.
 const (
 	// apiKeysKey is a hash of the SHA-256 of keys to "CREATED:EXPIRES:" and the JSON of keyEntry.
-	apiKeysKey = "berth:{apikeys}:keys"
+	apiKeysKey = "berth:{apikeys}:keys" //nolint:gosec // the name of a key in Redis
 	// apiKeyNamesKey is a hash of names to the SHA-256 of their keys.
-	apiKeyNamesKey = "berth:{apikeys}:names"
+	apiKeyNamesKey = "berth:{apikeys}:names" //nolint:gosec // the name of a key in Redis
 	// apiKeyExpiryKey is a zset of names by the time, in µs, at which their keys expire.
-	apiKeyExpiryKey = "berth:{apikeys}:expiry"
+	apiKeyExpiryKey = "berth:{apikeys}:expiry" //nolint:gosec // the name of a key in Redis
 )
