@@ -46,13 +46,13 @@ func (r *run) play(ac apiCase, name string, call way, table map[string]documente
 		r.t.Skipf("needs %s", ac.Needs)
 	}
 	for _, steps := range [][]step{r.base.Given[ac.Given], ac.Steps} {
-		for _, st := range steps {
+		for n, st := range steps {
 			if err := r.step(st); err != nil {
-				r.t.Fatalf("%s before the call: %v", st.RPC, err)
+				r.t.Fatalf("step %d before the call, %s: %v", n+1, st.RPC, err)
 			}
 		}
 	}
-	c, err := r.prepare(ac.method, &ac.Request)
+	c, err := r.prepare(ac.method, ac.Key, &ac.Request)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func (r *run) play(ac apiCase, name string, call way, table map[string]documente
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	before := r.revisions()
+	before := r.state()
 	got, err := call(c)
 	if err != nil {
 		r.t.Fatal(err)
@@ -92,8 +92,8 @@ func (r *run) play(ac apiCase, name string, call way, table map[string]documente
 	for _, wrong := range f.differs(got.refused, table, fmt.Sprint(says)) {
 		r.t.Errorf("%s: answered %s", wrong, got.refused)
 	}
-	if after := r.revisions(); after != before {
-		r.t.Errorf("a refused call changed the namespace from %s to %s", before, after)
+	if after := r.state(); after != before {
+		r.t.Errorf("a refused call changed something: it was\n%s\nand is\n%s", before, after)
 	}
 }
 
@@ -125,13 +125,24 @@ func (f *failure) differs(got *refusal, table map[string]documented, says string
 	return wrong
 }
 
-// step makes a call before that of the case, over gRPC.
+// step does what comes before the call of a case, over gRPC.
 func (r *run) step(st step) error {
-	method := service().Methods().ByName(protoreflect.Name(st.RPC))
-	if method == nil {
-		return fmt.Errorf("there is no rpc %q", st.RPC)
+	switch {
+	case st.Links != "":
+		_, err := r.link(st.Links)
+		return err
+	case st.GivesUp != "":
+		return r.giveUp(st.GivesUp)
 	}
-	c, err := r.prepare(method, &st.Request)
+	method, err := find(r.base.rpcs, st.RPC)
+	if err != nil {
+		return err
+	}
+	key := st.Key
+	if key == "" {
+		key = keyOf(roleOf(method))
+	}
+	c, err := r.prepare(method, key, &st.Request)
 	if err != nil {
 		return err
 	}
@@ -168,8 +179,8 @@ func (r *run) step(st step) error {
 	return once()
 }
 
-func (r *run) prepare(method protoreflect.MethodDescriptor, over *yaml.Node) (call, error) {
-	request, err := r.base.request(string(method.Name()), over)
+func (r *run) prepare(method protoreflect.MethodDescriptor, key string, over *yaml.Node) (call, error) {
+	request, err := r.base.request(method, over)
 	if err != nil {
 		return call{}, err
 	}
@@ -178,7 +189,7 @@ func (r *run) prepare(method protoreflect.MethodDescriptor, over *yaml.Node) (ca
 		return call{}, err
 	}
 	m, _ := filled.(map[string]any)
-	return call{method: method, request: m}, nil
+	return call{method: method, key: secretOf(key), request: m}, nil
 }
 
 // filled returns a node's value with its references filled in; nil for none.
@@ -211,23 +222,24 @@ func (r *run) text(n *yaml.Node) (*string, error) {
 	return &s, nil
 }
 
-// revisions returns ids and revisions of all instances of the run's namespace.
-func (r *run) revisions() string {
+// state returns what a refused call must not change: instances with their revisions, for example.
+func (r *run) state() string {
 	r.t.Helper()
-	list, err := r.prepare(service().Methods().ByName("ListGameInstances"), &yaml.Node{})
-	if err != nil {
-		r.t.Fatal(err)
+	var all []string
+	for _, name := range r.base.Unchanged {
+		method, err := find(r.base.rpcs, name)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		c, err := r.prepare(method, keyOf(roleOf(method)), &yaml.Node{})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		got, err := r.stack.grpcWay(c)
+		if err != nil || got.refused != nil {
+			r.t.Fatalf("%s: %v %v", name, err, got.refused)
+		}
+		all = append(all, fmt.Sprint(got.messages...))
 	}
-	got, err := r.stack.grpcWay(list)
-	if err != nil || got.refused != nil {
-		r.t.Fatalf("list: %v %v", err, got.refused)
-	}
-	answer, _ := got.messages[0].(map[string]any)
-	instances, _ := answer["instances"].([]any)
-	var b strings.Builder
-	for _, inst := range instances {
-		m, _ := inst.(map[string]any)
-		fmt.Fprintf(&b, "[%v at %v]", m["id"], m["revision"])
-	}
-	return b.String()
+	return strings.Join(all, "\n")
 }

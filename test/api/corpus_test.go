@@ -14,8 +14,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
-
-	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 )
 
 // apiCase is one call and what must come of it. testdata/README.md describes its fields.
@@ -23,6 +21,7 @@ type apiCase struct {
 	Name      string    `yaml:"name"`
 	RPC       rpcs      `yaml:"rpc"`
 	Given     string    `yaml:"given"`
+	Key       string    `yaml:"key"`
 	Steps     []step    `yaml:"steps"`
 	Request   yaml.Node `yaml:"request"`
 	Over      string    `yaml:"over"`
@@ -40,13 +39,18 @@ type apiCase struct {
 	method protoreflect.MethodDescriptor
 }
 
-// step is a call that prepares a case. It is repeated until its answer has what `until` says, or its failure the reason.
+// step prepares a case. It is a call, which is repeated until its answer has what `until` says, or its failure the reason; or something that a
+// registered game server does.
 type step struct {
 	As         string    `yaml:"as"`
 	RPC        string    `yaml:"rpc"`
+	Key        string    `yaml:"key"`
 	Request    yaml.Node `yaml:"request"`
 	Until      yaml.Node `yaml:"until"`
 	UntilFails string    `yaml:"until_fails"`
+	// Links and GivesUp name the answer with which a game server was registered.
+	Links   string `yaml:"links"`
+	GivesUp string `yaml:"gives_up"`
 }
 
 // failure is what a refused call must answer. Code and HTTP status follow from the reason, by the table of docs/errors.md.
@@ -78,6 +82,13 @@ type base struct {
 	Requests map[string]yaml.Node `yaml:"requests"`
 	// Given has the set-ups by name.
 	Given map[string][]step `yaml:"given"`
+	// Usual names the set-up of cases that do not say, by service.
+	Usual map[string]string `yaml:"usual"`
+	// Unchanged are rpcs whose answers must be the same after a refused call.
+	Unchanged []string `yaml:"unchanged"`
+
+	rpcs []protoreflect.MethodDescriptor
+	good map[string]yaml.Node // Requests, by the title of their rpc
 }
 
 type corpus struct {
@@ -85,15 +96,14 @@ type corpus struct {
 	cases []apiCase
 }
 
-func service() protoreflect.ServiceDescriptor {
-	return instancev1.File_berth_instance_v1_game_instance_service_proto.Services().ByName("GameInstanceService")
-}
-
 // load reads the corpus. What it does not know in a file is an error: a misspelt expectation would expect nothing.
 func load(t *testing.T) *corpus {
 	t.Helper()
 	c := &corpus{}
 	decode(t, "testdata/base.yaml", &c.base)
+	if err := c.base.complete(); err != nil {
+		t.Fatalf("testdata/base.yaml: %v", err)
+	}
 	files, err := filepath.Glob("testdata/cases/*.yaml")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no cases: %v", err)
@@ -105,9 +115,11 @@ func load(t *testing.T) *corpus {
 		for _, ac := range cases {
 			for _, name := range ac.RPC {
 				one := ac
-				one.file, one.method = strings.TrimSuffix(filepath.Base(file), ".yaml"), service().Methods().ByName(protoreflect.Name(name))
-				one.Name = name + "/" + ac.Name
-				if err := one.check(c.base); err != nil {
+				one.file, one.Name = strings.TrimSuffix(filepath.Base(file), ".yaml"), name+"/"+ac.Name
+				if one.method, err = find(c.base.rpcs, name); err == nil {
+					err = one.check(c.base)
+				}
+				if err != nil {
 					t.Fatalf("%s: %q: %v", file, one.Name, err)
 				}
 				if seen[one.Name] {
@@ -119,6 +131,27 @@ func load(t *testing.T) *corpus {
 		}
 	}
 	return c
+}
+
+// complete finds the rpcs that are named.
+func (b *base) complete() (err error) {
+	if b.rpcs, err = asked(); err != nil {
+		return err
+	}
+	b.good = map[string]yaml.Node{}
+	for name, request := range b.Requests {
+		m, err := find(b.rpcs, name)
+		if err != nil {
+			return err
+		}
+		b.good[title(m)] = request
+	}
+	for _, name := range b.Unchanged {
+		if _, err := find(b.rpcs, name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func decode(t *testing.T, path string, out any) {
@@ -137,15 +170,21 @@ func decode(t *testing.T, path string, out any) {
 // check refuses a case that could not fail, or that nobody would run.
 func (c *apiCase) check(b base) error {
 	if c.Given == "" {
-		c.Given = "pending"
+		c.Given = b.Usual[string(c.method.Parent().Name())]
+	}
+	if c.Given == "" {
+		c.Given = "nothing"
+	}
+	if c.Key == "" {
+		c.Key = keyOf(roleOf(c.method))
 	}
 	switch {
 	case strings.HasSuffix(c.Name, "/"):
 		return errors.New("has no name")
-	case c.method == nil:
-		return fmt.Errorf("there is no rpc %v", c.RPC)
 	case b.Given[c.Given] == nil && c.Given != "nothing":
 		return fmt.Errorf("there is no set-up %q; there are %v", c.Given, slices.Sorted(maps.Keys(b.Given)))
+	case !slices.Contains(append(keyNames(), noKey, unknownKey), c.Key):
+		return fmt.Errorf("there is no key %q", c.Key)
 	case !slices.Contains([]string{"", "grpc", "rest"}, c.Over):
 		return fmt.Errorf("there is no way %q to call", c.Over)
 	case (c.Fails == nil) == c.Answers.IsZero():
@@ -183,8 +222,8 @@ func (c *apiCase) want(way string) *failure {
 }
 
 // request lays a case's request over the good one of its rpc; null takes a field away.
-func (b base) request(rpc string, over *yaml.Node) (map[string]any, error) {
-	good := b.Requests[rpc]
+func (b base) request(m protoreflect.MethodDescriptor, over *yaml.Node) (map[string]any, error) {
+	good := b.good[title(m)]
 	out, err := object(&good)
 	if err != nil {
 		return nil, err
@@ -193,7 +232,7 @@ func (b base) request(rpc string, over *yaml.Node) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, named := out["namespace"]; !named {
+	if _, named := out["namespace"]; !named && hasNamespace(m) {
 		out["namespace"] = "${namespace}"
 	}
 	for key, v := range changes {
@@ -204,4 +243,9 @@ func (b base) request(rpc string, over *yaml.Node) (map[string]any, error) {
 		}
 	}
 	return out, nil
+}
+
+// hasNamespace reports whether the requests of an rpc are about a namespace.
+func hasNamespace(m protoreflect.MethodDescriptor) bool {
+	return m.Input().Fields().ByName("namespace") != nil
 }

@@ -15,25 +15,51 @@ import (
 
 // An rpc that is added has no case until somebody writes some.
 func TestEveryRPCHasGoodCasesAndRefusals(t *testing.T) {
+	c := load(t)
 	good, refused := map[string]bool{}, map[string]bool{}
-	for _, c := range load(t).cases {
-		for _, way := range c.ways() {
-			key := string(c.method.Name()) + " over " + way
-			if c.Fails == nil {
+	for _, ac := range c.cases {
+		for _, way := range ac.ways() {
+			key := title(ac.method) + " over " + way
+			if ac.Fails == nil {
 				good[key] = true
 			} else {
 				refused[key] = true
 			}
 		}
 	}
-	for i := range service().Methods().Len() {
+	for _, m := range c.base.rpcs {
 		for _, way := range []string{"grpc", "rest"} {
-			key := string(service().Methods().Get(i).Name()) + " over " + way
+			key := title(m) + " over " + way
 			if !good[key] {
 				t.Errorf("no case of a good %s", key)
 			}
 			if !refused[key] {
 				t.Errorf("no case of a refused %s", key)
+			}
+		}
+	}
+}
+
+// Each rpc is refused to those who may not call it. That the role which it asks for is enough, its good cases show: it is that of their key.
+func TestEveryRPCIsRefusedToOthers(t *testing.T) {
+	c := load(t)
+	refused := map[string]bool{}
+	for _, ac := range c.cases {
+		if ac.Fails != nil && ac.Over == "" {
+			refused[title(ac.method)+" with "+ac.Key+": "+ac.Fails.Reason] = true
+		}
+	}
+	for _, m := range c.base.rpcs {
+		want := []string{noKey + ": CREDENTIALS_MISSING", unknownKey + ": CREDENTIALS_INVALID"}
+		if hasNamespace(m) {
+			want = append(want, elsewhereKey+": NAMESPACE_DENIED")
+		}
+		if role := roleOf(m); role > 0 {
+			want = append(want, keyOf(role-1)+": ROLE_REQUIRED")
+		}
+		for _, w := range want {
+			if key := title(m) + " with " + w; !refused[key] {
+				t.Errorf("no case of %s", key)
 			}
 		}
 	}
@@ -74,8 +100,8 @@ func TestEveryValidationRuleIsBrokenByACase(t *testing.T) {
 		}
 	}
 	wanted, seen := map[string]int{}, map[protoreflect.FullName]bool{}
-	for i := range service().Methods().Len() {
-		rulesOf(service().Methods().Get(i).Input(), wanted, seen)
+	for _, m := range c.base.rpcs {
+		rulesOf(m.Input(), wanted, seen)
 	}
 	if len(wanted) < 100 {
 		t.Fatalf("only %d rules were found", len(wanted))
@@ -95,7 +121,7 @@ func TestEveryValidationRuleIsBrokenByACase(t *testing.T) {
 // offline returns a case's request with likely values in the places of what steps would answer; nil for one that is not JSON of its type.
 func (c *corpus) offline(t *testing.T, ac apiCase) proto.Message {
 	t.Helper()
-	request, err := c.base.request(string(ac.method.Name()), &ac.Request)
+	request, err := c.base.request(ac.method, &ac.Request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +130,7 @@ func (c *corpus) offline(t *testing.T, ac apiCase) proto.Message {
 			switch {
 			case ref == "${namespace}":
 				return "n0"
-			case strings.HasSuffix(ref, ".id}"):
+			case strings.HasSuffix(ref, ".id}"), strings.HasSuffix(ref, "Id}"):
 				return "5f0e4a63-0b8f-4e52-9f0c-0e4d2a6f1c12"
 			default:
 				return "1"

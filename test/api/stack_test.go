@@ -1,12 +1,13 @@
-// Package api plays one corpus of calls, files of testdata, over gRPC and over REST against all of Berth in one process, and checks that both are
-// answered alike and as the contract says.
+// Package api plays one corpus of calls, files of testdata, over gRPC and over REST against all of Berth's services in one process, and checks that both
+// are answered alike and as the contract says.
 package api
 
 import (
 	"bufio"
 	"context"
-	"fmt"
-	"io"
+	"crypto/rand"
+	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -18,19 +19,132 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/berth-dev/berth/services/berth/dev"
+	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/services/allocation"
+	"github.com/berth-dev/berth/services/allocation/providers"
+	"github.com/berth-dev/berth/services/allocation/providers/process"
+	"github.com/berth-dev/berth/services/gameinstance"
+	"github.com/berth-dev/berth/services/gateway"
+	"github.com/berth-dev/berth/services/tokenissuer"
 )
 
 // stack is all of Berth in this process, and connections to it.
 type stack struct {
-	dev  *dev.Stack
-	conn *grpc.ClientConn
-	http *http.Client
+	// conns are the connections over gRPC, by program.
+	conns map[string]*grpc.ClientConn
+	http  *http.Client
+	// api and edge are the base URLs of the gateway, for backends and for game servers.
+	api, edge string
 }
 
-// start starts what `berth dev` runs. The build "game" is the example game server, which opens to its players at once and plays on; "silent" never
-// links.
+// The names of keys that no role names.
+const (
+	noKey        = "none"      // no credentials at all
+	unknownKey   = "unknown"   // nobody has made it
+	elsewhereKey = "elsewhere" // an admin's, of the namespace "elsewhere" only
+)
+
+// secretOf returns the API key of a name.
+func secretOf(name string) string {
+	if name == noKey {
+		return ""
+	}
+	return auth.KeyPrefix + "of-the-corpus-" + name
+}
+
+// keys are the API keys that all services know: one of each role, and that of another namespace.
+func keys() []auth.APIKey {
+	out := []auth.APIKey{{Name: elsewhereKey, SHA256: auth.HashKey(secretOf(elsewhereKey)), Role: auth.RoleAdmin, Namespaces: []string{"elsewhere"}}}
+	for role, r := range keyRoles {
+		name := keyOf(role)
+		out = append(out, auth.APIKey{Name: name, SHA256: auth.HashKey(secretOf(name)), Role: auth.Role(strings.TrimPrefix(r.String(), "ROLE_"))})
+	}
+	return out
+}
+
+// keyNames returns the names of all of them.
+func keyNames() []string {
+	var out []string
+	for _, k := range keys() {
+		out = append(out, k.Name)
+	}
+	return out
+}
+
+// start starts the services. The build "game" is the example game server, which opens to its players at once and plays on; "silent" never links.
 func start(t *testing.T) *stack {
+	t.Helper()
+	ls := map[string]net.Listener{}
+	for _, name := range []string{gameInstance, tokenIssuer, allocations, "edge", "api", "admin"} {
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = l.Close() })
+		ls[name] = l
+	}
+	redis := redisx.Config{Addrs: []string{redistest.Server(t)}, Partitions: 16}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, local(t))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan error, 1)
+	go func() { stopped <- a.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Errorf("stop: %v", err)
+		}
+	})
+	if err := eventually(func() error { return a.Ready(ctx) }); err != nil {
+		t.Fatalf("not ready: %v", err)
+	}
+	transport := &http.Transport{}
+	t.Cleanup(transport.CloseIdleConnections)
+	s := &stack{
+		conns: map[string]*grpc.ClientConn{}, http: &http.Client{Transport: transport}, api: "http://" + ls["api"].Addr().String(), edge: "http://" + ls["edge"].Addr().String(),
+	}
+	for _, program := range []string{gameInstance, tokenIssuer, allocations} {
+		conn, err := grpc.NewClient(ls[program].Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		s.conns[program] = conn
+	}
+	return s
+}
+
+// modules are the services, wired to each other.
+func modules(ls map[string]net.Listener, redis redisx.Config, provider providers.Config) []app.Module {
+	creds := auth.Config{InternalKey: conf.Secret(rand.Text() + rand.Text()), APIKeys: keys()}
+	at := func(program string) string { return ls[program].Addr().String() }
+
+	ti := tokenissuer.Default()
+	ti.Redis, ti.Auth, ti.GRPCListener, ti.SealingKey = redis, creds, ls[tokenIssuer], conf.Secret(rand.Text()+rand.Text())
+
+	gi := gameinstance.Default()
+	gi.Redis, gi.Auth, gi.GRPCListener, gi.TokenIssuer, gi.Allocation = redis, creds, ls[gameInstance], at(tokenIssuer), at(allocations)
+
+	al := allocation.Default()
+	al.Redis, al.Auth, al.GRPCListener, al.TokenIssuer, al.GameInstance = redis, creds, ls[allocations], at(tokenIssuer), at(gameInstance)
+	al.GatewayURL, al.Providers = "http://"+at("edge"), []providers.Config{provider}
+
+	gw := gateway.Default()
+	gw.Redis, gw.Auth, gw.EdgeListener, gw.APIListener = redis, creds, ls["edge"], ls["api"]
+	gw.GameInstance, gw.TokenIssuer, gw.Allocation = at(gameInstance), at(tokenIssuer), at(allocations)
+
+	return []app.Module{tokenissuer.Module(ti), gameinstance.Module(gi), allocation.Module(al), gateway.Module(gw)}
+}
+
+// local is a provider that runs game servers on this machine.
+func local(t *testing.T) providers.Config {
 	t.Helper()
 	dir := t.TempDir()
 	server := filepath.Join(dir, "gameserver")
@@ -39,45 +153,14 @@ func start(t *testing.T) *stack {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
-	config := filepath.Join(dir, "berth.yaml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, `
-providers:
-  - name: local
-    kind: process
-    process:
-      regions: [local, r0]
-      builds:
-        game: {command: %q, args: ["--hold"], endpoints: [{name: game, protocol: tcp}]}
-        silent: {command: %q, args: ["--never-link"], endpoints: [{name: game, protocol: tcp}]}
-`, server, server), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	d, err := dev.New(ctx, dev.Options{Config: config, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- d.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Errorf("stop: %v", err)
-		}
-	})
-	if err := eventually(func() error { return d.Ready(ctx) }); err != nil {
-		t.Fatalf("not ready: %v", err)
-	}
-	conn, err := grpc.NewClient(d.API, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport := &http.Transport{}
-	t.Cleanup(func() {
-		_ = conn.Close()
-		transport.CloseIdleConnections()
-	})
-	return &stack{dev: d, conn: conn, http: &http.Client{Transport: transport}}
+	endpoints := []process.Endpoint{{Name: "game", Protocol: "tcp"}}
+	return providers.Config{Name: "local", Kind: "process", Process: process.Config{
+		StateDir: filepath.Join(dir, "servers"), StopWithService: true, Regions: []string{"local", "r0"}, MaxServers: 1000,
+		Builds: map[string]process.Build{
+			"game":   {Command: server, Args: []string{"--hold"}, Endpoints: endpoints},
+			"silent": {Command: server, Args: []string{"--never-link"}, Endpoints: endpoints},
+		},
+	}}
 }
 
 // eventually waits until a condition holds, and returns what it lacked at last.

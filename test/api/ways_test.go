@@ -35,6 +35,8 @@ const patience = time.Minute
 type call struct {
 	method  protoreflect.MethodDescriptor
 	request map[string]any
+	// key is the API key; empty: none.
+	key string
 	// wire is appended to the encoded request; body and query take the place of what REST would send.
 	wire, body *string
 	query      string
@@ -108,8 +110,11 @@ func message(d protoreflect.MessageDescriptor, object any) (proto.Message, error
 
 // grpcWay calls over gRPC.
 func (s *stack) grpcWay(c call) (outcome, error) {
-	ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+s.dev.Key), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
+	if c.key != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.key)
+	}
 	m, err := message(c.method.Input(), c.request)
 	if err != nil {
 		return outcome{}, fmt.Errorf("request: %w", err)
@@ -121,8 +126,8 @@ func (s *stack) grpcWay(c call) (outcome, error) {
 	if c.wire != nil {
 		raw = append(raw, *c.wire...)
 	}
-	full := fmt.Sprintf("/%s/%s", service().FullName(), c.method.Name())
-	stream, err := s.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, full, grpc.ForceCodec(asBytes{}), grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(64<<20))
+	full := fmt.Sprintf("/%s/%s", c.method.Parent().FullName(), c.method.Name())
+	stream, err := s.conns[programOf(c.method)].NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, full, grpc.ForceCodec(asBytes{}), grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(64<<20))
 	if err != nil {
 		return refusedOverGRPC(err), nil
 	}
@@ -186,11 +191,13 @@ func (s *stack) restWay(c call) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, s.dev.APIURL+target, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, method, s.api+target, strings.NewReader(body))
 	if err != nil {
 		return outcome{}, err
 	}
-	req.Header.Set("Authorization", "Bearer "+s.dev.Key)
+	if c.key != "" {
+		req.Header.Set("Authorization", "Bearer "+c.key)
+	}
 	resp, err := s.http.Do(req)
 	if err != nil {
 		return outcome{}, err
