@@ -90,7 +90,11 @@ func (s *GameServer) Link(ctx context.Context, req *gameserverv1.LinkRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	inst, err := s.link(ctx, req.GetInstanceId(), linkServer(current, req))
+	cmd, err := linkServer(current, req)
+	if err != nil {
+		return nil, err
+	}
+	inst, err := s.link(ctx, req.GetInstanceId(), cmd)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +118,12 @@ func (s *GameServer) socket(ctx context.Context) (session.Session, error) {
 func linkServer(current session.Session, req interface {
 	GetEndpoints() []*typev1.Endpoint
 	GetServerVersion() string
-}) instance.LinkServer {
+}) (instance.LinkServer, error) {
+	endpoints, err := wire.FromServer(req.GetEndpoints())
 	return instance.LinkServer{
 		Server: instance.Caller{ServerID: current.ServerID}, SessionEpoch: current.Epoch, GatewayID: current.GatewayID,
-		Endpoints: wire.FromEndpoints(req.GetEndpoints()), ServerVersion: req.GetServerVersion(),
-	}
+		Endpoints: endpoints, ServerVersion: req.GetServerVersion(),
+	}, err
 }
 
 // link binds a socket. A repeat must bind the newest one, so it is no command that is done once: deciding it again changes nothing.
@@ -154,7 +159,10 @@ func (s *GameServer) CreateAndLink(ctx context.Context, req *gameserverv1.Create
 		id := frameOf(ctx).command
 		command = fmt.Sprintf("%s/%d", id.Session, id.Number)
 	}
-	link := linkServer(current, req)
+	link, err := linkServer(current, req)
+	if err != nil {
+		return nil, err
+	}
 	cmd.Namespace, cmd.ID = p.Server.Namespace, ids.Instance(p.Server.Namespace, p.Actor(), command)
 	cmd.ServerID, cmd.Link = p.Server.ID, &link
 

@@ -39,11 +39,15 @@ func (s *Registry) RegisterGameServer(ctx context.Context, req *gameserverv1.Reg
 	if err != nil {
 		return nil, err
 	}
+	endpoints, err := wire.FromServer(req.GetEndpoints())
+	if err != nil {
+		return nil, err
+	}
 	namespace, actor := ids.Namespace(req.GetNamespace()), auth.FromContext(ctx).Actor()
 	registration := ids.Registration(namespace, actor, req.GetRequestId())
 	server, err := s.servers.Register(ctx, registry.Server{
 		Namespace: namespace, ID: ids.Server(registration), Capacity: max(1, int(req.GetCapacity())), Labels: req.GetLabels(),
-		Endpoints: wire.FromEndpoints(req.GetEndpoints()), Actor: actor, Digest: digest,
+		Endpoints: endpoints, Actor: actor, Digest: digest,
 	})
 	if err != nil {
 		return nil, err

@@ -132,6 +132,18 @@ func FromTimeouts(t *instancev1.Timeouts) instance.Timeouts {
 	}
 }
 
+// FromServer reads the endpoints that a server names, or is registered with: their names are unique.
+func FromServer(endpoints []*typev1.Endpoint) ([]instance.Endpoint, error) {
+	seen := make(map[string]bool, len(endpoints))
+	for n, e := range endpoints {
+		if seen[e.GetName()] {
+			return nil, errs.New(errs.ValidationFailed, "endpoints[%d].name: %q is there twice", n, e.GetName())
+		}
+		seen[e.GetName()] = true
+	}
+	return FromEndpoints(endpoints), nil
+}
+
 // FromEndpoints reads endpoints.
 func FromEndpoints(endpoints []*typev1.Endpoint) []instance.Endpoint {
 	out := make([]instance.Endpoint, 0, len(endpoints))

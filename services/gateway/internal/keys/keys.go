@@ -144,6 +144,7 @@ func document(resp *tokenv1.GetJsonWebKeySetResponse) ([]byte, error) {
 		Kty string `json:"kty"`
 		Crv string `json:"crv,omitempty"`
 		X   string `json:"x,omitempty"`
+		Y   string `json:"y,omitempty"`
 		Kid string `json:"kid,omitempty"`
 		Use string `json:"use,omitempty"`
 		Alg string `json:"alg,omitempty"`
@@ -152,7 +153,7 @@ func document(resp *tokenv1.GetJsonWebKeySetResponse) ([]byte, error) {
 		Keys []jwk `json:"keys"`
 	}{Keys: []jwk{}}
 	for _, k := range resp.GetKeys() {
-		set.Keys = append(set.Keys, jwk{Kty: k.GetKty(), Crv: k.GetCrv(), X: k.GetX(), Kid: k.GetKid(), Use: k.GetUse(), Alg: k.GetAlg()})
+		set.Keys = append(set.Keys, jwk{Kty: k.GetKty(), Crv: k.GetCrv(), X: k.GetX(), Y: k.GetY(), Kid: k.GetKid(), Use: k.GetUse(), Alg: k.GetAlg()})
 	}
 	doc, err := json.Marshal(set)
 	if err != nil {
