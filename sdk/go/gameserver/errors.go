@@ -41,7 +41,12 @@ const (
 	reasonNotAssigned    = "NOT_ASSIGNED"
 	reasonRolledBack     = "STATE_ROLLED_BACK"
 	reasonTooOld         = "REQUEST_TOO_OLD"
+	reasonExpired        = "CREDENTIALS_EXPIRED"
+	reasonRevoked        = "CREDENTIALS_REVOKED"
 )
+
+// errorDomain is the domain of Berth's reasons where there could be others.
+const errorDomain = "berth.dev"
 
 // temporary reports whether the same request may succeed later. Repeating it under its number is always safe.
 func (e *Error) temporary() bool {
@@ -49,9 +54,12 @@ func (e *Error) temporary() bool {
 	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded:
 		return e.Reason != reasonMismatch // it is ABORTED for those who can decide again; the request itself would only fail again
 	default:
-		return e.staleLink()
+		return e.staleLink() || e.expired()
 	}
 }
+
+// expired reports whether the tokens have to be refreshed first.
+func (e *Error) expired() bool { return e.Reason == reasonExpired }
 
 // mishap reports whether something went wrong at Berth that says nothing about the request.
 func (e *Error) mishap() bool {
@@ -103,7 +111,8 @@ func newCloseError(code linkv1.CloseCode, message string, reconnect bool) *Close
 	case linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, linkv1.CloseCode_CLOSE_CODE_FRAME_TOO_LARGE,
 		linkv1.CloseCode_CLOSE_CODE_PROTOCOL_VIOLATION, linkv1.CloseCode_CLOSE_CODE_UNAUTHENTICATED,
 		linkv1.CloseCode_CLOSE_CODE_CREDENTIALS_IN_USE, linkv1.CloseCode_CLOSE_CODE_REPLACED,
-		linkv1.CloseCode_CLOSE_CODE_SUPERSEDED, linkv1.CloseCode_CLOSE_CODE_TOO_MANY_REQUESTS:
+		linkv1.CloseCode_CLOSE_CODE_SUPERSEDED, linkv1.CloseCode_CLOSE_CODE_TOO_MANY_REQUESTS,
+		linkv1.CloseCode_CLOSE_CODE_REVOKED:
 		reconnect = false
 	}
 	return &CloseError{Code: code, Message: message, reconnect: reconnect}
@@ -138,7 +147,7 @@ func final(err error) bool {
 		return !closed.reconnect
 	}
 	var refused *Error
-	return errors.Is(err, errUnlinked) || errors.As(err, &refused) && !refused.temporary()
+	return errors.Is(err, errUnlinked) || errors.As(err, &refused) && (!refused.temporary() || refused.expired())
 }
 
 // retryAfter returns what the failure says of when to try again.

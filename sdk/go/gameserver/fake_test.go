@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -35,30 +37,50 @@ const (
 type gateway struct {
 	t       *testing.T
 	srv     *httptest.Server
-	key     ed25519.PrivateKey
+	key     atomic.Pointer[signingKey]
 	peers   chan *peer
 	refusal atomic.Pointer[refusal] // what upgrades are answered with instead
 	refused chan struct{}           // one for each upgrade that was refused; the surplus is dropped
+	edge    atomic.Pointer[refusal] // what a refresh over REST is answered with
+	renewed chan edgeCall           // each of those; the surplus is dropped
+	keysets atomic.Int32            // how often the public keys were fetched
 	readers sync.WaitGroup
 }
+
+type signingKey struct {
+	id      string
+	private ed25519.PrivateKey
+}
+
+// edgeCall is a refresh over REST.
+type edgeCall struct{ authorization, social, body string }
 
 type refusal struct {
 	status     int
 	retryAfter string
 	body       string
+	opens      bool // from then on no upgrade is refused
 }
 
 func newGateway(t *testing.T) *gateway {
 	t.Helper()
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &gateway{t: t, key: key, peers: make(chan *peer, 16), refused: make(chan struct{}, 16)}
+	return newGatewayOn(t, nil)
+}
+
+func newGatewayOn(t *testing.T, listener net.Listener) *gateway {
+	t.Helper()
+	g := &gateway{t: t, peers: make(chan *peer, 16), refused: make(chan struct{}, 16), renewed: make(chan edgeCall, 16)}
+	g.rotate("k1")
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/link", g.upgrade)
 	mux.HandleFunc("GET /.well-known/jwks.json", g.jwks)
-	g.srv = httptest.NewServer(mux)
+	mux.HandleFunc("POST /v1/game-server/tokens:refresh", g.refresh)
+	g.srv = httptest.NewUnstartedServer(mux)
+	if listener != nil {
+		_ = g.srv.Listener.Close()
+		g.srv.Listener = listener
+	}
+	g.srv.Start()
 	t.Cleanup(func() {
 		for {
 			select {
@@ -73,6 +95,16 @@ func newGateway(t *testing.T) *gateway {
 		g.readers.Wait()
 	})
 	return g
+}
+
+// rotate makes another key the only one.
+func (g *gateway) rotate(id string) {
+	g.t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.key.Store(&signingKey{id, private})
 }
 
 func (g *gateway) upgrade(w http.ResponseWriter, r *http.Request) {
@@ -99,10 +131,29 @@ func (g *gateway) upgrade(w http.ResponseWriter, r *http.Request) {
 	g.peers <- p
 }
 
+func (g *gateway) refresh(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	answer := g.edge.Load() // before the test hears of it, and goes on
+	select {
+	case g.renewed <- edgeCall{r.Header.Get("Authorization"), r.Header.Get("Berth-Social-Token"), string(body)}:
+	default:
+	}
+	if answer == nil {
+		answer = berthRefuses(http.StatusUnauthorized, "CREDENTIALS_EXPIRED")
+	}
+	if answer.opens {
+		g.refusal.Store(nil)
+	}
+	w.WriteHeader(answer.status)
+	_, _ = fmt.Fprint(w, answer.body)
+}
+
 func (g *gateway) jwks(w http.ResponseWriter, _ *http.Request) {
-	public := g.key.Public().(ed25519.PublicKey)
+	g.keysets.Add(1)
+	key := g.key.Load()
+	public := key.private.Public().(ed25519.PublicKey)
 	_ = json.NewEncoder(w).Encode(map[string]any{"keys": []any{map[string]string{
-		"kty": "OKP", "crv": "Ed25519", "kid": "k1", "x": base64.RawURLEncoding.EncodeToString(public),
+		"kty": "OKP", "crv": "Ed25519", "kid": key.id, "x": base64.RawURLEncoding.EncodeToString(public),
 	}}})
 }
 
@@ -120,16 +171,22 @@ func (g *gateway) ticket(player string, change func(*token.Claims)) string {
 	c := token.Claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Issuer: token.Issuer, Subject: player, Audience: jwt.ClaimStrings{token.AudienceTicket}, ID: rand.Text(),
-			ExpiresAt: jwt.NewNumericDate(time.Now().Add(2 * time.Minute)),
+			IssuedAt: jwt.NewNumericDate(time.Now()), ExpiresAt: jwt.NewNumericDate(time.Now().Add(2 * time.Minute)),
 		},
 		Namespace: "default", Instance: instanceID,
 	}
 	if change != nil {
 		change(&c)
 	}
+	return g.sign(c)
+}
+
+func (g *gateway) sign(c token.Claims) string {
+	g.t.Helper()
+	key := g.key.Load()
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c)
-	t.Header["kid"] = "k1"
-	raw, err := t.SignedString(g.key)
+	t.Header["kid"] = key.id
+	raw, err := t.SignedString(key.private)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -393,6 +450,10 @@ func playersAdded(ids ...string) *gameserverv1.InstanceEvent {
 		added.Players = append(added.Players, &instancev1.Player{Id: id})
 	}
 	return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_PlayersAdded{PlayersAdded: added}}
+}
+
+func playersRemoved(ids ...string) *gameserverv1.InstanceEvent {
+	return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_PlayersRemoved{PlayersRemoved: &gameserverv1.PlayersRemoved{PlayerIds: ids}}}
 }
 
 func superseded(message string) *gameserverv1.InstanceEvent {

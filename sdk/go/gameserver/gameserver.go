@@ -13,6 +13,9 @@
 //	server, err := host.Create(ctx, nil) // one that it makes itself
 //
 // Each instance has a Server of its own, and what happens to one does not touch the others.
+//
+// The tokens of the bootstrap document expire. The package has them refreshed well before, and also afterwards if Berth was away meanwhile;
+// nobody has to see to it.
 package gameserver
 
 import (
@@ -31,11 +34,10 @@ type Server struct {
 	host *Host
 	log  *slog.Logger
 
-	match   *match
-	ledger  *ledger
-	inbox   *inbox
-	tickets usedTickets
-	events  chan Event
+	match  *match
+	ledger *ledger
+	inbox  *inbox
+	events chan Event
 
 	linked   chan struct{} // closed when it is linked for the first time
 	ending   ending
@@ -113,7 +115,9 @@ func (s *Server) Done() <-chan struct{} { return s.ending.done }
 
 // Err returns why the link is over. It is nil before Done is closed, and also when the link ended as it should: after the
 // game was ended or terminated, or by Unlink or Close. Otherwise it is an *Error or a *CloseError. When the instance was taken from
-// this server it is an *Error with the reason SUPERSEDED, or a *CloseError with that code if the server was not there to be told.
+// this server it is an *Error with the reason SUPERSEDED, or a *CloseError with that code if the server was not there to be told. When the
+// server's tokens were revoked it is a *CloseError with the code REVOKED, or an *Error with the reason CREDENTIALS_REVOKED; and when they
+// have expired and Berth refreshes them no more, an *Error with the reason CREDENTIALS_EXPIRED.
 func (s *Server) Err() error { return s.ending.cause() }
 
 // Close ends the link and waits until everything that Connect started has finished. Calls that are not answered yet fail with

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
@@ -24,20 +25,24 @@ const maxInstances = 1024
 // Host is this process's link to Berth: one connection at a time, over which it can have several instances at once. Each is a *Server,
 // which Accept and Create return. All methods are safe for concurrent use. Whoever called Open must call Close.
 type Host struct {
-	doc         *bootstrap.Document
+	doc         *bootstrap.Document // without its tokens
+	tokens      *tokens
 	options     options
 	linkPayload []byte // of every Link request
 	log         *slog.Logger
 	http        *http.Client
+	keys        *token.KeySet
 	verifier    *token.Verifier
+	tickets     usedTickets
 	single      bool // Connect's: it is for one instance, and over with it
 
-	outbox  *outbox
-	creates *ledger // for the calls that are about no instance yet
-	acks    acks
-	wake    chan struct{} // wakes the writer of the socket: there may be something to send; holds one
-	refetch chan struct{} // an inbox has room again for what was left out; holds one
-	deliver func(*Server) // starts to hand events to the game
+	outbox    *outbox
+	creates   *ledger // for the calls that are about no instance yet
+	refreshes *ledger // for those that refresh the tokens, one at a time
+	acks      acks
+	wake      chan struct{} // wakes the writer of the socket: there may be something to send; holds one
+	refetch   chan struct{} // an inbox has room again for what was left out; holds one
+	deliver   func(*Server) // starts to hand events to the game
 
 	run run // what only the goroutine that keeps the link uses
 
@@ -102,7 +107,8 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 		}
 		o.bootstrap = doc
 	}
-	doc := o.bootstrap
+	doc, tokens := withoutTokens(o.bootstrap)
+	o.bootstrap = nil
 	payload, err := proto.Marshal(&gameserverv1.LinkRequest{Endpoints: o.endpoints, ServerVersion: o.version})
 	if err != nil {
 		return nil, fmt.Errorf("the server's endpoints or version: %w", err)
@@ -117,13 +123,16 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 	writer := make(chan struct{}, 1)
 	return &Host{
 		doc:         doc,
+		tokens:      tokens,
 		options:     o,
 		linkPayload: payload,
 		log:         log,
 		http:        client,
+		keys:        keys,
 		verifier:    token.NewVerifier(keys),
 		outbox:      newOutbox(writer),
 		creates:     newLedger(log),
+		refreshes:   newLedger(log),
 		acks:        acks{wakeWriter: writer},
 		wake:        writer,
 		refetch:     make(chan struct{}, 1),
@@ -133,6 +142,14 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 		opened:      make(chan struct{}),
 		ending:      ending{done: make(chan struct{})},
 	}, nil
+}
+
+// withoutTokens returns a copy of the document that lacks its tokens, and those: they are replaced by fresh ones, and nothing of the old
+// ones is to stay here.
+func withoutTokens(doc *bootstrap.Document) (*bootstrap.Document, *tokens) {
+	rest := *doc
+	rest.Game, rest.Social = "", ""
+	return &rest, newTokens(doc, time.Now())
 }
 
 // at returns a URL on the gateway.
@@ -221,7 +238,8 @@ func (h *Host) Create(ctx context.Context, req *gameserverv1.CreateAndLinkReques
 func (h *Host) Done() <-chan struct{} { return h.ending.done }
 
 // Err returns why the host is over. It is nil before Done is closed, and after Close. Otherwise it is an *Error, if the gateway refused
-// the connection, or a *CloseError, whose code is SUPERSEDED when the server was given up or has no instance any more.
+// the connection or fresh tokens, such as CREDENTIALS_EXPIRED or CREDENTIALS_REVOKED; or a *CloseError, whose code is SUPERSEDED when the
+// server was given up or has no instance any more, and REVOKED when its tokens were revoked.
 func (h *Host) Err() error { return h.ending.cause() }
 
 // Close ends the link of all instances and waits until everything that Open started has finished. Calls that are not answered yet fail

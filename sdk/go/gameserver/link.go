@@ -39,7 +39,9 @@ const (
 type run struct {
 	opened      bool // there was a Welcome
 	resumeKey   string
-	nonce       string // proves that a Hello whose Welcome was lost was ours
+	wait        backoff // before the next try to connect
+	refreshed   bool    // the tokens were refreshed without a connection, and there was no Welcome since
+	nonce       string  // proves that a Hello whose Welcome was lost was ours
 	lastFailure error
 	why         error        // why the link ends with this connection, if it does
 	assigned    []assignment // instances that are to be linked; at most maxInstances, and what does not fit will be assigned again
@@ -48,16 +50,18 @@ type run struct {
 // keepLinked connects, serves the connection until it is lost, and connects again, until soft ends or Berth says not to. It
 // finishes at once when hard ends.
 func (h *Host) keepLinked(soft, hard context.Context) {
-	var wait backoff
 	for {
 		sock, err := h.open(soft)
-		if err == nil {
+		switch {
+		case err == nil:
 			began := time.Now()
 			h.log.Info("connected", "session_id", sock.session)
 			err = h.serve(soft, hard, sock)
 			if time.Since(began) > settledAfter {
-				wait = backoff{}
+				h.run.wait = backoff{}
 			}
+		case h.outdated(err):
+			err = h.refreshOverREST(soft)
 		}
 		if soft.Err() != nil {
 			h.finishAll(nil)
@@ -68,7 +72,7 @@ func (h *Host) keepLinked(soft, hard context.Context) {
 			h.finishAll(err)
 			return
 		}
-		pause := wait.next() + retryAfter(err)
+		pause := h.run.wait.next() + retryAfter(err)
 		h.log.Warn("link lost, connecting again", "error", err, "after", pause)
 		if !sleep(soft, pause) {
 			h.finishAll(nil)
@@ -101,8 +105,7 @@ func (h *Host) open(ctx context.Context) (_ *socket, err error) {
 
 func (h *Host) dial(ctx context.Context) (*socket, error) {
 	header := http.Header{}
-	header.Set("Authorization", "Bearer "+h.doc.Game.Reveal())
-	header.Set("Berth-Social-Token", h.doc.Social.Reveal())
+	h.tokens.authorize(header)
 	if h.doc.Traceparent != "" {
 		header.Set("Traceparent", h.doc.Traceparent)
 	}
@@ -136,9 +139,14 @@ func upgradeError(resp *http.Response) error {
 	}
 	doc, _ := io.ReadAll(resp.Body) // the WebSocket package has read it, and cut it short, already
 	_ = json.Unmarshal(doc, &body)
-	e := &Error{Reason: body.Reason, Message: body.Message}
+	return httpError(resp, body.Reason, body.Message)
+}
+
+// httpError returns the error that an HTTP answer stands for. Only 401 and 403 are not temporary.
+func httpError(resp *http.Response, reason, message string) *Error {
+	e := &Error{Reason: reason, Message: message}
 	if e.Message == "" {
-		e.Message = "the gateway answered the upgrade with " + resp.Status
+		e.Message = "the gateway answered with " + resp.Status
 	}
 	switch resp.StatusCode {
 	case http.StatusUnauthorized:
@@ -185,6 +193,7 @@ func (h *Host) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, error)
 
 // welcomed lets the instances that are still linked go on, and has the others linked.
 func (h *Host) welcomed(sock *socket, w *linkv1.Welcome) {
+	h.run.refreshed = false
 	epochs := make(map[string]int64, len(w.GetInstances()))
 	for _, in := range w.GetInstances() {
 		epochs[in.GetInstanceId()] = in.GetLinkEpoch()
@@ -232,6 +241,9 @@ func (h *Host) linkAnswered(via *socket, s *Server, c *call, r *linkv1.Response)
 		s.rolledBack = s.rolledBack || refused.rolledBack()
 		h.outbox.forgetLink(s.ledger)
 		return fmt.Errorf("link: %w", refused)
+	case refused.expired():
+		h.outbox.putOff(c, refused)
+		return nil
 	case !refused.temporary() && !refused.mishap():
 		h.end(via, s, fmt.Errorf("link: %w", refused))
 		return nil

@@ -21,7 +21,10 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	listenInMemory()
+	goleak.VerifyTestMain(m)
+}
 
 func TestConnect(t *testing.T) {
 	g := newGateway(t)
@@ -267,6 +270,7 @@ func TestCloseCodes(t *testing.T) {
 		linkv1.CloseCode_CLOSE_CODE_REPLACED:           false,
 		linkv1.CloseCode_CLOSE_CODE_SUPERSEDED:         false,
 		linkv1.CloseCode_CLOSE_CODE_TOO_MANY_REQUESTS:  false,
+		linkv1.CloseCode_CLOSE_CODE_REVOKED:            false,
 	}
 	for number, name := range linkv1.CloseCode_name {
 		for _, explain := range []bool{true, false} {
@@ -297,18 +301,6 @@ func TestCloseCodes(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-func TestLinkEndsWhenTokensExpireWhileDisconnected(t *testing.T) {
-	g := newGateway(t)
-	s, p := g.connect(nil)
-	g.refusal.Store(&refusal{status: http.StatusUnauthorized, body: `{"reason":"CREDENTIALS_EXPIRED","message":"too late"}`})
-	p.cut()
-	closedSoon(t, s.Done(), "the link's end")
-	var refused *gameserver.Error
-	if !errors.As(s.Err(), &refused) || refused.Reason != "CREDENTIALS_EXPIRED" {
-		t.Errorf("Err is %v", s.Err())
 	}
 }
 

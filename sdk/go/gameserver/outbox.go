@@ -57,7 +57,7 @@ type ledger struct {
 
 	via      *socket // the socket over which the instance is linked; its calls go out on no other
 	epoch    int64   // of the link; 0 before the first
-	link     *call   // the Link that has no final answer yet, or nil
+	link     *call   // the Link that has no final answer yet, or nil; of those that refresh the tokens, the one
 	numbered int64   // how many calls have a number
 	closed   bool    // no calls are taken any more
 
@@ -168,7 +168,8 @@ func (o *outbox) add(ctx context.Context, done <-chan struct{}, c *call) error {
 	return nil
 }
 
-// addLink queues a Link under a new number, unless one has no final answer yet: that is sent again by itself.
+// addLink queues a Link, or what refreshes the tokens, under a new number and before all that has none, unless one has no final answer
+// yet: that is sent again by itself.
 func (o *outbox) addLink(c *call) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

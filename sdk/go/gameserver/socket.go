@@ -24,7 +24,7 @@ const (
 
 var (
 	errSilent     = errors.New("nothing was heard from the gateway for two heartbeats")
-	errUnanswered = errors.New("the gateway does not answer Link")
+	errUnanswered = errors.New("the gateway does not answer a request")
 	errGap        = errors.New("a notification is missing")
 	errRefetch    = errors.New("notifications are to be fetched that there was no room for")
 )
@@ -115,6 +115,7 @@ func (h *Host) serve(soft, hard context.Context, sock *socket) error {
 
 	var tasks sync.WaitGroup
 	tasks.Go(func() { cut(h.writeFrames(ctx, sock)) })
+	tasks.Go(func() { h.keepFresh(ctx) })
 	tasks.Go(func() {
 		select {
 		case <-soft.Done():
@@ -164,6 +165,9 @@ func (h *Host) readFrames(ctx context.Context, sock *socket) error {
 
 // responded deals with an answer. It returns why the connection has to be left, if it has to.
 func (h *Host) responded(sock *socket, r *linkv1.Response) error {
+	if errorOf(r.GetError()).expired() {
+		h.tokens.expired(time.Now())
+	}
 	c := h.outbox.answered(sock, r)
 	switch {
 	case c == nil:
@@ -258,7 +262,7 @@ func (h *Host) send(ctx context.Context, sock *socket, c *call) error {
 		instance = c.of.server.id
 	}
 	f := sock.frame(c, instance)
-	if size := int64(proto.Size(f)); size > sock.maxFrame && c.method != methodLink {
+	if size := int64(proto.Size(f)); size > sock.maxFrame && c.method != methodLink && c.method != methodRefresh {
 		h.outbox.refuse(sock, c, tooLarge(fmt.Sprintf("the request takes %d bytes; the gateway allows %d", size, sock.maxFrame)))
 		return nil
 	}

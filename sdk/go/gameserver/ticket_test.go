@@ -3,12 +3,15 @@ package gameserver_test
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/berth-dev/berth/sdk/go/gameserver"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 	"github.com/golang-jwt/jwt/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func TestVerifyTicket(t *testing.T) {
@@ -58,6 +61,116 @@ func wantRefusal(t *testing.T, s *gameserver.Server, ticket string, want error) 
 	t.Helper()
 	if _, err := s.VerifyTicket(t.Context(), ticket); !errors.Is(err, want) {
 		t.Errorf("got %v, want %v", err, want)
+	}
+}
+
+// A ticket goes with its player: what was made for an earlier stay is not good for a later one.
+func TestTicketsGoWithTheirPlayer(t *testing.T) {
+	g := newGateway(t)
+	s, p := g.connect([]string{"ann"})
+	now := time.Now()
+	made := func(ago time.Duration) string {
+		return g.ticket("ann", func(c *token.Claims) { c.IssuedAt = jwt.NewNumericDate(now.Add(-ago)) })
+	}
+	outstanding := made(time.Minute)
+	p.notify(1001, 1000, playersRemoved("ann"))
+	receive(t, s.Events(), "an event")
+	wantRefusal(t, s, outstanding, gameserver.ErrPlayerUnknown)
+
+	again := playersAdded("ann")
+	again.GetPlayersAdded().GetPlayers()[0].AddTime = timestamppb.New(now)
+	p.notify(1002, 1001, again)
+	receive(t, s.Events(), "an event")
+	wantRefusal(t, s, outstanding, gameserver.ErrTicketOutdated)
+	wantRefusal(t, s, outstanding, gameserver.ErrTicketOutdated) // and no other reason the next time
+	// The clocks of who adds players and who makes tickets may differ by the leeway.
+	for name, ticket := range map[string]string{
+		"newer": made(0), "by a slow clock": made(token.Leeway - 2*time.Second), "by a fast clock": made(-token.Leeway),
+		"at an unknown time": g.ticket("ann", func(c *token.Claims) { c.IssuedAt = nil }),
+	} {
+		if _, err := s.VerifyTicket(t.Context(), ticket); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A ticket that was used stays used when its instance leaves the host and comes back, and is none for a neighbour.
+func TestATicketIsUsedOnceOnAHost(t *testing.T) {
+	g := newGateway(t)
+	h, p := g.open(assigned("a", "b"))
+	link := func(instance string, epoch int64) *gameserver.Server {
+		start := startOf(instance, epoch)
+		start.Instance.Players = []*instancev1.Player{{Id: "ann"}}
+		p.reply(p.requestFor(instance, 0, "Link"), start)
+		return accept(t, h)
+	}
+	a, b := link("a", 1), link("b", 2)
+	ticket := g.ticket("ann", func(c *token.Claims) { c.Instance = "a" })
+	wantRefusal(t, b, ticket, gameserver.ErrTicketElsewhere)
+	if _, err := a.VerifyTicket(t.Context(), ticket); err != nil {
+		t.Fatal(err)
+	}
+	wantRefusal(t, a, ticket, gameserver.ErrTicketUsed)
+	if err := a.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	p.assign("a")
+	wantRefusal(t, link("a", 3), ticket, gameserver.ErrTicketUsed)
+}
+
+// Used tickets are remembered until they are refused for their age.
+func TestUsedTicketsStayUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newBubbleGateway(t)
+		c := g.connecting()
+		p := g.accept()
+		p.hello()
+		p.welcome("1", calm)
+		p.reply(p.request("Link"), startData("ann"))
+		s := c.server()
+		ticket := g.ticket("ann", nil)
+		if _, err := s.VerifyTicket(t.Context(), ticket); err != nil {
+			t.Fatal(err)
+		}
+		for range 149 { // two minutes, and the leeway
+			time.Sleep(time.Second)
+			if _, err := s.VerifyTicket(t.Context(), g.ticket("ann", nil)); err != nil {
+				t.Fatal(err)
+			}
+			wantRefusal(t, s, ticket, gameserver.ErrTicketUsed)
+		}
+		time.Sleep(2 * time.Second)
+		_, err := s.VerifyTicket(t.Context(), ticket)
+		var refused *token.Error
+		if !errors.As(err, &refused) || refused.Reason != token.Expired {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// Berth is asked for its keys when a ticket names a new one, and otherwise not: tickets are checked while it is away.
+func TestTicketsAreVerifiedOffline(t *testing.T) {
+	g := newGateway(t)
+	s, _ := g.connect([]string{"ann"})
+	in := func(fetches int32) {
+		t.Helper()
+		if _, err := s.VerifyTicket(t.Context(), g.ticket("ann", nil)); err != nil {
+			t.Error(err)
+		}
+		if n := g.keysets.Load(); n != fetches {
+			t.Errorf("the keys were fetched %d times, want %d", n, fetches)
+		}
+	}
+	in(1)
+	in(1)
+	g.rotate("k2")
+	in(2)
+	g.srv.Listener.Close()
+	g.srv.CloseClientConnections()
+	in(2)
+	g.rotate("k3")
+	if _, err := s.VerifyTicket(t.Context(), g.ticket("ann", nil)); !errors.Is(err, token.ErrKeysUnavailable) {
+		t.Errorf("got %v, want no verdict", err)
 	}
 }
 
