@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
@@ -30,6 +31,8 @@ type Config struct {
 	TLS tlsx.ServerConfig `yaml:"tls" envPrefix:"TLS_"`
 	// Insecure allows services to talk without TLS off this machine.
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
+	// Audit says where refusals and acts are recorded.
+	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
 
 	// SealingKey encrypts the signing keys in Redis. At least 32 characters, random, the same for all replicas, and kept: without it the
 	// signing keys are lost.
@@ -52,6 +55,7 @@ func Default() Config {
 		Process:        app.Process{AdminAddr: "127.0.0.1:7192", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr:       "127.0.0.1:7102",
 		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
+		Audit:          audit.DefaultSettings(),
 		TLS:            tlsx.ServerConfig{Peers: []string{tlsx.Name("allocation"), tlsx.Name("game-instance")}},
 		PairLifetime:   time.Hour,
 		TicketLifetime: 2 * time.Minute,
@@ -73,7 +77,7 @@ func (c Config) Validate() error {
 	errList = append(errList,
 		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, 24*time.Hour),
 		c.Auth.Validate(),
-		c.TLS.Validate(c.Insecure, c.addrs()),
+		c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(),
 		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute))
 	return errors.Join(errList...)
 }

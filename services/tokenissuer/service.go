@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/rpc"
@@ -48,7 +49,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	b.Log().Info("key ring opened", "signing_key", ring.Signing().ID(), "keys", len(ring.Keys()))
 
-	server, err := newServer(b, cfg, ring)
+	server, err := newServer(b, cfg, ring, store)
 	if err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func openRing(ctx context.Context, store *redisx.Store, cfg Config) (*token.Ring
 	return ring, err
 }
 
-func newServer(b *app.Builder, cfg Config, ring *token.Ring) (*rpc.Server, error) {
+func newServer(b *app.Builder, cfg Config, ring *token.Ring, store *redisx.Store) (*rpc.Server, error) {
 	// Game servers show their pair on every call, to the public key set too; it is checked against the very document that is published.
 	published := sdk.NewKeySet(func(context.Context) ([]byte, error) { return protojson.Marshal(grpcserver.KeySet(ring)) })
 	authenticator, err := auth.New(cfg.Auth, sdk.NewVerifier(published))
@@ -91,6 +92,7 @@ func newServer(b *app.Builder, cfg Config, ring *token.Ring) (*rpc.Server, error
 	server, err := rpc.NewServer(rpc.Config{
 		Services: []string{tokenv1.TokenService_ServiceDesc.ServiceName},
 		Auth:     authenticator, Log: b.Log(), Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
+		Audit: audit.Open(b, cfg.Audit, "token-issuer", store),
 	})
 	if err != nil {
 		return nil, err

@@ -16,10 +16,12 @@ import (
 
 	"github.com/berth-dev/berth/pkg/errs"
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	auditv1 "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 
 	allocationrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/allocation/v1"
+	auditrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/audit/v1"
 	gameserverrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/gameserver/v1"
 	instancerest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/instance/v1"
 )
@@ -61,6 +63,9 @@ func API(cfg Config) (http.Handler, error) {
 	}
 	if err := allocationrest.RegisterAllocationServiceHandlerClient(cfg.Stopping, mux, allocationv1.NewAllocationServiceClient(allocations)); err != nil {
 		return nil, fmt.Errorf("REST of allocations: %w", err)
+	}
+	if err := auditrest.RegisterAuditServiceHandlerClient(cfg.Stopping, mux, auditv1.NewAuditServiceClient(instances)); err != nil {
+		return nil, fmt.Errorf("REST of the audit: %w", err)
 	}
 	paths := http.NewServeMux()
 	paths.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
