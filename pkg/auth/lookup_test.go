@@ -98,4 +98,6 @@ func TestLookupsAreBounded(t *testing.T) {
 	}
 }
 
-func must[S fmt.Stringer](key S, _ string) string { return any(key).(interface{ Reveal() string }).Reveal() }
+func must[S fmt.Stringer](key S, _ string) string {
+	return any(key).(interface{ Reveal() string }).Reveal()
+}

@@ -42,23 +42,28 @@ func newCallMetrics(reg prometheus.Registerer) *callMetrics {
 // edge is the outermost interceptor: it keeps panics inside, turns errors into statuses, and logs what callers are not told.
 func (s *Server) edge(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 	start := time.Now()
+	ctx = withCall(ctx)
+	callOf(ctx).req, _ = req.(proto.Message)
 	defer func() { err = s.finish(ctx, info.FullMethod, start, recover(), err) }()
 	if resp, err = next(ctx, req); err != nil {
 		return nil, err
 	}
+	callOf(ctx).response, _ = resp.(proto.Message)
 	return encode(resp)
 }
 
 func (s *Server) edgeStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	start := time.Now()
-	defer func() { err = s.finish(stream.Context(), info.FullMethod, start, recover(), err) }()
-	return next(srv, stream)
+	ctx := withCall(stream.Context())
+	defer func() { err = s.finish(ctx, info.FullMethod, start, recover(), err) }()
+	return next(srv, &callStream{stream, ctx})
 }
 
 func (s *Server) finish(ctx context.Context, method string, start time.Time, panicked any, err error) error {
 	if panicked != nil {
 		err = fmt.Errorf("panic: %v\n%s", panicked, debug.Stack())
 	}
+	s.record(ctx, method, err)
 	st := s.conceal(ctx, method, err)
 	if _, known := s.access[method]; !known {
 		method = "unknown" // whoever invents names must not make metrics of them
@@ -101,7 +106,10 @@ func (s *Server) authenticate(ctx context.Context, req any, _ *grpc.UnaryServerI
 // Guard authorises the principal in the context for the method, and validates the request. It is exported for calls that reach a
 // service's handlers without gRPC, such as those over a game server's link.
 func (s *Server) Guard(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	if err := s.access.Authorize(auth.FromContext(ctx), info.FullMethod); err != nil {
+	p, c := auth.FromContext(ctx), callOf(ctx)
+	c.principal = &p
+	c.req, _ = req.(proto.Message)
+	if err := s.access.Authorize(p, info.FullMethod); err != nil {
 		return nil, err
 	}
 	if err := s.check(ctx, req); err != nil {
@@ -115,6 +123,7 @@ func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.Strea
 	if err != nil {
 		return err
 	}
+	callOf(stream.Context()).principal = &p
 	if err := s.access.Authorize(p, info.FullMethod); err != nil {
 		return err
 	}
@@ -204,6 +213,7 @@ func (s *Server) Call(ctx context.Context, p auth.Principal, desc *grpc.ServiceD
 
 func (s *Server) call(ctx context.Context, m grpc.MethodDesc, impl any, full string, decode func(proto.Message) error) (resp proto.Message, err error) {
 	start := time.Now()
+	ctx = withCall(ctx)
 	defer func() {
 		err = FromStatus(s.finish(ctx, full, start, recover(), err))
 	}()

@@ -45,7 +45,7 @@ func (s *service) GetGameInstance(ctx context.Context, _ *instancev1.GetGameInst
 }
 
 func (s *service) CreateGameInstance(context.Context, *instancev1.CreateGameInstanceRequest) (*instancev1.CreateGameInstanceResponse, error) {
-	return &instancev1.CreateGameInstanceResponse{}, nil
+	return &instancev1.CreateGameInstanceResponse{Instance: &instancev1.GameInstance{Id: "made"}}, nil
 }
 
 func (s *service) WatchGameInstance(_ *instancev1.WatchGameInstanceRequest, stream grpc.ServerStreamingServer[instancev1.WatchGameInstanceResponse]) error {

@@ -21,6 +21,7 @@ import (
 	"buf.build/go/protovalidate"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/tlsx"
@@ -51,6 +52,8 @@ type Config struct {
 	TLS *tlsx.Source
 	// Peers are the names of the services that may call as such; see tlsx.ServerConfig.
 	Peers []string
+	// Audit gets refusals, and the acts of backends and people; nil: nothing is recorded.
+	Audit *audit.Recorder
 	// MaxConnectionAge is after how long a caller is asked, over TLS, to connect anew: a certificate that has ended, or whose authority is no longer
 	// believed, does not live on with its connection. Calls and streams that are under way stay. 0 means 10 minutes.
 	MaxConnectionAge time.Duration
@@ -66,6 +69,8 @@ type Server struct {
 	carriers  carriers
 	tls       bool
 	peers     []string
+	audit     *audit.Recorder
+	acts      map[string]bool
 	log       *slog.Logger
 	calls     *callMetrics
 
@@ -88,13 +93,14 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{
-		access: access, auth: cfg.Auth, validator: validator, carriers: carriers, tls: cfg.TLS != nil, peers: cfg.Peers, log: cfg.Log, calls: newCallMetrics(cfg.Metrics),
+		access: access, auth: cfg.Auth, validator: validator, carriers: carriers, log: cfg.Log, calls: newCallMetrics(cfg.Metrics),
+		tls: cfg.TLS != nil, peers: cfg.Peers, audit: cfg.Audit, acts: acts(access),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	connections := keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
 	transport := insecure.NewCredentials()
 	if cfg.TLS != nil {
-		transport = credentials.NewTLS(cfg.TLS.ServerConfig())
+		transport = serverCreds{credentials.NewTLS(cfg.TLS.ServerConfig()), s.handshakeRefused}
 		connections.MaxConnectionAge = cmp.Or(cfg.MaxConnectionAge, maxConnectionAge)
 	}
 	s.grpc = grpc.NewServer(

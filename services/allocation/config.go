@@ -7,6 +7,7 @@ import (
 	"net/url"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
@@ -28,6 +29,8 @@ type Config struct {
 	TLS tlsx.ServerConfig `yaml:"tls" envPrefix:"TLS_"`
 	// Insecure allows services to talk without TLS off this machine.
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
+	// Audit says where refusals and acts are recorded.
+	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
 	// GameInstance and TokenIssuer are the gRPC targets of the other services. Defaults 127.0.0.1:7101 and 127.0.0.1:7102.
 	GameInstance string `yaml:"game_instance" env:"GAME_INSTANCE"`
 	TokenIssuer  string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
@@ -43,6 +46,7 @@ func Default() Config {
 		Process:  app.Process{AdminAddr: "127.0.0.1:7193", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr: "127.0.0.1:7103",
 		Redis:    redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
+		Audit:    audit.DefaultSettings(),
 		TLS:      tlsx.ServerConfig{Peers: []string{tlsx.Name("game-instance")}},
 
 		GameInstance: "127.0.0.1:7101",
@@ -77,7 +81,7 @@ func (c Config) Validate() error {
 		}
 		seen[p.Name] = true
 	}
-	return errors.Join(c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()))
+	return errors.Join(c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate())
 }
 
 // addrs are the addresses between services.

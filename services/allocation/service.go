@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	"github.com/berth-dev/berth/pkg/redisx"
@@ -81,7 +82,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 
 	srv, err := rpc.NewServer(rpc.Config{
 		Services: []string{allocationv1.AllocationService_ServiceDesc.ServiceName}, Auth: authenticator, Log: b.Log(), Metrics: b.Metrics(),
-		TLS: files, Peers: cfg.TLS.Peers,
+		TLS: files, Peers: cfg.TLS.Peers, Audit: audit.Open(b, cfg.Audit, Name, redis),
 	})
 	if err != nil {
 		return err

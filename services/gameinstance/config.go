@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
@@ -29,6 +30,8 @@ type Config struct {
 	TLS tlsx.ServerConfig `yaml:"tls" envPrefix:"TLS_"`
 	// Insecure allows services to talk without TLS off this machine.
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
+	// Audit says where refusals and acts are recorded.
+	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
 	// TokenIssuer is the gRPC target of the token-issuer.
 	TokenIssuer string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
 	// Allocation is the gRPC target of the allocation service.
@@ -69,6 +72,7 @@ func Default() Config {
 		Process:  app.Process{AdminAddr: "127.0.0.1:7191", LogLevel: "info", LogFormat: "json"},
 		GRPCAddr: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
 		Redis: redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
+		Audit: audit.DefaultSettings(),
 		TLS:   tlsx.ServerConfig{Peers: []string{tlsx.Name("allocation"), tlsx.Name("gateway")}},
 		Timeouts: Timeouts{
 			Allocation: 120 * time.Second, Link: 60 * time.Second, ConnectPlayers: 60 * time.Second, DisconnectGrace: 60 * time.Second, Retention: time.Hour,
@@ -94,7 +98,7 @@ func (c Config) Validate() error {
 			wrong = append(wrong, fmt.Errorf("timeouts.%s (BERTH_TIMEOUT_%s): must not be below 0 (0 is off)", name, strings.ToUpper(name)))
 		}
 	}
-	return errors.Join(append(wrong, c.Timers.validate(), c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()))...)
+	return errors.Join(append(wrong, c.Timers.validate(), c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate())...)
 }
 
 // addrs are the addresses between services.

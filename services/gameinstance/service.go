@@ -10,10 +10,12 @@ import (
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/revocations"
 	"github.com/berth-dev/berth/pkg/rpc"
+	auditv1 "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/courier"
@@ -103,8 +105,10 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 			instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
 			gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName,
 			sessionv1.SessionService_ServiceDesc.ServiceName, attemptv1.AttemptService_ServiceDesc.ServiceName,
+			auditv1.AuditService_ServiceDesc.ServiceName,
 		},
 		Auth: authenticator, Log: log, Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
+		Audit: audit.Open(b, cfg.Audit, "game-instance", store),
 	})
 	if err != nil {
 		return err
@@ -118,6 +122,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))
 	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))
+	auditv1.RegisterAuditServiceServer(server, grpcserver.NewAudit(audit.NewStream(store)))
 	attemptv1.RegisterAttemptServiceServer(server, grpcserver.NewAttempt(instances))
 
 	ln, err := listener(ctx, b, cfg)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
@@ -43,6 +44,8 @@ type Config struct {
 	TLS tlsx.Config `yaml:"tls" envPrefix:"TLS_"`
 	// Insecure allows services to talk without TLS off this machine.
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
+	// Audit says where refusals and acts are recorded.
+	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
 
 	// Heartbeat is how often link sockets are pinged; one that was silent for two heartbeats is cut. Default 10 s.
 	Heartbeat time.Duration `yaml:"heartbeat" env:"HEARTBEAT"`
@@ -82,6 +85,7 @@ func Default() Config {
 		Process:  app.Process{AdminAddr: "127.0.0.1:7194", LogLevel: "info", LogFormat: "json"},
 		EdgeAddr: "127.0.0.1:7001", APIAddr: "127.0.0.1:7002",
 		GameInstance: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
+		Audit:     audit.DefaultSettings(),
 		Redis:     redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Heartbeat: 10 * time.Second, HelloTimeout: 10 * time.Second, RequestTimeout: 10 * time.Second,
 		Lease: 10 * time.Second, LeaseInterval: 2 * time.Second, RelayStreams: 4,
@@ -113,7 +117,7 @@ func (c Config) Validate() error {
 	need(c.Limits.InFlight > 0 && c.Limits.InFlight <= maxInFlight, "limits.in_flight", "LIMIT_IN_FLIGHT", "must be 1 to %d, not %d", maxInFlight, c.Limits.InFlight)
 	need(c.Limits.Queue > 0, "limits.queue", "LIMIT_QUEUE", "must be positive, not %d", c.Limits.Queue)
 	need(c.Limits.QueueBytes > 0, "limits.queue_bytes", "LIMIT_QUEUE_BYTES", "must be positive, not %d", c.Limits.QueueBytes)
-	bad = append(bad, c.EdgeTLS.Validate("edge_tls"), c.APITLS.Validate("api_tls"), c.TLS.Validate(c.Insecure, c.addrs()))
+	bad = append(bad, c.EdgeTLS.Validate("edge_tls"), c.APITLS.Validate("api_tls"), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate())
 	return errors.Join(append(bad, c.Auth.Validate())...)
 }
 

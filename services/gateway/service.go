@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
@@ -102,6 +103,7 @@ func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
 // buildLink wires what serves the link.
 func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Store, keySource *keys.Source, revoked *revocations.Watch, authenticator *auth.Authenticator) *wsserver.Server {
 	counts := metrics.New(b.Metrics())
+	recorder := audit.Open(b, cfg.Audit, "gateway", store)
 	sockets := hub.New(cfg.Limits.Sockets)
 	up := upstream.New(upstream.Config{Conn: conns.sessions, Streams: cfg.RelayStreams, CallTimeout: cfg.RequestTimeout, Log: b.Log(), Metrics: counts})
 	b.Run("upstream", up.Run)
@@ -139,7 +141,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Stor
 			MaxQueue: cfg.Limits.Queue, MaxQueueBytes: cfg.Limits.QueueBytes,
 		},
 		Heartbeat: cfg.Heartbeat, HelloTimeout: cfg.HelloTimeout, Now: cfg.Now,
-		Log: b.Log(), Metrics: counts,
+		Log: b.Log(), Metrics: counts, Audit: recorder,
 	})
 	b.Run("link", server.Run)
 	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error { return leave(ctx, b.Log(), sockets, up, keeper) })

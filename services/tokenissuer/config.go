@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
@@ -31,6 +32,8 @@ type Config struct {
 	TLS tlsx.ServerConfig `yaml:"tls" envPrefix:"TLS_"`
 	// Insecure allows services to talk without TLS off this machine.
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
+	// Audit says where refusals and acts are recorded.
+	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
 
 	// SealingKey encrypts the signing keys in Redis. At least 32 characters, random, the same for all replicas, and kept: without it the
 	// signing keys are lost.
@@ -81,6 +84,7 @@ func Default() Config {
 		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Keys:           Keys{Algorithm: sdk.EdDSA, Rotation: 30 * 24 * time.Hour, Publish: 10 * time.Minute},
 		TLS:            tlsx.ServerConfig{Peers: []string{tlsx.Name("allocation"), tlsx.Name("game-instance"), tlsx.Name("gateway")}},
+		Audit:          audit.DefaultSettings(),
 		PairLifetime:   time.Hour,
 		TicketLifetime: 2 * time.Minute,
 
@@ -106,7 +110,7 @@ func (c Config) Validate() error {
 	errList = append(errList, c.Keys.validate(),
 		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, token.MaxLifetime),
 		c.Auth.Validate(),
-		c.TLS.Validate(c.Insecure, c.addrs()),
+		c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(),
 		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute),
 		within("revocation_retention (BERTH_REVOCATION_RETENTION)", c.RevocationRetention, token.MaxLifetime+time.Hour, 365*24*time.Hour))
 	if c.RefreshWindow != 0 {

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -108,6 +109,10 @@ func dump(t *testing.T, s *redisx.Store) string {
 			}
 		case "zset":
 			out.WriteString(strings.Join(s.ZRange(t.Context(), key, 0, -1).Val(), "\n"))
+		case "stream":
+			for _, entry := range s.XRange(t.Context(), key, "-", "+").Val() {
+				fmt.Fprintln(&out, entry.Values)
+			}
 		default:
 			t.Errorf("%s is a %s, which this test cannot read", key, kind)
 		}

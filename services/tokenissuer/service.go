@@ -9,6 +9,7 @@ import (
 	"net"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/rpc"
@@ -46,7 +47,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	server, err := newServer(b, cfg, domain)
+	server, err := newServer(b, cfg, domain, store)
 	if err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg
 	return keys, err
 }
 
-func newServer(b *app.Builder, cfg Config, domain grpcserver.Config) (*rpc.Server, error) {
+func newServer(b *app.Builder, cfg Config, domain grpcserver.Config, store *redisx.Store) (*rpc.Server, error) {
 	// Game servers show their pair on every call, to the public key set too; it is checked against the very document that is published.
 	published := sdk.NewKeySet(func(ctx context.Context) ([]byte, error) { return domain.Keys.Fresh(ctx).JWKS() })
 	authenticator, err := auth.New(cfg.Auth, sdk.NewVerifier(published), issuedKeys{domain.Callers})
@@ -110,6 +111,7 @@ func newServer(b *app.Builder, cfg Config, domain grpcserver.Config) (*rpc.Serve
 	server, err := rpc.NewServer(rpc.Config{
 		Services: []string{tokenv1.TokenService_ServiceDesc.ServiceName},
 		Auth:     authenticator, Log: b.Log(), Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
+		Audit: audit.Open(b, cfg.Audit, "token-issuer", store),
 	})
 	if err != nil {
 		return nil, err

@@ -191,6 +191,8 @@ func redisValues(t *testing.T, addr string) map[string]string {
 			v, err = c.SMembers(ctx, key).Result()
 		case "zset":
 			v, err = c.ZRange(ctx, key, 0, -1).Result()
+		case "stream":
+			v, err = c.XRange(ctx, key, "-", "+").Result()
 		case "none":
 			continue
 		default:

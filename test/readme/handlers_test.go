@@ -14,6 +14,7 @@ import (
 	_ "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1" // all services register themselves
 	_ "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	_ "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	_ "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
 	_ "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	_ "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	_ "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
@@ -38,7 +39,7 @@ func TestHandlersAreWhereContributingSays(t *testing.T) {
 		}
 		return true
 	})
-	if services != 8 {
+	if services != 9 {
 		t.Errorf("%d services are registered; is one missing among this test's imports?", services)
 	}
 }

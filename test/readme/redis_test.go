@@ -20,6 +20,7 @@ func TestRedisKeys(t *testing.T) {
 	total := 0
 	for _, path := range []string{
 		"pkg/redisx/redisx.go",
+		"pkg/audit/stream.go",
 		"services/gameinstance/internal/redisstore/keys.go",
 		"services/tokenissuer/internal/redisstore/keys.go",
 		"services/allocation/internal/redisstore/keys.go",

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
@@ -228,6 +229,9 @@ func (s *Stack) services(file File, ls *listeners, redis redisx.Config) []app.Mo
 	gw.Redis, gw.Auth, gw.EdgeListener, gw.APIListener = redis, creds, ls.edge, ls.api
 	gw.GameInstance, gw.TokenIssuer, gw.Allocation = instanceAddr, issuerAddr, allocationAddr
 
+	for _, a := range []*audit.Settings{&ti.Audit, &gi.Audit, &al.Audit, &gw.Audit} {
+		a.Stdout = false // it is the command's, and the banner's
+	}
 	return []app.Module{tokenissuer.Module(ti), gameinstance.Module(gi), allocation.Module(al), gateway.Module(gw)}
 }
 

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -9,14 +10,15 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/rpc"
 )
 
 // callTimeout bounds a forwarded unary call, whatever its caller asks for.
 const callTimeout = 30 * time.Second
 
 // forwarded are the only metadata keys that pass from outside to a service. Above all auth.MetadataInternalKey does not.
-func forwarded() [3]string {
-	return [...]string{auth.MetadataAuthorization, auth.MetadataSocialToken, "traceparent"}
+func forwarded() [4]string {
+	return [...]string{auth.MetadataAuthorization, auth.MetadataSocialToken, "traceparent", rpc.MetadataForwardedFor}
 }
 
 // forwarder is a connection to a service over which calls from outside go, with their own credentials. Streams end when the gateway stops.
@@ -65,6 +67,10 @@ func filter(ctx context.Context) context.Context {
 		if values := from.Get(key); len(values) > 0 {
 			to[key] = values
 		}
+	}
+	if list := to[rpc.MetadataForwardedFor]; len(list) > 0 { // what comes before the last address is the caller's own
+		last := list[len(list)-1]
+		to[rpc.MetadataForwardedFor] = []string{strings.TrimSpace(last[strings.LastIndex(last, ",")+1:])}
 	}
 	return metadata.NewOutgoingContext(ctx, to)
 }

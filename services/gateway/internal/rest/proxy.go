@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
@@ -56,6 +58,12 @@ func pass(log *slog.Logger, stream grpc.ServerStream, conn grpc.ClientConnInterf
 // outgoing makes the caller's metadata that of the call to the service; forwarder decides what of it passes.
 func outgoing(ctx context.Context) context.Context {
 	md, _ := metadata.FromIncomingContext(ctx)
+	delete(md, rpc.MetadataForwardedFor) // REST's is made by grpc-gateway, with the caller's own before it
+	if p, ok := peer.FromContext(ctx); ok {
+		if host, _, err := net.SplitHostPort(p.Addr.String()); err == nil {
+			md.Set(rpc.MetadataForwardedFor, host)
+		}
+	}
 	return metadata.NewOutgoingContext(ctx, md)
 }
 

@@ -19,11 +19,13 @@ import (
 
 	"github.com/berth-dev/berth/pkg/errs"
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	auditv1 "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 
 	allocationrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/allocation/v1"
+	auditrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/audit/v1"
 	gameserverrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/gameserver/v1"
 	instancerest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/instance/v1"
 	tokenrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/token/v1"
@@ -73,6 +75,9 @@ func API(cfg Config) (http.Handler, error) {
 	tokens := forwarder{cfg.TokenIssuer, cfg.Stopping}
 	if err := tokenrest.RegisterTokenServiceHandlerClient(cfg.Stopping, mux, tokenv1.NewTokenServiceClient(tokens)); err != nil {
 		return nil, fmt.Errorf("REST of tokens: %w", err)
+	}
+	if err := auditrest.RegisterAuditServiceHandlerClient(cfg.Stopping, mux, auditv1.NewAuditServiceClient(instances)); err != nil {
+		return nil, fmt.Errorf("REST of the audit: %w", err)
 	}
 	paths := http.NewServeMux()
 	paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, r *http.Request) { serveKeys(w, r, cfg.Keys) })

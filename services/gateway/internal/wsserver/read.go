@@ -8,6 +8,8 @@ import (
 	"github.com/coder/websocket"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berth-dev/berth/pkg/audit"
+	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
@@ -120,6 +122,10 @@ func (c *conn) greet(h *linkv1.Hello) {
 	}
 	if err != nil {
 		code := refusal(err)
+		c.srv.auditRefusal(audit.Entry{
+			Action: audit.Link, Namespace: server.Namespace, Actor: "server:" + server.ID, Role: string(auth.RoleGameServer), Resource: "server:" + server.ID,
+			Address: c.raw.RemoteAddr().String(),
+		}, err)
 		c.srv.cfg.Log.Warn("a session was refused", append(identity(server), "code", codeName(code), "error", err)...)
 		c.Close(code, linkError(err).GetMessage())
 		return

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/audit"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
@@ -69,6 +70,8 @@ type Config struct {
 	Log *slog.Logger
 	// Metrics is where they are counted.
 	Metrics *metrics.Metrics
+	// Audit gets those that are refused.
+	Audit *audit.Recorder
 }
 
 // Server is the handler of the link's path. It is safe for concurrent use. Run must run for connections to be pinged and mailboxes to be read; Wait waits

@@ -12,6 +12,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/errs"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
@@ -27,6 +28,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.running.Add(1)
 	defer s.running.Done()
 	if status, err := checkRequest(r); err != nil {
+		s.auditRefusal(audit.Entry{Action: audit.Link, Actor: audit.Unknown, Address: r.RemoteAddr}, err)
 		s.refuse(w, status, err)
 		return
 	}
@@ -40,10 +42,24 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	pair, err := s.authenticate(r)
 	if err != nil {
+		s.auditRefusal(audit.Entry{Action: audit.Link, Actor: audit.Unknown, Address: r.RemoteAddr}, err)
 		s.refuse(w, statusOf(err), err)
 		return
 	}
 	s.accept(w, r, pair)
+}
+
+// auditRefusal records that somebody was refused, if it was because of who they are.
+func (s *Server) auditRefusal(e audit.Entry, err error) {
+	reason := errs.ReasonOf(err)
+	if kind := reason.Kind(); kind != errs.KindUnauthenticated && kind != errs.KindPermissionDenied {
+		return
+	}
+	if reason == errs.CredentialsInUse {
+		e.Action = audit.CredentialsInUse
+	}
+	e.Outcome, e.Detail = string(reason), err.Error()
+	s.cfg.Audit.Refuse(e)
 }
 
 func notReady(cause error) error {
