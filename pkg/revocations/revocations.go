@@ -29,7 +29,7 @@ const (
 
 // Config names what a Watch needs.
 type Config struct {
-	// Issuer is the connection to token-issuer, which shows the internal key.
+	// Issuer is the connection to token-issuer. It needs to show nothing.
 	Issuer grpc.ClientConnInterface
 	// Redis is the store, for hints.
 	Redis redis.UniversalClient

@@ -202,7 +202,10 @@ func TestTimeInWhichBerthWasAwayDoesNotCount(t *testing.T) {
 // Nobody ever looked at the timers of a new keyspace, but nothing was missed either.
 func TestANewKeyspaceIsNotHeld(t *testing.T) {
 	t.Parallel()
-	w := start(t, short)
+	w := start(t, func(cfg *gameinstance.Config) {
+		short(cfg)
+		cfg.Timers.Gap = 20 * time.Second // a slow machine must not look like a gap
+	})
 	id := w.create().GetId()
 	w.await(id, "terminated")
 	if e, held := w.happened(id, "deadline_held"); held > 0 {
@@ -212,7 +215,7 @@ func TestANewKeyspaceIsNotHeld(t *testing.T) {
 
 func TestManyLinksThatAreLostAtOnceAreNotGivenUp(t *testing.T) {
 	t.Parallel()
-	w := start(t, func(cfg *gameinstance.Config) { cfg.Timeouts.DisconnectGrace = 2 * time.Second })
+	w := start(t, func(cfg *gameinstance.Config) { cfg.Timeouts.DisconnectGrace = 8 * time.Second })
 	matches := make([]*match, 20)
 	for n := range matches {
 		matches[n] = w.begin(true)
@@ -239,7 +242,7 @@ func TestManyLinksThatAreLostAtOnceAreNotGivenUp(t *testing.T) {
 	w.await(alone.id, "terminated")
 	lost, _ := w.happened(alone.id, "disconnected")
 	ended, _ := w.happened(alone.id, "terminated")
-	if after := ended.GetTime().AsTime().Sub(lost.GetTime().AsTime()); after < 2*time.Second {
+	if after := ended.GetTime().AsTime().Sub(lost.GetTime().AsTime()); after < 8*time.Second {
 		t.Errorf("given up %s after the loss", after)
 	}
 	if _, held := w.happened(alone.id, "deadline_held"); held != before || w.get(alone.id).GetReason() != instancev1.GameInstance_REASON_SERVER_LOST {

@@ -55,7 +55,7 @@ func Module(cfg Config) app.Module {
 		b.Run("keys", keySource.Run)
 		b.ReadyWhen("keys", keySource.Ready)
 		var link *wsserver.Server
-		revoked := revocations.New(revocations.Config{Issuer: conns.tokens, Redis: store, Log: b.Log(), Changed: func(*token.Revocations) { link.CloseRevoked() }})
+		revoked := revocations.New(revocations.Config{Issuer: conns.tokenIssuer, Redis: store, Log: b.Log(), Changed: func(*token.Revocations) { link.CloseRevoked() }})
 		authenticator, err := auth.New(cfg.Auth, revoked.Guard(keySource.Verifier()), nil)
 		if err != nil {
 			return err
@@ -69,7 +69,7 @@ func Module(cfg Config) app.Module {
 
 // connections are those to the other services.
 type connections struct {
-	sessions, tokens                      *grpc.ClientConn // speak as a Berth service
+	sessions                              *grpc.ClientConn // speaks as a Berth service
 	gameInstance, tokenIssuer, allocation *grpc.ClientConn // forward their callers' credentials
 }
 
@@ -85,7 +85,6 @@ func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
 		key    conf.Secret
 	}{
 		{&c.sessions, cfg.GameInstance, cfg.Auth.InternalKey},
-		{&c.tokens, cfg.TokenIssuer, cfg.Auth.InternalKey},
 		{&c.gameInstance, cfg.GameInstance, ""},
 		{&c.tokenIssuer, cfg.TokenIssuer, ""},
 		{&c.allocation, cfg.Allocation, ""},

@@ -83,7 +83,7 @@ func Default() Config {
 		GRPCAddr:       "127.0.0.1:7102",
 		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Keys:           Keys{Algorithm: sdk.EdDSA, Rotation: 30 * 24 * time.Hour, Publish: 10 * time.Minute},
-		TLS:            tlsx.ServerConfig{Peers: []string{tlsx.Name("allocation"), tlsx.Name("game-instance"), tlsx.Name("gateway")}},
+		TLS:            tlsx.ServerConfig{Peers: []string{tlsx.Name("allocation"), tlsx.Name("game-instance")}},
 		Audit:          audit.DefaultSettings(),
 		PairLifetime:   time.Hour,
 		TicketLifetime: 2 * time.Minute,

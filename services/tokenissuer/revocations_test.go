@@ -135,8 +135,10 @@ func TestGetRevocationsIsSparing(t *testing.T) {
 			t.Errorf("known %d: %v, %v", known, got, err)
 		}
 	}
-	_, err = i.public.GetRevocations(with(t, apiKey), &tokenv1.GetRevocationsRequest{})
-	wantReason(t, err, errs.RoleRequired)
+	// Like the keys it is for everybody who verifies tokens.
+	if _, err := i.public.GetRevocations(t.Context(), &tokenv1.GetRevocationsRequest{}); err != nil {
+		t.Error(err)
+	}
 }
 
 // While Redis is away the list must not look like the newest, what is known to be revoked is refused, and what is not is minted.

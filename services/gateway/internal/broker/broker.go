@@ -135,8 +135,9 @@ func (b *Broker) subscribe(ctx context.Context, channel string, proven func()) e
 			default:
 			}
 		case *redis.Message:
-			heard = time.Now()
-			b.proven.Store(&heard)
+			now := time.Now() // one of its own each time: others read it
+			heard = now
+			b.proven.Store(&now)
 			b.receive(m.Payload)
 			proven()
 		}

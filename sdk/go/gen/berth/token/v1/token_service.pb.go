@@ -2663,7 +2663,7 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\fRevokeTokens\x12#.berth.token.v1.RevokeTokensRequest\x1a$.berth.token.v1.RevokeTokensResponse\"7\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/namespaces/{namespace}/revocations\x12\x98\x01\n" +
 	"\x0fListRevocations\x12&.berth.token.v1.ListRevocationsRequest\x1a'.berth.token.v1.ListRevocationsResponse\"4\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02(\x12&/v1/namespaces/{namespace}/revocations\x12\x8a\x01\n" +
 	"\x0fIntrospectToken\x12&.berth.token.v1.IntrospectTokenRequest\x1a'.berth.token.v1.IntrospectTokenResponse\"&\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tokens:introspect\x12g\n" +
-	"\x0eGetRevocations\x12%.berth.token.v1.GetRevocationsRequest\x1a&.berth.token.v1.GetRevocationsResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x82\x01\n" +
+	"\x0eGetRevocations\x12%.berth.token.v1.GetRevocationsRequest\x1a&.berth.token.v1.GetRevocationsResponse\"\x06\xea\xe0\x18\x02\b\x01\x12\x82\x01\n" +
 	"\x0fListSigningKeys\x12&.berth.token.v1.ListSigningKeysRequest\x1a'.berth.token.v1.ListSigningKeysResponse\"\x1e\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/signing-keys\x12\x8f\x01\n" +
 	"\x10RotateSigningKey\x12'.berth.token.v1.RotateSigningKeyRequest\x1a(.berth.token.v1.RotateSigningKeyResponse\"(\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/signing-keys:rotate\x12\x98\x01\n" +
 	"\x10RetireSigningKey\x12'.berth.token.v1.RetireSigningKeyRequest\x1a(.berth.token.v1.RetireSigningKeyResponse\"1\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02%:\x01*\" /v1/signing-keys/{key_id}:retire\x12x\n" +

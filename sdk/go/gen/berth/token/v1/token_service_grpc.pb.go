@@ -73,7 +73,8 @@ type TokenServiceClient interface {
 	IntrospectToken(ctx context.Context, in *IntrospectTokenRequest, opts ...grpc.CallOption) (*IntrospectTokenResponse, error)
 	// GetRevocations returns everything that is revoked, of all namespaces, for those who verify tokens. Each new version is hinted at on the Redis channel
 	// "berth:revocations"; this list is the truth. Who could not get it once must admit nobody; who could keeps what it has. It fails while the store is
-	// away, because an old list would look like the newest one. Role INTERNAL.
+	// away, because an old list would look like the newest one. It names ids only, and like a certificate authority's list it is no secret.
+	// Role PUBLIC.
 	GetRevocations(ctx context.Context, in *GetRevocationsRequest, opts ...grpc.CallOption) (*GetRevocationsResponse, error)
 	// ListSigningKeys returns the signing keys with their states: the one that signs, the one that will, and those that did until what they have signed
 	// has expired. Nothing of a private key is ever returned. Role OPERATOR.
@@ -298,7 +299,8 @@ type TokenServiceServer interface {
 	IntrospectToken(context.Context, *IntrospectTokenRequest) (*IntrospectTokenResponse, error)
 	// GetRevocations returns everything that is revoked, of all namespaces, for those who verify tokens. Each new version is hinted at on the Redis channel
 	// "berth:revocations"; this list is the truth. Who could not get it once must admit nobody; who could keeps what it has. It fails while the store is
-	// away, because an old list would look like the newest one. Role INTERNAL.
+	// away, because an old list would look like the newest one. It names ids only, and like a certificate authority's list it is no secret.
+	// Role PUBLIC.
 	GetRevocations(context.Context, *GetRevocationsRequest) (*GetRevocationsResponse, error)
 	// ListSigningKeys returns the signing keys with their states: the one that signs, the one that will, and those that did until what they have signed
 	// has expired. Nothing of a private key is ever returned. Role OPERATOR.
