@@ -196,16 +196,19 @@ func TestARefreshThatFailsIsRepeated(t *testing.T) {
 			numbers[r.GetId()] = true
 		}
 
-		// One that the connection takes with it does not come back beside a new one.
+		// One that the connection takes with it does not come back, for that would be beside a new one.
 		p.cut()
 		p = g.accept()
 		p.wantTokens(first)
 		p.hello()
 		p.welcome("2", calm, resumed(100))
-		r = p.refresh(3 * time.Minute)
+		if r = p.refresh(3 * time.Minute); numbers[r.GetId()] {
+			t.Error("the refresh of the last connection came again")
+		}
 		p.quiet(10 * time.Second)
 		p.reply(r, g.pair(time.Hour))
 		p.quiet(29 * time.Minute)
+		p.reply(p.refresh(5*time.Minute), g.pair(time.Hour))
 		if err := s.Err(); err != nil {
 			t.Error(err)
 		}
@@ -345,7 +348,10 @@ func TestTokensExpireOnAnOpenSocket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tooLate := &linkv1.Error{Code: int32(codes.Unauthenticated), Reason: "CREDENTIALS_EXPIRED", Message: "too late"}
 		g := newBubbleGateway(t)
-		h, p := g.openWith([]gameserver.Option{gameserver.WithBootstrap(g.bootstrap())}, calm) // how long they last is not known
+		c := g.connecting() // with tokens that do not tell how long they last
+		p := g.accept()
+		p.hello()
+		p.welcome("1", calm)
 		link := p.request("Link")
 		time.Sleep(2 * time.Second) // for there is a pause between two refreshes
 		p.fail(link, tooLate)
@@ -356,7 +362,7 @@ func TestTokensExpireOnAnOpenSocket(t *testing.T) {
 		}
 		p.reply(refresh, &gameserverv1.RefreshTokensResponse{GameToken: "NEW-GAME-TOKEN", SocialToken: "NEW-SOCIAL-TOKEN"})
 		p.reply(again, startData("ann"))
-		s := accept(t, h)
+		s := c.server()
 
 		time.Sleep(time.Hour)
 		call := async(func() error { return s.ConnectPlayers(t.Context()) })
