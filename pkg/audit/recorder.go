@@ -164,7 +164,7 @@ func (r *Recorder) put(e Entry) {
 func (r *Recorder) Run(ctx context.Context) error {
 	var writers sync.WaitGroup
 	ended := make(chan struct{}) // when nothing is put any more
-	writers.Go(func() { r.print(ended) })
+	writers.Go(func() { r.print(ctx, ended) })
 	writers.Go(func() { r.write(ctx, ended) })
 	tick := time.NewTicker(r.cfg.Window)
 	defer tick.Stop()
@@ -183,16 +183,16 @@ func (r *Recorder) Run(ctx context.Context) error {
 }
 
 // print writes lines.
-func (r *Recorder) print(ended <-chan struct{}) {
+func (r *Recorder) print(ctx context.Context, ended <-chan struct{}) {
 	for {
 		select {
 		case e := <-r.lines:
-			r.line(e)
+			r.line(ctx, e)
 		case <-ended:
 			for {
 				select {
 				case e := <-r.lines:
-					r.line(e)
+					r.line(ctx, e)
 				default:
 					return
 				}
@@ -201,7 +201,7 @@ func (r *Recorder) print(ended <-chan struct{}) {
 	}
 }
 
-func (r *Recorder) line(e Entry) {
+func (r *Recorder) line(ctx context.Context, e Entry) {
 	attrs := []slog.Attr{slog.Bool("audit", true), slog.String("id", e.ID), slog.Time("at", e.Time), slog.String("service", e.Service)}
 	for _, a := range []struct{ key, value string }{
 		{"namespace", e.Namespace}, {"actor", e.Actor}, {"role", e.Role}, {"action", e.Action}, {"resource", e.Resource}, {"address", e.Address},
@@ -214,7 +214,7 @@ func (r *Recorder) line(e Entry) {
 	if e.Count > 1 {
 		attrs = append(attrs, slog.Int64("count", e.Count), slog.Time("last", e.LastTime))
 	}
-	r.out.LogAttrs(context.Background(), slog.LevelInfo, "audit", attrs...)
+	r.out.LogAttrs(ctx, slog.LevelInfo, "audit", attrs...)
 }
 
 const (

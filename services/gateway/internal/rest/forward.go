@@ -2,7 +2,6 @@ package rest
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -16,7 +15,8 @@ import (
 // callTimeout bounds a forwarded unary call, whatever its caller asks for.
 const callTimeout = 30 * time.Second
 
-// forwarded are the only metadata keys that pass from outside to a service. Above all auth.MetadataInternalKey does not.
+// forwarded are the only metadata keys that pass from outside to a service. Above all auth.MetadataInternalKey does not. The address for
+// which a call is passed on is never the caller's own word: over REST guard lets none through, over gRPC outgoing replaces it.
 func forwarded() [4]string {
 	return [...]string{auth.MetadataAuthorization, auth.MetadataSocialToken, "traceparent", rpc.MetadataForwardedFor}
 }
@@ -67,10 +67,6 @@ func filter(ctx context.Context) context.Context {
 		if values := from.Get(key); len(values) > 0 {
 			to[key] = values
 		}
-	}
-	if list := to[rpc.MetadataForwardedFor]; len(list) > 0 { // what comes before the last address is the caller's own
-		last := list[len(list)-1]
-		to[rpc.MetadataForwardedFor] = []string{strings.TrimSpace(last[strings.LastIndex(last, ",")+1:])}
 	}
 	return metadata.NewOutgoingContext(ctx, to)
 }

@@ -58,7 +58,7 @@ func pass(log *slog.Logger, stream grpc.ServerStream, conn grpc.ClientConnInterf
 // outgoing makes the caller's metadata that of the call to the service; forwarder decides what of it passes.
 func outgoing(ctx context.Context) context.Context {
 	md, _ := metadata.FromIncomingContext(ctx)
-	delete(md, rpc.MetadataForwardedFor) // REST's is made by grpc-gateway, with the caller's own before it
+	delete(md, rpc.MetadataForwardedFor) // the caller's own word
 	if p, ok := peer.FromContext(ctx); ok {
 		if host, _, err := net.SplitHostPort(p.Addr.String()); err == nil {
 			md.Set(rpc.MetadataForwardedFor, host)
