@@ -173,13 +173,13 @@ func TestALostRingIsWrittenBack(t *testing.T) {
 // firstRing is a ring as code of the first format has stored it, under the sealing key of openKeyring; firstKey is its key.
 const (
 	firstKey  = "N1XTShWKYP9PtOuqlylw9LjCUXxEq6smOLCxftKVFYw"
-	firstRing = `{"v":1,"signing":"N1XTShWKYP9PtOuqlylw9LjCUXxEq6smOLCxftKVFYw","keys":[{"kid":"N1XTShWKYP9PtOuqlylw9LjCUXxEq6smOLCxftKVFYw","create_time":"2026-11-24T17:04:06.73806086Z","sealed":"9tzFB3nGR0aXV8L7X9Czxs2WfiKtcm2YctlVsxlDmsTj0OVIm1lT6CTBFrWWt8CA6esByH4VWgggi0nr"}]}`
+	firstRing = `{"v":1,"signing":"N1XTShWKYP9PtOuqlylw9LjCUXxEq6smOLCxftKVFYw","keys":[{"kid":"N1XTShWKYP9PtOuqlylw9LjCUXxEq6smOLCxftKVFYw","create_time":"CREATED","sealed":"9tzFB3nGR0aXV8L7X9Czxs2WfiKtcm2YctlVsxlDmsTj0OVIm1lT6CTBFrWWt8CA6esByH4VWgggi0nr"}]}`
 )
 
 // What replicas of the first format have stored is read, and then stored in the second.
 func TestTheFirstFormatIsRead(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redisx.Store) {
-		if err := s.Set(t.Context(), RingKey, firstRing, 0).Err(); err != nil {
+		if err := s.Set(t.Context(), RingKey, strings.Replace(firstRing, "CREATED", time.Now().UTC().Format(time.RFC3339Nano), 1), 0).Err(); err != nil {
 			t.Fatal(err)
 		}
 		k := openKeyring(t, New(s))
