@@ -65,9 +65,6 @@ func (s *Instance) CreateGameInstance(ctx context.Context, req *instancev1.Creat
 	if err != nil {
 		return nil, err
 	}
-	if req.GetSkipAllocation() && req.GetServerId() != "" {
-		return nil, errs.New(errs.ValidationFailed, "skip_allocation: an instance that a registered server is to have (server_id) waits for no other; leave one of the two out")
-	}
 	namespace, actor := ids.Namespace(req.GetNamespace()), auth.FromContext(ctx).Actor()
 	cmd.Namespace, cmd.ID = namespace, ids.Instance(namespace, actor, req.GetRequestId())
 	cmd.SkipAllocation, cmd.ServerID = req.GetSkipAllocation(), req.GetServerId()

@@ -25,7 +25,7 @@ func (c Create) decide(t *turn) error {
 	}
 	t.arm(DeadlineLifetime, c.Timeouts.Lifetime)
 	t.record("created", "build %s, %d players", c.Placement.Build, len(c.Players))
-	if !c.SkipAllocation {
+	if !c.SkipAllocation || c.ServerID != "" {
 		t.newAttempt(c.ServerID)
 	}
 	if c.Link != nil {

@@ -99,7 +99,7 @@ type CreateGameInstanceRequest struct {
 	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Time-outs other than the defaults.
 	Timeouts *Timeouts `protobuf:"bytes,8,opt,name=timeouts,proto3" json:"timeouts,omitempty"`
-	// Do not ask for a server; AllocateGameServer does it later. Not together with server_id.
+	// Do not ask for a server; AllocateGameServer does it later. A server_id outranks it.
 	SkipAllocation bool `protobuf:"varint,9,opt,name=skip_allocation,json=skipAllocation,proto3" json:"skip_allocation,omitempty"`
 	// What becomes of the instance when its server is lost.
 	OnServerLoss GameInstance_OnServerLoss `protobuf:"varint,10,opt,name=on_server_loss,json=onServerLoss,proto3,enum=berth.instance.v1.GameInstance_OnServerLoss" json:"on_server_loss,omitempty"`
