@@ -71,7 +71,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	news := courier.New(records, log)
 	allocation := peers.NewAllocation(allocationConn)
 	issuer := peers.NewTokenIssuer(issuerConn)
-	servers := registry.New(registry.Config{Store: records, Instances: records, Herald: news, Log: log})
+	servers := registry.New(records, records, news, log)
 	instances := instance.NewService(instance.Config{
 		Store: records, Courier: news, Placements: allocation, Servers: servers, Tickets: issuer, Timeouts: instance.Timeouts(cfg.Timeouts),
 	})
@@ -117,7 +117,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	gameServers := grpcserver.NewGameServer(instances, sessions, servers, issuer)
+	gameServers := grpcserver.NewGameServer(instances, sessions, issuer)
 	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))

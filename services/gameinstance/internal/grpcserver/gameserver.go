@@ -2,7 +2,6 @@ package grpcserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
@@ -14,7 +13,6 @@ import (
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
-	"github.com/berth-dev/berth/services/gameinstance/internal/registry"
 	"github.com/berth-dev/berth/services/gameinstance/internal/session"
 	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
 )
@@ -24,13 +22,12 @@ type GameServer struct {
 	gameserverv1.UnimplementedGameServerServiceServer
 	instances *instance.Service
 	sessions  *session.Service
-	servers   *registry.Service
 	pairs     Pairs
 }
 
 // NewGameServer returns the handlers of GameServerService.
-func NewGameServer(instances *instance.Service, sessions *session.Service, servers *registry.Service, pairs Pairs) *GameServer {
-	return &GameServer{instances: instances, sessions: sessions, servers: servers, pairs: pairs}
+func NewGameServer(instances *instance.Service, sessions *session.Service, pairs Pairs) *GameServer {
+	return &GameServer{instances: instances, sessions: sessions, pairs: pairs}
 }
 
 // frame is what a call over the link brings besides its request.
@@ -163,23 +160,10 @@ func (s *GameServer) CreateAndLink(ctx context.Context, req *gameserverv1.Create
 	if err != nil {
 		return nil, err
 	}
-	cmd.Namespace, cmd.ID = p.Server.Namespace, ids.Instance(p.Server.Namespace, p.Actor(), command)
-	cmd.ServerID, cmd.Link = p.Server.ID, &link
-
-	room := registry.Assignment{InstanceID: cmd.ID, AttemptID: ids.Attempt(cmd.ID, 1)}
-	server, err := s.servers.Assign(ctx, cmd.Namespace, cmd.ServerID, room)
+	cmd.Namespace, cmd.ID, cmd.ServerID = p.Server.Namespace, ids.Instance(p.Server.Namespace, p.Actor(), command), p.Server.ID
+	inst, err := s.instances.CreateAndLink(ctx, p.Actor(), cmd, link)
 	if err != nil {
 		return nil, err
-	}
-	if len(link.Endpoints) == 0 {
-		link.Endpoints = server.Endpoints
-	}
-	inst, err := s.instances.Create(ctx, p.Actor(), cmd)
-	if err == nil && (inst.Link == nil || inst.Link.SessionEpoch != link.SessionEpoch) { // a repeat, over another socket
-		inst, err = s.link(ctx, cmd.ID, link)
-	}
-	if err != nil {
-		return nil, errors.Join(err, s.servers.Settle(ctx, cmd.Namespace, cmd.ServerID, room))
 	}
 	out, err := s.linked(ctx, inst)
 	return &gameserverv1.CreateAndLinkResponse{Instance: out, LinkEpoch: inst.Link.Epoch, Offset: inst.LastOffset}, err

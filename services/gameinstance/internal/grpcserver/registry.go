@@ -80,7 +80,7 @@ func (s *Registry) ListGameServers(ctx context.Context, req *gameserverv1.ListGa
 	if err != nil {
 		return nil, err
 	}
-	page, next, err := s.servers.Store.ServersPage(ctx, list.GameServersOf, limit, after)
+	page, next, err := s.servers.Page(ctx, list.GameServersOf, limit, after)
 	if err != nil {
 		return nil, err
 	}

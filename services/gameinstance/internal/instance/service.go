@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/ids"
 )
 
 // ErrConflict is returned by Store.Commit when another command was committed first.
@@ -90,11 +91,18 @@ type Placements interface {
 	Check(ctx context.Context, namespace string, p Placement) error
 }
 
+// Room is the room of an attempt on a registered game server.
+type Room struct{ Namespace, ServerID, InstanceID, AttemptID string }
+
 // Servers knows the registered game servers.
 type Servers interface {
 	// Check returns an error if a server has no room for an instance now: GAME_SERVER_UNKNOWN or GAME_SERVER_FULL. An instance that has room on it
 	// keeps that.
 	Check(ctx context.Context, namespace, serverID, instanceID string) error
+	// Reserve gives an attempt room on its server, whose addresses it returns. It fails with GAME_SERVER_UNKNOWN and GAME_SERVER_FULL.
+	Reserve(ctx context.Context, r Room) ([]Endpoint, error)
+	// Settle takes the room back, unless the attempt's instance wants it.
+	Settle(ctx context.Context, r Room) error
 }
 
 // Tickets mints tickets for players.
@@ -150,6 +158,28 @@ func (s *Service) Create(ctx context.Context, actor string, cmd Create) (*Instan
 		return s.Create(ctx, actor, cmd)
 	}
 	return inst, err
+}
+
+// CreateAndLink makes an instance on the registered server that cmd names, and links it in the same commit. Room for it is had before, and taken back if
+// there is no instance then. The same id and digest again link it to the socket that they come over.
+func (s *Service) CreateAndLink(ctx context.Context, actor string, cmd Create, link LinkServer) (*Instance, error) {
+	room := Room{Namespace: cmd.Namespace, ServerID: cmd.ServerID, InstanceID: cmd.ID, AttemptID: ids.Attempt(cmd.ID, 1)}
+	endpoints, err := s.cfg.Servers.Reserve(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	if len(link.Endpoints) == 0 {
+		link.Endpoints = endpoints
+	}
+	cmd.Link = &link
+	inst, err := s.Create(ctx, actor, cmd)
+	if err == nil && (inst.Link == nil || inst.Link.SessionEpoch != link.SessionEpoch) { // a repeat, over another socket
+		inst, err = s.Apply(ctx, cmd.Namespace, cmd.ID, Envelope{Actor: actor}, link)
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.cfg.Servers.Settle(ctx, room))
+	}
+	return inst, nil
 }
 
 // placeable refuses what nobody could ever serve, so that it is known at once.

@@ -23,11 +23,11 @@ type Allocation interface {
 // Registry is called for attempts on registered servers.
 type Registry interface {
 	// Reserve gives the attempt room on its server, whose addresses it returns.
-	Reserve(ctx context.Context, inst *instance.Instance, a instance.Attempt) ([]instance.Endpoint, error)
+	Reserve(ctx context.Context, r instance.Room) ([]instance.Endpoint, error)
 	// Tell tells the server of the instance, if it is connected. The news may be lost.
-	Tell(ctx context.Context, inst *instance.Instance, a instance.Attempt) error
+	Tell(ctx context.Context, r instance.Room) error
 	// Release takes the attempt's room back.
-	Release(ctx context.Context, inst *instance.Instance, a instance.Attempt) error
+	Release(ctx context.Context, r instance.Room) error
 }
 
 // Instances is what the driver needs of instances.
@@ -164,7 +164,7 @@ func (d *Driver) make(ctx context.Context, inst *instance.Instance, call instanc
 	answered := instance.CallAnswered{Kind: call.Kind, AttemptID: call.AttemptID}
 	for _, a := range inst.Attempts {
 		if a.ID == call.AttemptID && a.Registered {
-			return d.onRegistered(ctx, inst, call, a)
+			return d.onRegistered(ctx, call, instance.Room{Namespace: inst.Namespace, ServerID: a.ServerID, InstanceID: inst.ID, AttemptID: a.ID})
 		}
 	}
 	switch call.Kind {
@@ -178,15 +178,15 @@ func (d *Driver) make(ctx context.Context, inst *instance.Instance, call instanc
 }
 
 // onRegistered makes a call for an attempt on a registered server.
-func (d *Driver) onRegistered(ctx context.Context, inst *instance.Instance, call instance.Call, a instance.Attempt) (instance.Command, error) {
+func (d *Driver) onRegistered(ctx context.Context, call instance.Call, room instance.Room) (instance.Command, error) {
 	switch call.Kind {
 	case instance.CallAllocate:
-		endpoints, err := d.registry.Reserve(ctx, inst, a)
-		return instance.ReportAllocated{AttemptID: a.ID, Endpoints: endpoints}, err
+		endpoints, err := d.registry.Reserve(ctx, room)
+		return instance.ReportAllocated{AttemptID: room.AttemptID, Endpoints: endpoints}, err
 	case instance.CallRelease:
-		return instance.ReportReleased{AttemptID: a.ID}, d.registry.Release(ctx, inst, a)
+		return instance.ReportReleased{AttemptID: room.AttemptID}, d.registry.Release(ctx, room)
 	default: // it is over when the server links, or the attempt is given up
-		return nil, d.registry.Tell(ctx, inst, a)
+		return nil, d.registry.Tell(ctx, room)
 	}
 }
 

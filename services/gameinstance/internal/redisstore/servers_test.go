@@ -235,7 +235,7 @@ func TestServersAreListedNewestFirst(t *testing.T) {
 func TestRoomForNobodyIsTakenBack(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		server, ctx := registered(t, s, 10), t.Context()
-		service := registry.New(registry.Config{Store: s, Instances: s, Log: slog.New(slog.DiscardHandler)})
+		service := registry.New(s, s, nil, slog.New(slog.DiscardHandler))
 		onServer := func() string {
 			id := uuid.NewString()
 			must(t, s, id, instance.Create{Namespace: "default", ID: id, ServerID: server.ID, Timeouts: timeouts})
@@ -258,7 +258,7 @@ func TestRoomForNobodyIsTakenBack(t *testing.T) {
 			if _, err := s.Assign(ctx, "default", server.ID, c.room); err != nil {
 				t.Fatal(err)
 			}
-			if err := service.Settle(ctx, "default", server.ID, c.room); err != nil {
+			if err := service.Settle(ctx, instance.Room{Namespace: "default", ServerID: server.ID, InstanceID: c.room.InstanceID, AttemptID: c.room.AttemptID}); err != nil {
 				t.Error(err)
 			}
 			if got := slices.Contains(holders(t, s, server.ID), c.room.AttemptID); got != c.kept {
@@ -278,8 +278,8 @@ func TestRoomForNobodyIsTakenBack(t *testing.T) {
 		if err := service.Audit(ctx); err != nil || len(holders(t, s, server.ID)) != 1 {
 			t.Errorf("fresh room: %v, %v", holders(t, s, server.ID), err)
 		}
-		service.Store = later{s}
-		if err := service.Audit(ctx); err != nil || len(holders(t, s, server.ID)) != 0 {
+		minutesLater := registry.New(later{s}, s, nil, slog.New(slog.DiscardHandler))
+		if err := minutesLater.Audit(ctx); err != nil || len(holders(t, s, server.ID)) != 0 {
 			t.Errorf("room that nobody wanted for minutes: %v, %v", holders(t, s, server.ID), err)
 		}
 	})

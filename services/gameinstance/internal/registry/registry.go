@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
@@ -69,23 +70,22 @@ type Herald interface {
 	Assigned(gatewayID, serverID, instanceID string)
 }
 
-// Config names what a Service needs.
-type Config struct {
-	Store     Store
-	Instances Instances
-	Herald    Herald
-	Log       *slog.Logger
+// Service has the use-cases around registered servers. It is safe for concurrent use.
+type Service struct {
+	store     Store
+	instances Instances
+	herald    Herald
+	log       *slog.Logger
 }
 
-// Service has the use-cases around registered servers. It is safe for concurrent use.
-type Service struct{ Config }
-
 // New returns a Service.
-func New(cfg Config) *Service { return &Service{cfg} }
+func New(store Store, instances Instances, herald Herald, log *slog.Logger) *Service {
+	return &Service{store: store, instances: instances, herald: herald, log: log}
+}
 
 // Register makes a server known. The same id and digest again return it as it is.
 func (s *Service) Register(ctx context.Context, server Server) (Server, error) {
-	kept, err := s.Store.RegisterServer(ctx, server)
+	kept, err := s.store.RegisterServer(ctx, server)
 	if err == nil && !bytes.Equal(kept.Digest, server.Digest) {
 		return Server{}, errs.New(errs.RequestIDReused, "request_id: it was used to register a different game server already")
 	}
@@ -94,7 +94,7 @@ func (s *Service) Register(ctx context.Context, server Server) (Server, error) {
 
 // Get returns a server.
 func (s *Service) Get(ctx context.Context, namespace, id string) (Server, error) {
-	server, err := s.Store.LoadServer(ctx, id)
+	server, err := s.store.LoadServer(ctx, id)
 	switch {
 	case err != nil:
 		return Server{}, err
@@ -109,7 +109,7 @@ func (s *Service) Deregister(ctx context.Context, namespace, id string) (Server,
 	if _, err := s.Get(ctx, namespace, id); err != nil {
 		return Server{}, err
 	}
-	server, err := s.Store.DeregisterServer(ctx, namespace, id)
+	server, err := s.store.DeregisterServer(ctx, namespace, id)
 	if err == nil && server == nil {
 		return Server{}, Unknown(id)
 	}
@@ -122,7 +122,7 @@ func (s *Service) Deregister(ctx context.Context, namespace, id string) (Server,
 // Check returns an error if a server has no room for an instance now: GAME_SERVER_UNKNOWN or GAME_SERVER_FULL. It implements instance.Servers.
 func (s *Service) Check(ctx context.Context, namespace, id, instanceID string) error {
 	server, err := s.Get(ctx, namespace, id)
-	if err != nil || server.has(instanceID) != nil {
+	if err != nil || server.has(instanceID) {
 		return err
 	}
 	if server.Draining || len(server.Assignments) >= server.Capacity {
@@ -131,14 +131,9 @@ func (s *Service) Check(ctx context.Context, namespace, id, instanceID string) e
 	return nil
 }
 
-// Assign gives an instance's attempt room on a server. It fails with GAME_SERVER_UNKNOWN or GAME_SERVER_FULL.
-func (s *Service) Assign(ctx context.Context, namespace, id string, a Assignment) (Server, error) {
-	return s.Store.Assign(ctx, namespace, id, a)
-}
-
 // Assigned returns the instances that have room on a server, and whether it is registered at all.
 func (s *Service) Assigned(ctx context.Context, id string) (instanceIDs []string, registered bool, err error) {
-	server, err := s.Store.LoadServer(ctx, id)
+	server, err := s.store.LoadServer(ctx, id)
 	if err != nil || server == nil {
 		return nil, false, err
 	}
@@ -148,34 +143,43 @@ func (s *Service) Assigned(ctx context.Context, id string) (instanceIDs []string
 	return instanceIDs, true, nil
 }
 
-// Reserve gives an attempt room on its registered server. It implements outbox.Registry.
-func (s *Service) Reserve(ctx context.Context, inst *instance.Instance, a instance.Attempt) ([]instance.Endpoint, error) {
-	server, err := s.Store.Assign(ctx, inst.Namespace, a.ServerID, Assignment{InstanceID: inst.ID, AttemptID: a.ID})
+// Page returns servers of a namespace, newest first, and where the next page begins; the zero Cursor at the end.
+func (s *Service) Page(ctx context.Context, namespace string, limit int, after instance.Cursor) ([]Server, instance.Cursor, error) {
+	return s.store.ServersPage(ctx, namespace, limit, after)
+}
+
+// Reserve gives an attempt room on its server. It implements instance.Servers and outbox.Registry.
+func (s *Service) Reserve(ctx context.Context, r instance.Room) ([]instance.Endpoint, error) {
+	server, err := s.store.Assign(ctx, r.Namespace, r.ServerID, assignment(r))
 	return server.Endpoints, err
 }
 
 // Tell tells a connected server that an instance was placed on it. It implements outbox.Registry.
-func (s *Service) Tell(ctx context.Context, inst *instance.Instance, a instance.Attempt) error {
-	server, err := s.Get(ctx, inst.Namespace, a.ServerID)
+func (s *Service) Tell(ctx context.Context, r instance.Room) error {
+	server, err := s.Get(ctx, r.Namespace, r.ServerID)
 	if err == nil && server.Connected {
-		s.Herald.Assigned(server.GatewayID, server.ID, inst.ID)
+		s.herald.Assigned(server.GatewayID, server.ID, r.InstanceID)
 	}
 	return err
 }
 
 // Release takes an attempt's room back. It implements outbox.Registry.
-func (s *Service) Release(ctx context.Context, inst *instance.Instance, a instance.Attempt) error {
-	return s.Store.Unassign(ctx, inst.Namespace, a.ServerID, Assignment{InstanceID: inst.ID, AttemptID: a.ID})
+func (s *Service) Release(ctx context.Context, r instance.Room) error {
+	return s.store.Unassign(ctx, r.Namespace, r.ServerID, assignment(r))
 }
 
-// Settle takes an assignment's room back if its instance does not want it: it was never made, or has been given up.
-func (s *Service) Settle(ctx context.Context, namespace, id string, a Assignment) error {
-	loaded, err := s.Instances.Load(ctx, a.InstanceID, instance.Needs{}, nil)
-	if err != nil || wants(loaded.Instance, a.AttemptID) {
+func assignment(r instance.Room) Assignment {
+	return Assignment{InstanceID: r.InstanceID, AttemptID: r.AttemptID}
+}
+
+// Settle takes room back if the attempt's instance does not want it: it was never made, or has given the attempt up. It implements instance.Servers.
+func (s *Service) Settle(ctx context.Context, r instance.Room) error {
+	loaded, err := s.instances.Load(ctx, r.InstanceID, instance.Needs{}, nil)
+	if err != nil || wants(loaded.Instance, r.AttemptID) {
 		return err
 	}
-	s.Log.Warn("room on a game server was kept for nobody; taken back", "server_id", id, "instance_id", a.InstanceID, "attempt_id", a.AttemptID)
-	return s.Store.Unassign(ctx, namespace, id, a)
+	s.log.Warn("room on a game server was kept for nobody; taken back", "server_id", r.ServerID, "instance_id", r.InstanceID, "attempt_id", r.AttemptID)
+	return s.Release(ctx, r)
 }
 
 // wants reports whether an instance still wants the room of an attempt, or will give it back itself.
@@ -196,7 +200,7 @@ const settleAfter = time.Minute
 
 // Audit takes back the room that nobody wants: a replica that died between two steps may leave such.
 func (s *Service) Audit(ctx context.Context) error {
-	servers, now, err := s.Store.AssignedServers(ctx)
+	servers, now, err := s.store.AssignedServers(ctx)
 	if err != nil {
 		return err
 	}
@@ -204,21 +208,17 @@ func (s *Service) Audit(ctx context.Context) error {
 	for _, server := range servers {
 		for _, a := range server.Assignments {
 			if now.Sub(a.Time) > settleAfter {
-				failed = append(failed, s.Settle(ctx, server.Namespace, server.ID, a))
+				room := instance.Room{Namespace: server.Namespace, ServerID: server.ID, InstanceID: a.InstanceID, AttemptID: a.AttemptID}
+				failed = append(failed, s.Settle(ctx, room))
 			}
 		}
 	}
 	return errors.Join(failed...)
 }
 
-// has returns an instance's assignment; nil if it has none.
-func (s Server) has(instanceID string) *Assignment {
-	for n := range s.Assignments {
-		if s.Assignments[n].InstanceID == instanceID {
-			return &s.Assignments[n]
-		}
-	}
-	return nil
+// has reports whether an instance has room on the server.
+func (s Server) has(instanceID string) bool {
+	return slices.ContainsFunc(s.Assignments, func(a Assignment) bool { return a.InstanceID == instanceID })
 }
 
 // Unknown is the error for a server that is not registered.
