@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/errs"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 )
@@ -72,6 +73,6 @@ func missing(want Role) string {
 	case RoleInternal:
 		return "this call is for Berth's own services"
 	default:
-		return "an API key is needed: \"Authorization: Bearer " + KeyPrefix + "…\""
+		return "an API key is needed: \"Authorization: Bearer " + apikey.Prefix + "…\""
 	}
 }

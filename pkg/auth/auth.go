@@ -16,6 +16,7 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/sdk/go/token"
@@ -30,9 +31,6 @@ const (
 	// MetadataInternalKey is the key that Berth's services show each other.
 	MetadataInternalKey = "berth-internal-key"
 )
-
-// KeyPrefix begins every API key.
-const KeyPrefix = "berth_"
 
 // Role is what a Principal may do; the names are those of berth.type.v1.Role.
 type Role string
@@ -146,12 +144,6 @@ type Authenticator struct {
 	issuedKeys Keys
 }
 
-// HashKey returns the hash of an API key as configuration wants it.
-func HashKey(key string) string {
-	h := sha256.Sum256([]byte(key))
-	return hex.EncodeToString(h[:])
-}
-
 // Validate returns an error that names each setting that cannot be used.
 func (c Config) Validate() error {
 	var bad []error
@@ -229,12 +221,12 @@ func (a *Authenticator) Authenticate(ctx context.Context, md metadata.MD) (Princ
 		return Principal{Role: RolePublic}, nil
 	case authorization != "" && !isBearer:
 		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: must be \"Bearer\" and a key or token")
-	case strings.HasPrefix(bearer, KeyPrefix):
+	case strings.HasPrefix(bearer, apikey.Prefix):
 		return a.apiKey(ctx, bearer)
 	case social == "" && strings.Count(bearer, ".") != 2:
-		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: neither an API key (%s…) nor a game server's token", KeyPrefix)
+		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: neither an API key (%s…) nor a game server's token", apikey.Prefix)
 	case a.pairs == nil:
-		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: this service takes API keys (%s…) only", KeyPrefix)
+		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: this service takes API keys (%s…) only", apikey.Prefix)
 	default:
 		return a.Pair(ctx, bearer, social)
 	}

@@ -12,6 +12,7 @@ import (
 	_ "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1" // all services of the contract
 	_ "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	_ "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
@@ -102,8 +103,8 @@ func newAuthenticator(t *testing.T, cfg auth.Config) *auth.Authenticator {
 }
 
 func TestAuthenticate(t *testing.T) {
-	key := auth.KeyPrefix + "secret"
-	a := newAuthenticator(t, auth.Config{APIKeys: []auth.APIKey{{Name: "k", SHA256: auth.HashKey(key), Role: auth.RoleService, Namespaces: []string{"a"}}}})
+	key := apikey.Prefix + "secret"
+	a := newAuthenticator(t, auth.Config{APIKeys: []auth.APIKey{{Name: "k", SHA256: apikey.Hash(key), Role: auth.RoleService, Namespaces: []string{"a"}}}})
 	for name, c := range map[string]struct {
 		md    metadata.MD
 		role  auth.Role
@@ -149,9 +150,9 @@ func TestConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 		"no internal key":    {},
 		"short internal key": {InternalKey: "short"},
 		"hash":               {InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "k", SHA256: "xyz", Role: auth.RoleViewer}}},
-		"role":               {InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "k", SHA256: auth.HashKey("k"), Role: "KING"}}},
-		"internal role":      {InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "k", SHA256: auth.HashKey("k"), Role: auth.RoleInternal}}},
-		"name":               {InternalKey: internalKey, APIKeys: []auth.APIKey{{SHA256: auth.HashKey("k"), Role: auth.RoleViewer}}},
+		"role":               {InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "k", SHA256: apikey.Hash("k"), Role: "KING"}}},
+		"internal role":      {InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "k", SHA256: apikey.Hash("k"), Role: auth.RoleInternal}}},
+		"name":               {InternalKey: internalKey, APIKeys: []auth.APIKey{{SHA256: apikey.Hash("k"), Role: auth.RoleViewer}}},
 	} {
 		if _, err := auth.New(cfg, nil, nil); err == nil {
 			t.Errorf("%s: accepted", name)

@@ -78,7 +78,7 @@ func TestIssuedKeysAreLookedUp(t *testing.T) {
 			t.Error("that there is no such key was asked twice at once")
 		}
 		// What has no checksum is not worth a question.
-		if _, refused := show(auth.KeyPrefix + "guess"); refused != errs.CredentialsInvalid || i.asked != asked {
+		if _, refused := show(apikey.Prefix + "guess"); refused != errs.CredentialsInvalid || i.asked != asked {
 			t.Errorf("a guess: %q, asked %d times more", refused, i.asked-asked)
 		}
 	})

@@ -46,7 +46,10 @@ func made(space uuid.UUID, namespace, caller, requestID string) string {
 	return uuid.NewSHA1(space, fmt.Appendf(nil, "%d:%s%d:%s%s", len(namespace), namespace, len(caller), caller, requestID)).String()
 }
 
-// Attempt returns the id of an instance's n-th attempt, counted from 1.
+// MaxAttempts is how many attempts, and so how many servers, an instance can have in its life.
+const MaxAttempts = 10
+
+// Attempt returns the id of an instance's n-th attempt, counted from 1 up to MaxAttempts.
 func Attempt(instanceID string, n int) string { return fmt.Sprintf("%s-%d", instanceID, n) }
 
 // AttemptInstance returns the instance that an attempt belongs to; empty if it is no attempt's id.

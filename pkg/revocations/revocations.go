@@ -13,12 +13,10 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/redisx"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 )
-
-// Channel is where token-issuer hints at a new version of the list.
-const Channel = "berth:revocations"
 
 const (
 	// pollEvery is how often the list is asked for without a hint: nothing depends on one arriving.
@@ -79,7 +77,7 @@ func (w *Watch) Check(server token.Server) error {
 
 // Run fetches the list, at once after each hint and every 5 s otherwise, until ctx ends.
 func (w *Watch) Run(ctx context.Context) error {
-	sub := w.cfg.Redis.Subscribe(ctx, Channel)
+	sub := w.cfg.Redis.Subscribe(ctx, redisx.RevocationsChannel)
 	defer func() { _ = sub.Close() }()
 	hints := sub.Channel(redis.WithChannelSize(1)) // overflow: one hint stands for all
 	failing := false

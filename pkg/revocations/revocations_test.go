@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	"github.com/berth-dev/berth/pkg/revocations"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
@@ -89,7 +90,7 @@ func start(t *testing.T, i *issuer) world {
 		Issuer: conn, Redis: store, Changed: func(r *token.Revocations) { w.changed <- r }, Log: slog.New(slog.DiscardHandler),
 	})
 	w.hint = func() {
-		if err := store.Publish(context.Background(), revocations.Channel, "").Err(); err != nil {
+		if err := store.Publish(context.Background(), redisx.RevocationsChannel, "").Err(); err != nil {
 			t.Error(err)
 		}
 	}

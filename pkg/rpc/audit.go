@@ -21,6 +21,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/ids"
 )
 
 // MetadataForwardedFor is the metadata key in which a gateway says for which address it passes a call on. It is for the audit alone.
@@ -127,10 +128,7 @@ func (s *Server) entry(ctx context.Context, c *call, method string, outcome errs
 		e.Detail += fmt.Sprintf(" (certificate of %v %v)", leaf.URIs, leaf.DNSNames)
 	}
 	if r, ok := c.req.(interface{ GetNamespace() string }); ok {
-		e.Namespace = r.GetNamespace()
-		if e.Namespace == "" {
-			e.Namespace = "default"
-		}
+		e.Namespace = ids.Namespace(r.GetNamespace())
 	}
 	if r, ok := c.req.(interface{ GetRequestId() string }); ok {
 		e.RequestID = r.GetRequestId()

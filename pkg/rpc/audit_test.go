@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -23,8 +24,8 @@ import (
 )
 
 const (
-	viewerKey  = auth.KeyPrefix + "viewerKeyThatIsNowhere"
-	limitedKey = auth.KeyPrefix + "limitedKeyThatIsNowhere"
+	viewerKey  = apikey.Prefix + "viewerKeyThatIsNowhere"
+	limitedKey = apikey.Prefix + "limitedKeyThatIsNowhere"
 )
 
 // kept is a stream in memory.
@@ -46,9 +47,9 @@ func audited(t *testing.T) (s *secure, authority *tlsxtest.Authority, stop func(
 	authority = tlsxtest.NewAuthority(t)
 	stream, lines := &kept{}, &bytes.Buffer{}
 	recorder := audit.New(audit.Config{Service: "test", Stream: stream, Length: 1000, Out: lines, Log: slog.New(slog.DiscardHandler), Window: time.Hour})
-	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey), APIKeys: []auth.APIKey{
-		{Name: "eyes", SHA256: auth.HashKey(viewerKey), Role: auth.RoleViewer},
-		{Name: "lobby", SHA256: auth.HashKey(limitedKey), Role: auth.RoleService, Namespaces: []string{"eu"}},
+	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: apikey.Hash(apiKey), APIKeys: []auth.APIKey{
+		{Name: "eyes", SHA256: apikey.Hash(viewerKey), Role: auth.RoleViewer},
+		{Name: "lobby", SHA256: apikey.Hash(limitedKey), Role: auth.RoleService, Namespaces: []string{"eu"}},
 	}}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -111,7 +112,7 @@ func TestRefusalsAndActsAreRecorded(t *testing.T) {
 		{func() errs.Reason { return reason(get(as(limitedKey), dialTLS(t, s.addr, "", plain), "us")) }, errs.NamespaceDenied,
 			audit.Entry{Action: service + "GetGameInstance", Actor: "key:lobby", Role: "SERVICE", Namespace: "us", Resource: "instance:" + id, Outcome: "NAMESPACE_DENIED", ForwardedFor: "203.0.113.7"}, ""},
 		{func() errs.Reason {
-			return reason(get(as(auth.KeyPrefix+"wrongKeyThatIsNowhere"), dialTLS(t, s.addr, "", plain), ""))
+			return reason(get(as(apikey.Prefix+"wrongKeyThatIsNowhere"), dialTLS(t, s.addr, "", plain), ""))
 		}, errs.CredentialsInvalid,
 			audit.Entry{Action: service + "GetGameInstance", Actor: audit.Unknown, Namespace: "default", Resource: "instance:" + id, Outcome: "CREDENTIALS_INVALID", ForwardedFor: "203.0.113.7"}, "not known"},
 		{func() errs.Reason { return reason(watch(as(forged), dialTLS(t, s.addr, "", plain))) }, errs.CredentialsInvalid,

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	internalKey = "0123456789abcdef0123456789abcdef"
-	apiKey      = auth.KeyPrefix + "x"
+	apiKey      = apikey.Prefix + "x"
 	id          = "5f0c1e52-8f0d-4c53-9a3e-0d9f6f3f7b11"
 )
 
@@ -71,7 +72,7 @@ func serveWith(t *testing.T, impl *service, reg prometheus.Registerer) (*grpc.Cl
 
 func open(t *testing.T, impl *service, log *slog.Logger, reg prometheus.Registerer) (*rpc.Server, *grpc.ClientConn, context.Context) {
 	t.Helper()
-	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey)}, nil, nil)
+	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: apikey.Hash(apiKey)}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -58,7 +59,7 @@ type secure struct {
 
 func serveTLS(t *testing.T, files tlsxtest.Files, change func(*rpc.Config)) *secure {
 	t.Helper()
-	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey)}, nil, nil)
+	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeySHA256: apikey.Hash(apiKey)}, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -44,8 +45,8 @@ func service(t *testing.T, redis string, p *peer) (internal, bare allocationv1.A
 	cfg.GRPCListener = ln
 	cfg.Redis = redisx.Config{Addrs: []string{redis}}
 	cfg.Auth = auth.Config{InternalKey: internalKey, APIKeys: []auth.APIKey{
-		{Name: "viewer", SHA256: auth.HashKey(viewerKey), Role: auth.RoleViewer},
-		{Name: "limited", SHA256: auth.HashKey(limitedKey), Role: auth.RoleOperator, Namespaces: []string{"other"}},
+		{Name: "viewer", SHA256: apikey.Hash(viewerKey), Role: auth.RoleViewer},
+		{Name: "limited", SHA256: apikey.Hash(limitedKey), Role: auth.RoleOperator, Namespaces: []string{"other"}},
 	}}
 	cfg.GameInstance, cfg.TokenIssuer = p.conn.Target(), p.conn.Target()
 	cfg.Providers = []providers.Config{{Name: "here", Kind: "process", Process: process.Config{

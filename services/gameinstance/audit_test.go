@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	auditv1 "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
@@ -14,15 +15,15 @@ import (
 )
 
 const (
-	operatorKey   = auth.KeyPrefix + "operator"
-	euOperatorKey = auth.KeyPrefix + "operator-of-eu"
+	operatorKey   = apikey.Prefix + "operator"
+	euOperatorKey = apikey.Prefix + "operator-of-eu"
 )
 
 func TestOperatorsReadTheAudit(t *testing.T) {
 	w := start(t, func(c *gameinstance.Config) {
 		c.Auth.APIKeys = append(c.Auth.APIKeys,
-			auth.APIKey{Name: "ops", SHA256: auth.HashKey(operatorKey), Role: auth.RoleOperator},
-			auth.APIKey{Name: "ops-eu", SHA256: auth.HashKey(euOperatorKey), Role: auth.RoleOperator, Namespaces: []string{"eu"}})
+			auth.APIKey{Name: "ops", SHA256: apikey.Hash(operatorKey), Role: auth.RoleOperator},
+			auth.APIKey{Name: "ops-eu", SHA256: apikey.Hash(euOperatorKey), Role: auth.RoleOperator, Namespaces: []string{"eu"}})
 	})
 	client := auditv1.NewAuditServiceClient(w.conn)
 	inst := w.create()
@@ -32,7 +33,7 @@ func TestOperatorsReadTheAudit(t *testing.T) {
 	}
 	_, err = w.instances.TerminateGameInstance(as(viewerKey), &instancev1.TerminateGameInstanceRequest{InstanceId: inst.GetId()})
 	reasonIs(t, err, errs.RoleRequired)
-	_, err = w.instances.GetGameInstance(as(auth.KeyPrefix+"wrong"), &instancev1.GetGameInstanceRequest{InstanceId: inst.GetId()})
+	_, err = w.instances.GetGameInstance(as(apikey.Prefix+"wrong"), &instancev1.GetGameInstanceRequest{InstanceId: inst.GetId()})
 	reasonIs(t, err, errs.CredentialsInvalid)
 
 	list := func(ctx context.Context, req *auditv1.ListAuditEntriesRequest) []string {

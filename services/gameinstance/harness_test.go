@@ -22,6 +22,7 @@ import (
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -39,8 +40,8 @@ import (
 
 const (
 	internalKey = "internal-key-of-at-least-32-characters"
-	apiKey      = auth.KeyPrefix + "test-key"
-	viewerKey   = auth.KeyPrefix + "viewer-key"
+	apiKey      = apikey.Prefix + "test-key"
+	viewerKey   = apikey.Prefix + "viewer-key"
 )
 
 // peers stands in for allocation and token-issuer, on a real socket.
@@ -177,8 +178,8 @@ func startAt(t *testing.T, store *redisx.Store, p *peers, configure func(*gamein
 	cfg := gameinstance.Default()
 	cfg.GRPCListener, cfg.TokenIssuer, cfg.Allocation = ln, p.addr, p.addr
 	cfg.Redis = redisx.Config{Addrs: []string{addr(store)}}
-	cfg.Auth = auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey), APIKeys: []auth.APIKey{
-		{Name: "viewer", SHA256: auth.HashKey(viewerKey), Role: auth.RoleViewer, Namespaces: []string{"default"}},
+	cfg.Auth = auth.Config{InternalKey: internalKey, APIKeySHA256: apikey.Hash(apiKey), APIKeys: []auth.APIKey{
+		{Name: "viewer", SHA256: apikey.Hash(viewerKey), Role: auth.RoleViewer, Namespaces: []string{"default"}},
 	}}
 	if configure != nil {
 		configure(&cfg)

@@ -95,8 +95,12 @@ func (w *world) untilAssigned(server string, want ...string) {
 // eventually waits until something holds.
 func (w *world) eventually(holds func() bool, format string, args ...any) {
 	w.t.Helper()
-	for begin := time.Now(); !holds(); {
-		if time.Since(begin) > time.Minute {
+	tick, late := time.NewTicker(20*time.Millisecond), time.After(time.Minute)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-late:
 			w.t.Fatalf(format, args...)
 		}
 	}

@@ -2,9 +2,11 @@ package gameinstance
 
 import (
 	"context"
+	"fmt"
 	"net"
 
 	"github.com/google/uuid"
+	"google.golang.org/grpc"
 
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
@@ -12,9 +14,11 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/revocations"
 	"github.com/berth-dev/berth/pkg/rpc"
+	"github.com/berth-dev/berth/pkg/tlsx"
 	auditv1 "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
@@ -56,16 +60,14 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 		return err
 	}
 	cfg.TLS.Warn(log, cfg.addrs())
-	issuerConn, err := rpc.DialTLS(cfg.TokenIssuer, cfg.Auth.InternalKey, files)
+	issuerConn, err := dial(b, "token-issuer", cfg.TokenIssuer, cfg.Auth.InternalKey, files)
 	if err != nil {
 		return err
 	}
-	b.OnStop(app.StageClients, "token-issuer client", func(context.Context) error { return issuerConn.Close() })
-	allocationConn, err := rpc.DialTLS(cfg.Allocation, cfg.Auth.InternalKey, files)
+	allocationConn, err := dial(b, "allocation", cfg.Allocation, cfg.Auth.InternalKey, files)
 	if err != nil {
 		return err
 	}
-	b.OnStop(app.StageClients, "allocation client", func(context.Context) error { return allocationConn.Close() })
 
 	records := redisstore.New(store)
 	news := courier.New(records, log)
@@ -93,23 +95,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	b.Run("watches", watches.Run)
 	b.Run("sweeper", sweeper.Run)
 
-	revoked := revocations.New(revocations.Config{Issuer: issuerConn, Redis: store, Log: log})
-	b.Run("revocations", revoked.Run)
-	b.ReadyWhen("revocations", revoked.Ready)
-	authenticator, err := auth.New(cfg.Auth, revoked.Guard(auth.NewTokenVerifier(issuerConn)), auth.NewIssuedKeys(issuerConn))
-	if err != nil {
-		return err
-	}
-	server, err := rpc.NewServer(rpc.Config{
-		Services: []string{
-			instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
-			gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName,
-			sessionv1.SessionService_ServiceDesc.ServiceName, attemptv1.AttemptService_ServiceDesc.ServiceName,
-			auditv1.AuditService_ServiceDesc.ServiceName,
-		},
-		Auth: authenticator, Log: log, Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
-		Audit: audit.Open(b, cfg.Audit, "game-instance", store),
-	})
+	server, err := newServer(b, cfg, store, issuerConn, files)
 	if err != nil {
 		return err
 	}
@@ -132,6 +118,36 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	server.Mount(b, "game-instance grpc", ln)
 	log.Info("listening", "grpc_addr", ln.Addr().String())
 	return nil
+}
+
+func dial(b *app.Builder, name, target string, key conf.Secret, files *tlsx.Source) (*grpc.ClientConn, error) {
+	conn, err := rpc.DialTLS(target, key, files)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	b.OnStop(app.StageClients, name+" client", func(context.Context) error { return conn.Close() })
+	return conn, nil
+}
+
+// newServer returns the server for all rpcs of the service, which knows its callers.
+func newServer(b *app.Builder, cfg Config, store *redisx.Store, issuer *grpc.ClientConn, files *tlsx.Source) (*rpc.Server, error) {
+	revoked := revocations.New(revocations.Config{Issuer: issuer, Redis: store, Log: b.Log()})
+	b.Run("revocations", revoked.Run)
+	b.ReadyWhen("revocations", revoked.Ready)
+	authenticator, err := auth.New(cfg.Auth, revoked.Guard(auth.NewTokenVerifier(issuer)), auth.NewIssuedKeys(issuer))
+	if err != nil {
+		return nil, err
+	}
+	return rpc.NewServer(rpc.Config{
+		Services: []string{
+			instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
+			gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName,
+			sessionv1.SessionService_ServiceDesc.ServiceName, attemptv1.AttemptService_ServiceDesc.ServiceName,
+			auditv1.AuditService_ServiceDesc.ServiceName,
+		},
+		Auth: authenticator, Log: b.Log(), Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
+		Audit: audit.Open(b, cfg.Audit, "game-instance", store),
+	})
 }
 
 func listener(ctx context.Context, b *app.Builder, cfg Config) (net.Listener, error) {

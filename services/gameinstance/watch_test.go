@@ -12,7 +12,7 @@ import (
 
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 
-	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
 	"github.com/berth-dev/berth/pkg/redisx"
@@ -197,7 +197,7 @@ func TestAWatchOfManyTellsWhatCameChangedAndWent(t *testing.T) {
 	reasonIs(t, watchOne(ids.Server("nobody"), 0), errs.InstanceUnknown)
 	reasonIs(t, watchOne(old.GetId(), old.GetRevision()+1), errs.StateRolledBack)
 	reasonIs(t, watchOne(old.GetId(), -1), errs.ValidationFailed)
-	stranger, err := w.instances.WatchGameInstances(as(auth.KeyPrefix+"nobody"), &instancev1.WatchGameInstancesRequest{})
+	stranger, err := w.instances.WatchGameInstances(as(apikey.Prefix+"nobody"), &instancev1.WatchGameInstancesRequest{})
 	if err != nil {
 		t.Fatal(err)
 	}

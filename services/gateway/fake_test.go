@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -32,7 +33,7 @@ import (
 
 const (
 	internalKey = conf.Secret("an internal key of more than 32 characters")
-	apiKey      = auth.KeyPrefix + "test"
+	apiKey      = apikey.Prefix + "test"
 
 	knownInstance = "0b8f4e52-5f0e-4a63-9f0c-0e4d2a6f1c11"
 	knownServer   = "6c1d9a04-0e0b-4a57-8a53-6a1f2f0c7d22"
@@ -409,7 +410,7 @@ func startBackend(tb testing.TB, addr string, iss *issuer, ses *sessions) *backe
 	fetch := func(context.Context) ([]byte, error) {
 		return fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k1","x":%q}]}`, base64.RawURLEncoding.EncodeToString(iss.public)), nil
 	}
-	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "test", SHA256: auth.HashKey(apiKey), Role: auth.RoleService}}},
+	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "test", SHA256: apikey.Hash(apiKey), Role: auth.RoleService}}},
 		token.NewVerifier(token.NewKeySet(fetch)), nil)
 	if err != nil {
 		tb.Fatal(err)

@@ -6,15 +6,15 @@ import (
 	"testing"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
-	"github.com/berth-dev/berth/pkg/revocations"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 )
 
 // hint says that there is a new list, as token-issuer does.
 func (w *world) hint() {
 	w.tb.Helper()
-	if err := w.store.Publish(context.Background(), revocations.Channel, "").Err(); err != nil {
+	if err := w.store.Publish(context.Background(), redisx.RevocationsChannel, "").Err(); err != nil {
 		w.tb.Fatal(err)
 	}
 }

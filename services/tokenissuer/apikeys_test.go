@@ -71,8 +71,8 @@ func TestAPIKey(t *testing.T) {
 }
 
 func TestWhoIsLimitedMakesAndSeesOnlyLimitedKeys(t *testing.T) {
-	limited := auth.KeyPrefix + "limited"
-	cfg := withKey(withKey(config(miniredis.RunT(t).Addr()), limited, auth.RoleAdmin, "a", "b"), auth.KeyPrefix+"operator", auth.RoleOperator)
+	limited := apikey.Prefix + "limited"
+	cfg := withKey(withKey(config(miniredis.RunT(t).Addr()), limited, auth.RoleAdmin, "a", "b"), apikey.Prefix+"operator", auth.RoleOperator)
 	i := start(t, slog.New(slog.DiscardHandler), cfg)
 	create := func(key, name string, namespaces ...string) error {
 		_, err := i.public.CreateApiKey(with(t, key), &tokenv1.CreateApiKeyRequest{Name: name, Role: typev1.Role_ROLE_ADMIN, Namespaces: namespaces})
@@ -129,7 +129,7 @@ func TestWhoIsLimitedMakesAndSeesOnlyLimitedKeys(t *testing.T) {
 	_, err = i.public.RetireSigningKey(with(t, limited), &tokenv1.RetireSigningKeyRequest{KeyId: strings.Repeat("x", 43)})
 	wantReason(t, err, errs.NamespaceDenied)
 
-	operator := auth.KeyPrefix + "operator"
+	operator := apikey.Prefix + "operator"
 	wantReason(t, create(operator, "x"), errs.RoleRequired)
 	wantReason(t, revoke(operator, "own-both"), errs.RoleRequired)
 	_, err = i.public.ListApiKeys(with(t, operator), &tokenv1.ListApiKeysRequest{})

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/tlsx"
 )
 
 const sealingKey = conf.Secret("0123456789abcdef0123456789abcdef")
@@ -119,5 +120,14 @@ func TestConfigFromFileAndEnvironment(t *testing.T) {
 	}
 	if v, ok := os.LookupEnv("BERTH_SEALING_KEY"); ok {
 		t.Errorf("the sealing key stays in the environment: %d characters", len(v))
+	}
+}
+
+// A gateway faces the internet. What it needs of this service is public; its certificate must not mint tokens.
+func TestAGatewayMayNotMint(t *testing.T) {
+	for _, peer := range Default().TLS.Peers {
+		if peer == tlsx.Name("gateway") {
+			t.Errorf("%s counts as a service", peer)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -28,7 +29,7 @@ func with(t *testing.T, key string) context.Context {
 
 // withKey adds a key of a role to the configuration.
 func withKey(cfg tokenissuer.Config, key string, role auth.Role, namespaces ...string) tokenissuer.Config {
-	cfg.Auth.APIKeys = append(cfg.Auth.APIKeys, auth.APIKey{Name: key, SHA256: auth.HashKey(key), Role: role, Namespaces: namespaces})
+	cfg.Auth.APIKeys = append(cfg.Auth.APIKeys, auth.APIKey{Name: key, SHA256: apikey.Hash(key), Role: role, Namespaces: namespaces})
 	return cfg
 }
 
@@ -85,10 +86,10 @@ func TestRotation(t *testing.T) {
 
 func TestEmergencyRetirement(t *testing.T) {
 	each(t, func(t *testing.T, addr string, _ *redisx.Store) {
-		cfg := withKey(config(addr), auth.KeyPrefix+"operator", auth.RoleOperator)
+		cfg := withKey(config(addr), apikey.Prefix+"operator", auth.RoleOperator)
 		one, two := start(t, slog.New(slog.DiscardHandler), cfg), start(t, slog.New(slog.DiscardHandler), cfg)
 		stolen := one.pair(t)
-		keys, err := one.public.ListSigningKeys(with(t, auth.KeyPrefix+"operator"), &tokenv1.ListSigningKeysRequest{})
+		keys, err := one.public.ListSigningKeys(with(t, apikey.Prefix+"operator"), &tokenv1.ListSigningKeysRequest{})
 		if err != nil || keyStates(keys.GetSigningKeys()) != "SIGNING" {
 			t.Fatalf("%v, %v", keys, err)
 		}
@@ -107,9 +108,9 @@ func TestEmergencyRetirement(t *testing.T) {
 		}
 		_, err = one.public.RetireSigningKey(with(t, apiKey), &tokenv1.RetireSigningKeyRequest{KeyId: strings.Repeat("x", 43)})
 		wantReason(t, err, errs.ValidationFailed)
-		_, err = one.public.RetireSigningKey(with(t, auth.KeyPrefix+"operator"), req)
+		_, err = one.public.RetireSigningKey(with(t, apikey.Prefix+"operator"), req)
 		wantReason(t, err, errs.RoleRequired)
-		_, err = one.public.RotateSigningKey(with(t, auth.KeyPrefix+"operator"), &tokenv1.RotateSigningKeyRequest{})
+		_, err = one.public.RotateSigningKey(with(t, apikey.Prefix+"operator"), &tokenv1.RotateSigningKeyRequest{})
 		wantReason(t, err, errs.RoleRequired)
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
@@ -19,7 +20,7 @@ import (
 	sdk "github.com/berth-dev/berth/sdk/go/token"
 )
 
-const operatorKey = auth.KeyPrefix + "an-operator"
+const operatorKey = apikey.Prefix + "an-operator"
 
 // revocations reads the list as a verifier does.
 func (i *issuer) revocations(t *testing.T) *sdk.Revocations {
@@ -201,7 +202,7 @@ func TestListRevocations(t *testing.T) {
 
 func TestIntrospectToken(t *testing.T) {
 	var logs lockedBuffer
-	cfg := withKey(withKey(config(miniredis.RunT(t).Addr()), operatorKey, auth.RoleOperator, "prod"), auth.KeyPrefix+"service", auth.RoleService)
+	cfg := withKey(withKey(config(miniredis.RunT(t).Addr()), operatorKey, auth.RoleOperator, "prod"), apikey.Prefix+"service", auth.RoleService)
 	i := start(t, slog.New(slog.NewJSONHandler(&logs, &slog.HandlerOptions{Level: slog.LevelDebug})), cfg)
 	pair, instance := i.pair(t), uuid.NewString()
 	ticket := i.ticket(t, instance)
@@ -231,7 +232,7 @@ func TestIntrospectToken(t *testing.T) {
 	}
 	_, err = i.public.IntrospectToken(with(t, operatorKey), &tokenv1.IntrospectTokenRequest{Token: pair.GetSocialToken()})
 	wantReason(t, err, errs.NamespaceDenied)
-	_, err = i.public.IntrospectToken(with(t, auth.KeyPrefix+"service"), &tokenv1.IntrospectTokenRequest{Token: pair.GetSocialToken()})
+	_, err = i.public.IntrospectToken(with(t, apikey.Prefix+"service"), &tokenv1.IntrospectTokenRequest{Token: pair.GetSocialToken()})
 	wantReason(t, err, errs.RoleRequired)
 	_, err = i.public.IntrospectToken(with(t, apiKey), &tokenv1.IntrospectTokenRequest{Token: strings.Repeat("x", 1<<20)})
 	wantReason(t, err, errs.ValidationFailed)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
@@ -30,7 +31,7 @@ import (
 const (
 	internalKey = conf.Secret("internal-internal-internal-internal")
 	sealingKey  = conf.Secret("sealing-sealing-sealing-sealing-sealing")
-	apiKey      = auth.KeyPrefix + "a-test's-key"
+	apiKey      = apikey.Prefix + "a-test's-key"
 	attempt     = "6f1c1b53-4a2e-4c4e-9c57-0d3a0d6b1a10-1"
 )
 
@@ -53,7 +54,7 @@ func config(redisAddr string) tokenissuer.Config {
 	cfg := tokenissuer.Default()
 	cfg.GRPCAddr = "127.0.0.1:0"
 	cfg.Redis.Addrs = []string{redisAddr}
-	cfg.Auth = auth.Config{InternalKey: internalKey, APIKeySHA256: auth.HashKey(apiKey)}
+	cfg.Auth = auth.Config{InternalKey: internalKey, APIKeySHA256: apikey.Hash(apiKey)}
 	cfg.SealingKey = sealingKey
 	return cfg
 }

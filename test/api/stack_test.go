@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
@@ -53,15 +54,15 @@ func secretOf(name string) string {
 	if name == noKey {
 		return ""
 	}
-	return auth.KeyPrefix + "of-the-corpus-" + name
+	return apikey.Prefix + "of-the-corpus-" + name
 }
 
 // keys are the API keys that all services know: one of each role, and that of another namespace.
 func keys() []auth.APIKey {
-	out := []auth.APIKey{{Name: elsewhereKey, SHA256: auth.HashKey(secretOf(elsewhereKey)), Role: auth.RoleAdmin, Namespaces: []string{"elsewhere"}}}
+	out := []auth.APIKey{{Name: elsewhereKey, SHA256: apikey.Hash(secretOf(elsewhereKey)), Role: auth.RoleAdmin, Namespaces: []string{"elsewhere"}}}
 	for role, r := range keyRoles {
 		name := keyOf(role)
-		out = append(out, auth.APIKey{Name: name, SHA256: auth.HashKey(secretOf(name)), Role: auth.Role(strings.TrimPrefix(r.String(), "ROLE_"))})
+		out = append(out, auth.APIKey{Name: name, SHA256: apikey.Hash(secretOf(name)), Role: auth.Role(strings.TrimPrefix(r.String(), "ROLE_"))})
 	}
 	return out
 }

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/freeport"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 )
@@ -30,7 +30,7 @@ type service struct {
 
 // Keys of the four-process shape, long and easy to find in a scan.
 const (
-	testAPIKey      = auth.KeyPrefix + "e2eApiKeyThatMustNotBeFoundAnywhere"
+	testAPIKey      = apikey.Prefix + "e2eApiKeyThatMustNotBeFoundAnywhere"
 	testInternalKey = "e2eInternalKeyThatMustNotBeFoundAnywhere"
 	testSealingKey  = "e2eSealingKeyThatMustNotBeFoundAnywhere"
 )
@@ -62,7 +62,7 @@ func processesWith(t *testing.T, redis string, gatewayRedis func(redis string) s
 	}
 	config := writeConfig(t, fmt.Sprintf("providers:\n  - name: local\n    kind: process\n    process:\n      state_dir: %q\n      builds:\n%s", filepath.Join(dir, "servers"), builds("        ")))
 	common := []string{
-		"BERTH_AUTH_INTERNAL_KEY=" + testInternalKey, "BERTH_AUTH_API_KEY_SHA256=" + auth.HashKey(testAPIKey), "BERTH_LOG_LEVEL=debug",
+		"BERTH_AUTH_INTERNAL_KEY=" + testInternalKey, "BERTH_AUTH_API_KEY_SHA256=" + apikey.Hash(testAPIKey), "BERTH_LOG_LEVEL=debug",
 		"BERTH_TOKEN_ISSUER=" + issuer, "BERTH_GAME_INSTANCE=" + instance, "BERTH_ALLOCATION=" + allocation,
 	}
 	s := &stack{api: instance, key: testAPIKey, dir: dir, procs: map[string]*service{}, redis: redis}

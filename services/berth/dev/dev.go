@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
@@ -145,7 +146,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 	}
 	s := &Stack{
 		API: ls.instance.Addr().String(), APIURL: "http://" + ls.api.Addr().String(), Gateway: "http://" + ls.edge.Addr().String(),
-		Admin: "http://" + ls.admin.Addr().String(), Key: auth.KeyPrefix + rand.Text(), dir: dir.path,
+		Admin: "http://" + ls.admin.Addr().String(), Key: apikey.Prefix + rand.Text(), dir: dir.path,
 	}
 	for _, p := range file.Providers {
 		s.Builds = append(s.Builds, p.Attach.Builds...)
@@ -210,7 +211,7 @@ func (s *Stack) services(file File, ls *listeners, redis redisx.Config) []app.Mo
 	redis.Partitions = 16
 	creds := auth.Config{
 		InternalKey: conf.Secret(rand.Text() + rand.Text()),
-		APIKeys:     []auth.APIKey{{Name: "dev", SHA256: auth.HashKey(s.Key), Role: auth.RoleAdmin}},
+		APIKeys:     []auth.APIKey{{Name: "dev", SHA256: apikey.Hash(s.Key), Role: auth.RoleAdmin}},
 	}
 	instanceAddr, issuerAddr, allocationAddr := ls.instance.Addr().String(), ls.issuer.Addr().String(), ls.allocation.Addr().String()
 

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/ids"
 )
 
 func (c Create) decide(t *turn) error {
@@ -47,8 +48,8 @@ func (c Allocate) decide(t *turn) error {
 
 // mayAttempt refuses a server that the instance cannot ask for.
 func (t *turn) mayAttempt(serverID string) error {
-	if len(t.i.Attempts) >= MaxAttempts {
-		return errs.New(errs.LimitExceeded, "the instance has had %d servers, and may not have more", MaxAttempts)
+	if len(t.i.Attempts) >= ids.MaxAttempts {
+		return errs.New(errs.LimitExceeded, "the instance has had %d servers, and may not have more", ids.MaxAttempts)
 	}
 	if serverID == "" && t.i.Placement.Build == "" {
 		return errs.New(errs.StateNotAllowed, "the instance has no build that a provider could start; name a registered server (server_id)")

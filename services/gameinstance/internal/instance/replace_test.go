@@ -78,11 +78,11 @@ func TestAServerThatNeverLinksIsReplaced(t *testing.T) {
 func TestAnInstanceWearsOutSoManyServers(t *testing.T) {
 	l := &life{t: t, now: start}
 	l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all, OnLoss: OnLossReplace})
-	for n := 1; n < MaxAttempts; n++ {
+	for n := 1; n < ids.MaxAttempts; n++ {
 		l.do(ReportExited{AttemptID: ids.Attempt(id, n)}).is(Allocating)
 	}
 	l.refuses(errs.LimitExceeded, Replace{})
-	l.do(ReportExited{AttemptID: ids.Attempt(id, MaxAttempts)}).is(Terminated)
+	l.do(ReportExited{AttemptID: ids.Attempt(id, ids.MaxAttempts)}).is(Terminated)
 	if l.inst.Reason != ServerExited {
 		t.Errorf("reason %d", l.inst.Reason)
 	}

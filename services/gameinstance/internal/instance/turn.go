@@ -94,11 +94,8 @@ func (e Event) size() int {
 	return e.Bytes() + 256*(1+len(e.PlayersAdded)+len(e.PlayersRemoved)+len(e.PlayersUpdated))
 }
 
-// MaxPlayers is how many players an instance can have, MaxAttempts how many servers in its life.
-const (
-	MaxPlayers  = 1000
-	MaxAttempts = 10
-)
+// MaxPlayers is how many players an instance can have.
+const MaxPlayers = 1000
 
 // MaxMail and MaxMailBytes are how many notifications may wait for a server's acknowledgement, and how large they may be together. One always fits,
 // and so does the last word to a server.

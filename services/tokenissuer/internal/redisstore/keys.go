@@ -11,8 +11,6 @@ const (
 	revocationExpiryKey = "berth:{revocations}:expiry"
 	// revocationVersionKey is a string: the version of the list, which never goes back.
 	revocationVersionKey = "berth:{revocations}:version"
-	// RevocationsChannel is where each new version is published. What is published is a hint; the list is the truth.
-	RevocationsChannel = "berth:revocations"
 )
 
 // The API keys of the whole deployment, but for root keys. They share a slot, and have no TTL.

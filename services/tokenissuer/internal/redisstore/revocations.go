@@ -80,7 +80,7 @@ func (s *Store) Revoke(ctx context.Context, r token.Revocation, keep time.Durati
 		come = r.Target.IssuedBefore.UnixMicro()
 	}
 	reply, err := s.redis.Write(ctx, s.scripts.revoke, []string{revocationsKey, revocationExpiryKey, revocationVersionKey},
-		r.ID(), doc, keep.Microseconds(), limit, come, RevocationsChannel).StringSlice()
+		r.ID(), doc, keep.Microseconds(), limit, come, redisx.RevocationsChannel).StringSlice()
 	switch {
 	case err != nil:
 		return token.Revocation{}, err
@@ -97,7 +97,7 @@ func (s *Store) Revoke(ctx context.Context, r token.Revocation, keep time.Durati
 // RestoreRevocations implements token.RevocationStore.
 func (s *Store) RestoreRevocations(ctx context.Context, lost []token.Revocation) error {
 	for batch := range slices.Chunk(lost, restoreBatch) {
-		args := []any{RevocationsChannel}
+		args := []any{redisx.RevocationsChannel}
 		for _, r := range batch {
 			doc, err := encodeRevocation(r)
 			if err != nil {

@@ -136,7 +136,7 @@ func TestRevokeRefuses(t *testing.T) {
 func TestRevocationsAreHintedAt(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, s *redisx.Store) {
 		store := New(s)
-		sub := s.Subscribe(t.Context(), RevocationsChannel)
+		sub := s.Subscribe(t.Context(), redisx.RevocationsChannel)
 		defer sub.Close()
 		if _, err := sub.Receive(t.Context()); err != nil {
 			t.Fatal(err)

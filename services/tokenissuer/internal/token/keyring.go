@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// lookEvery and lookJitter are the pause between two looks at the stored ring: 3 to 5 s.
+	// lookEvery and lookJitter are the pause between two looks at what is stored: 3 to 5 s.
 	lookEvery  = 3 * time.Second
 	lookJitter = 2 * time.Second
 	// lookTimeout bounds one look.
@@ -127,6 +127,13 @@ func (k *Keyring) Fresh(ctx context.Context) *Ring {
 
 // Run looks at the stored ring every few seconds until ctx ends.
 func (k *Keyring) Run(ctx context.Context) error {
+	return lookAgain(ctx, k.Refresh, func(err error) {
+		k.cfg.Log.WarnContext(ctx, "the key ring cannot be read; going on with the one that is known", "error", err)
+	})
+}
+
+// lookAgain looks every few seconds until ctx ends. Of failures in a row the first is told.
+func lookAgain(ctx context.Context, look func(context.Context) error, failed func(error)) error {
 	failing := false
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -137,11 +144,11 @@ func (k *Keyring) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		look, cancel := context.WithTimeout(ctx, lookTimeout)
-		err := k.Refresh(look)
+		bounded, cancel := context.WithTimeout(ctx, lookTimeout)
+		err := look(bounded)
 		cancel()
-		if err != nil && !failing && ctx.Err() == nil { // the first of a row
-			k.cfg.Log.WarnContext(ctx, "the key ring cannot be read; going on with the one that is known", "error", err)
+		if err != nil && !failing && ctx.Err() == nil {
+			failed(err)
 		}
 		failing = err != nil
 	}

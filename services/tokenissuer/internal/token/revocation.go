@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"math"
-	"math/rand/v2"
 	"slices"
 	"strconv"
 	"sync"
@@ -27,8 +26,6 @@ const (
 	// keepKey is how long the revocation of a key is kept: nothing that it has signed is valid for longer, and nothing of it is renewed, because it does not
 	// verify any more.
 	keepKey = MaxLifetime + sdk.Leeway + lateSigning
-	// attemptsOfInstance is how many servers an instance can have in its life; their ids follow from its own.
-	attemptsOfInstance = 10
 )
 
 // Target is what a revocation concerns. Exactly one of its ids and the time is set.
@@ -181,7 +178,7 @@ func Expand(list []Revocation) []Target {
 		if e.Target.InstanceID == "" {
 			continue
 		}
-		for n := range attemptsOfInstance {
+		for n := range ids.MaxAttempts {
 			server := ids.Server(ids.Attempt(e.Target.InstanceID, n+1))
 			targets = append(targets, Target{Namespace: e.Target.Namespace, ServerID: server})
 		}
@@ -221,24 +218,9 @@ func (r *Revocations) Refresh(ctx context.Context) error {
 
 // Run looks at the stored list every few seconds until ctx ends.
 func (r *Revocations) Run(ctx context.Context) error {
-	failing := false
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		timer.Reset(lookEvery + rand.N(lookJitter))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return nil
-		}
-		look, cancel := context.WithTimeout(ctx, lookTimeout)
-		err := r.Refresh(look)
-		cancel()
-		if err != nil && !failing && ctx.Err() == nil { // the first of a row
-			r.cfg.Log.WarnContext(ctx, "the revocations cannot be read; going on with those that are known", "error", err)
-		}
-		failing = err != nil
-	}
+	return lookAgain(ctx, r.Refresh, func(err error) {
+		r.cfg.Log.WarnContext(ctx, "the revocations cannot be read; going on with those that are known", "error", err)
+	})
 }
 
 func (r *Revocations) last() known {
