@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/berth-dev/berth/pkg/freeport"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
@@ -210,19 +209,8 @@ func TestAMatchOnAClusterThatLosesANode(t *testing.T) {
 	})
 	s.playerIsExpected(t, id, "eve")
 	ann.say(t, "END")
-	eventually(t, "the match has its result", func() error {
-		var out instancev1.GetGameInstanceResponse
-		status, body := s.rest(t, 0, "GET", instances+"/"+id, "")
-		if status != 200 {
-			return fmt.Errorf("%d %s", status, body)
-		}
-		if err := protojson.Unmarshal(body, &out); err != nil {
-			return err
-		}
-		if out.GetInstance().GetState() != ended || out.GetInstance().GetResult() == nil {
-			return fmt.Errorf("it is %s", out.GetInstance().GetState())
-		}
-		return nil
-	})
+	if got := s.becomes(t, id, ended); got.GetResult() == nil {
+		t.Errorf("ended without a result: %v", got)
+	}
 	gone(t, id)
 }
