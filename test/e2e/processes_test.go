@@ -36,19 +36,19 @@ const (
 )
 
 // processes starts the four services as processes, with two gateways and a real redis-server.
-func processes(t *testing.T) *stack {
+func processes(t testing.TB) *stack {
 	t.Helper()
 	return processesOn(t, redistest.Server(t), nil)
 }
 
 // processesOn is processes with a given redis-server; gatewayRedis is another way for the gateways to it.
-func processesOn(t *testing.T, redis string, gatewayRedis func(redis string) string) *stack {
+func processesOn(t testing.TB, redis string, gatewayRedis func(redis string) string) *stack {
 	t.Helper()
 	return processesWith(t, redis, gatewayRedis, func(string) []string { return nil })
 }
 
 // processesWith is processesOn with more in the environment of each binary.
-func processesWith(t *testing.T, redis string, gatewayRedis func(redis string) string, more func(binary string) []string) *stack {
+func processesWith(t testing.TB, redis string, gatewayRedis func(redis string) string, more func(binary string) []string) *stack {
 	t.Helper()
 	dir := t.TempDir()
 	var port [13]string
@@ -89,7 +89,7 @@ func processesWith(t *testing.T, redis string, gatewayRedis func(redis string) s
 	return s
 }
 
-func (p *service) start(t *testing.T) {
+func (p *service) start(t testing.TB) {
 	t.Helper()
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -105,7 +105,7 @@ func (p *service) start(t *testing.T) {
 	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(p.cmd, p.exited)
 }
 
-func (p *service) ready(t *testing.T) {
+func (p *service) ready(t testing.TB) {
 	t.Helper()
 	eventually(t, p.name+" is ready", func() error {
 		select {
@@ -147,7 +147,7 @@ func (p *service) tail() string {
 }
 
 // kill kills the process with -9 and waits for its end.
-func (p *service) kill(t *testing.T) {
+func (p *service) kill(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func (p *service) kill(t *testing.T) {
 }
 
 // stop ends all processes in good order, those that others need last, and checks that they do.
-func (s *stack) stop(t *testing.T) {
+func (s *stack) stop(t testing.TB) {
 	for _, name := range []string{"gateway-a", "gateway-b", "allocation", "game-instance", "token-issuer"} {
 		p := s.procs[name]
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
@@ -179,7 +179,7 @@ func (s *stack) stop(t *testing.T) {
 }
 
 // killServers kills the game servers that a test has left behind.
-func killServers(t *testing.T) {
+func killServers(t testing.TB) {
 	exes, err := filepath.Glob("/proc/[0-9]*/exe")
 	if err != nil {
 		t.Fatal(err)

@@ -60,7 +60,7 @@ func builds(indent string) string {
 }
 
 // writeConfig writes a configuration file and returns its path.
-func writeConfig(t *testing.T, content string) string {
+func writeConfig(t testing.TB, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "berth.yaml")
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -92,7 +92,7 @@ func allInOne(t *testing.T) *stack {
 }
 
 // eventually waits until a condition holds.
-func eventually(t *testing.T, what string, condition func() error) {
+func eventually(t testing.TB, what string, condition func() error) {
 	t.Helper()
 	deadline := time.Now().Add(60 * time.Second)
 	poll := time.NewTicker(20 * time.Millisecond)
@@ -110,12 +110,12 @@ func eventually(t *testing.T, what string, condition func() error) {
 }
 
 // rest calls the API over REST through the n-th gateway and returns the status and body.
-func (s *stack) rest(t *testing.T, gateway int, method, path, body string, header ...string) (int, []byte) {
+func (s *stack) rest(t testing.TB, gateway int, method, path, body string, header ...string) (int, []byte) {
 	t.Helper()
 	return do(t, method, s.urls[gateway]+path, body, append([]string{"Authorization", "Bearer " + s.key}, header...)...)
 }
 
-func do(t *testing.T, method, url, body string, header ...string) (int, []byte) {
+func do(t testing.TB, method, url, body string, header ...string) (int, []byte) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -140,7 +140,7 @@ func do(t *testing.T, method, url, body string, header ...string) (int, []byte) 
 
 // ok is rest for calls that must succeed; it fills out. A call that changes nothing is repeated while the answer is UNAVAILABLE, as every
 // client does: a store that is failing over answers so for a moment, and a test that asks just then has found no defect.
-func (s *stack) ok(t *testing.T, gateway int, method, path, body string, out proto.Message) {
+func (s *stack) ok(t testing.TB, gateway int, method, path, body string, out proto.Message) {
 	t.Helper()
 	changes := method != http.MethodGet && !strings.HasSuffix(path, ":connect")
 	var raw []byte
@@ -166,7 +166,7 @@ func (s *stack) ok(t *testing.T, gateway int, method, path, body string, out pro
 const instances = "/v1/namespaces/default/instances"
 
 // create creates an instance over REST.
-func (s *stack) create(t *testing.T, build string, players ...string) *instancev1.GameInstance {
+func (s *stack) create(t testing.TB, build string, players ...string) *instancev1.GameInstance {
 	t.Helper()
 	var list []string
 	for _, p := range players {
@@ -177,7 +177,7 @@ func (s *stack) create(t *testing.T, build string, players ...string) *instancev
 	return out.GetInstance()
 }
 
-func (s *stack) get(t *testing.T, id string) *instancev1.GameInstance {
+func (s *stack) get(t testing.TB, id string) *instancev1.GameInstance {
 	t.Helper()
 	var out instancev1.GetGameInstanceResponse
 	s.ok(t, len(s.urls)-1, "GET", instances+"/"+id, "", &out)
@@ -185,7 +185,7 @@ func (s *stack) get(t *testing.T, id string) *instancev1.GameInstance {
 }
 
 // becomes waits until an instance is in a state; a final state that is not wanted fails at once.
-func (s *stack) becomes(t *testing.T, id string, want instancev1.GameInstance_State) *instancev1.GameInstance {
+func (s *stack) becomes(t testing.TB, id string, want instancev1.GameInstance_State) *instancev1.GameInstance {
 	t.Helper()
 	var inst *instancev1.GameInstance
 	eventually(t, "instance becomes "+want.String(), func() error {
@@ -202,7 +202,7 @@ func (s *stack) becomes(t *testing.T, id string, want instancev1.GameInstance_St
 }
 
 // events returns the names of an instance's history, in order.
-func (s *stack) events(t *testing.T, id string) []string {
+func (s *stack) events(t testing.TB, id string) []string {
 	t.Helper()
 	var out instancev1.ListHistoryResponse
 	s.ok(t, 0, "GET", instances+"/"+id+"/history", "", &out)
