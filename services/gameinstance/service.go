@@ -47,6 +47,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	log := b.Log()
 
+	cfg.Redis.Log = b.Log()
 	store, err := redisx.Open(ctx, cfg.Redis)
 	if err != nil {
 		return err

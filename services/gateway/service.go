@@ -44,6 +44,7 @@ func Module(cfg Config) app.Module {
 		if err != nil {
 			return err
 		}
+		cfg.Redis.Log = b.Log()
 		store, err := redisx.Open(ctx, cfg.Redis)
 		if err != nil {
 			return err

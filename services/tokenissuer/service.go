@@ -33,6 +33,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
+	cfg.Redis.Log = b.Log()
 	store, err := redisx.Open(ctx, cfg.Redis)
 	if err != nil {
 		return err
