@@ -54,6 +54,7 @@ const (
 	GameServerUnknown   Reason = "GAME_SERVER_UNKNOWN"
 	GameServerFull      Reason = "GAME_SERVER_FULL"
 	CredentialsRevoked  Reason = "CREDENTIALS_REVOKED"
+	RateLimited         Reason = "RATE_LIMITED"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -95,7 +96,7 @@ func (r Reason) Kind() Kind {
 		return KindAlreadyExists
 	case Contended, RevisionMismatch:
 		return KindAborted
-	case MailboxFull, LimitExceeded, WatchTooSlow, GameServerFull:
+	case MailboxFull, LimitExceeded, WatchTooSlow, GameServerFull, RateLimited:
 		return KindResourceExhausted
 	case StoreUnavailable, ServiceUnavailable:
 		return KindUnavailable

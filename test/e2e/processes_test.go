@@ -76,7 +76,7 @@ func processesWith(t testing.TB, redis string, gatewayRedis func(redis string) s
 	add("game-instance", "berth-game-instance", port[8], redis, "BERTH_GRPC_ADDR="+instance)
 	add("allocation", "berth-allocation", port[9], redis, "BERTH_GRPC_ADDR="+allocation, "BERTH_GATEWAY_URL=http://"+edges[0], "BERTH_CONFIG="+config)
 	for n, name := range []string{"gateway-a", "gateway-b"} {
-		add(name, "berth-gateway", port[10+n], gatewayRedis(redis), "BERTH_EDGE_ADDR="+edges[n], "BERTH_API_ADDR="+apis[n])
+		add(name, "berth-gateway", port[10+n], gatewayRedis(redis), "BERTH_EDGE_ADDR="+edges[n], "BERTH_API_ADDR="+apis[n], "BERTH_LIMIT_EXEMPT=127.0.0.0/8")
 		s.urls, s.edges = append(s.urls, "http://"+apis[n]), append(s.edges, "http://"+edges[n])
 	}
 	for _, p := range s.procs {

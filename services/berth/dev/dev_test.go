@@ -3,6 +3,7 @@ package dev
 import (
 	"context"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,5 +106,42 @@ func TestAFolderForOneRunIsRemovedAtItsEnd(t *testing.T) {
 	stop(t, s)
 	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// A page of another site can have its name resolved to this machine, and would then be of the same origin as the API.
+func TestAPageOfAnotherSiteReachesNothing(t *testing.T) {
+	o := options(t, "")
+	o.AllowedHosts = []string{"my-laptop.lan"}
+	s, err := New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Serve(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, url := range []string{s.APIURL + "/openapi.json", s.APIURL + "/v1/providers", s.Gateway + "/.well-known/jwks.json", s.Gateway + "/v1/link"} {
+		for host, reached := range map[string]bool{"": true, "localhost": true, "127.0.0.1": true, "[::1]:7002": true, "my-laptop.lan:7002": true, "rebound.example": false, "rebound.example:7002": false} {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = host
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || (resp.StatusCode != http.StatusForbidden) != reached || !reached && !strings.Contains(string(body), "--allowed-hosts") {
+				t.Errorf("%s as %q: %d %s, %v", url, host, resp.StatusCode, body, err)
+			}
+		}
 	}
 }
