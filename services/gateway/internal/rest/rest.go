@@ -150,7 +150,9 @@ func serveKeys(w http.ResponseWriter, r *http.Request, keys Keys) {
 	w.Header().Set("Content-Type", "application/jwk-set+json")
 	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(keys.MaxAge().Seconds())))
 	w.Header().Set("ETag", fmt.Sprintf("%q", base64.RawURLEncoding.EncodeToString(sum[:16])))
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(doc)) // answers If-None-Match with 304
+	asked := r.WithContext(r.Context()) // a shallow copy, without the headers whose refusals would be in a form of their own
+	asked.Header = http.Header{"If-None-Match": r.Header.Values("If-None-Match")}
+	http.ServeContent(w, asked, "", time.Time{}, bytes.NewReader(doc)) // answers If-None-Match with 304
 }
 
 // newMux returns a mux for generated REST handlers. Nothing of a service's metadata goes back to the caller.
