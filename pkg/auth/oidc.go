@@ -142,7 +142,8 @@ func claimedIssuer(bearer string) string {
 func (p provider) principal(c oidc.Claims) (Principal, error) {
 	role := p.role(c.Strings(p.RoleClaim))
 	if role == "" {
-		return Principal{}, errs.Wrap(fmt.Errorf("the claim %s has none of the values in auth.oidc.roles", p.RoleClaim), errs.RoleRequired, "the token gives its holder no role here")
+		why := fmt.Errorf("the claim %s of %.100q has none of the values in auth.oidc.roles", p.RoleClaim, c.Text(p.nameClaim()))
+		return Principal{}, errs.Wrap(why, errs.RoleRequired, "the token gives its holder no role here")
 	}
 	namespaces, err := p.limits(c)
 	if err != nil {
@@ -150,7 +151,8 @@ func (p provider) principal(c oidc.Claims) (Principal, error) {
 	}
 	who := Principal{Role: role, Name: c.Text(p.nameClaim()), Namespaces: namespaces, Issuer: strings.TrimPrefix(p.Issuer, "https://")}
 	if err := checkName(who); err != nil {
-		return Principal{}, errs.Wrap(fmt.Errorf("the claim %s: %w", p.nameClaim(), err), errs.CredentialsInvalid, "authorization: the token does not name its holder in a way that can be used here")
+		return Principal{}, errs.Wrap(fmt.Errorf("the claim %s: %w", p.nameClaim(), err), errs.CredentialsInvalid,
+			"authorization: the token does not name its holder in a way that can be used here")
 	}
 	return who, nil
 }
@@ -174,7 +176,8 @@ func (p provider) limits(c oidc.Claims) ([]string, error) {
 	}
 	limited := slices.DeleteFunc(c.Strings(p.NamespaceClaim), func(n string) bool { return len(p.Namespaces) > 0 && !slices.Contains(p.Namespaces, n) })
 	if len(limited) == 0 {
-		return nil, errs.Wrap(fmt.Errorf("the claim %s has none that the issuer may give", p.NamespaceClaim), errs.NamespaceDenied, "the token gives its holder access to no namespace")
+		why := fmt.Errorf("the claim %s of %.100q has none that the issuer may give", p.NamespaceClaim, c.Text(p.nameClaim()))
+		return nil, errs.Wrap(why, errs.NamespaceDenied, "the token gives its holder access to no namespace")
 	}
 	return limited, nil
 }

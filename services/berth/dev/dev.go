@@ -21,6 +21,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/egress"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/services/allocation"
 	"github.com/berth-dev/berth/services/allocation/providers"
@@ -63,6 +64,16 @@ type File struct {
 	Providers []providers.Config `yaml:"providers"`
 	// Timeouts are for instances that do not say.
 	Timeouts gameinstance.Timeouts `yaml:"timeouts" envPrefix:"TIMEOUT_"`
+	// Auth has callers beside the API key of the run.
+	Auth Callers `yaml:"auth"`
+	// Egress says to which addresses beyond the internet Berth connects.
+	Egress egress.Config `yaml:"egress" envPrefix:"EGRESS_"`
+}
+
+// Callers are who may call beside the holder of the API key.
+type Callers struct {
+	// OIDC are the identity providers whose tokens are taken, as in the services' configuration.
+	OIDC []auth.OIDC `yaml:"oidc"`
 }
 
 // Stack is all of Berth in this process.
@@ -212,6 +223,7 @@ func (s *Stack) services(file File, ls *listeners, redis redisx.Config) []app.Mo
 	creds := auth.Config{
 		InternalKey: conf.Secret(rand.Text() + rand.Text()),
 		APIKeys:     []auth.APIKey{{Name: "dev", SHA256: apikey.Hash(s.Key), Role: auth.RoleAdmin}},
+		OIDC:        file.Auth.OIDC,
 	}
 	instanceAddr, issuerAddr, allocationAddr := ls.instance.Addr().String(), ls.issuer.Addr().String(), ls.allocation.Addr().String()
 
@@ -230,6 +242,7 @@ func (s *Stack) services(file File, ls *listeners, redis redisx.Config) []app.Mo
 	gw.Redis, gw.Auth, gw.EdgeListener, gw.APIListener = redis, creds, ls.edge, ls.api
 	gw.GameInstance, gw.TokenIssuer, gw.Allocation = instanceAddr, issuerAddr, allocationAddr
 
+	ti.Egress, gi.Egress, al.Egress = file.Egress, file.Egress, file.Egress
 	for _, a := range []*audit.Settings{&ti.Audit, &gi.Audit, &al.Audit, &gw.Audit} {
 		a.Stdout = false // it is the command's, and the banner's
 	}
