@@ -48,7 +48,7 @@ func validateOIDC(providers []OIDC) error {
 		wrong := func(format string, args ...any) {
 			bad = append(bad, fmt.Errorf("auth.oidc: %q: %w", p.Issuer, fmt.Errorf(format, args...)))
 		}
-		if err := p.Config.Validate(); err != nil {
+		if err := p.Validate(); err != nil {
 			wrong("%w", err)
 		}
 		if seen[p.Issuer] {
