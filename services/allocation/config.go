@@ -9,6 +9,7 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/egress"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
 	"github.com/berth-dev/berth/services/allocation/providers"
@@ -31,6 +32,8 @@ type Config struct {
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
 	// Audit says where refusals and acts are recorded.
 	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
+	// Egress says to which addresses beyond the internet Berth connects for what its configuration names, such as identity providers.
+	Egress egress.Config `yaml:"egress" envPrefix:"EGRESS_"`
 	// GameInstance and TokenIssuer are the gRPC targets of the other services. Defaults 127.0.0.1:7101 and 127.0.0.1:7102.
 	GameInstance string `yaml:"game_instance" env:"GAME_INSTANCE"`
 	TokenIssuer  string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
@@ -81,7 +84,7 @@ func (c Config) Validate() error {
 		}
 		seen[p.Name] = true
 	}
-	return errors.Join(c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate())
+	return errors.Join(c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(), c.Egress.Validate())
 }
 
 // addrs are the addresses between services.

@@ -59,7 +59,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	authenticator, err := auth.New(cfg.Auth, nil, auth.NewIssuedKeys(tokens))
+	authenticator, err := auth.Open(b, cfg.Auth, cfg.Egress, nil, auth.NewIssuedKeys(tokens))
 	if err != nil {
 		return err
 	}

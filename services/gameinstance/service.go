@@ -135,7 +135,7 @@ func newServer(b *app.Builder, cfg Config, store *redisx.Store, issuer *grpc.Cli
 	revoked := revocations.New(revocations.Config{Issuer: issuer, Redis: store, Log: b.Log()})
 	b.Run("revocations", revoked.Run)
 	b.ReadyWhen("revocations", revoked.Ready)
-	authenticator, err := auth.New(cfg.Auth, revoked.Guard(auth.NewTokenVerifier(issuer)), auth.NewIssuedKeys(issuer))
+	authenticator, err := auth.Open(b, cfg.Auth, cfg.Egress, revoked.Guard(auth.NewTokenVerifier(issuer)), auth.NewIssuedKeys(issuer))
 	if err != nil {
 		return nil, err
 	}

@@ -100,7 +100,7 @@ func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg
 func newServer(b *app.Builder, cfg Config, domain grpcserver.Config, store *redisx.Store) (*rpc.Server, error) {
 	// Game servers show their pair on every call, to the public key set too; it is checked against the very document that is published.
 	published := sdk.NewKeySet(func(ctx context.Context) ([]byte, error) { return domain.Keys.Fresh(ctx).JWKS() })
-	authenticator, err := auth.New(cfg.Auth, sdk.NewVerifier(published), issuedKeys{domain.Callers})
+	authenticator, err := auth.Open(b, cfg.Auth, cfg.Egress, sdk.NewVerifier(published), issuedKeys{domain.Callers})
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/auth/oidc/oidctest"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
@@ -40,6 +41,9 @@ type stack struct {
 	http  *http.Client
 	// api and edge are the base URLs of the gateway, for backends and for game servers.
 	api, edge string
+	// identity is an identity provider whose tokens all services take, signed with signs.
+	identity *oidctest.Issuer
+	signs    oidctest.Key
 }
 
 // The names of keys that no role names.
@@ -90,7 +94,9 @@ func start(t *testing.T) *stack {
 	}
 	redis := redisx.Config{Addrs: []string{redistest.Server(t)}, Partitions: 16}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, local(t))...)
+	signs := oidctest.NewKey(t, "k1")
+	identity := oidctest.New(t, signs)
+	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, local(t), identity)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,6 +116,7 @@ func start(t *testing.T) *stack {
 	t.Cleanup(transport.CloseIdleConnections)
 	s := &stack{
 		conns: map[string]*grpc.ClientConn{}, http: &http.Client{Transport: transport}, api: "http://" + ls["api"].Addr().String(), edge: "http://" + ls["edge"].Addr().String(),
+		identity: identity, signs: signs,
 	}
 	for _, program := range []string{gameInstance, tokenIssuer, allocations} {
 		conn, err := grpc.NewClient(ls[program].Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -123,8 +130,8 @@ func start(t *testing.T) *stack {
 }
 
 // modules are the services, wired to each other.
-func modules(ls map[string]net.Listener, redis redisx.Config, provider providers.Config) []app.Module {
-	creds := auth.Config{InternalKey: conf.Secret(rand.Text() + rand.Text()), APIKeys: keys()}
+func modules(ls map[string]net.Listener, redis redisx.Config, provider providers.Config, identity *oidctest.Issuer) []app.Module {
+	creds := auth.Config{InternalKey: conf.Secret(rand.Text() + rand.Text()), APIKeys: keys(), OIDC: []auth.OIDC{takes(identity)}}
 	at := func(program string) string { return ls[program].Addr().String() }
 
 	ti := tokenissuer.Default()
@@ -142,6 +149,7 @@ func modules(ls map[string]net.Listener, redis redisx.Config, provider providers
 	gw.GameInstance, gw.TokenIssuer, gw.Allocation = at(gameInstance), at(tokenIssuer), at(allocations)
 	gw.Limits.Rates.Exempt, gw.Limits.Rates.Credential.PerSecond = []string{"127.0.0.0/8"}, 0 // all tests share one address and one key
 
+	ti.Egress, gi.Egress, al.Egress = identity.Egress(), identity.Egress(), identity.Egress()
 	return []app.Module{tokenissuer.Module(ti), gameinstance.Module(gi), allocation.Module(al), gateway.Module(gw)}
 }
 

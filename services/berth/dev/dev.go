@@ -21,6 +21,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/egress"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/services/allocation"
 	"github.com/berth-dev/berth/services/allocation/providers"
@@ -67,6 +68,10 @@ type File struct {
 	Timeouts gameinstance.Timeouts `yaml:"timeouts" envPrefix:"TIMEOUT_"`
 	// Limits are the gateway's.
 	Limits gateway.Limits `yaml:"limits" envPrefix:"LIMIT_"`
+	// Auth has callers beside the API key of the run.
+	Auth Callers `yaml:"auth"`
+	// Egress says to which addresses beyond the internet Berth connects.
+	Egress egress.Config `yaml:"egress" envPrefix:"EGRESS_"`
 }
 
 // defaults are those of the file. Everybody on a laptop has one address, so that is not counted.
@@ -74,6 +79,12 @@ func defaults() File {
 	file := File{Timeouts: gameinstance.Default().Timeouts, Limits: gateway.Default().Limits}
 	file.Limits.Rates.Exempt = []string{"127.0.0.0/8", "::1/128"}
 	return file
+}
+
+// Callers are who may call beside the holder of the API key.
+type Callers struct {
+	// OIDC are the identity providers whose tokens are taken, as in the services' configuration.
+	OIDC []auth.OIDC `yaml:"oidc"`
 }
 
 // Stack is all of Berth in this process.
@@ -223,6 +234,7 @@ func (s *Stack) services(file File, ls *listeners, redis redisx.Config, hosts []
 	creds := auth.Config{
 		InternalKey: conf.Secret(rand.Text() + rand.Text()),
 		APIKeys:     []auth.APIKey{{Name: "dev", SHA256: apikey.Hash(s.Key), Role: auth.RoleAdmin}},
+		OIDC:        file.Auth.OIDC,
 	}
 	instanceAddr, issuerAddr, allocationAddr := ls.instance.Addr().String(), ls.issuer.Addr().String(), ls.allocation.Addr().String()
 
@@ -242,6 +254,7 @@ func (s *Stack) services(file File, ls *listeners, redis redisx.Config, hosts []
 	gw.GameInstance, gw.TokenIssuer, gw.Allocation = instanceAddr, issuerAddr, allocationAddr
 	gw.Limits, gw.AllowedHosts = file.Limits, slices.Concat(ls.hosts(), hosts)
 
+	ti.Egress, gi.Egress, al.Egress = file.Egress, file.Egress, file.Egress
 	for _, a := range []*audit.Settings{&ti.Audit, &gi.Audit, &al.Audit, &gw.Audit} {
 		a.Stdout = false // it is the command's, and the banner's
 	}

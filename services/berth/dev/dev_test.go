@@ -53,6 +53,36 @@ func options(t *testing.T, dir string) Options {
 	return Options{Config: config, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard}
 }
 
+// What the file says about identity providers is the services' own, whose checks name what is wrong with it.
+func TestTheFileMayNameIdentityProviders(t *testing.T) {
+	const provider = "{issuer: 'https://id.example.com', audience: berth, role_claim: groups, roles: {ops: OPERATOR}}"
+	for more, says := range map[string]string{
+		"auth: {oidc: [" + provider + "]}\negress: {allow: [10.0.0.0/8]}": "",
+		"auth: {oidc: [" + provider + ", " + provider + "]}":              "issuer: is there twice",
+		"egress: {allow: [10.0.0.1]}":                                     "egress.allow",
+		"auth: {internal_key: x}":                                         "internal_key",
+	} {
+		o := options(t, "")
+		file, err := os.OpenFile(o.Config, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.WriteString(more); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s, err := New(t.Context(), o)
+		if err == nil {
+			stop(t, s)
+		}
+		if (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", more, err)
+		}
+	}
+}
+
 // stop ends a Berth that was built and not yet run.
 func stop(t *testing.T, s *Stack) {
 	t.Helper()
