@@ -54,6 +54,7 @@ const (
 	GameServerUnknown   Reason = "GAME_SERVER_UNKNOWN"
 	GameServerFull      Reason = "GAME_SERVER_FULL"
 	CredentialsRevoked  Reason = "CREDENTIALS_REVOKED"
+	ClaimUsed           Reason = "CLAIM_USED"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -87,7 +88,7 @@ func (r Reason) Kind() Kind {
 		return KindNotFound
 	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch, CredentialsRevoked:
 		return KindUnauthenticated
-	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned:
+	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned, ClaimUsed:
 		return KindPermissionDenied
 	case StateNotAllowed, Superseded, NotConnected, StaleLinkEpoch, StateRolledBack, RequestTooOld:
 		return KindFailedPrecondition
