@@ -151,6 +151,18 @@ func entry(t *tokenv1.RevocationTarget) (token.Revocation, error) {
 	return e, nil
 }
 
+// CheckClaim returns a *token.Error if a claim code was revoked, and ErrUnknown as long as nobody can say.
+func (w *Watch) CheckClaim(claim token.Claim) error {
+	list := w.list.Load()
+	switch {
+	case list == nil:
+		return ErrUnknown
+	case list.Claim(claim):
+		return &token.Error{Reason: token.Revoked, Message: "the claim code was revoked"}
+	}
+	return nil
+}
+
 // Guard returns pairs without those that were revoked.
 func (w *Watch) Guard(pairs auth.Pairs) auth.Pairs { return guarded{pairs, w} }
 

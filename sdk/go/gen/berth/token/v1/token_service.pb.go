@@ -1848,7 +1848,7 @@ func (x *IntrospectTokenResponse) GetClaims() *TokenClaims {
 // TokenClaims is what a genuine token says.
 type TokenClaims struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The audience: "game", "social" or "ticket".
+	// The audience: "game", "social", "claim" or "ticket".
 	Audience string `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
 	// The subject: the game server's id, or in a ticket the player's.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
@@ -1856,9 +1856,9 @@ type TokenClaims struct {
 	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// The pair's id; empty in a ticket.
 	PairId string `protobuf:"bytes,4,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
-	// The instance of a ticket; empty in partner tokens.
+	// The instance of a ticket or claim code; empty in partner tokens.
 	InstanceId string `protobuf:"bytes,5,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	// The token's own id (jti).
+	// The token's own id (jti); in a claim code that of its attempt.
 	TokenId string `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// The key that signed it.
 	KeyId string `protobuf:"bytes,7,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
