@@ -151,18 +151,6 @@ func entry(t *tokenv1.RevocationTarget) (token.Revocation, error) {
 	return e, nil
 }
 
-// CheckClaim returns a *token.Error if a claim code was revoked, and ErrUnknown as long as nobody can say.
-func (w *Watch) CheckClaim(claim token.Claim) error {
-	list := w.list.Load()
-	switch {
-	case list == nil:
-		return ErrUnknown
-	case list.Claim(claim):
-		return &token.Error{Reason: token.Revoked, Message: "the claim code was revoked"}
-	}
-	return nil
-}
-
 // Guard returns pairs without those that were revoked.
 func (w *Watch) Guard(pairs auth.Pairs) auth.Pairs { return guarded{pairs, w} }
 
@@ -181,4 +169,32 @@ func (g guarded) VerifyPair(ctx context.Context, game, social string) (token.Ser
 		return token.Server{}, revoked
 	}
 	return server, err
+}
+
+// Claims verifies game servers' claim codes.
+type Claims interface {
+	VerifyClaim(ctx context.Context, code string) (token.Claim, error)
+}
+
+// GuardClaims returns claim codes without those that were revoked.
+func (w *Watch) GuardClaims(claims Claims) Claims { return guardedClaims{claims, w} }
+
+type guardedClaims struct {
+	claims Claims
+	watch  *Watch
+}
+
+// VerifyClaim implements Claims.
+func (g guardedClaims) VerifyClaim(ctx context.Context, code string) (token.Claim, error) {
+	claim, err := g.claims.VerifyClaim(ctx, code)
+	if err != nil {
+		return token.Claim{}, err
+	}
+	switch list := g.watch.list.Load(); {
+	case list == nil:
+		return token.Claim{}, ErrUnknown
+	case list.Claim(claim):
+		return token.Claim{}, &token.Error{Reason: token.Revoked, Message: "the claim code was revoked"}
+	}
+	return claim, nil
 }
