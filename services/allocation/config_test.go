@@ -33,6 +33,7 @@ providers:
           endpoints: [{name: game, protocol: tcp}]
   - name: desk
     kind: attach
+    credentials: claim
     attach: {builds: [demo]}
 `), 0o600); err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ providers:
 	}
 	p := cfg.Providers[0].Process
 	if cfg.GRPCAddr != "127.0.0.1:9999" || cfg.GatewayURL != "https://edge.example.com" || p.StopGrace != 3*time.Second || p.Handover != "pipe" ||
-		p.Builds["demo"].Env["MAP"] != "desert" || p.Builds["demo"].Endpoints[0].Name != "game" || cfg.Providers[1].Attach.Builds[0] != "demo" {
+		p.Builds["demo"].Env["MAP"] != "desert" || p.Builds["demo"].Endpoints[0].Name != "game" || cfg.Providers[1].Attach.Builds[0] != "demo" || cfg.Providers[0].Claims() || !cfg.Providers[1].Claims() {
 		t.Errorf("read: %+v", cfg)
 	}
 }
@@ -65,6 +66,7 @@ func TestConfigNamesWhatToChange(t *testing.T) {
 		"has no name":                                    func(c *allocation.Config) { c.Providers[0].Name = "" },
 		"none of process":                                func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
 		"BERTH_AUTH_INTERNAL":                            func(*allocation.Config) {},
+		`"key" is neither`:                               func(c *allocation.Config) { c.Providers[0].Credentials = "key" },
 		"planned":                                        func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
 	} {
 		cfg := allocation.Default()

@@ -125,6 +125,7 @@ func openProviders(ctx context.Context, b *app.Builder, list []providers.Config)
 		if err != nil {
 			return nil, err
 		}
+		p.Info.Claims = cfg.Claims()
 		configured = append(configured, p)
 	}
 	return configured, nil
