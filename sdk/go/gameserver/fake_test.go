@@ -43,6 +43,7 @@ type gateway struct {
 	refused chan struct{}           // one for each upgrade that was refused; the surplus is dropped
 	edge    atomic.Pointer[refusal] // what a refresh over REST is answered with
 	renewed chan edgeCall           // each of those; the surplus is dropped
+	claims  http.HandlerFunc        // answers claims; set before the server is started
 	keysets atomic.Int32            // how often the public keys were fetched
 	readers sync.WaitGroup
 }
@@ -75,6 +76,7 @@ func newGatewayOn(t *testing.T, listener net.Listener) *gateway {
 	mux.HandleFunc("GET /v1/link", g.upgrade)
 	mux.HandleFunc("GET /.well-known/jwks.json", g.jwks)
 	mux.HandleFunc("POST /v1/game-server/tokens:refresh", g.refresh)
+	mux.HandleFunc("POST /v1/claim", func(w http.ResponseWriter, r *http.Request) { g.claims(w, r) })
 	g.srv = httptest.NewUnstartedServer(mux)
 	if listener != nil {
 		_ = g.srv.Listener.Close()
