@@ -58,16 +58,17 @@ func TestConfigNamesWhatToChange(t *testing.T) {
 	for want, change := range map[string]func(*allocation.Config){
 		"BERTH_GRPC_ADDR":     func(c *allocation.Config) { c.GRPCAddr = "" },
 		"BERTH_GAME_INSTANCE": func(c *allocation.Config) { c.GameInstance = "" },
-		"token_issuer (BERTH_TOKEN_ISSUER): without TLS": func(c *allocation.Config) { c.TokenIssuer = "token-issuer:7102" },
-		"BERTH_TOKEN_ISSUER":                             func(c *allocation.Config) { c.TokenIssuer = "" },
-		"BERTH_GATEWAY_URL":                              func(c *allocation.Config) { c.GatewayURL = "edge.example.com" },
-		"providers: at least":                            func(c *allocation.Config) { c.Providers = nil },
-		"providers: two":                                 func(c *allocation.Config) { c.Providers = append(c.Providers, c.Providers[0]) },
-		"has no name":                                    func(c *allocation.Config) { c.Providers[0].Name = "" },
-		"none of process":                                func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
-		"BERTH_AUTH_INTERNAL":                            func(*allocation.Config) {},
-		`"key" is neither`:                               func(c *allocation.Config) { c.Providers[0].Credentials = "key" },
-		"planned":                                        func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
+		"token_issuer (BERTH_TOKEN_ISSUER): without TLS":  func(c *allocation.Config) { c.TokenIssuer = "token-issuer:7102" },
+		"BERTH_TOKEN_ISSUER":                              func(c *allocation.Config) { c.TokenIssuer = "" },
+		"BERTH_GATEWAY_URL":                               func(c *allocation.Config) { c.GatewayURL = "edge.example.com" },
+		"gateway_ca_file (BERTH_GATEWAY_CA_FILE): is for": func(c *allocation.Config) { c.GatewayCAFile = "ca.pem" },
+		"providers: at least":                             func(c *allocation.Config) { c.Providers = nil },
+		"providers: two":                                  func(c *allocation.Config) { c.Providers = append(c.Providers, c.Providers[0]) },
+		"has no name":                                     func(c *allocation.Config) { c.Providers[0].Name = "" },
+		"none of process":                                 func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
+		"BERTH_AUTH_INTERNAL":                             func(*allocation.Config) {},
+		`"key" is neither`:                                func(c *allocation.Config) { c.Providers[0].Credentials = "key" },
+		"planned":                                         func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
 	} {
 		cfg := allocation.Default()
 		cfg.Providers = []providers.Config{{Name: "here", Kind: "process"}}

@@ -40,6 +40,10 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
+	ca, err := cfg.gatewayCA()
+	if err != nil {
+		return err
+	}
 	redis, err := redisx.Open(ctx, cfg.Redis)
 	if err != nil {
 		return err
@@ -72,7 +76,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	worker, err := allocator.NewWorker(allocator.WorkerConfig{
 		Queue: store, Providers: configured, Log: b.Log(),
-		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL},
+		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL, CA: ca},
 		Instances:   peers.Instances{Attempts: attemptv1.NewAttemptServiceClient(instances)},
 	})
 	if err != nil {

@@ -3,6 +3,7 @@
 package bootstrap
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,9 @@ type Document struct {
 	// Claim is the claim code, which stands in place of both tokens where a host would log or show them: package gameserver exchanges it for
 	// them, once.
 	Claim Secret `json:"claim,omitempty"`
+	// CA has certificates (PEM) of the authorities that the gateway's is signed by, where those of the system do not know it: then only these count.
+	// It is not secret.
+	CA string `json:"ca,omitempty"`
 	// Endpoints are the addresses on which players reach the server, where its provider knew them when it started it.
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
 	// Traceparent joins the server to the trace of the request that caused it (W3C Trace Context); may be empty.
@@ -63,6 +67,18 @@ func (d *Document) Endpoint(name string) (Endpoint, bool) {
 		}
 	}
 	return Endpoint{}, false
+}
+
+// Authorities returns the authorities that the gateway's certificate has to be of; nil for those of the system.
+func (d *Document) Authorities() (*x509.CertPool, error) {
+	if d.CA == "" {
+		return nil, nil
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(d.CA)) {
+		return nil, errors.New("ca has no certificate in PEM")
+	}
+	return pool, nil
 }
 
 // LogValue implements slog.LogValuer: everything but the secrets, in JSON logs too.
@@ -114,6 +130,12 @@ func Parse(doc []byte) (*Document, error) {
 	u, err := url.Parse(d.Gateway)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("gateway is not a base URL such as https://edge.example.com")
+	}
+	if d.CA != "" && u.Scheme != "https" {
+		return nil, errors.New("ca is there, and gateway does not begin with https")
+	}
+	if _, err := d.Authorities(); err != nil {
+		return nil, err
 	}
 	return d, checkEndpoints(d.Endpoints)
 }

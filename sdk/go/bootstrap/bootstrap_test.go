@@ -47,6 +47,8 @@ func TestParseRefuses(t *testing.T) {
 		"no social token":    {`"social": "SOCIALTOKEN",`, ``, "social is missing"},
 		"instance a number":  {`"instance": "i-1"`, `"instance": 1`, "instance is not"},
 		"no game token":      {`"game": "GAMETOKEN",`, ``, "game is missing"},
+		"ca without https":   {`"v": 1,`, `"v": 1, "ca": "x",`, "ca is there"},
+		"ca without a cert":  {`"gateway": "http:`, `"ca": "-----BEGIN CERTIFICATE-----", "gateway": "https:`, "ca has no certificate"},
 		"no credentials":     {`"game": "GAMETOKEN", "social": "SOCIALTOKEN",`, ``, "game (or claim) is missing"},
 		"tokens and a claim": {`"game": "GAMETOKEN",`, `"game": "GAMETOKEN", "claim": "CLAIMTOKEN",`, "game and claim are both there"},
 		"half and a claim":   {`"game": "GAMETOKEN",`, `"claim": "CLAIMTOKEN",`, "social and claim are both there"},

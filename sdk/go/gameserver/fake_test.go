@@ -70,6 +70,11 @@ func newGateway(t *testing.T) *gateway {
 
 func newGatewayOn(t *testing.T, listener net.Listener) *gateway {
 	t.Helper()
+	return newGatewayWith(t, listener, (*httptest.Server).Start)
+}
+
+func newGatewayWith(t *testing.T, listener net.Listener, start func(*httptest.Server)) *gateway {
+	t.Helper()
 	g := &gateway{t: t, peers: make(chan *peer, 16), refused: make(chan struct{}, 16), renewed: make(chan edgeCall, 16)}
 	g.rotate("k1")
 	mux := http.NewServeMux()
@@ -82,7 +87,7 @@ func newGatewayOn(t *testing.T, listener net.Listener) *gateway {
 		_ = g.srv.Listener.Close()
 		g.srv.Listener = listener
 	}
-	g.srv.Start()
+	start(g.srv)
 	t.Cleanup(func() {
 		for {
 			select {

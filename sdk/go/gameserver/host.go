@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -118,10 +119,9 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the server's endpoints or version: %w", err)
 	}
-	client := &http.Client{
-		Transport: http.DefaultTransport.(*http.Transport).Clone(), //nolint:errcheck // net/http says that it is one
-		// Credentials go to the gateway of the bootstrap document and nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	client, err := newClient(doc)
+	if err != nil {
+		return nil, err
 	}
 	keys := token.NewKeySet(token.FetchURL(client, at(doc, "/.well-known/jwks.json")))
 	log := o.log.With("server_id", doc.Server)
@@ -147,6 +147,26 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 		offered:     make(chan struct{}, 1),
 		opened:      make(chan struct{}),
 		ending:      ending{done: make(chan struct{})},
+	}, nil
+}
+
+// newClient returns a client for the gateway.
+func newClient(doc *bootstrap.Document) (*http.Client, error) {
+	authorities, err := doc.Authorities()
+	if err != nil {
+		return nil, fmt.Errorf("the bootstrap document: %w", err)
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // net/http says that it is one
+	if authorities != nil {
+		if transport.TLSClientConfig == nil {
+			transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		transport.TLSClientConfig.RootCAs = authorities
+	}
+	return &http.Client{
+		Transport: transport,
+		// Credentials go to the gateway of the bootstrap document and nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}, nil
 }
 

@@ -20,12 +20,14 @@ type Issuer struct {
 	Tokens tokenv1.TokenServiceClient
 	// Gateway is the base URL of the gateway's edge, as game servers reach it.
 	Gateway string
+	// CA has the certificates of the authorities that sign the gateway's; empty: those of the servers' systems.
+	CA string
 }
 
 // Bootstrap implements allocator.Credentials. With a claim code the pair is minted when the server claims it, and never comes here.
 func (i Issuer) Bootstrap(ctx context.Context, a allocator.Allocation, p allocator.ProviderInfo) ([]byte, error) {
 	doc := bootstrap.Document{
-		Version: bootstrap.Version, Namespace: a.Namespace, Instance: a.InstanceID, Server: a.ServerID(), Gateway: i.Gateway, Traceparent: a.Traceparent,
+		Version: bootstrap.Version, Namespace: a.Namespace, Instance: a.InstanceID, Server: a.ServerID(), Gateway: i.Gateway, CA: i.CA, Traceparent: a.Traceparent,
 	}
 	mint := i.tokens
 	if p.Claims {
