@@ -55,6 +55,7 @@ const (
 	GameServerFull      Reason = "GAME_SERVER_FULL"
 	CredentialsRevoked  Reason = "CREDENTIALS_REVOKED"
 	RateLimited         Reason = "RATE_LIMITED"
+	ClaimUsed           Reason = "CLAIM_USED"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -88,7 +89,7 @@ func (r Reason) Kind() Kind {
 		return KindNotFound
 	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch, CredentialsRevoked:
 		return KindUnauthenticated
-	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned:
+	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned, ClaimUsed:
 		return KindPermissionDenied
 	case StateNotAllowed, Superseded, NotConnected, StaleLinkEpoch, StateRolledBack, RequestTooOld:
 		return KindFailedPrecondition

@@ -41,6 +41,10 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 		return err
 	}
 	cfg.Redis.Log = b.Log()
+	ca, err := cfg.gatewayCA()
+	if err != nil {
+		return err
+	}
 	redis, err := redisx.Open(ctx, cfg.Redis)
 	if err != nil {
 		return err
@@ -73,7 +77,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	worker, err := allocator.NewWorker(allocator.WorkerConfig{
 		Queue: store, Providers: configured, Log: b.Log(),
-		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL},
+		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL, CA: ca},
 		Instances:   peers.Instances{Attempts: attemptv1.NewAttemptServiceClient(instances)},
 	})
 	if err != nil {
@@ -126,6 +130,7 @@ func openProviders(ctx context.Context, b *app.Builder, list []providers.Config)
 		if err != nil {
 			return nil, err
 		}
+		p.Info.Claims = cfg.Claims()
 		configured = append(configured, p)
 	}
 	return configured, nil

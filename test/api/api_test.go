@@ -133,6 +133,8 @@ func (r *run) step(st step) error {
 		return err
 	case st.GivesUp != "":
 		return r.giveUp(st.GivesUp)
+	case st.Mints != "":
+		return r.mint(st.As, st.Mints)
 	}
 	method, err := find(r.base.rpcs, st.RPC)
 	if err != nil {

@@ -40,7 +40,7 @@ type apiCase struct {
 }
 
 // step prepares a case. It is a call, which is repeated until its answer has what `until` says, or its failure the reason; or something that a
-// registered game server does.
+// registered game server does; or the minting of a claim code.
 type step struct {
 	As         string    `yaml:"as"`
 	RPC        string    `yaml:"rpc"`
@@ -51,6 +51,8 @@ type step struct {
 	// Links and GivesUp name the answer with which a game server was registered.
 	Links   string `yaml:"links"`
 	GivesUp string `yaml:"gives_up"`
+	// Mints names the answer with the instance whose server's claim code is minted.
+	Mints string `yaml:"mints"`
 }
 
 // failure is what a refused call must answer. Code and HTTP status follow from the reason, by the table of docs/errors.md.

@@ -30,12 +30,18 @@ var services = []struct {
 	{"berth.gameserver.v1.GameServerRegistryService", gameInstance},
 }
 
+// claimTokens is asked beside them: it needs no key, is for game servers, and so is at the edge.
+const claimTokens protoreflect.FullName = "berth.gameserver.v1.GameServerService.ClaimTokens"
+
 // programOf returns the program that serves an rpc.
 func programOf(m protoreflect.MethodDescriptor) string {
 	for _, s := range services {
 		if s.name == m.Parent().FullName() {
 			return s.at
 		}
+	}
+	if m.FullName() == claimTokens {
+		return gameInstance
 	}
 	return ""
 }
@@ -49,14 +55,25 @@ func roleOf(m protoreflect.MethodDescriptor) int {
 	return slices.Index(keyRoles, access.GetRole())
 }
 
-// keyOf returns the name of the key whose role is the one at a place among keyRoles.
+// keyOf returns the name of the key whose role is the one at a place among keyRoles; that of none below.
 func keyOf(role int) string {
+	if role < 0 {
+		return noKey
+	}
 	return strings.ToLower(strings.TrimPrefix(keyRoles[role].String(), "ROLE_"))
 }
 
-// asked returns the rpcs that the corpus asks: all of its services that can be called with an API key.
+// asked returns the rpcs that the corpus asks: all of its services that can be called with an API key, and claimTokens.
 func asked() ([]protoreflect.MethodDescriptor, error) {
-	var out []protoreflect.MethodDescriptor
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(claimTokens)
+	if err != nil {
+		return nil, err
+	}
+	claim, ok := d.(protoreflect.MethodDescriptor)
+	if !ok {
+		return nil, fmt.Errorf("%s is not an rpc", claimTokens)
+	}
+	out := []protoreflect.MethodDescriptor{claim}
 	for _, s := range services {
 		d, err := protoregistry.GlobalFiles.FindDescriptorByName(s.name)
 		if err != nil {

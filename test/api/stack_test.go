@@ -26,6 +26,8 @@ import (
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/pkg/rpc"
+	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/services/allocation"
 	"github.com/berth-dev/berth/services/allocation/providers"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
@@ -44,7 +46,12 @@ type stack struct {
 	// identity is an identity provider whose tokens all services take, signed with signs.
 	identity *oidctest.Issuer
 	signs    oidctest.Key
+	// issuer is token-issuer, for a Berth service.
+	issuer tokenv1.TokenServiceClient
 }
+
+// internalKey is that of all services.
+var internalKey = conf.Secret(rand.Text() + rand.Text())
 
 // The names of keys that no role names.
 const (
@@ -126,12 +133,18 @@ func start(t *testing.T) *stack {
 		t.Cleanup(func() { _ = conn.Close() })
 		s.conns[program] = conn
 	}
+	issuer, err := rpc.Dial(ls[tokenIssuer].Addr().String(), internalKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = issuer.Close() })
+	s.issuer = tokenv1.NewTokenServiceClient(issuer)
 	return s
 }
 
 // modules are the services, wired to each other.
 func modules(ls map[string]net.Listener, redis redisx.Config, provider providers.Config, identity *oidctest.Issuer) []app.Module {
-	creds := auth.Config{InternalKey: conf.Secret(rand.Text() + rand.Text()), APIKeys: keys(), OIDC: []auth.OIDC{takes(identity)}}
+	creds := auth.Config{InternalKey: internalKey, APIKeys: keys(), OIDC: []auth.OIDC{takes(identity)}}
 	at := func(program string) string { return ls[program].Addr().String() }
 
 	ti := tokenissuer.Default()

@@ -191,7 +191,11 @@ func (s *stack) restWay(c call) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, s.api+target, strings.NewReader(body))
+	base := s.api
+	if c.method.FullName() == claimTokens {
+		base = s.edge
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+target, strings.NewReader(body))
 	if err != nil {
 		return outcome{}, err
 	}

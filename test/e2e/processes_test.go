@@ -60,7 +60,7 @@ func processesWith(t testing.TB, redis string, gatewayRedis func(redis string) s
 	if gatewayRedis == nil {
 		gatewayRedis = func(redis string) string { return redis }
 	}
-	config := writeConfig(t, fmt.Sprintf("providers:\n  - name: local\n    kind: process\n    process:\n      state_dir: %q\n      builds:\n%s", filepath.Join(dir, "servers"), builds("        ")))
+	config := writeConfig(t, providers(filepath.Join(dir, "servers")))
 	common := []string{
 		"BERTH_AUTH_INTERNAL_KEY=" + testInternalKey, "BERTH_AUTH_API_KEY_SHA256=" + apikey.Hash(testAPIKey), "BERTH_LOG_LEVEL=debug",
 		"BERTH_TOKEN_ISSUER=" + issuer, "BERTH_GAME_INSTANCE=" + instance, "BERTH_ALLOCATION=" + allocation,

@@ -43,19 +43,32 @@ func shapes(t *testing.T, test func(t *testing.T, s *stack)) {
 	t.Run("processes", func(t *testing.T) { test(t, processes(t)) })
 }
 
-// builds are the game servers that the suite runs.
-func builds(indent string) string {
+// providers are the game servers that the suite runs: the second provider starts them with claim codes. stateDir is where they keep their state; empty: where
+// berth dev says.
+func providers(stateDir string) string {
 	server := binary("gameserver")
 	var b strings.Builder
-	build := func(name, command string, args ...string) {
-		fmt.Fprintf(&b, "%s%s: {command: %q, args: [%s], endpoints: [{name: game, protocol: tcp}]}\n", indent, name, command, strings.Join(args, ", "))
+	b.WriteString("providers:\n")
+	provider := func(name, more string) {
+		fmt.Fprintf(&b, "  - name: %s\n    kind: process\n%s    process:\n", name, more)
+		if stateDir != "" {
+			fmt.Fprintf(&b, "      state_dir: %q\n", filepath.Join(stateDir, name))
+		}
+		b.WriteString("      builds:\n")
 	}
+	build := func(name, command string, args ...string) {
+		fmt.Fprintf(&b, "        %s: {command: %q, args: [%s], endpoints: [{name: game, protocol: tcp}]}\n", name, command, strings.Join(args, ", "))
+	}
+	provider("local", "")
 	build("example", server, `"--rounds"`, `"2"`)
 	build("hold", server, `"--hold"`)
 	build("crash-before-link", server, `"--crash-before-link"`)
 	build("crash-after-link", server, `"--crash-after-link"`)
 	build("never-link", server, `"--never-link"`)
 	build("missing", filepath.Join(binaries, "there-is-no-such-program"))
+	provider("claiming", "    credentials: claim\n")
+	build("claim-hold", server, `"--hold"`)
+	build("claim-never-link", server, `"--never-link"`)
 	return b.String()
 }
 
@@ -73,7 +86,7 @@ func writeConfig(t testing.TB, content string) string {
 func allInOne(t *testing.T) *stack {
 	t.Helper()
 	dir := t.TempDir()
-	config := writeConfig(t, "providers:\n  - name: local\n    kind: process\n    process:\n      builds:\n"+builds("        "))
+	config := writeConfig(t, providers(""))
 	ctx, cancel := context.WithCancel(context.Background())
 	d, err := dev.New(ctx, dev.Options{Config: config, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard})
 	if err != nil {

@@ -182,7 +182,11 @@ func TestTokensAreNeverPrinted(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	for _, v := range []any{pair, &pair, ticket, &ticket} {
+	claim, err := i.IssueClaim(t.Context(), "default", attempt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []any{pair, &pair, ticket, &ticket, claim, &claim} {
 		fmt.Fprintf(&out, "%v %+v %#v %s\n", v, v, v, v)
 		slog.New(slog.NewTextHandler(&out, nil)).Info("text", "v", v)
 		slog.New(slog.NewJSONHandler(&out, nil)).Info("json", "v", v)
