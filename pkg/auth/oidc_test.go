@@ -24,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // open returns an authenticator as services have it; it runs until the test ends. All providers share the file of the first one's authority.
-func open(t *testing.T, providers []auth.OIDC, reach *oidctest.Issuer, pairs auth.Pairs) *auth.Authenticator {
+func open(t testing.TB, providers []auth.OIDC, reach *oidctest.Issuer, pairs auth.Pairs) *auth.Authenticator {
 	t.Helper()
 	var a *auth.Authenticator
 	ctx, cancel := context.WithCancel(context.Background())
@@ -64,7 +64,7 @@ func has(provider *oidctest.Issuer, more map[string]any, roles ...string) map[st
 }
 
 // show shows a bearer token until there is a verdict: the keys are fetched in the background.
-func show(t *testing.T, a *auth.Authenticator, token string) (auth.Principal, error) {
+func show(t testing.TB, a *auth.Authenticator, token string) (auth.Principal, error) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; <-time.After(10 * time.Millisecond) {
 		p, err := a.Authenticate(t.Context(), metadata.Pairs("authorization", "Bearer "+token))
@@ -308,4 +308,28 @@ func TestIdentityProvidersThatCannotWorkAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// FuzzToken: whatever is shown as a token, the only ones who come in are those whom an issuer or Berth has named.
+func FuzzToken(f *testing.F) {
+	k := oidctest.NewKey(f, "k")
+	provider := oidctest.New(f, k)
+	a := open(f, []auth.OIDC{takes(provider)}, provider, pairs{})
+	good := k.Sign(f, has(provider, map[string]any{"exp": time.Now().Add(24 * time.Hour).Unix()}, "run"), nil)
+	if _, err := show(f, a, good); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(k.Sign(f, has(provider, map[string]any{"iss": "berth"}), nil))
+	f.Add("e30.eyJpc3MiOiJiZXJ0aCIsImlzcyI6MX0.")
+	f.Add("berth_x")
+	f.Fuzz(func(t *testing.T, bearer string) {
+		p, err := a.Authenticate(t.Context(), metadata.Pairs("authorization", "Bearer "+bearer))
+		if err == nil && (p.Role != auth.RoleOperator || p.Name != "ann") {
+			t.Errorf("%+v came in", p)
+		}
+		if kind := errs.ReasonOf(err).Kind(); err != nil && kind != errs.KindUnauthenticated && kind != errs.KindUnavailable {
+			t.Errorf("failed with %v, which is no refusal", err)
+		}
+	})
 }
