@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
@@ -87,7 +88,7 @@ func (p *peers) CheckPlacement(_ context.Context, req *allocationv1.CheckPlaceme
 }
 
 func (p *peers) IssuePlayerTicket(_ context.Context, req *tokenv1.IssuePlayerTicketRequest) (*tokenv1.IssuePlayerTicketResponse, error) {
-	return &tokenv1.IssuePlayerTicketResponse{Ticket: "ticket of " + req.GetPlayerId(), ExpireTime: timestamppb.Now()}, nil
+	return &tokenv1.IssuePlayerTicketResponse{Ticket: fmt.Sprintf("ticket of %s since %d", req.GetPlayerId(), req.GetPlayerAddTime().AsTime().UnixMicro()), ExpireTime: timestamppb.Now()}, nil
 }
 
 func (p *peers) IssueTokenPair(_ context.Context, req *tokenv1.IssueTokenPairRequest) (*tokenv1.IssueTokenPairResponse, error) {

@@ -2,9 +2,11 @@ package gameinstance_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -56,10 +58,23 @@ func TestALifeOverGRPC(t *testing.T) {
 	if _, err := w.servers.ConnectPlayers(server, &gameserverv1.ConnectPlayersRequest{InstanceId: inst.GetId()}); err != nil {
 		t.Fatal(err)
 	}
-	conn, err := w.instances.GetPlayerConnection(as(apiKey), &instancev1.GetPlayerConnectionRequest{InstanceId: inst.GetId(), PlayerId: "ann"})
-	if err != nil || conn.GetTicket() != "ticket of ann" || conn.GetEndpoints()[0].GetHost() != "h" {
-		t.Errorf("connection: %v, %v", conn, err)
+	connection := func(player string, added time.Time) {
+		t.Helper()
+		conn, err := w.instances.GetPlayerConnection(as(apiKey), &instancev1.GetPlayerConnectionRequest{InstanceId: inst.GetId(), PlayerId: player})
+		if err != nil || conn.GetTicket() != fmt.Sprintf("ticket of %s since %d", player, added.UnixMicro()) || conn.GetEndpoints()[0].GetHost() != "h" {
+			t.Errorf("connection: %v, %v", conn, err)
+		}
 	}
+	connection("ann", linked.GetInstance().GetPlayers()[0].GetAddTime().AsTime())
+	// Whom the server adds gets tickets for the stay that the server was told of.
+	added, err := w.servers.AddPlayers(server, &gameserverv1.AddPlayersRequest{InstanceId: inst.GetId(), Players: []*instancev1.Player{{Id: "eve"}}})
+	if err != nil || added.GetAddTime() == nil {
+		t.Fatalf("added at %v, %v", added.GetAddTime(), err)
+	}
+	if _, err := w.servers.ConnectPlayers(server, &gameserverv1.ConnectPlayersRequest{InstanceId: inst.GetId(), PlayerIds: []string{"eve"}}); err != nil {
+		t.Fatal(err)
+	}
+	connection("eve", added.GetAddTime().AsTime())
 	result, _ := structpb.NewStruct(map[string]any{"winner": "ann"})
 	if _, err := w.servers.EndGameInstance(server, &gameserverv1.EndGameInstanceRequest{InstanceId: inst.GetId(), Result: &typev1.Data{Kind: &typev1.Data_Json{Json: result}}}); err != nil {
 		t.Fatal(err)
@@ -81,7 +96,7 @@ func TestALifeOverGRPC(t *testing.T) {
 	for _, e := range history.GetEntries() {
 		events = append(events, e.GetEvent())
 	}
-	if want := []string{"created", "allocating", "allocated", "linked", "running", "ended", "released"}; !slices.Equal(events, want) {
+	if want := []string{"created", "allocating", "allocated", "linked", "running", "players_added", "players_connectable", "ended", "released"}; !slices.Equal(events, want) {
 		t.Errorf("history %v, want %v", events, want)
 	}
 }

@@ -31,8 +31,8 @@ func (s *Server) ConnectPlayers(ctx context.Context, playerIDs ...string) error 
 func (s *Server) AddPlayers(ctx context.Context, players ...*instancev1.Player) error {
 	req := &gameserverv1.AddPlayersRequest{Players: players}
 	return s.call(ctx, "AddPlayers", req, effectOf(
-		func(m *match, q *gameserverv1.AddPlayersRequest, _ *gameserverv1.AddPlayersResponse) {
-			m.added(q.GetPlayers())
+		func(m *match, q *gameserverv1.AddPlayersRequest, r *gameserverv1.AddPlayersResponse) {
+			m.added(q.GetPlayers(), r.GetAddTime())
 		}))
 }
 

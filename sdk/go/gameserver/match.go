@@ -8,6 +8,7 @@ import (
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // match is the instance as the server knows it. Messages that go in or come out are copied, since both sides may change theirs.
@@ -51,11 +52,11 @@ func (m *match) start(in *instancev1.GameInstance) {
 func (m *match) apply(e *gameserverv1.InstanceEvent) {
 	switch e := e.GetEvent().(type) {
 	case *gameserverv1.InstanceEvent_PlayersAdded:
-		m.added(e.PlayersAdded.GetPlayers())
+		m.added(e.PlayersAdded.GetPlayers(), nil)
 	case *gameserverv1.InstanceEvent_PlayersRemoved:
 		m.removed(e.PlayersRemoved.GetPlayerIds())
 	case *gameserverv1.InstanceEvent_PlayersUpdated:
-		m.added(e.PlayersUpdated.GetPlayers())
+		m.added(e.PlayersUpdated.GetPlayers(), nil)
 	case *gameserverv1.InstanceEvent_GameDataUpdated:
 		m.setData(e.GameDataUpdated.GetGameData(), instancev1.UpdateMode_UPDATE_MODE_REPLACE)
 	case *gameserverv1.InstanceEvent_Terminated:
@@ -66,11 +67,14 @@ func (m *match) apply(e *gameserverv1.InstanceEvent) {
 	}
 }
 
-// added adds players, or replaces those who are there.
-func (m *match) added(players []*instancev1.Player) {
+// added adds players, or replaces those who are there. at is when they were added; nil: they say so themselves.
+func (m *match) added(players []*instancev1.Player, at *timestamppb.Timestamp) {
 	m.update(func(in *instancev1.GameInstance) {
 		for _, p := range players {
 			p = proto.CloneOf(p)
+			if at != nil {
+				p.AddTime = proto.CloneOf(at)
+			}
 			if i := slices.IndexFunc(in.GetPlayers(), is(p.GetId())); i >= 0 {
 				in.Players[i] = p
 			} else {

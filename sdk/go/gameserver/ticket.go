@@ -27,8 +27,7 @@ var (
 // VerifyTicket checks the ticket that a player showed and returns that player. A ticket is good for one use: call VerifyTicket
 // when the player may come in if it succeeds. Berth is not asked; only its public keys are fetched when a new one is used.
 //
-// A ticket goes with its player: once that player was removed it is refused. It stays refused when a backend adds the player again, if it
-// was made more than token.Leeway before that: clocks are not more exact.
+// A ticket goes with its player: once that player was removed it is refused, and it stays refused when the player is added again.
 //
 // It fails with ErrTicketElsewhere, ErrTicketUsed, ErrTicketOutdated or ErrPlayerUnknown, with a *token.Error when the ticket is not a
 // valid one of Berth's, and with token.ErrKeysUnavailable when that cannot be told now. A ticket that was refused is not used up.
@@ -44,7 +43,7 @@ func (s *Server) VerifyTicket(ctx context.Context, ticket string) (*instancev1.P
 	if player == nil {
 		return nil, fmt.Errorf("gameserver: %w", ErrPlayerUnknown)
 	}
-	if added := player.GetAddTime(); added != nil && !t.IssueTime.IsZero() && t.IssueTime.Add(token.Leeway).Before(added.AsTime()) {
+	if added := player.GetAddTime(); added != nil && !t.PlayerAddTime.IsZero() && t.PlayerAddTime.UnixMicro() != added.AsTime().UnixMicro() {
 		return nil, fmt.Errorf("gameserver: %w", ErrTicketOutdated)
 	}
 	if !s.host.tickets.use(t, time.Now()) {

@@ -41,6 +41,8 @@ type Claims struct {
 	Pair string `json:"pair,omitempty"`
 	// Instance is the id of the instance that a ticket or a claim code is for; empty in partner tokens.
 	Instance string `json:"instance,omitempty"`
+	// Added is when a ticket's player was added to the instance, in microseconds since 1970; 0 if it does not say, and in other tokens.
+	Added int64 `json:"added,omitempty"`
 }
 
 // Server is a game server that showed a valid pair of partner tokens.
@@ -69,6 +71,9 @@ type Ticket struct {
 	InstanceID string
 	// Namespace is the instance's namespace.
 	Namespace string
+	// PlayerAddTime is when the player was added to the instance, to the microsecond; the zero time if it does not say. Of a player who was removed
+	// and added again, the ticket is good for that stay only.
+	PlayerAddTime time.Time
 	// IssueTime is when it was issued; the zero time if it does not say.
 	IssueTime time.Time
 	// ExpireTime is when it expires; it is valid for Leeway longer.

@@ -71,7 +71,7 @@ func (v *Verifier) VerifyTicket(ctx context.Context, ticket string) (Ticket, err
 	if c.ID == "" || c.Subject == "" || c.Instance == "" || c.Namespace == "" {
 		return Ticket{}, refuse(Invalid, "the ticket names no player, instance, namespace or id of its own")
 	}
-	return Ticket{
+	t := Ticket{
 		ID:         c.ID,
 		PlayerID:   c.Subject,
 		InstanceID: c.Instance,
@@ -79,7 +79,11 @@ func (v *Verifier) VerifyTicket(ctx context.Context, ticket string) (Ticket, err
 		IssueTime:  c.issued(),
 		ExpireTime: c.ExpiresAt.Time,
 		KeyID:      c.KeyID,
-	}, nil
+	}
+	if c.Added != 0 {
+		t.PlayerAddTime = time.UnixMicro(c.Added)
+	}
+	return t, nil
 }
 
 // VerifyClaim verifies a game server's claim code. It fails with a *Error when the code is refused and with ErrKeysUnavailable when there is

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
@@ -206,7 +207,11 @@ func (s *GameServer) AddPlayers(ctx context.Context, req *gameserverv1.AddPlayer
 	if err != nil {
 		return nil, err
 	}
-	return &gameserverv1.AddPlayersResponse{Revision: inst.Revision}, nil
+	out := &gameserverv1.AddPlayersResponse{Revision: inst.Revision}
+	if p, ok := inst.Players[players[0].ID]; ok { // all of a call are added at once
+		out.AddTime = timestamppb.New(p.AddTime)
+	}
+	return out, nil
 }
 
 // RemovePlayers implements the rpc.

@@ -107,7 +107,8 @@ type Servers interface {
 
 // Tickets mints tickets for players.
 type Tickets interface {
-	Ticket(ctx context.Context, namespace, instanceID, playerID string) (ticket string, expires time.Time, err error)
+	// Ticket mints one for the player's stay: who is removed and added again needs another.
+	Ticket(ctx context.Context, namespace, instanceID string, player Player) (ticket string, expires time.Time, err error)
 }
 
 // Config names what a Service needs.
@@ -303,7 +304,7 @@ func (s *Service) Connect(ctx context.Context, namespace, id, playerID string) (
 	if !p.Connectable {
 		return nil, errs.New(errs.StateNotAllowed, "the game server has not opened to player %q yet", playerID)
 	}
-	ticket, expires, err := s.cfg.Tickets.Ticket(ctx, namespace, id, playerID)
+	ticket, expires, err := s.cfg.Tickets.Ticket(ctx, namespace, id, p)
 	if err != nil {
 		return nil, err
 	}

@@ -62,8 +62,12 @@ func NewTokenIssuer(conn grpc.ClientConnInterface) *TokenIssuer {
 }
 
 // Ticket implements instance.Tickets.
-func (t *TokenIssuer) Ticket(ctx context.Context, namespace, instanceID, playerID string) (string, time.Time, error) {
-	out, err := t.client.IssuePlayerTicket(ctx, &tokenv1.IssuePlayerTicketRequest{Namespace: namespace, InstanceId: instanceID, PlayerId: playerID})
+func (t *TokenIssuer) Ticket(ctx context.Context, namespace, instanceID string, player instance.Player) (string, time.Time, error) {
+	req := &tokenv1.IssuePlayerTicketRequest{Namespace: namespace, InstanceId: instanceID, PlayerId: player.ID}
+	if !player.AddTime.IsZero() {
+		req.PlayerAddTime = timestamppb.New(player.AddTime)
+	}
+	out, err := t.client.IssuePlayerTicket(ctx, req)
 	if err != nil {
 		return "", time.Time{}, rpc.FromStatus(err)
 	}

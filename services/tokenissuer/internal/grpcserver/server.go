@@ -3,6 +3,7 @@ package grpcserver
 
 import (
 	"context"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -85,7 +86,11 @@ func (s *Server) RefreshTokenPair(ctx context.Context, req *tokenv1.RefreshToken
 
 // IssuePlayerTicket implements tokenv1.TokenServiceServer.
 func (s *Server) IssuePlayerTicket(ctx context.Context, req *tokenv1.IssuePlayerTicketRequest) (*tokenv1.IssuePlayerTicketResponse, error) {
-	ticket, err := s.issuer.IssueTicket(ctx, req.GetNamespace(), req.GetInstanceId(), req.GetPlayerId())
+	var added time.Time
+	if at := req.GetPlayerAddTime(); at != nil {
+		added = at.AsTime()
+	}
+	ticket, err := s.issuer.IssueTicket(ctx, req.GetNamespace(), req.GetInstanceId(), req.GetPlayerId(), added)
 	if err != nil {
 		return nil, err
 	}

@@ -146,14 +146,18 @@ type Ticket struct {
 	ExpireTime time.Time
 }
 
-// IssueTicket mints a ticket with which one player joins one instance. It fails with CREDENTIALS_REVOKED if the instance was revoked.
-func (i *Issuer) IssueTicket(ctx context.Context, namespace, instanceID, playerID string) (Ticket, error) {
+// IssueTicket mints a ticket with which one player joins one instance, who was added to it at that time; zero: at any. It fails with CREDENTIALS_REVOKED
+// if the instance was revoked.
+func (i *Issuer) IssueTicket(ctx context.Context, namespace, instanceID, playerID string, added time.Time) (Ticket, error) {
 	set := i.cfg.Revocations.Set(ctx)
 	if err := instanceRevoked(set, namespace, instanceID); err != nil {
 		return Ticket{}, err
 	}
 	claims := sdk.Claims{Namespace: namespace, Instance: instanceID}
 	claims.Subject = playerID
+	if !added.IsZero() {
+		claims.Added = added.UnixMicro()
+	}
 	claims.IssuedAt, claims.ExpiresAt = validFor(i.cfg.TicketLifetime, set.IssuedBefore(namespace))
 	signed, err := i.sign(sdk.AudienceTicket, claims)
 	if err != nil {

@@ -145,7 +145,8 @@ func TestIssueTicket(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(t)
 		v := verifier(i)
-		ticket, err := i.IssueTicket(t.Context(), "prod", "instance-1", "player-1")
+		added := time.UnixMicro(time.Now().Add(-time.Hour).UnixMicro() + 7)
+		ticket, err := i.IssueTicket(t.Context(), "prod", "instance-1", "player-1", added)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -153,7 +154,7 @@ func TestIssueTicket(t *testing.T) {
 			t.Errorf("expires %v, want %v", ticket.ExpireTime, want)
 		}
 		got, err := v.VerifyTicket(t.Context(), ticket.Token.Reveal())
-		want := sdk.Ticket{ID: got.ID, PlayerID: "player-1", InstanceID: "instance-1", Namespace: "prod", IssueTime: got.IssueTime, ExpireTime: ticket.ExpireTime, KeyID: got.KeyID}
+		want := sdk.Ticket{ID: got.ID, PlayerID: "player-1", InstanceID: "instance-1", Namespace: "prod", PlayerAddTime: added, IssueTime: got.IssueTime, ExpireTime: ticket.ExpireTime, KeyID: got.KeyID}
 		if err != nil || got != want {
 			t.Errorf("verified as %+v, %v, want %+v", got, err, want)
 		}
@@ -177,7 +178,7 @@ func TestTokensAreNeverPrinted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ticket, err := i.IssueTicket(t.Context(), "default", "instance-1", "player-1")
+	ticket, err := i.IssueTicket(t.Context(), "default", "instance-1", "player-1", time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

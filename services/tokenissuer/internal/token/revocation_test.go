@@ -123,7 +123,7 @@ func TestNothingIsMintedForWhatIsRevoked(t *testing.T) {
 			revoke(t, openRevocations(t, store), tc.target)
 			_, pair := i.IssuePair(t.Context(), "n", attempt)
 			_, refresh := i.RefreshPair(t.Context(), "n", ids.Server(attempt), ids.Pair(attempt))
-			_, ticket := i.IssueTicket(t.Context(), "n", instance, "p")
+			_, ticket := i.IssueTicket(t.Context(), "n", instance, "p", time.Time{})
 			for what, got := range map[string]struct {
 				minted bool
 				err    error
@@ -160,7 +160,7 @@ func TestWhatIsIssuedAfterARevocationIsValid(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ticket, err := i.IssueTicket(t.Context(), "n", "i", "p")
+		ticket, err := i.IssueTicket(t.Context(), "n", "i", "p", time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -643,7 +643,9 @@ func (x *AddPlayersRequest) GetPlayers() []*v11.Player {
 type AddPlayersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The instance's revision after the call.
-	Revision      int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// When the players were added. Unset when the call is repeated and they are not in the instance any more.
+	AddTime       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=add_time,json=addTime,proto3" json:"add_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -683,6 +685,13 @@ func (x *AddPlayersResponse) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *AddPlayersResponse) GetAddTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AddTime
+	}
+	return nil
 }
 
 // RemovePlayersRequest names players to remove.
@@ -2018,9 +2027,10 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"instanceId\x12'\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12@\n" +
-	"\aplayers\x18\x03 \x03(\v2\x19.berth.instance.v1.PlayerB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\aplayers\"0\n" +
+	"\aplayers\x18\x03 \x03(\v2\x19.berth.instance.v1.PlayerB\v\xbaH\b\x92\x01\x05\b\x01\x10\xe8\aR\aplayers\"g\n" +
 	"\x12AddPlayersResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xa1\x01\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x125\n" +
+	"\badd_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\aaddTime\"\xa1\x01\n" +
 	"\x14RemovePlayersRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
@@ -2184,9 +2194,9 @@ var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
 	(*v11.Placement)(nil),              // 37: berth.instance.v1.Placement
 	(*v11.Timeouts)(nil),               // 38: berth.instance.v1.Timeouts
 	(v11.GameInstance_OnServerLoss)(0), // 39: berth.instance.v1.GameInstance.OnServerLoss
-	(*v11.PlayerUpdate)(nil),           // 40: berth.instance.v1.PlayerUpdate
-	(v11.UpdateMode)(0),                // 41: berth.instance.v1.UpdateMode
-	(*timestamppb.Timestamp)(nil),      // 42: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
+	(*v11.PlayerUpdate)(nil),           // 41: berth.instance.v1.PlayerUpdate
+	(v11.UpdateMode)(0),                // 42: berth.instance.v1.UpdateMode
 	(v11.GameInstance_Reason)(0),       // 43: berth.instance.v1.GameInstance.Reason
 }
 var file_berth_gameserver_v1_game_server_service_proto_depIdxs = []int32{
@@ -2202,54 +2212,55 @@ var file_berth_gameserver_v1_game_server_service_proto_depIdxs = []int32{
 	32, // 9: berth.gameserver.v1.CreateAndLinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
 	33, // 10: berth.gameserver.v1.CreateAndLinkResponse.instance:type_name -> berth.instance.v1.GameInstance
 	34, // 11: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
-	40, // 12: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
-	35, // 13: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
-	41, // 14: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
-	35, // 15: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
-	35, // 16: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
-	42, // 17: berth.gameserver.v1.RefreshTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
-	42, // 18: berth.gameserver.v1.RefreshTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	42, // 19: berth.gameserver.v1.ClaimTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
-	42, // 20: berth.gameserver.v1.ClaimTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	25, // 21: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
-	26, // 22: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
-	27, // 23: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
-	28, // 24: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
-	29, // 25: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
-	30, // 26: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
-	34, // 27: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
-	34, // 28: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
-	35, // 29: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
-	43, // 30: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	0,  // 31: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
-	2,  // 32: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
-	4,  // 33: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
-	6,  // 34: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
-	8,  // 35: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
-	10, // 36: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
-	12, // 37: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
-	14, // 38: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
-	16, // 39: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
-	18, // 40: berth.gameserver.v1.GameServerService.RefreshTokens:input_type -> berth.gameserver.v1.RefreshTokensRequest
-	20, // 41: berth.gameserver.v1.GameServerService.ClaimTokens:input_type -> berth.gameserver.v1.ClaimTokensRequest
-	22, // 42: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
-	1,  // 43: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
-	3,  // 44: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
-	5,  // 45: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
-	7,  // 46: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
-	9,  // 47: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
-	11, // 48: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
-	13, // 49: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
-	15, // 50: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
-	17, // 51: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
-	19, // 52: berth.gameserver.v1.GameServerService.RefreshTokens:output_type -> berth.gameserver.v1.RefreshTokensResponse
-	21, // 53: berth.gameserver.v1.GameServerService.ClaimTokens:output_type -> berth.gameserver.v1.ClaimTokensResponse
-	23, // 54: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
-	43, // [43:55] is the sub-list for method output_type
-	31, // [31:43] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	40, // 12: berth.gameserver.v1.AddPlayersResponse.add_time:type_name -> google.protobuf.Timestamp
+	41, // 13: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
+	35, // 14: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
+	42, // 15: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
+	35, // 16: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
+	35, // 17: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
+	40, // 18: berth.gameserver.v1.RefreshTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
+	40, // 19: berth.gameserver.v1.RefreshTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	40, // 20: berth.gameserver.v1.ClaimTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
+	40, // 21: berth.gameserver.v1.ClaimTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	25, // 22: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
+	26, // 23: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
+	27, // 24: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
+	28, // 25: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
+	29, // 26: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
+	30, // 27: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
+	34, // 28: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
+	34, // 29: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
+	35, // 30: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
+	43, // 31: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	0,  // 32: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
+	2,  // 33: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
+	4,  // 34: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
+	6,  // 35: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
+	8,  // 36: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
+	10, // 37: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
+	12, // 38: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
+	14, // 39: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
+	16, // 40: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
+	18, // 41: berth.gameserver.v1.GameServerService.RefreshTokens:input_type -> berth.gameserver.v1.RefreshTokensRequest
+	20, // 42: berth.gameserver.v1.GameServerService.ClaimTokens:input_type -> berth.gameserver.v1.ClaimTokensRequest
+	22, // 43: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
+	1,  // 44: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
+	3,  // 45: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
+	5,  // 46: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
+	7,  // 47: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
+	9,  // 48: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
+	11, // 49: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
+	13, // 50: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
+	15, // 51: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
+	17, // 52: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
+	19, // 53: berth.gameserver.v1.GameServerService.RefreshTokens:output_type -> berth.gameserver.v1.RefreshTokensResponse
+	21, // 54: berth.gameserver.v1.GameServerService.ClaimTokens:output_type -> berth.gameserver.v1.ClaimTokensResponse
+	23, // 55: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
+	44, // [44:56] is the sub-list for method output_type
+	32, // [32:44] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_berth_gameserver_v1_game_server_service_proto_init() }

@@ -697,7 +697,9 @@ type IssuePlayerTicketRequest struct {
 	// The instance's id.
 	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// The player's id.
-	PlayerId      string `protobuf:"bytes,3,opt,name=player_id,json=playerId,proto3" json:"player_id,omitempty"`
+	PlayerId string `protobuf:"bytes,3,opt,name=player_id,json=playerId,proto3" json:"player_id,omitempty"`
+	// When the player was added to the instance, by the instance. The ticket is good for this stay only; unset: for any.
+	PlayerAddTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=player_add_time,json=playerAddTime,proto3" json:"player_add_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -751,6 +753,13 @@ func (x *IssuePlayerTicketRequest) GetPlayerId() string {
 		return x.PlayerId
 	}
 	return ""
+}
+
+func (x *IssuePlayerTicketRequest) GetPlayerAddTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PlayerAddTime
+	}
+	return nil
 }
 
 // IssuePlayerTicketResponse has the ticket, which is a secret.
@@ -2637,13 +2646,14 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\fsocial_token\x18\x04 \x01(\tR\vsocialToken\x12;\n" +
 	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12=\n" +
-	"\frefresh_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"\xb9\x01\n" +
+	"\frefresh_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"\xfd\x01\n" +
 	"\x18IssuePlayerTicketRequest\x12I\n" +
 	"\tnamespace\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12)\n" +
 	"\vinstance_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12'\n" +
 	"\tplayer_id\x18\x03 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\bplayerId\"p\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\bplayerId\x12B\n" +
+	"\x0fplayer_add_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\rplayerAddTime\"p\n" +
 	"\x19IssuePlayerTicketResponse\x12\x16\n" +
 	"\x06ticket\x18\x01 \x01(\tR\x06ticket\x12;\n" +
 	"\vexpire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
@@ -2865,72 +2875,73 @@ var file_berth_token_v1_token_service_proto_depIdxs = []int32{
 	39, // 3: berth.token.v1.IssueClaimCodeResponse.expire_time:type_name -> google.protobuf.Timestamp
 	39, // 4: berth.token.v1.RefreshTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
 	39, // 5: berth.token.v1.RefreshTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	39, // 6: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 7: berth.token.v1.SigningKey.state:type_name -> berth.token.v1.SigningKey.State
-	39, // 8: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
-	39, // 9: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
-	39, // 10: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
-	39, // 11: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
-	12, // 12: berth.token.v1.ListSigningKeysResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	12, // 13: berth.token.v1.RotateSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	12, // 14: berth.token.v1.RetireSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	39, // 15: berth.token.v1.RevocationTarget.issued_before:type_name -> google.protobuf.Timestamp
-	19, // 16: berth.token.v1.Revocation.target:type_name -> berth.token.v1.RevocationTarget
-	39, // 17: berth.token.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
-	39, // 18: berth.token.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	39, // 19: berth.token.v1.RevokeTokensRequest.issued_before:type_name -> google.protobuf.Timestamp
-	20, // 20: berth.token.v1.RevokeTokensResponse.revocation:type_name -> berth.token.v1.Revocation
-	20, // 21: berth.token.v1.ListRevocationsResponse.revocations:type_name -> berth.token.v1.Revocation
-	27, // 22: berth.token.v1.IntrospectTokenResponse.claims:type_name -> berth.token.v1.TokenClaims
-	39, // 23: berth.token.v1.TokenClaims.issue_time:type_name -> google.protobuf.Timestamp
-	39, // 24: berth.token.v1.TokenClaims.expire_time:type_name -> google.protobuf.Timestamp
-	19, // 25: berth.token.v1.GetRevocationsResponse.targets:type_name -> berth.token.v1.RevocationTarget
-	40, // 26: berth.token.v1.ApiKey.role:type_name -> berth.type.v1.Role
-	39, // 27: berth.token.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	39, // 28: berth.token.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	40, // 29: berth.token.v1.CreateApiKeyRequest.role:type_name -> berth.type.v1.Role
-	39, // 30: berth.token.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 31: berth.token.v1.CreateApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
-	30, // 32: berth.token.v1.ListApiKeysResponse.api_keys:type_name -> berth.token.v1.ApiKey
-	30, // 33: berth.token.v1.RevokeApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
-	30, // 34: berth.token.v1.LookupApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
-	1,  // 35: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
-	4,  // 36: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
-	6,  // 37: berth.token.v1.TokenService.IssueClaimCode:input_type -> berth.token.v1.IssueClaimCodeRequest
-	8,  // 38: berth.token.v1.TokenService.RefreshTokenPair:input_type -> berth.token.v1.RefreshTokenPairRequest
-	10, // 39: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
-	21, // 40: berth.token.v1.TokenService.RevokeTokens:input_type -> berth.token.v1.RevokeTokensRequest
-	23, // 41: berth.token.v1.TokenService.ListRevocations:input_type -> berth.token.v1.ListRevocationsRequest
-	25, // 42: berth.token.v1.TokenService.IntrospectToken:input_type -> berth.token.v1.IntrospectTokenRequest
-	28, // 43: berth.token.v1.TokenService.GetRevocations:input_type -> berth.token.v1.GetRevocationsRequest
-	13, // 44: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
-	15, // 45: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
-	17, // 46: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
-	31, // 47: berth.token.v1.TokenService.CreateApiKey:input_type -> berth.token.v1.CreateApiKeyRequest
-	33, // 48: berth.token.v1.TokenService.ListApiKeys:input_type -> berth.token.v1.ListApiKeysRequest
-	35, // 49: berth.token.v1.TokenService.RevokeApiKey:input_type -> berth.token.v1.RevokeApiKeyRequest
-	37, // 50: berth.token.v1.TokenService.LookupApiKey:input_type -> berth.token.v1.LookupApiKeyRequest
-	2,  // 51: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
-	5,  // 52: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
-	7,  // 53: berth.token.v1.TokenService.IssueClaimCode:output_type -> berth.token.v1.IssueClaimCodeResponse
-	9,  // 54: berth.token.v1.TokenService.RefreshTokenPair:output_type -> berth.token.v1.RefreshTokenPairResponse
-	11, // 55: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
-	22, // 56: berth.token.v1.TokenService.RevokeTokens:output_type -> berth.token.v1.RevokeTokensResponse
-	24, // 57: berth.token.v1.TokenService.ListRevocations:output_type -> berth.token.v1.ListRevocationsResponse
-	26, // 58: berth.token.v1.TokenService.IntrospectToken:output_type -> berth.token.v1.IntrospectTokenResponse
-	29, // 59: berth.token.v1.TokenService.GetRevocations:output_type -> berth.token.v1.GetRevocationsResponse
-	14, // 60: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
-	16, // 61: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
-	18, // 62: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
-	32, // 63: berth.token.v1.TokenService.CreateApiKey:output_type -> berth.token.v1.CreateApiKeyResponse
-	34, // 64: berth.token.v1.TokenService.ListApiKeys:output_type -> berth.token.v1.ListApiKeysResponse
-	36, // 65: berth.token.v1.TokenService.RevokeApiKey:output_type -> berth.token.v1.RevokeApiKeyResponse
-	38, // 66: berth.token.v1.TokenService.LookupApiKey:output_type -> berth.token.v1.LookupApiKeyResponse
-	51, // [51:67] is the sub-list for method output_type
-	35, // [35:51] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	39, // 6: berth.token.v1.IssuePlayerTicketRequest.player_add_time:type_name -> google.protobuf.Timestamp
+	39, // 7: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 8: berth.token.v1.SigningKey.state:type_name -> berth.token.v1.SigningKey.State
+	39, // 9: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
+	39, // 10: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
+	39, // 11: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
+	39, // 12: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
+	12, // 13: berth.token.v1.ListSigningKeysResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	12, // 14: berth.token.v1.RotateSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	12, // 15: berth.token.v1.RetireSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	39, // 16: berth.token.v1.RevocationTarget.issued_before:type_name -> google.protobuf.Timestamp
+	19, // 17: berth.token.v1.Revocation.target:type_name -> berth.token.v1.RevocationTarget
+	39, // 18: berth.token.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	39, // 19: berth.token.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 20: berth.token.v1.RevokeTokensRequest.issued_before:type_name -> google.protobuf.Timestamp
+	20, // 21: berth.token.v1.RevokeTokensResponse.revocation:type_name -> berth.token.v1.Revocation
+	20, // 22: berth.token.v1.ListRevocationsResponse.revocations:type_name -> berth.token.v1.Revocation
+	27, // 23: berth.token.v1.IntrospectTokenResponse.claims:type_name -> berth.token.v1.TokenClaims
+	39, // 24: berth.token.v1.TokenClaims.issue_time:type_name -> google.protobuf.Timestamp
+	39, // 25: berth.token.v1.TokenClaims.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 26: berth.token.v1.GetRevocationsResponse.targets:type_name -> berth.token.v1.RevocationTarget
+	40, // 27: berth.token.v1.ApiKey.role:type_name -> berth.type.v1.Role
+	39, // 28: berth.token.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	39, // 29: berth.token.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	40, // 30: berth.token.v1.CreateApiKeyRequest.role:type_name -> berth.type.v1.Role
+	39, // 31: berth.token.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	30, // 32: berth.token.v1.CreateApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	30, // 33: berth.token.v1.ListApiKeysResponse.api_keys:type_name -> berth.token.v1.ApiKey
+	30, // 34: berth.token.v1.RevokeApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	30, // 35: berth.token.v1.LookupApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	1,  // 36: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
+	4,  // 37: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
+	6,  // 38: berth.token.v1.TokenService.IssueClaimCode:input_type -> berth.token.v1.IssueClaimCodeRequest
+	8,  // 39: berth.token.v1.TokenService.RefreshTokenPair:input_type -> berth.token.v1.RefreshTokenPairRequest
+	10, // 40: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
+	21, // 41: berth.token.v1.TokenService.RevokeTokens:input_type -> berth.token.v1.RevokeTokensRequest
+	23, // 42: berth.token.v1.TokenService.ListRevocations:input_type -> berth.token.v1.ListRevocationsRequest
+	25, // 43: berth.token.v1.TokenService.IntrospectToken:input_type -> berth.token.v1.IntrospectTokenRequest
+	28, // 44: berth.token.v1.TokenService.GetRevocations:input_type -> berth.token.v1.GetRevocationsRequest
+	13, // 45: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
+	15, // 46: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
+	17, // 47: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
+	31, // 48: berth.token.v1.TokenService.CreateApiKey:input_type -> berth.token.v1.CreateApiKeyRequest
+	33, // 49: berth.token.v1.TokenService.ListApiKeys:input_type -> berth.token.v1.ListApiKeysRequest
+	35, // 50: berth.token.v1.TokenService.RevokeApiKey:input_type -> berth.token.v1.RevokeApiKeyRequest
+	37, // 51: berth.token.v1.TokenService.LookupApiKey:input_type -> berth.token.v1.LookupApiKeyRequest
+	2,  // 52: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
+	5,  // 53: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
+	7,  // 54: berth.token.v1.TokenService.IssueClaimCode:output_type -> berth.token.v1.IssueClaimCodeResponse
+	9,  // 55: berth.token.v1.TokenService.RefreshTokenPair:output_type -> berth.token.v1.RefreshTokenPairResponse
+	11, // 56: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
+	22, // 57: berth.token.v1.TokenService.RevokeTokens:output_type -> berth.token.v1.RevokeTokensResponse
+	24, // 58: berth.token.v1.TokenService.ListRevocations:output_type -> berth.token.v1.ListRevocationsResponse
+	26, // 59: berth.token.v1.TokenService.IntrospectToken:output_type -> berth.token.v1.IntrospectTokenResponse
+	29, // 60: berth.token.v1.TokenService.GetRevocations:output_type -> berth.token.v1.GetRevocationsResponse
+	14, // 61: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
+	16, // 62: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
+	18, // 63: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
+	32, // 64: berth.token.v1.TokenService.CreateApiKey:output_type -> berth.token.v1.CreateApiKeyResponse
+	34, // 65: berth.token.v1.TokenService.ListApiKeys:output_type -> berth.token.v1.ListApiKeysResponse
+	36, // 66: berth.token.v1.TokenService.RevokeApiKey:output_type -> berth.token.v1.RevokeApiKeyResponse
+	38, // 67: berth.token.v1.TokenService.LookupApiKey:output_type -> berth.token.v1.LookupApiKeyResponse
+	52, // [52:68] is the sub-list for method output_type
+	36, // [36:52] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_berth_token_v1_token_service_proto_init() }
