@@ -228,7 +228,7 @@ func TestLoopbackIsLimitedUnlessItIsExempt(t *testing.T) {
 func TestAFloodIsAHandfulOfEntriesInTheAudit(t *testing.T) {
 	w, _ := startLimited(t, door.Rates{Address: rate(1, 1), Upgrades: rate(1, 1)})
 	for range 200 {
-		w.ask("GET", "http://"+w.api+instancePath, "", nil)
+		w.ask("GET", "http://"+w.api+"/openapi.json", "", nil)
 		_, _, _ = w.dial(credentials{game: "x", social: "y"}, nil)
 	}
 	w.stop() // with everything written

@@ -46,7 +46,7 @@ func admitted(d *door.Door, next http.Handler) http.Handler {
 func canonical(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		escaped := r.URL.EscapedPath()
-		if clean := path.Clean(escaped); r.RequestURI == "*" || !strings.HasPrefix(escaped, "/") || clean != escaped && clean+"/" != escaped {
+		if clean := path.Clean(escaped); !strings.HasPrefix(escaped, "/") || clean != escaped && clean+"/" != escaped {
 			unknownPath(w, r)
 			return
 		}
