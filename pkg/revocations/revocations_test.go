@@ -219,7 +219,9 @@ func TestGuardClaims(t *testing.T) {
 	}
 	i.set(false, 1, pair("p"))
 	<-w.changed
-	of := func(id string) claims { return claims{token.Claim{PairID: id, ServerID: "s", Namespace: server("p").Namespace}} }
+	of := func(id string) claims {
+		return claims{token.Claim{PairID: id, ServerID: "s", Namespace: server("p").Namespace}}
+	}
 	if _, err := w.watch.GuardClaims(of("p")).VerifyClaim(t.Context(), ""); !refused(err) {
 		t.Errorf("revoked: %v", err)
 	}
