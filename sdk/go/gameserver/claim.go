@@ -52,7 +52,7 @@ func (h *Host) claimTokens(ctx context.Context) error {
 }
 
 func (h *Host) tryClaim(ctx context.Context, body []byte) error {
-	resp, answer, err := h.post(ctx, pathClaim, body, nil)
+	resp, answer, err := h.post(ctx, pathClaim, body, nil) //nolint:bodyclose // post closes it
 	switch {
 	case err != nil:
 		return fmt.Errorf("claim of the tokens: %w", err)

@@ -99,7 +99,7 @@ func (h *Host) refreshOverREST(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("refresh of the tokens: %w", err)
 	}
-	resp, answer, err := h.post(ctx, pathRefresh, body, h.tokens.authorize)
+	resp, answer, err := h.post(ctx, pathRefresh, body, h.tokens.authorize) //nolint:bodyclose // post closes it
 	switch {
 	case err != nil:
 		return fmt.Errorf("refresh of the tokens: %w", err)

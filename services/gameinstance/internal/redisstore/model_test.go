@@ -61,7 +61,7 @@ type deaf struct{}
 func (deaf) Deliver(string, []instance.Delivery)                     {}
 func (deaf) Kick(string)                                             {}
 func (deaf) Check(context.Context, string, instance.Placement) error { return nil }
-func (deaf) Ticket(context.Context, string, string, string) (string, time.Time, error) {
+func (deaf) Ticket(context.Context, string, string, instance.Player) (string, time.Time, error) {
 	return "", time.Time{}, nil
 }
 

@@ -172,14 +172,14 @@ func TestTheAPIHasThePathsThatTheDocumentSaysItHas(t *testing.T) {
 	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil || len(doc.Paths) == 0 {
 		t.Fatal(err)
 	}
-	for _, prefix := range []string{"/v1/game-server/", "/.well-known/"} {
+	for _, prefix := range []string{"/v1/game-server/", "/v1/claim", "/.well-known/"} {
 		if !strings.Contains(doc.Info.Description, prefix) {
 			t.Errorf("the document does not say where %s is: %s", prefix, doc.Info.Description)
 		}
 	}
 	for path := range doc.Paths {
 		want := 405 // it is there, and has no such method
-		if strings.HasPrefix(path, "/v1/game-server/") {
+		if strings.HasPrefix(path, "/v1/game-server/") || path == "/v1/claim" {
 			want = 404
 		}
 		filled := strings.NewReplacer("{namespace}", "default", "{", "", "}", "").Replace(path)
