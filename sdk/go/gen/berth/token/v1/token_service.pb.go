@@ -2581,13 +2581,13 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x14RevokeTokensResponse\x12:\n" +
 	"\n" +
 	"revocation\x18\x01 \x01(\v2\x1a.berth.token.v1.RevocationR\n" +
-	"revocation\"\xb7\x01\n" +
+	"revocation\"\xb8\x01\n" +
 	"\x16ListRevocationsRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12&\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\"\x7f\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"\x7f\n" +
 	"\x17ListRevocationsResponse\x12<\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x1a.berth.token.v1.RevocationR\vrevocations\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"=\n" +
@@ -2638,12 +2638,12 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"expireTime\"^\n" +
 	"\x14CreateApiKeyResponse\x12/\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey\x12\x15\n" +
-	"\x03key\x18\x02 \x01(\tB\x03\x80\x01\x01R\x03key\"e\n" +
+	"\x03key\x18\x02 \x01(\tB\x03\x80\x01\x01R\x03key\"f\n" +
 	"\x12ListApiKeysRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12&\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\"p\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"p\n" +
 	"\x13ListApiKeysResponse\x121\n" +
 	"\bapi_keys\x18\x01 \x03(\v2\x16.berth.token.v1.ApiKeyR\aapiKeys\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"V\n" +
