@@ -36,8 +36,9 @@ import (
 // stack is all of Berth in this process, and connections to it.
 type stack struct {
 	// conns are the connections over gRPC, by program.
-	conns map[string]*grpc.ClientConn
-	http  *http.Client
+	conns       map[string]*grpc.ClientConn
+	http        *http.Client
+	internalKey conf.Secret
 	// api and edge are the base URLs of the gateway, for backends and for game servers.
 	api, edge string
 }
@@ -45,17 +46,13 @@ type stack struct {
 // The names of keys that no role names.
 const (
 	noKey        = "none"      // no credentials at all
+	internalKey  = "internal"  // that of the services
 	unknownKey   = "unknown"   // nobody has made it
 	elsewhereKey = "elsewhere" // an admin's, of the namespace "elsewhere" only
 )
 
 // secretOf returns the API key of a name.
-func secretOf(name string) string {
-	if name == noKey {
-		return ""
-	}
-	return apikey.Prefix + "of-the-corpus-" + name
-}
+func secretOf(name string) string { return apikey.Prefix + "of-the-corpus-" + name }
 
 // keys are the API keys that all services know: one of each role, and that of another namespace.
 func keys() []auth.APIKey {
@@ -76,9 +73,28 @@ func keyNames() []string {
 	return out
 }
 
-// start starts the services. The build "game" is the example game server, which opens to its players at once and plays on; "silent" never links.
-func start(t *testing.T) *stack {
+// stacks are those that the cases play on, started when the first one does.
+type stacks struct {
+	t       *testing.T
+	local   process.Config
+	started map[string]*stack
+}
+
+// of returns the stack of a name for a way; that without a name is for both.
+func (s *stacks) of(name, way string) *stack {
+	if name != "" {
+		name += " " + way
+	}
+	if s.started[name] == nil {
+		s.started[name] = start(s.t, s.local)
+	}
+	return s.started[name]
+}
+
+// start starts the services, with a provider that runs game servers on this machine.
+func start(t *testing.T, local process.Config) *stack {
 	t.Helper()
+	local.StateDir = t.TempDir()
 	ls := map[string]net.Listener{}
 	for _, name := range []string{gameInstance, tokenIssuer, allocations, "edge", "api", "admin"} {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
@@ -90,7 +106,9 @@ func start(t *testing.T) *stack {
 	}
 	redis := redisx.Config{Addrs: []string{redistest.Server(t)}, Partitions: 16}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, local(t))...)
+	key := conf.Secret(rand.Text() + rand.Text())
+	provider := providers.Config{Name: "local", Kind: "process", Process: local}
+	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, key, provider)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +127,8 @@ func start(t *testing.T) *stack {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	s := &stack{
-		conns: map[string]*grpc.ClientConn{}, http: &http.Client{Transport: transport}, api: "http://" + ls["api"].Addr().String(), edge: "http://" + ls["edge"].Addr().String(),
+		conns: map[string]*grpc.ClientConn{}, http: &http.Client{Transport: transport}, internalKey: key,
+		api: "http://" + ls["api"].Addr().String(), edge: "http://" + ls["edge"].Addr().String(),
 	}
 	for _, program := range []string{gameInstance, tokenIssuer, allocations} {
 		conn, err := grpc.NewClient(ls[program].Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -123,8 +142,8 @@ func start(t *testing.T) *stack {
 }
 
 // modules are the services, wired to each other.
-func modules(ls map[string]net.Listener, redis redisx.Config, provider providers.Config) []app.Module {
-	creds := auth.Config{InternalKey: conf.Secret(rand.Text() + rand.Text()), APIKeys: keys()}
+func modules(ls map[string]net.Listener, redis redisx.Config, key conf.Secret, provider providers.Config) []app.Module {
+	creds := auth.Config{InternalKey: key, APIKeys: keys()}
 	at := func(program string) string { return ls[program].Addr().String() }
 
 	ti := tokenissuer.Default()
@@ -144,8 +163,9 @@ func modules(ls map[string]net.Listener, redis redisx.Config, provider providers
 	return []app.Module{tokenissuer.Module(ti), gameinstance.Module(gi), allocation.Module(al), gateway.Module(gw)}
 }
 
-// local is a provider that runs game servers on this machine.
-func local(t *testing.T) providers.Config {
+// local is what runs game servers on this machine. The build "game" is the example game server, which opens to its players at once and plays on; "silent"
+// never links.
+func local(t *testing.T) process.Config {
 	t.Helper()
 	dir := t.TempDir()
 	server := filepath.Join(dir, "gameserver")
@@ -155,13 +175,13 @@ func local(t *testing.T) providers.Config {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	endpoints := []process.Endpoint{{Name: "game", Protocol: "tcp"}}
-	return providers.Config{Name: "local", Kind: "process", Process: process.Config{
-		StateDir: filepath.Join(dir, "servers"), StopWithService: true, Regions: []string{"local", "r0"}, MaxServers: 1000,
+	return process.Config{
+		StopWithService: true, Regions: []string{"local", "r0"}, MaxServers: 1000,
 		Builds: map[string]process.Build{
 			"game":   {Command: server, Args: []string{"--hold"}, Endpoints: endpoints},
 			"silent": {Command: server, Args: []string{"--never-link"}, Endpoints: endpoints},
 		},
-	}}
+	}
 }
 
 // eventually waits until a condition holds, and returns what it lacked at last.

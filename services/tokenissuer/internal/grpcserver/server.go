@@ -87,7 +87,11 @@ func (s *Server) IssuePlayerTicket(ctx context.Context, req *tokenv1.IssuePlayer
 
 // RevokeTokens implements tokenv1.TokenServiceServer.
 func (s *Server) RevokeTokens(ctx context.Context, req *tokenv1.RevokeTokensRequest) (*tokenv1.RevokeTokensResponse, error) {
-	r, err := s.revocations.Revoke(ctx, token.Revocation{Target: fromRevoke(req), Reason: req.GetReason(), Actor: auth.FromContext(ctx).Actor()})
+	target, err := fromRevoke(req)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.revocations.Revoke(ctx, token.Revocation{Target: target, Reason: req.GetReason(), Actor: auth.FromContext(ctx).Actor()})
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +183,11 @@ func mayUseAll(ctx context.Context) error {
 
 // CreateApiKey implements tokenv1.TokenServiceServer.
 func (s *Server) CreateApiKey(ctx context.Context, req *tokenv1.CreateApiKeyRequest) (*tokenv1.CreateApiKeyResponse, error) {
-	made, key, err := s.callers.Create(ctx, admin(ctx), fromCreate(req))
+	want, err := fromCreate(req)
+	if err != nil {
+		return nil, err
+	}
+	made, key, err := s.callers.Create(ctx, admin(ctx), want)
 	if err != nil {
 		return nil, err
 	}
