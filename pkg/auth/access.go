@@ -85,6 +85,6 @@ func missing(want Role) string {
 	case RoleInternal:
 		return "this call is for Berth's own services"
 	default:
-		return "an API key is needed: \"Authorization: Bearer " + apikey.Prefix + "…\""
+		return "an API key is needed: \"Authorization: Bearer " + apikey.Prefix + "…\", or the token of an identity provider that is configured here"
 	}
 }

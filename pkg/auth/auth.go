@@ -63,9 +63,11 @@ func (r Role) Includes(want Role) bool {
 type Principal struct {
 	// Role is what they may do; RolePublic for a caller without credentials.
 	Role Role
-	// Name of the API key, or, for RoleInternal, that of the service as its certificate has it.
+	// Name of the API key, or that of the caller as its identity provider has it, or, for RoleInternal, that of the service as its certificate has it.
 	Name string
-	// Namespaces that an API key is limited to; empty: all.
+	// Issuer is the identity provider that knows the caller, without "https://"; empty for all others.
+	Issuer string
+	// Namespaces that the credentials are limited to; empty: all.
 	Namespaces []string
 	// Server is the game server, for RoleGameServer.
 	Server token.Server
@@ -73,15 +75,17 @@ type Principal struct {
 	Expired bool
 }
 
-// Actor names the principal in history and audit.
+// Actor names the principal in history and audit, and no two callers have the same name: request ids are theirs alone.
 func (p Principal) Actor() string {
-	switch p.Role {
-	case RoleGameServer:
+	switch {
+	case p.Role == RoleGameServer:
 		return "server:" + p.Server.ID
-	case RoleInternal:
+	case p.Role == RoleInternal:
 		return "service:" + cmp.Or(p.Name, "berth")
-	case RolePublic:
+	case p.Role == RolePublic:
 		return "public"
+	case p.Issuer != "":
+		return "oidc:" + p.Issuer + "#" + p.Name // no issuer has a "#"
 	default:
 		return "key:" + p.Name
 	}
@@ -92,7 +96,7 @@ func (p Principal) MayUse(namespace string) error {
 	if len(p.Namespaces) == 0 || slices.Contains(p.Namespaces, namespace) {
 		return nil
 	}
-	return errs.New(errs.NamespaceDenied, "namespace: this API key has no access to %q", namespace)
+	return errs.New(errs.NamespaceDenied, "namespace: these credentials have no access to %q", namespace)
 }
 
 type principalKey struct{}
@@ -128,6 +132,8 @@ type Config struct {
 	APIKeys []APIKey `yaml:"api_keys"`
 	// APIKeySHA256 is the hash (hex) of one more root key, with role ADMIN: for set-ups without a file.
 	APIKeySHA256 string `yaml:"api_key_sha256" env:"API_KEY_SHA256"`
+	// OIDC are the identity providers whose tokens are taken.
+	OIDC []OIDC `yaml:"oidc"`
 }
 
 // Pairs verifies a game server's pair of tokens.
@@ -142,6 +148,8 @@ type Authenticator struct {
 	pairs    Pairs
 	// issuedKeys are those that the configuration does not have.
 	issuedKeys Keys
+	// providers are the identity providers by issuer.
+	providers map[string]provider
 }
 
 // Validate returns an error that names each setting that cannot be used.
@@ -161,7 +169,7 @@ func (c Config) Validate() error {
 			bad = append(bad, fmt.Errorf("auth.api_keys: %q: needs a name and one of the roles %v", k.Name, ladder))
 		}
 	}
-	return errors.Join(bad...)
+	return errors.Join(append(bad, validateOIDC(c.OIDC))...)
 }
 
 // parseHash reads the hash of an API key.
@@ -173,7 +181,8 @@ func parseHash(s string) (sum [sha256.Size]byte, err error) {
 	return [sha256.Size]byte(raw), nil
 }
 
-// New returns an Authenticator. pairs may be nil in a service that game servers never call, and issued in one that only knows the configured keys.
+// New returns an Authenticator that knows no identity providers; see Open. pairs may be nil in a service that game servers never call, and issued in one
+// that only knows the configured keys.
 func New(cfg Config, pairs Pairs, issued Keys) (*Authenticator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -223,6 +232,19 @@ func (a *Authenticator) Authenticate(ctx context.Context, md metadata.MD) (Princ
 		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: must be \"Bearer\" and a key or token")
 	case strings.HasPrefix(bearer, apikey.Prefix):
 		return a.apiKey(ctx, bearer)
+	default:
+		return a.token(ctx, bearer, social)
+	}
+}
+
+// token returns who shows a token, or, with social, a pair of them.
+func (a *Authenticator) token(ctx context.Context, bearer, social string) (Principal, error) {
+	if social == "" {
+		if p, theirs, err := a.identity(ctx, bearer); theirs {
+			return p, err
+		}
+	}
+	switch {
 	case social == "" && strings.Count(bearer, ".") != 2:
 		return Principal{}, errs.New(errs.CredentialsInvalid, "authorization: neither an API key (%s…) nor a game server's token", apikey.Prefix)
 	case a.pairs == nil:

@@ -54,6 +54,8 @@ const (
 	GameServerUnknown   Reason = "GAME_SERVER_UNKNOWN"
 	GameServerFull      Reason = "GAME_SERVER_FULL"
 	CredentialsRevoked  Reason = "CREDENTIALS_REVOKED"
+	RateLimited         Reason = "RATE_LIMITED"
+	ClaimUsed           Reason = "CLAIM_USED"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -87,7 +89,7 @@ func (r Reason) Kind() Kind {
 		return KindNotFound
 	case CredentialsMissing, CredentialsInvalid, CredentialsExpired, CredentialsSwapped, CredentialsMismatch, CredentialsRevoked:
 		return KindUnauthenticated
-	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned:
+	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned, ClaimUsed:
 		return KindPermissionDenied
 	case StateNotAllowed, Superseded, NotConnected, StaleLinkEpoch, StateRolledBack, RequestTooOld:
 		return KindFailedPrecondition
@@ -95,7 +97,7 @@ func (r Reason) Kind() Kind {
 		return KindAlreadyExists
 	case Contended, RevisionMismatch:
 		return KindAborted
-	case MailboxFull, LimitExceeded, WatchTooSlow, GameServerFull:
+	case MailboxFull, LimitExceeded, WatchTooSlow, GameServerFull, RateLimited:
 		return KindResourceExhausted
 	case StoreUnavailable, ServiceUnavailable:
 		return KindUnavailable

@@ -3,10 +3,13 @@ package redisx
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -14,6 +17,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/tlsx"
 )
 
 // Config says where the store is.
@@ -27,6 +31,10 @@ type Config struct {
 	Partitions int `yaml:"partitions" env:"PARTITIONS"`
 	// Durability is what the answer to a write promises: Fast or Replicated. Default Fast.
 	Durability string `yaml:"durability" env:"DURABILITY"`
+	// TLS is the TLS to Redis; default none. A Cluster's nodes all have to speak it.
+	TLS tlsx.ClientConfig `yaml:"tls" envPrefix:"TLS_"`
+	// Log, where set, is told of TLS files that cannot be used.
+	Log *slog.Logger `yaml:"-"`
 }
 
 // RevocationsChannel is where token-issuer publishes that there is a new list of what was revoked, for all who verify tokens. It is a hint; the list is
@@ -80,7 +88,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("redis at %v: %w", cfg.Addrs, err)
 	}
-	s := &Store{UniversalClient: client, addrs: cfg.Addrs, replicated: cfg.Durability == Replicated, reloading: make(chan struct{}, 1)}
+	s := &Store{UniversalClient: client, addrs: cfg.Addrs, replicated: cfg.Durability == Replicated, warnings: exposed(cfg), reloading: make(chan struct{}, 1)}
 	if err = s.checkServers(ctx); err == nil {
 		err = s.checkMeta(ctx, cfg.Partitions)
 	}
@@ -103,10 +111,21 @@ func (cfg *Config) complete() error {
 	}
 	switch cfg.Durability {
 	case "", Fast, Replicated:
-		return nil
 	default:
 		return fmt.Errorf("redis: durability (redis.durability, BERTH_REDIS_DURABILITY) must be %s or %s, not %q", Fast, Replicated, cfg.Durability)
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return cfg.TLS.Validate("redis.tls")
+}
+
+// exposed returns a warning if the store is reached without TLS off this machine.
+func exposed(cfg Config) []string {
+	if cfg.TLS.Enabled || !slices.ContainsFunc(cfg.Addrs, func(addr string) bool { return !tlsx.Loopback(addr) }) {
+		return nil
+	}
+	return []string{fmt.Sprintf("redis at %v is reached without TLS: who can read in that network reads players' data and Redis' password; set redis.tls.enabled", cfg.Addrs)}
 }
 
 // connect returns a client for what is at the addresses: a single one may be that of a server or of any node of a Cluster.
@@ -115,6 +134,13 @@ func connect(ctx context.Context, cfg Config) (redis.UniversalClient, error) {
 		Addrs: cfg.Addrs, Username: cfg.Username, Password: cfg.Password.Reveal(),
 		MaxRetries: -1, DialerRetries: 1, DialTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
 		PoolTimeout: 2 * time.Second, ContextTimeoutEnabled: true,
+	}
+	files, err := cfg.TLS.Open("redis.tls", cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	if files != nil {
+		opts.Dialer = dialTLS(files, cfg.TLS.ServerName, opts.DialTimeout)
 	}
 	if len(cfg.Addrs) > 1 {
 		return newCluster(opts.Cluster()), nil
@@ -128,6 +154,16 @@ func connect(ctx context.Context, cfg Config) (redis.UniversalClient, error) {
 		return client, nil
 	}
 	return newCluster(opts.Cluster()), client.Close()
+}
+
+// dialTLS returns a dialer whose connections go by the files as they are when each is made.
+func dialTLS(files *tlsx.Source, serverName string, timeout time.Duration) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		d := tls.Dialer{NetDialer: &net.Dialer{Timeout: timeout, KeepAlive: 5 * time.Minute}, Config: files.OutsideConfig(serverName)}
+		ctx, cancel := context.WithTimeout(ctx, timeout) // of the handshake too
+		defer cancel()
+		return d.DialContext(ctx, network, addr)
+	}
 }
 
 // checkMeta reads the keyspace's number of partitions, and makes a new keyspace.

@@ -170,3 +170,31 @@ func (g guarded) VerifyPair(ctx context.Context, game, social string) (token.Ser
 	}
 	return server, err
 }
+
+// Claims verifies game servers' claim codes.
+type Claims interface {
+	VerifyClaim(ctx context.Context, code string) (token.Claim, error)
+}
+
+// GuardClaims returns claim codes without those that were revoked.
+func (w *Watch) GuardClaims(claims Claims) Claims { return guardedClaims{claims, w} }
+
+type guardedClaims struct {
+	claims Claims
+	watch  *Watch
+}
+
+// VerifyClaim implements Claims.
+func (g guardedClaims) VerifyClaim(ctx context.Context, code string) (token.Claim, error) {
+	claim, err := g.claims.VerifyClaim(ctx, code)
+	if err != nil {
+		return token.Claim{}, err
+	}
+	switch list := g.watch.list.Load(); {
+	case list == nil:
+		return token.Claim{}, ErrUnknown
+	case list.Claim(claim):
+		return token.Claim{}, &token.Error{Reason: token.Revoked, Message: "the claim code was revoked"}
+	}
+	return claim, nil
+}

@@ -204,3 +204,28 @@ func TestGuard(t *testing.T) {
 		}
 	}
 }
+
+type claims struct{ claim token.Claim }
+
+func (c claims) VerifyClaim(context.Context, string) (token.Claim, error) { return c.claim, nil }
+
+// As long as nobody can say what is revoked, no code is good.
+func TestGuardClaims(t *testing.T) {
+	i := &issuer{asked: make(chan int64, 64)}
+	i.set(true, 0)
+	w := start(t, i)
+	if _, err := w.watch.GuardClaims(claims{}).VerifyClaim(t.Context(), ""); !errors.Is(err, revocations.ErrUnknown) {
+		t.Errorf("without the list: %v", err)
+	}
+	i.set(false, 1, pair("p"))
+	<-w.changed
+	of := func(id string) claims {
+		return claims{token.Claim{PairID: id, ServerID: "s", Namespace: server("p").Namespace}}
+	}
+	if _, err := w.watch.GuardClaims(of("p")).VerifyClaim(t.Context(), ""); !refused(err) {
+		t.Errorf("revoked: %v", err)
+	}
+	if got, err := w.watch.GuardClaims(of("good")).VerifyClaim(t.Context(), ""); err != nil || got.PairID != "good" {
+		t.Errorf("good: %+v, %v", got, err)
+	}
+}

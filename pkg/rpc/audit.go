@@ -1,6 +1,7 @@
 package rpc
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -51,8 +52,15 @@ func harmless(method string) bool {
 
 // call is what is learned of a call on its way through the interceptors. Only the call's own goroutine touches it.
 type call struct {
-	principal     *auth.Principal // nil until the credentials were found valid
-	req, response proto.Message
+	principal           *auth.Principal // nil until the credentials were found valid
+	req, response       proto.Message
+	namespace, resource string // where the handler knows them, and not the request
+}
+
+// About says in the audit's entry of a call what the call is about, where that does not stand in its request as such.
+func About(ctx context.Context, namespace, resource string) {
+	c := callOf(ctx)
+	c.namespace, c.resource = namespace, resource
 }
 
 type callKey struct{}
@@ -133,9 +141,10 @@ func (s *Server) entry(ctx context.Context, c *call, method string, outcome errs
 	if r, ok := c.req.(interface{ GetRequestId() string }); ok {
 		e.RequestID = r.GetRequestId()
 	}
-	if e.Resource = resource(c.req); e.Resource == "" {
-		e.Resource = resource(c.response)
+	if c.namespace != "" {
+		e.Namespace = c.namespace
 	}
+	e.Resource = cmp.Or(c.resource, resource(c.req), resource(c.response))
 	return e
 }
 

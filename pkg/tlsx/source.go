@@ -80,7 +80,11 @@ func (s *Source) look() {
 		return
 	}
 	s.read, s.use = read, use
-	s.log.Info("the TLS files have changed and are in force", "block", s.block, "not_after", use.cert.Leaf.NotAfter)
+	attrs := []any{"block", s.block}
+	if use.cert.Leaf != nil {
+		attrs = append(attrs, "not_after", use.cert.Leaf.NotAfter)
+	}
+	s.log.Info("the TLS files have changed and are in force", attrs...)
 }
 
 // load reads the files.
@@ -93,8 +97,10 @@ func (s *Source) load() (read contents, use material, err error) {
 			return read, use, fmt.Errorf("%s: %w", setting(s.block, file.key), err)
 		}
 	}
-	if use.cert, err = tls.X509KeyPair(read[0], read[1]); err != nil { // its errors have nothing of the key
-		return read, use, fmt.Errorf("%s and %s: %w", setting(s.block, "cert_file"), setting(s.block, "key_file"), err)
+	if s.pair.Enabled() {
+		if use.cert, err = tls.X509KeyPair(read[0], read[1]); err != nil { // its errors have nothing of the key
+			return read, use, fmt.Errorf("%s and %s: %w", setting(s.block, "cert_file"), setting(s.block, "key_file"), err)
+		}
 	}
 	if s.ca != "" {
 		if use.roots, err = parseAuthorities(read[2]); err != nil {
@@ -151,6 +157,17 @@ func (s *Source) ClientConfig(show bool) *tls.Config {
 	m := s.current()
 	cfg := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: m.roots}
 	if show {
+		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &m.cert, nil }
+	}
+	return cfg
+}
+
+// OutsideConfig returns the configuration of one connection to a server that is not one of Berth's services: TLS 1.2 and later, verified against the
+// authorities, or the system's where none are named. The certificate is shown if there is one and the server asks.
+func (s *Source) OutsideConfig(serverName string) *tls.Config {
+	m := s.current()
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: m.roots, ServerName: serverName}
+	if s.pair.Enabled() {
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &m.cert, nil }
 	}
 	return cfg

@@ -54,6 +54,34 @@ type ServerConfig struct {
 	Peers []string `yaml:"peers" env:"PEERS" envSeparator:","`
 }
 
+// ClientConfig is the TLS of connections to a server that is not one of Berth's services, such as Redis.
+type ClientConfig struct {
+	// Enabled makes connections speak TLS 1.2 or later.
+	Enabled bool `yaml:"enabled" env:"ENABLED"`
+	// CAFile has the certificates of the authorities (PEM) that may have signed the server's. Empty: the system's authorities.
+	CAFile string `yaml:"ca_file" env:"CA_FILE"`
+	// KeyPair is the certificate that is shown to the server; empty: none.
+	KeyPair `yaml:",inline"`
+	// ServerName is what the server's certificate has to name. Empty: the host that is connected to.
+	ServerName string `yaml:"server_name" env:"SERVER_NAME"`
+}
+
+// Validate returns an error for settings that do not go together. block is the name of the settings' block, such as "redis.tls".
+func (c ClientConfig) Validate(block string) error {
+	if !c.Enabled && c != (ClientConfig{}) {
+		return fmt.Errorf("%s: is not set, and other settings of %s are: set it to true, or take those out", setting(block, "enabled"), block)
+	}
+	return c.KeyPair.Validate(block)
+}
+
+// Open reads the files. It returns nil, without an error, where TLS is not enabled.
+func (c ClientConfig) Open(block string, log *slog.Logger) (*Source, error) {
+	if !c.Enabled {
+		return nil, nil
+	}
+	return open(block, c.KeyPair, c.CAFile, log)
+}
+
 // Name returns the name by which Berth's services know each other unless tls.peers says otherwise: a URI in the certificate, such as
 // "spiffe://berth/gateway".
 func Name(service string) string { return "spiffe://berth/" + service }
@@ -154,5 +182,5 @@ func setting(block, key string) string {
 	if block == "" {
 		return fmt.Sprintf("%s (BERTH_%s)", key, strings.ToUpper(key))
 	}
-	return fmt.Sprintf("%s.%s (BERTH_%s_%s)", block, key, strings.ToUpper(block), strings.ToUpper(key))
+	return fmt.Sprintf("%s.%s (BERTH_%s_%s)", block, key, strings.ToUpper(strings.ReplaceAll(block, ".", "_")), strings.ToUpper(key))
 }

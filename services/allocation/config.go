@@ -1,14 +1,17 @@
 package allocation
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"os"
 
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/egress"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
 	"github.com/berth-dev/berth/services/allocation/providers"
@@ -31,11 +34,16 @@ type Config struct {
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
 	// Audit says where refusals and acts are recorded.
 	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
+	// Egress says to which addresses beyond the internet Berth connects for what its configuration names, such as identity providers.
+	Egress egress.Config `yaml:"egress" envPrefix:"EGRESS_"`
 	// GameInstance and TokenIssuer are the gRPC targets of the other services. Defaults 127.0.0.1:7101 and 127.0.0.1:7102.
 	GameInstance string `yaml:"game_instance" env:"GAME_INSTANCE"`
 	TokenIssuer  string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
 	// GatewayURL is the base URL of the gateway's edge, as game servers reach it. Default http://127.0.0.1:7001.
 	GatewayURL string `yaml:"gateway_url" env:"GATEWAY_URL"`
+	// GatewayCAFile has certificates (PEM) of the authorities that sign the gateway's, for game servers on machines that do not know them. It is read at the
+	// start, and goes into the bootstrap document. Default: none, the authorities of their systems.
+	GatewayCAFile string `yaml:"gateway_ca_file" env:"GATEWAY_CA_FILE"`
 	// Providers are the hosting providers, in the order in which they are preferred.
 	Providers []providers.Config `yaml:"providers"`
 }
@@ -71,6 +79,9 @@ func (c Config) Validate() error {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return errors.New("gateway_url (BERTH_GATEWAY_URL): must be a base URL such as https://edge.example.com")
 	}
+	if c.GatewayCAFile != "" && u.Scheme != "https" {
+		return errors.New("gateway_ca_file (BERTH_GATEWAY_CA_FILE): is for a gateway_url (BERTH_GATEWAY_URL) with https")
+	}
 	seen := make(map[string]bool, len(c.Providers))
 	for _, p := range c.Providers {
 		if err := p.Check(); err != nil {
@@ -81,7 +92,27 @@ func (c Config) Validate() error {
 		}
 		seen[p.Name] = true
 	}
-	return errors.Join(c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate())
+	return errors.Join(c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(), c.Egress.Validate())
+}
+
+// maxGatewayCA keeps the bootstrap document within what fits everywhere.
+const maxGatewayCA = 32 << 10
+
+// gatewayCA returns the certificates of GatewayCAFile.
+func (c Config) gatewayCA() (string, error) {
+	if c.GatewayCAFile == "" {
+		return "", nil
+	}
+	raw, err := os.ReadFile(c.GatewayCAFile)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("gateway_ca_file (BERTH_GATEWAY_CA_FILE): %w", err)
+	case len(raw) > maxGatewayCA:
+		return "", fmt.Errorf("gateway_ca_file (BERTH_GATEWAY_CA_FILE): %s has %d bytes, and %d fit into a bootstrap document", c.GatewayCAFile, len(raw), maxGatewayCA)
+	case !x509.NewCertPool().AppendCertsFromPEM(raw):
+		return "", fmt.Errorf("gateway_ca_file (BERTH_GATEWAY_CA_FILE): %s has no certificate in PEM", c.GatewayCAFile)
+	}
+	return string(raw), nil
 }
 
 // addrs are the addresses between services.

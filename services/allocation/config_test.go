@@ -33,6 +33,7 @@ providers:
           endpoints: [{name: game, protocol: tcp}]
   - name: desk
     kind: attach
+    credentials: claim
     attach: {builds: [demo]}
 `), 0o600); err != nil {
 		t.Fatal(err)
@@ -48,7 +49,7 @@ providers:
 	}
 	p := cfg.Providers[0].Process
 	if cfg.GRPCAddr != "127.0.0.1:9999" || cfg.GatewayURL != "https://edge.example.com" || p.StopGrace != 3*time.Second || p.Handover != "pipe" ||
-		p.Builds["demo"].Env["MAP"] != "desert" || p.Builds["demo"].Endpoints[0].Name != "game" || cfg.Providers[1].Attach.Builds[0] != "demo" {
+		p.Builds["demo"].Env["MAP"] != "desert" || p.Builds["demo"].Endpoints[0].Name != "game" || cfg.Providers[1].Attach.Builds[0] != "demo" || cfg.Providers[0].Claims() || !cfg.Providers[1].Claims() {
 		t.Errorf("read: %+v", cfg)
 	}
 }
@@ -57,15 +58,17 @@ func TestConfigNamesWhatToChange(t *testing.T) {
 	for want, change := range map[string]func(*allocation.Config){
 		"BERTH_GRPC_ADDR":     func(c *allocation.Config) { c.GRPCAddr = "" },
 		"BERTH_GAME_INSTANCE": func(c *allocation.Config) { c.GameInstance = "" },
-		"token_issuer (BERTH_TOKEN_ISSUER): without TLS": func(c *allocation.Config) { c.TokenIssuer = "token-issuer:7102" },
-		"BERTH_TOKEN_ISSUER":                             func(c *allocation.Config) { c.TokenIssuer = "" },
-		"BERTH_GATEWAY_URL":                              func(c *allocation.Config) { c.GatewayURL = "edge.example.com" },
-		"providers: at least":                            func(c *allocation.Config) { c.Providers = nil },
-		"providers: two":                                 func(c *allocation.Config) { c.Providers = append(c.Providers, c.Providers[0]) },
-		"has no name":                                    func(c *allocation.Config) { c.Providers[0].Name = "" },
-		"none of process":                                func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
-		"BERTH_AUTH_INTERNAL":                            func(*allocation.Config) {},
-		"planned":                                        func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
+		"token_issuer (BERTH_TOKEN_ISSUER): without TLS":  func(c *allocation.Config) { c.TokenIssuer = "token-issuer:7102" },
+		"BERTH_TOKEN_ISSUER":                              func(c *allocation.Config) { c.TokenIssuer = "" },
+		"BERTH_GATEWAY_URL":                               func(c *allocation.Config) { c.GatewayURL = "edge.example.com" },
+		"gateway_ca_file (BERTH_GATEWAY_CA_FILE): is for": func(c *allocation.Config) { c.GatewayCAFile = "ca.pem" },
+		"providers: at least":                             func(c *allocation.Config) { c.Providers = nil },
+		"providers: two":                                  func(c *allocation.Config) { c.Providers = append(c.Providers, c.Providers[0]) },
+		"has no name":                                     func(c *allocation.Config) { c.Providers[0].Name = "" },
+		"none of process":                                 func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
+		"BERTH_AUTH_INTERNAL":                             func(*allocation.Config) {},
+		`"key" is neither`:                                func(c *allocation.Config) { c.Providers[0].Credentials = "key" },
+		"planned":                                         func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
 	} {
 		cfg := allocation.Default()
 		cfg.Providers = []providers.Config{{Name: "here", Kind: "process"}}

@@ -78,6 +78,31 @@ func TestHappyPath(t *testing.T) {
 	})
 }
 
+// In claim mode neither the provider nor this service ever has the tokens, and the code is nowhere but in the document.
+func TestAProviderThatCarriesClaimCodes(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		var log syncBuffer
+		r.log = slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		r.peer.set(func() { r.peer.onIssue = func() error { t.Error("a pair was minted"); return nil } })
+		rep := r.start(func(c *allocator.WorkerConfig) { c.Providers[0].Info.Claims = true })
+		w := wish(1)
+		r.create(rep, w)
+		bound := r.settled(w, allocator.Bound)
+		r.farm.mu.Lock()
+		doc, err := bootstrap.Parse(r.farm.order.GetBootstrap())
+		r.farm.mu.Unlock()
+		if err != nil || doc.Claim.Reveal() != claimCode || doc.Instance != instance || doc.Server != bound.ServerID() || doc.Gateway != "http://127.0.0.1:7001" {
+			t.Errorf("bootstrap: %+v, %v", doc, err)
+		}
+		rep.stop()
+		for where, text := range map[string]string{"log": log.String(), "store": dump(t, r.redis)} {
+			if strings.Contains(text, claimCode) || !strings.Contains(text, instance) {
+				t.Errorf("the code is in the %s, or the scan reads nothing", where)
+			}
+		}
+	})
+}
+
 type syncBuffer struct {
 	mu  sync.Mutex
 	buf bytes.Buffer

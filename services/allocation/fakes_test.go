@@ -182,6 +182,10 @@ func (p *peer) IssueTokenPair(_ context.Context, req *tokenv1.IssueTokenPairRequ
 	}, nil
 }
 
+func (p *peer) IssueClaimCode(_ context.Context, req *tokenv1.IssueClaimCodeRequest) (*tokenv1.IssueClaimCodeResponse, error) {
+	return &tokenv1.IssueClaimCodeResponse{ServerId: ids.Server(req.GetAttemptId()), Claim: claimCode}, nil
+}
+
 func (p *peer) ReportAttempt(_ context.Context, req *attemptv1.ReportAttemptRequest) (*attemptv1.ReportAttemptResponse, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -31,6 +31,7 @@ const (
 	instance    = "6c1f9a52-6f3e-4c64-9d5c-3f0d6f3f5a10"
 	gameToken   = "GAME-TOKEN-MUST-NOT-BE-SEEN"
 	socialToken = "SOCIAL-TOKEN-MUST-NOT-BE-SEEN"
+	claimCode   = "CLAIM-CODE-MUST-NOT-BE-SEEN"
 	patience    = 20 * time.Second
 	lease       = 200 * time.Millisecond
 )

@@ -41,6 +41,11 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
+	cfg.Redis.Log = b.Log()
+	ca, err := cfg.gatewayCA()
+	if err != nil {
+		return err
+	}
 	redis, err := redisx.Open(ctx, cfg.Redis)
 	if err != nil {
 		return err
@@ -59,7 +64,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	authenticator, err := auth.New(cfg.Auth, nil, auth.NewIssuedKeys(tokens))
+	authenticator, err := auth.Open(b, cfg.Auth, cfg.Egress, nil, auth.NewIssuedKeys(tokens))
 	if err != nil {
 		return err
 	}
@@ -73,7 +78,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	worker, err := allocator.NewWorker(allocator.WorkerConfig{
 		Queue: store, Providers: configured, Log: b.Log(),
-		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL},
+		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL, CA: ca},
 		Instances:   peers.Instances{Attempts: attemptv1.NewAttemptServiceClient(instances)},
 	})
 	if err != nil {
@@ -130,6 +135,7 @@ func openProviders(ctx context.Context, b *app.Builder, list []providers.Config)
 		if err != nil {
 			return nil, err
 		}
+		p.Info.Claims = cfg.Claims()
 		configured = append(configured, p)
 	}
 	return configured, nil

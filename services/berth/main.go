@@ -100,6 +100,7 @@ With a COMMAND, runs it once everything is up and stops with its exit code. The 
 	f.StringVar(&o.GRPCAddr, "grpc-addr", "127.0.0.1:7101", "where the API listens for gRPC")
 	f.StringVar(&o.EdgeAddr, "edge-addr", "127.0.0.1:7001", "where game servers connect")
 	f.StringVar(&o.AdminAddr, "admin-addr", "127.0.0.1:7190", "where health, metrics and pprof are served")
+	f.StringSliceVar(&o.AllowedHosts, "allowed-hosts", nil, "names, beside localhost and its addresses, by which the API and the edge may be called (their Host): my-laptop.lan,host.docker.internal")
 	f.BoolVar(&o.AnyPort, "any-port", false, "listen on free ports of 127.0.0.1 instead; without --dir and --attach, in a folder that is removed at the end")
 	f.StringVar(&o.Dir, "dir", ".berth", "folder for game servers' logs and the attach bootstrap")
 	f.BoolVar(&o.Quiet, "quiet", false, "print no banner")

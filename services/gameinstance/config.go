@@ -11,6 +11,7 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/egress"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
 )
@@ -32,6 +33,8 @@ type Config struct {
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
 	// Audit says where refusals and acts are recorded.
 	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
+	// Egress says to which addresses beyond the internet Berth connects for what its configuration names, such as identity providers.
+	Egress egress.Config `yaml:"egress" envPrefix:"EGRESS_"`
 	// TokenIssuer is the gRPC target of the token-issuer.
 	TokenIssuer string `yaml:"token_issuer" env:"TOKEN_ISSUER"`
 	// Allocation is the gRPC target of the allocation service.
@@ -98,7 +101,7 @@ func (c Config) Validate() error {
 			wrong = append(wrong, fmt.Errorf("timeouts.%s (BERTH_TIMEOUT_%s): must not be below 0 (0 is off)", name, strings.ToUpper(name)))
 		}
 	}
-	return errors.Join(append(wrong, c.Timers.validate(), c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate())...)
+	return errors.Join(append(wrong, c.Timers.validate(), c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(), c.Egress.Validate())...)
 }
 
 // addrs are the addresses between services.

@@ -53,6 +53,8 @@ type peers struct {
 
 	mu       sync.Mutex
 	failures int // how many allocation calls fail before one is answered
+	unminted int // how many pairs cannot be minted before one is
+	revoked  []*tokenv1.RevocationTarget
 	created  chan *allocationv1.CreateAllocationRequest
 	released chan string
 }
@@ -89,11 +91,20 @@ func (p *peers) IssuePlayerTicket(_ context.Context, req *tokenv1.IssuePlayerTic
 }
 
 func (p *peers) IssueTokenPair(_ context.Context, req *tokenv1.IssueTokenPairRequest) (*tokenv1.IssueTokenPairResponse, error) {
+	p.mu.Lock()
+	p.unminted--
+	fails := p.unminted >= 0
+	p.mu.Unlock()
+	if fails {
+		return nil, rpc.Status(errs.New(errs.ServiceUnavailable, "away")).Err()
+	}
 	return &tokenv1.IssueTokenPairResponse{ServerId: ids.Server(req.GetAttemptId()), GameToken: "game of " + req.GetAttemptId(), SocialToken: "social", ExpireTime: timestamppb.Now()}, nil
 }
 
 func (p *peers) GetRevocations(context.Context, *tokenv1.GetRevocationsRequest) (*tokenv1.GetRevocationsResponse, error) {
-	return &tokenv1.GetRevocationsResponse{}, nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return &tokenv1.GetRevocationsResponse{Version: int64(len(p.revoked)), Targets: p.revoked}, nil
 }
 
 func (p *peers) GetJsonWebKeySet(context.Context, *tokenv1.GetJsonWebKeySetRequest) (*tokenv1.GetJsonWebKeySetResponse, error) {

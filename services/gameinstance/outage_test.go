@@ -128,8 +128,9 @@ type outage struct {
 func outages() map[string]func(t *testing.T) outage {
 	return map[string]func(t *testing.T) outage{
 		"redis-server was killed": func(t *testing.T) outage {
+			// The file is synced with each write: while a sync of the usual kind takes its time, Redis holds writes back, and would lose them here.
 			dir, at := t.TempDir(), freeport.Addr(t)
-			p := redistest.Start(t, dir, at)
+			p := redistest.Start(t, dir, at, "--appendfsync", "always")
 			return outage{redistest.Open(t, at), func() { _ = p.Cmd.Process.Kill() }, func() { redistest.Start(t, dir, at) }}
 		},
 		"redis-server stood still": func(t *testing.T) outage {

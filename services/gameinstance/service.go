@@ -48,6 +48,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	log := b.Log()
 
+	cfg.Redis.Log = b.Log()
 	store, err := redisx.Open(ctx, cfg.Redis)
 	if err != nil {
 		return err
@@ -96,7 +97,11 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	b.Run("watches", watches.Run)
 	b.Run("sweeper", sweeper.Run)
 
-	server, err := newServer(b, cfg, store, issuerConn, files)
+	verifier := auth.NewTokenVerifier(issuerConn)
+	revoked := revocations.New(revocations.Config{Issuer: issuerConn, Redis: store, Log: log})
+	b.Run("revocations", revoked.Run)
+	b.ReadyWhen("revocations", revoked.Ready)
+	server, err := newServer(b, cfg, store, revoked.Guard(verifier), issuerConn, files)
 	if err != nil {
 		return err
 	}
@@ -104,7 +109,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	gameServers := grpcserver.NewGameServer(instances, sessions, issuer)
+	gameServers := grpcserver.NewGameServer(instances, sessions, issuer, revoked.GuardClaims(verifier))
 	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))
@@ -131,11 +136,8 @@ func dial(b *app.Builder, name, target string, key conf.Secret, files *tlsx.Sour
 }
 
 // newServer returns the server for all rpcs of the service, which knows its callers.
-func newServer(b *app.Builder, cfg Config, store *redisx.Store, issuer *grpc.ClientConn, files *tlsx.Source) (*rpc.Server, error) {
-	revoked := revocations.New(revocations.Config{Issuer: issuer, Redis: store, Log: b.Log()})
-	b.Run("revocations", revoked.Run)
-	b.ReadyWhen("revocations", revoked.Ready)
-	authenticator, err := auth.New(cfg.Auth, revoked.Guard(auth.NewTokenVerifier(issuer)), auth.NewIssuedKeys(issuer))
+func newServer(b *app.Builder, cfg Config, store *redisx.Store, pairs auth.Pairs, issuer *grpc.ClientConn, files *tlsx.Source) (*rpc.Server, error) {
+	authenticator, err := auth.Open(b, cfg.Auth, cfg.Egress, pairs, auth.NewIssuedKeys(issuer))
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,9 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
+
+	"github.com/berth-dev/berth/services/gateway/internal/door"
+	"github.com/berth-dev/berth/services/gateway/internal/rest"
 )
 
 // Config configures the gateway.
@@ -30,6 +33,15 @@ type Config struct {
 	APIListener  net.Listener `yaml:"-"`
 	// Now, where set, tells the time by which handles expire and rates are measured, instead of the system's clock.
 	Now func() time.Time `yaml:"-"`
+
+	// TrustedProxies are the networks (CIDR) of proxies in front of the gateway: from them, the address of who sent a request is taken from
+	// X-Forwarded-For. Default: none.
+	TrustedProxies []string `yaml:"trusted_proxies" env:"TRUSTED_PROXIES"`
+	// AllowedHosts are the names by which requests may call the gateway (their Host, without a port); localhost stands for every loopback address, too.
+	// Empty, the default: any.
+	AllowedHosts []string `yaml:"allowed_hosts" env:"ALLOWED_HOSTS"`
+	// CORS is for web pages that call the API.
+	CORS CORS `yaml:"cors" envPrefix:"CORS_"`
 
 	// GameInstance, TokenIssuer and Allocation are the gRPC targets of the services. Defaults 127.0.0.1:7101, :7102 and :7103.
 	GameInstance string `yaml:"game_instance" env:"GAME_INSTANCE"`
@@ -63,7 +75,13 @@ type Config struct {
 	Limits Limits `yaml:"limits" envPrefix:"LIMIT_"`
 }
 
-// Limits bound sockets and what they may do.
+// CORS says which web pages may call the API.
+type CORS struct {
+	// AllowedOrigins are their origins, exactly as browsers send them: https://tools.example.com. Default: none, so no page may.
+	AllowedOrigins []string `yaml:"allowed_origins" env:"ALLOWED_ORIGINS"`
+}
+
+// Limits bound sockets, and what they and others may do.
 type Limits struct {
 	// Sockets is how many link sockets this gateway takes. Default 20,000.
 	Sockets int `yaml:"sockets" env:"SOCKETS"`
@@ -74,6 +92,8 @@ type Limits struct {
 	// Queue and QueueBytes bound the frames that wait to be written to a socket; one more closes it with SLOW_CONSUMER. Defaults 1024 and 4 MiB.
 	Queue      int `yaml:"queue" env:"QUEUE"`
 	QueueBytes int `yaml:"queue_bytes" env:"QUEUE_BYTES"`
+	// Rates are how often each may do something.
+	Rates door.Rates `yaml:",inline"`
 }
 
 // maxInFlight is how many requests game-instance remembers for sure: a repeat of an older one would not be known as one.
@@ -89,7 +109,7 @@ func Default() Config {
 		Redis:     redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Heartbeat: 10 * time.Second, HelloTimeout: 10 * time.Second, RequestTimeout: 10 * time.Second,
 		Lease: 10 * time.Second, LeaseInterval: 2 * time.Second, RelayStreams: 4,
-		Limits: Limits{Sockets: 20_000, FrameBytes: 1<<20 + 64<<10, InFlight: 64, Queue: 1024, QueueBytes: 4 << 20},
+		Limits: Limits{Sockets: 20_000, FrameBytes: 1<<20 + 64<<10, InFlight: 64, Queue: 1024, QueueBytes: 4 << 20, Rates: door.DefaultRates()},
 	}
 }
 
@@ -117,6 +137,7 @@ func (c Config) Validate() error {
 	need(c.Limits.InFlight > 0 && c.Limits.InFlight <= maxInFlight, "limits.in_flight", "LIMIT_IN_FLIGHT", "must be 1 to %d, not %d", maxInFlight, c.Limits.InFlight)
 	need(c.Limits.Queue > 0, "limits.queue", "LIMIT_QUEUE", "must be positive, not %d", c.Limits.Queue)
 	need(c.Limits.QueueBytes > 0, "limits.queue_bytes", "LIMIT_QUEUE_BYTES", "must be positive, not %d", c.Limits.QueueBytes)
+	bad = append(bad, c.Limits.Rates.Validate(), door.ValidateProxies(c.TrustedProxies), door.ValidateHosts(c.AllowedHosts), rest.ValidateOrigins(c.CORS.AllowedOrigins))
 	bad = append(bad, c.EdgeTLS.Validate("edge_tls"), c.APITLS.Validate("api_tls"), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate())
 	return errors.Join(append(bad, c.Auth.Validate())...)
 }

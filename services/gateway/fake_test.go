@@ -113,6 +113,14 @@ func (i *issuer) pairUntil(tb testing.TB, expires time.Time) credentials {
 
 func (i *issuer) sign(tb testing.TB, c credentials, audience string, expires time.Time) string {
 	tb.Helper()
+	signed, err := i.signed(c, audience, expires)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return signed
+}
+
+func (i *issuer) signed(c credentials, audience string, expires time.Time) (string, error) {
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, token.Claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Issuer: token.Issuer, Subject: c.server, Audience: jwt.ClaimStrings{audience}, ID: uuid.NewString(),
@@ -121,11 +129,7 @@ func (i *issuer) sign(tb testing.TB, c credentials, audience string, expires tim
 		Namespace: "default", Pair: c.pair,
 	})
 	t.Header["kid"] = "k1"
-	signed, err := t.SignedString(i.private)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return signed
+	return t.SignedString(i.private)
 }
 
 // sessions is a scripted SessionService. Its hooks may be set before the gateway starts, or with set.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -29,6 +30,7 @@ import (
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 
 	"github.com/berth-dev/berth/services/gateway"
+	"github.com/berth-dev/berth/services/gateway/internal/door"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -87,6 +89,7 @@ type world struct {
 	edge    string
 	api     string
 	http    *http.Client
+	metrics *prometheus.Registry
 }
 
 // start starts a ready gateway. change may alter its configuration.
@@ -141,14 +144,35 @@ func newWorldLogged(tb testing.TB, log *slog.Logger, store *redisx.Store, behind
 	cfg.Redis = redisx.Config{Addrs: []string{storeAddr(store)}}
 	cfg.Auth = auth.Config{InternalKey: internalKey}
 	cfg.LeaseInterval = 50 * time.Millisecond
+	cfg.Limits.Rates = door.Rates{} // what comes too fast has tests of its own; the others are as fast as they can be
 	if change != nil {
 		change(&cfg)
 	}
 	w.edge, w.api = cfg.EdgeListener.Addr().String(), cfg.APIListener.Addr().String()
 	w.http = &http.Client{Transport: &http.Transport{}}
 	tb.Cleanup(w.http.CloseIdleConnections)
-	w.app, w.stop = runLogged(tb, log, gateway.Module(cfg))
+	w.app, w.stop = runLogged(tb, log, gateway.Module(cfg), app.Module{Name: "metrics", Build: func(_ context.Context, b *app.Builder) error {
+		w.metrics = b.Metrics()
+		return nil
+	}})
 	return w
+}
+
+// count returns the value of a counter with a label's value.
+func (w *world) count(name, label string) float64 {
+	w.tb.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		w.tb.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if f.GetName() == name && m.GetLabel()[0].GetValue() == label {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
 }
 
 func listenAny(tb testing.TB) net.Listener {

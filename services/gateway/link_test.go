@@ -211,7 +211,7 @@ func TestBadFramesEndTheConnection(t *testing.T) {
 		"garbage":       {func(s *socket) { s.sendRaw(websocket.MessageBinary, []byte("\xff\xff\xff not a frame")) }, linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME},
 		"text":          {func(s *socket) { s.sendRaw(websocket.MessageText, []byte("{}")) }, linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME},
 		"too large":     {func(s *socket) { s.sendRaw(websocket.MessageBinary, make([]byte, 4097)) }, linkv1.CloseCode_CLOSE_CODE_FRAME_TOO_LARGE},
-		"far too large": {func(s *socket) { s.sendRaw(websocket.MessageBinary, make([]byte, 8<<20)) }, linkv1.CloseCode_CLOSE_CODE_FRAME_TOO_LARGE},
+		"far too large": {func(s *socket) { s.sendRaw(websocket.MessageBinary, make([]byte, 2<<20)) }, linkv1.CloseCode_CLOSE_CODE_FRAME_TOO_LARGE},
 		"request before hello": {func(s *socket) {
 			s.send(&linkv1.Frame{Kind: &linkv1.Frame_Request{Request: &linkv1.Request{Id: 1, Method: "Link"}}})
 		}, linkv1.CloseCode_CLOSE_CODE_PROTOCOL_VIOLATION},

@@ -24,6 +24,7 @@ import (
 	"github.com/berth-dev/berth/sdk/go/token"
 
 	"github.com/berth-dev/berth/services/gateway/internal/broker"
+	"github.com/berth-dev/berth/services/gateway/internal/door"
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
 	"github.com/berth-dev/berth/services/gateway/internal/incarnation"
 	"github.com/berth-dev/berth/services/gateway/internal/keys"
@@ -44,6 +45,7 @@ func Module(cfg Config) app.Module {
 		if err != nil {
 			return err
 		}
+		cfg.Redis.Log = b.Log()
 		store, err := redisx.Open(ctx, cfg.Redis)
 		if err != nil {
 			return err
@@ -60,10 +62,20 @@ func Module(cfg Config) app.Module {
 		if err != nil {
 			return err
 		}
-		link = buildLink(b, cfg, conns, store, keySource, revoked, authenticator)
+		counts, recorder := metrics.New(b.Metrics()), audit.Open(b, cfg.Audit, "gateway", store)
+		entrance, err := door.New(door.Config{
+			TrustedProxies: cfg.TrustedProxies, AllowedHosts: cfg.AllowedHosts, Rates: cfg.Limits.Rates, Now: cfg.Now, Limited: counts.RateLimited, Audit: recorder,
+		})
+		if err != nil {
+			return err
+		}
+		link = buildLink(b, cfg, conns, linkParts{store, keySource, revoked, authenticator, entrance, counts, recorder})
 		b.Run("revocations", revoked.Run)
 		b.ReadyWhen("revocations", revoked.Ready)
-		return serve(ctx, b, cfg, conns, keySource, link)
+		return serve(ctx, b, cfg, rest.Config{
+			GameInstance: conns.gameInstance, Allocation: conns.allocation, TokenIssuer: conns.tokenIssuer,
+			Keys: keySource, Link: link, Log: b.Log(), Door: entrance, AllowedOrigins: cfg.CORS.AllowedOrigins,
+		})
 	}}
 }
 
@@ -99,15 +111,25 @@ func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
 	return c, nil
 }
 
+// linkParts are what the link has in common with the rest of the gateway.
+type linkParts struct {
+	store         *redisx.Store
+	keys          *keys.Source
+	revoked       *revocations.Watch
+	authenticator *auth.Authenticator
+	door          *door.Door
+	counts        *metrics.Metrics
+	audit         *audit.Recorder
+}
+
 // buildLink wires what serves the link.
-func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Store, keySource *keys.Source, revoked *revocations.Watch, authenticator *auth.Authenticator) *wsserver.Server {
-	counts := metrics.New(b.Metrics())
-	recorder := audit.Open(b, cfg.Audit, "gateway", store)
+func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsserver.Server {
+	counts := p.counts
 	sockets := hub.New(cfg.Limits.Sockets)
 	up := upstream.New(upstream.Config{Conn: conns.sessions, Streams: cfg.RelayStreams, CallTimeout: cfg.RequestTimeout, Log: b.Log(), Metrics: counts})
 	b.Run("upstream", up.Run)
 
-	subscription := broker.New(broker.Config{Client: store, Log: b.Log(), Metrics: counts, Deliver: func(e *eventv1.Envelope) {
+	subscription := broker.New(broker.Config{Client: p.store, Log: b.Log(), Metrics: counts, Deliver: func(e *eventv1.Envelope) {
 		sockets.Deliver(e)
 		for _, r := range e.GetReplaced() {
 			up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
@@ -125,14 +147,14 @@ func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Stor
 
 	server := wsserver.New(wsserver.Config{
 		Verify: func(ctx context.Context, game, social string) (session.Verified, error) {
-			p, err := authenticator.Pair(ctx, game, social)
-			return session.Verified{Server: p.Server, Expired: p.Expired}, err
+			principal, err := p.authenticator.Pair(ctx, game, social)
+			return session.Verified{Server: principal.Server, Expired: principal.Expired}, err
 		},
-		Revoked: func(server token.Server) bool { return revoked.List().Server(server) },
-		Outage:  func() bool { return keySource.Failing() || keeper.Failing() },
+		Revoked: func(server token.Server) bool { return p.revoked.List().Server(server) },
+		Outage:  func() bool { return p.keys.Failing() || keeper.Failing() },
 		Ready: func(ctx context.Context) error {
 			_, err := keeper.Current()
-			return errors.Join(keySource.Ready(ctx), revoked.Ready(ctx), err)
+			return errors.Join(p.keys.Ready(ctx), p.revoked.Ready(ctx), err)
 		},
 		Gateway: keeper.Current, Hub: sockets, Upstream: up,
 		Limits: wsserver.Limits{
@@ -140,7 +162,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, store *redisx.Stor
 			MaxQueue: cfg.Limits.Queue, MaxQueueBytes: cfg.Limits.QueueBytes,
 		},
 		Heartbeat: cfg.Heartbeat, HelloTimeout: cfg.HelloTimeout, Now: cfg.Now,
-		Log: b.Log(), Metrics: counts, Audit: recorder,
+		Log: b.Log(), Metrics: counts, Audit: p.audit, Door: p.door,
 	})
 	b.Run("link", server.Run)
 	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error { return leave(ctx, b.Log(), sockets, up, keeper) })
@@ -180,13 +202,10 @@ func before(ctx context.Context, margin time.Duration) (context.Context, context
 }
 
 // serve puts the handlers on their listeners.
-func serve(ctx context.Context, b *app.Builder, cfg Config, conns connections, keySource *keys.Source, link http.Handler) error {
+func serve(ctx context.Context, b *app.Builder, cfg Config, handlers rest.Config) error {
 	stopping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	b.OnStop(app.StageDrain, "streams", func(context.Context) error { stop(); return nil })
-	handlers := rest.Config{
-		GameInstance: conns.gameInstance, Allocation: conns.allocation, TokenIssuer: conns.tokenIssuer,
-		Keys: keySource, Link: link, Log: b.Log(), Stopping: stopping,
-	}
+	handlers.Stopping = stopping
 	edge, err := rest.NewEdge(handlers) //nolint:contextcheck // the calls that it passes on have their streams' contexts
 	if err != nil {
 		return err

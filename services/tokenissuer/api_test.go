@@ -34,6 +34,10 @@ func TestWhoMayCall(t *testing.T) {
 			_, err := i.public.IssueTokenPair(ctx, &tokenv1.IssueTokenPairRequest{Namespace: "default", AttemptId: attempt})
 			return err
 		},
+		"IssueClaimCode": func(ctx context.Context) error {
+			_, err := i.public.IssueClaimCode(ctx, &tokenv1.IssueClaimCodeRequest{Namespace: "default", AttemptId: attempt})
+			return err
+		},
 		"IssuePlayerTicket": func(ctx context.Context) error {
 			_, err := i.public.IssuePlayerTicket(ctx, &tokenv1.IssuePlayerTicketRequest{Namespace: "default", InstanceId: uuid.NewString(), PlayerId: "p"})
 			return err
@@ -45,7 +49,7 @@ func TestWhoMayCall(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		shows  []string
-		minted errs.Reason // of the two calls that mint
+		minted errs.Reason // of the calls that mint
 		keys   errs.Reason // of GetJsonWebKeySet
 	}{
 		"nobody":             {nil, errs.CredentialsMissing, ""},
@@ -83,6 +87,9 @@ func TestBadRequestsNameTheField(t *testing.T) {
 		{"namespace", &tokenv1.IssueTokenPairRequest{AttemptId: attempt}},
 		{"attempt_id", &tokenv1.IssueTokenPairRequest{Namespace: "default"}},
 		{"attempt_id", &tokenv1.IssueTokenPairRequest{Namespace: "default", AttemptId: strings.Repeat("x", 65)}},
+		{"namespace", &tokenv1.IssueClaimCodeRequest{AttemptId: attempt}},
+		{"attempt_id", &tokenv1.IssueClaimCodeRequest{Namespace: "default", AttemptId: id}}, // a registration's
+		{"attempt_id", &tokenv1.IssueClaimCodeRequest{Namespace: "default"}},
 		{"instance_id", &tokenv1.IssuePlayerTicketRequest{Namespace: "default", InstanceId: "x", PlayerId: "p"}},
 		{"player_id", &tokenv1.IssuePlayerTicketRequest{Namespace: "default", InstanceId: id, PlayerId: strings.Repeat("p", 129)}},
 		{"namespace", &tokenv1.RefreshTokenPairRequest{ServerId: id, PairId: id}},

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/egress"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
 	sdk "github.com/berth-dev/berth/sdk/go/token"
@@ -34,6 +35,8 @@ type Config struct {
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
 	// Audit says where refusals and acts are recorded.
 	Audit audit.Settings `yaml:"audit" envPrefix:"AUDIT_"`
+	// Egress says to which addresses beyond the internet Berth connects for what its configuration names, such as identity providers.
+	Egress egress.Config `yaml:"egress" envPrefix:"EGRESS_"`
 
 	// SealingKey encrypts the signing keys in Redis. At least 32 characters, random, the same for all replicas, and kept: without it the
 	// signing keys are lost.
@@ -110,7 +113,7 @@ func (c Config) Validate() error {
 	errList = append(errList, c.Keys.validate(),
 		within("pair_lifetime (BERTH_PAIR_LIFETIME)", c.PairLifetime, time.Minute, token.MaxLifetime),
 		c.Auth.Validate(),
-		c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(),
+		c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(), c.Egress.Validate(),
 		within("ticket_lifetime (BERTH_TICKET_LIFETIME)", c.TicketLifetime, 10*time.Second, 15*time.Minute),
 		within("revocation_retention (BERTH_REVOCATION_RETENTION)", c.RevocationRetention, token.MaxLifetime+time.Hour, 365*24*time.Hour))
 	if c.RefreshWindow != 0 {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/tlsx"
 )
@@ -29,6 +30,8 @@ func TestValidateNamesTheSetting(t *testing.T) {
 		"pair lifetime long":      {func(c *Config) { c.PairLifetime = 24*time.Hour + 1 }, "pair_lifetime (BERTH_PAIR_LIFETIME)"},
 		"two previous keys":       {func(c *Config) { c.PreviousSealingKey, c.PreviousSealingKeyFile = sealingKey, "/run/secrets/key" }, "previous_sealing_key (BERTH_PREVIOUS_SEALING_KEY)"},
 		"ES256":                   {func(c *Config) { c.Keys.Algorithm = "ES256" }, ""},
+		"egress":                  {func(c *Config) { c.Egress.Allow = []string{"10.0.0.1"} }, "egress.allow (BERTH_EGRESS_ALLOW)"},
+		"identity provider":       {func(c *Config) { c.Auth.OIDC = []auth.OIDC{{}} }, "auth.oidc"},
 		"RS256":                   {func(c *Config) { c.Keys.Algorithm = "RS256" }, "keys.algorithm (BERTH_KEYS_ALGORITHM)"},
 		"no algorithm":            {func(c *Config) { c.Keys.Algorithm = "" }, "keys.algorithm (BERTH_KEYS_ALGORITHM)"},
 		"rotation at least":       {func(c *Config) { c.Keys.Rotation = time.Hour }, ""},

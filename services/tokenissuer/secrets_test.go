@@ -30,6 +30,10 @@ func TestNothingSecretInRedisOrLogs(t *testing.T) {
 		var logs lockedBuffer
 		i := start(t, slog.New(slog.NewJSONHandler(&logs, &slog.HandlerOptions{Level: slog.LevelDebug})), config(addr))
 		pair, ticket := i.pair(t), i.ticket(t, uuid.NewString())
+		claim, err := i.IssueClaimCode(t.Context(), &tokenv1.IssueClaimCodeRequest{Namespace: "default", AttemptId: attempt})
+		if err != nil {
+			t.Fatal(err)
+		}
 		made, err := i.public.CreateApiKey(with(t, apiKey), &tokenv1.CreateApiKeyRequest{Name: "x", Role: typev1.Role_ROLE_ADMIN})
 		if err != nil {
 			t.Fatal(err)
@@ -50,7 +54,7 @@ func TestNothingSecretInRedisOrLogs(t *testing.T) {
 		secrets := map[string]string{
 			"seed": string(seed), "seed in hex": hex.EncodeToString(seed),
 			"seed in base64": base64.RawStdEncoding.EncodeToString(seed)[:40], "seed in base64url": base64.RawURLEncoding.EncodeToString(seed)[:40],
-			"game token": signature(pair.GetGameToken()), "social token": signature(pair.GetSocialToken()), "ticket": signature(ticket.GetTicket()),
+			"game token": signature(pair.GetGameToken()), "social token": signature(pair.GetSocialToken()), "ticket": signature(ticket.GetTicket()), "claim code": signature(claim.GetClaim()),
 			"sealing key": sealingKey.Reveal(), "internal key": internalKey.Reveal(), "any JWT": "eyJ",
 			"API key": made.GetKey(), "an API key's random part": made.GetKey()[6:40], "root key": apiKey,
 		}

@@ -34,6 +34,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
+	cfg.Redis.Log = b.Log()
 	store, err := redisx.Open(ctx, cfg.Redis)
 	if err != nil {
 		return err
@@ -101,7 +102,7 @@ func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg
 func newServer(b *app.Builder, cfg Config, domain grpcserver.Config, store *redisx.Store) (*rpc.Server, error) {
 	// Game servers show their pair on every call, to the public key set too; it is checked against the very document that is published.
 	published := sdk.NewKeySet(func(ctx context.Context) ([]byte, error) { return domain.Keys.Fresh(ctx).JWKS() })
-	authenticator, err := auth.New(cfg.Auth, sdk.NewVerifier(published), issuedKeys{domain.Callers})
+	authenticator, err := auth.Open(b, cfg.Auth, cfg.Egress, sdk.NewVerifier(published), issuedKeys{domain.Callers})
 	if err != nil {
 		return nil, err
 	}

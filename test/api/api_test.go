@@ -198,8 +198,8 @@ func (r *run) credentials(key string) ([]string, error) {
 	switch {
 	case key == noKey:
 		return nil, nil
-	case key == internalKey:
-		return []string{auth.MetadataInternalKey, r.stack.internalKey.Reveal()}, nil
+	case key == serviceKey:
+		return []string{auth.MetadataInternalKey, internalKey.Reveal()}, nil
 	case reference.MatchString(key):
 		made, err := r.answers.fill(key)
 		return []string{auth.MetadataAuthorization, fmt.Sprint("Bearer ", made)}, err

@@ -185,7 +185,7 @@ func (c *apiCase) check(b base) error {
 		return errors.New("has no name")
 	case b.Given[c.Given] == nil && c.Given != "nothing":
 		return fmt.Errorf("there is no set-up %q; there are %v", c.Given, slices.Sorted(maps.Keys(b.Given)))
-	case !slices.Contains(append(keyNames(), noKey, unknownKey, internalKey), c.Key) && !reference.MatchString(c.Key):
+	case !slices.Contains(append(keyNames(), noKey, unknownKey, serviceKey), c.Key) && !reference.MatchString(c.Key):
 		return fmt.Errorf("there is no key %q", c.Key)
 	case !slices.Contains([]string{"", "grpc", "rest"}, c.Over):
 		return fmt.Errorf("there is no way %q to call", c.Over)
@@ -204,7 +204,7 @@ func (c *apiCase) ways() []string {
 	if c.Over != "" {
 		return []string{c.Over}
 	}
-	if httpRule(c.method) == nil || c.Key == internalKey { // REST takes no internal key
+	if httpRule(c.method) == nil || c.Key == serviceKey { // REST takes no internal key
 		return []string{"grpc"}
 	}
 	rest, wire := !c.Body.IsZero() || c.Query != "", !c.Wire.IsZero()

@@ -22,22 +22,24 @@ const (
 	allocations  = "allocation"
 )
 
-// services are those whose rpcs the corpus asks, and the program that serves each. One that is added has no case until somebody writes some.
+// services are those whose rpcs the corpus asks, the program that serves each, and whether REST has it at the gateway's edge. One that is added has no case
+// until somebody writes some.
 var services = []struct {
 	name protoreflect.FullName
 	at   string
+	edge bool
 }{
-	{"berth.instance.v1.GameInstanceService", gameInstance},
-	{"berth.gameserver.v1.GameServerRegistryService", gameInstance},
-	{"berth.token.v1.TokenService", tokenIssuer},
-	{"berth.audit.v1.AuditService", gameInstance},
-	{"berth.allocation.v1.AllocationService", allocations},
+	{"berth.instance.v1.GameInstanceService", gameInstance, false},
+	{"berth.gameserver.v1.GameServerRegistryService", gameInstance, false},
+	{"berth.gameserver.v1.GameServerService", gameInstance, true},
+	{"berth.token.v1.TokenService", tokenIssuer, false},
+	{"berth.audit.v1.AuditService", gameInstance, false},
+	{"berth.allocation.v1.AllocationService", allocations, false},
 }
 
 // unasked are the public services of which the corpus asks nothing, and why.
 var unasked = map[protoreflect.FullName]string{
-	"berth.gameserver.v1.GameServerService": "game servers call it, over the link too: test/e2e asks it at all three doors, TestEachDoorGivesTheSameAnswer",
-	"berth.provider.v1.ProviderService":     "no service of Berth's serves it; providers do",
+	"berth.provider.v1.ProviderService": "no service of Berth's serves it; providers do",
 }
 
 // neverGood are the rpcs that answer nobody, and why.
@@ -50,14 +52,14 @@ var neverRefused = map[string]string{
 	"TokenService.GetJsonWebKeySet over rest": "it is a document, which the gateway has and gives to everybody",
 }
 
-// programOf returns the program that serves an rpc.
-func programOf(m protoreflect.MethodDescriptor) string {
+// servedBy returns the program that serves an rpc, and whether REST has it at the edge.
+func servedBy(m protoreflect.MethodDescriptor) (program string, edge bool) {
 	for _, s := range services {
 		if s.name == m.Parent().FullName() {
-			return s.at
+			return s.at, s.edge
 		}
 	}
-	return ""
+	return "", false
 }
 
 // keyRoles are the roles that an API key can have, each including those before it.
@@ -83,7 +85,7 @@ func usualKey(m protoreflect.MethodDescriptor) string {
 	case typev1.Role_ROLE_PUBLIC:
 		return noKey
 	case typev1.Role_ROLE_INTERNAL:
-		return internalKey
+		return serviceKey
 	default:
 		return keyOf(roleOf(m))
 	}
@@ -95,7 +97,8 @@ func httpRule(m protoreflect.MethodDescriptor) *annotations.HttpRule {
 	return rule
 }
 
-// asked returns the rpcs that the corpus asks.
+// asked returns the rpcs that the corpus asks: all of its services but for those that ask for a pair of tokens. These are reached over the link too, and
+// test/e2e asks them at all three doors (TestEachDoorGivesTheSameAnswer).
 func asked() ([]protoreflect.MethodDescriptor, error) {
 	var out []protoreflect.MethodDescriptor
 	for _, s := range services {
@@ -108,7 +111,9 @@ func asked() ([]protoreflect.MethodDescriptor, error) {
 			return nil, fmt.Errorf("%s is not a service", s.name)
 		}
 		for i := range service.Methods().Len() {
-			out = append(out, service.Methods().Get(i))
+			if m := service.Methods().Get(i); accessOf(m) != typev1.Role_ROLE_GAME_SERVER {
+				out = append(out, m)
+			}
 		}
 	}
 	return out, nil

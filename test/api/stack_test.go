@@ -22,6 +22,7 @@ import (
 	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/auth/oidc/oidctest"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
@@ -36,17 +37,22 @@ import (
 // stack is all of Berth in this process, and connections to it.
 type stack struct {
 	// conns are the connections over gRPC, by program.
-	conns       map[string]*grpc.ClientConn
-	http        *http.Client
-	internalKey conf.Secret
+	conns map[string]*grpc.ClientConn
+	http  *http.Client
 	// api and edge are the base URLs of the gateway, for backends and for game servers.
 	api, edge string
+	// identity is an identity provider whose tokens all services take, signed with signs.
+	identity *oidctest.Issuer
+	signs    oidctest.Key
 }
+
+// internalKey is that of all services.
+var internalKey = conf.Secret(rand.Text() + rand.Text())
 
 // The names of keys that no role names.
 const (
 	noKey        = "none"      // no credentials at all
-	internalKey  = "internal"  // that of the services
+	serviceKey   = "internal"  // that of the services
 	unknownKey   = "unknown"   // nobody has made it
 	elsewhereKey = "elsewhere" // an admin's, of the namespace "elsewhere" only
 )
@@ -106,9 +112,10 @@ func start(t *testing.T, local process.Config) *stack {
 	}
 	redis := redisx.Config{Addrs: []string{redistest.Server(t)}, Partitions: 16}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	key := conf.Secret(rand.Text() + rand.Text())
 	provider := providers.Config{Name: "local", Kind: "process", Process: local}
-	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, key, provider)...)
+	signs := oidctest.NewKey(t, "k1")
+	identity := oidctest.New(t, signs)
+	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, provider, identity)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,8 +134,8 @@ func start(t *testing.T, local process.Config) *stack {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	s := &stack{
-		conns: map[string]*grpc.ClientConn{}, http: &http.Client{Transport: transport}, internalKey: key,
-		api: "http://" + ls["api"].Addr().String(), edge: "http://" + ls["edge"].Addr().String(),
+		conns: map[string]*grpc.ClientConn{}, http: &http.Client{Transport: transport}, api: "http://" + ls["api"].Addr().String(), edge: "http://" + ls["edge"].Addr().String(),
+		identity: identity, signs: signs,
 	}
 	for _, program := range []string{gameInstance, tokenIssuer, allocations} {
 		conn, err := grpc.NewClient(ls[program].Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -142,8 +149,8 @@ func start(t *testing.T, local process.Config) *stack {
 }
 
 // modules are the services, wired to each other.
-func modules(ls map[string]net.Listener, redis redisx.Config, key conf.Secret, provider providers.Config) []app.Module {
-	creds := auth.Config{InternalKey: key, APIKeys: keys()}
+func modules(ls map[string]net.Listener, redis redisx.Config, provider providers.Config, identity *oidctest.Issuer) []app.Module {
+	creds := auth.Config{InternalKey: internalKey, APIKeys: keys(), OIDC: []auth.OIDC{takes(identity)}}
 	at := func(program string) string { return ls[program].Addr().String() }
 
 	ti := tokenissuer.Default()
@@ -159,7 +166,9 @@ func modules(ls map[string]net.Listener, redis redisx.Config, key conf.Secret, p
 	gw := gateway.Default()
 	gw.Redis, gw.Auth, gw.EdgeListener, gw.APIListener = redis, creds, ls["edge"], ls["api"]
 	gw.GameInstance, gw.TokenIssuer, gw.Allocation = at(gameInstance), at(tokenIssuer), at(allocations)
+	gw.Limits.Rates.Exempt, gw.Limits.Rates.Credential.PerSecond = []string{"127.0.0.0/8"}, 0 // all tests share one address and one key
 
+	ti.Egress, gi.Egress, al.Egress = identity.Egress(), identity.Egress(), identity.Egress()
 	return []app.Module{tokenissuer.Module(ti), gameinstance.Module(gi), allocation.Module(al), gateway.Module(gw)}
 }
 

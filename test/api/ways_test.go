@@ -125,7 +125,8 @@ func (s *stack) grpcWay(c call) (outcome, error) {
 		raw = append(raw, *c.wire...)
 	}
 	full := fmt.Sprintf("/%s/%s", c.method.Parent().FullName(), c.method.Name())
-	stream, err := s.conns[programOf(c.method)].NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, full, grpc.ForceCodec(asBytes{}), grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(64<<20))
+	program, _ := servedBy(c.method)
+	stream, err := s.conns[program].NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, full, grpc.ForceCodec(asBytes{}), grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(64<<20))
 	if err != nil {
 		return refusedOverGRPC(err), nil
 	}
@@ -189,7 +190,11 @@ func (s *stack) restWay(c call) (outcome, error) {
 	if err != nil {
 		return outcome{}, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, s.api+target, strings.NewReader(body))
+	base := s.api
+	if _, edge := servedBy(c.method); edge {
+		base = s.edge
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+target, strings.NewReader(body))
 	if err != nil {
 		return outcome{}, err
 	}

@@ -220,8 +220,14 @@ func until(ctx context.Context, api instancev1.GameInstanceServiceClient, id str
 // oneSocket measures how many durable requests (each a commit) a linked server gets answered in a second over its one socket.
 func oneSocket(dir, redis string, requests int) error {
 	const inFlight = 32
-	attach := filepath.Join(dir, "attach")
-	return with(dev.Options{Attach: true, Dir: attach, Redis: redis}, func(ctx context.Context, _ *dev.Stack, api instancev1.GameInstanceServiceClient) error {
+	attach, config := filepath.Join(dir, "attach"), filepath.Join(dir, "socket.yaml")
+	// As with --attach, but for the limit on a pair's requests: this is about what a socket can do, and not what it may.
+	content := fmt.Sprintf("providers:\n  - {name: attach, kind: attach, attach: {file: %q, builds: [attach], endpoints: [{name: game, port: 7777, protocol: tcp}]}}\nlimits: {frames: {per_second: 0}}\n",
+		filepath.Join(attach, "bootstrap.json"))
+	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
+		return err
+	}
+	return with(dev.Options{Config: config, Dir: attach, Redis: redis}, func(ctx context.Context, _ *dev.Stack, api instancev1.GameInstanceServiceClient) error {
 		inst, err := create(ctx, api, "attach")
 		if err != nil {
 			return err

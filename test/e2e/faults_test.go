@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -12,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
 )
 
 // Each service and each gateway is killed and started again in mid-match, and the match goes on to its result.
@@ -92,7 +92,9 @@ func TestSecretsAreNowhere(t *testing.T) {
 	s := processes(t)
 	id := s.create(t, "hold", "ann", "bob").GetId()
 	s.becomes(t, id, running)
-	secrets := append(serverSecrets(t, id), testAPIKey, testInternalKey, testSealingKey)
+	claiming := s.create(t, "claim-hold", "ann").GetId()
+	s.becomes(t, claiming, running)
+	secrets := append(serverSecrets(t, id), claimCode(t, claiming), testAPIKey, testInternalKey, testSealingKey)
 	ticket := s.connection(t, id, "bob").GetTicket()
 	secrets = append(secrets, ticket)
 	ann := s.join(t, id, "ann")
@@ -115,6 +117,9 @@ func TestSecretsAreNowhere(t *testing.T) {
 	ann.say(t, "END")
 	s.becomes(t, id, ended)
 	gone(t, id)
+	s.join(t, claiming, "ann").say(t, "END")
+	s.becomes(t, claiming, ended)
+	gone(t, claiming)
 	err = filepath.WalkDir(s.dir, func(path string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -144,6 +149,26 @@ func TestSecretsAreNowhere(t *testing.T) {
 // serverSecrets returns the tokens of an instance's server, from its environment.
 func serverSecrets(t *testing.T, id string) []string {
 	t.Helper()
+	b := document(t, id)
+	if b.Game == "" || b.Social == "" || b.Claim != "" {
+		t.Fatal("the bootstrap document has not two tokens, and nothing else")
+	}
+	return []string{b.Game.Reveal(), b.Social.Reveal()}
+}
+
+// claimCode returns the claim code of an instance's server, from its environment.
+func claimCode(t *testing.T, id string) string {
+	t.Helper()
+	b := document(t, id)
+	if b.Game != "" || b.Social != "" || b.Claim == "" {
+		t.Fatal("the bootstrap document has not a claim code, and nothing else")
+	}
+	return b.Claim.Reveal()
+}
+
+// document returns the bootstrap document of an instance's server.
+func document(t *testing.T, id string) *bootstrap.Document {
+	t.Helper()
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", serverPID(t, id)))
 	if err != nil {
 		t.Fatal(err)
@@ -153,11 +178,11 @@ func serverSecrets(t *testing.T, id string) []string {
 		if !ok {
 			continue
 		}
-		var b struct{ Game, Social string }
-		if err := json.Unmarshal([]byte(doc), &b); err != nil || b.Game == "" || b.Social == "" {
+		b, err := bootstrap.Parse([]byte(doc))
+		if err != nil {
 			t.Fatalf("bootstrap: %v", err)
 		}
-		return []string{b.Game, b.Social}
+		return b
 	}
 	t.Fatal("the server has no bootstrap")
 	return nil

@@ -36,19 +36,19 @@ const (
 )
 
 // processes starts the four services as processes, with two gateways and a real redis-server.
-func processes(t *testing.T) *stack {
+func processes(t testing.TB) *stack {
 	t.Helper()
 	return processesOn(t, redistest.Server(t), nil)
 }
 
 // processesOn is processes with a given redis-server; gatewayRedis is another way for the gateways to it.
-func processesOn(t *testing.T, redis string, gatewayRedis func(redis string) string) *stack {
+func processesOn(t testing.TB, redis string, gatewayRedis func(redis string) string) *stack {
 	t.Helper()
 	return processesWith(t, redis, gatewayRedis, func(string) []string { return nil })
 }
 
 // processesWith is processesOn with more in the environment of each binary.
-func processesWith(t *testing.T, redis string, gatewayRedis func(redis string) string, more func(binary string) []string) *stack {
+func processesWith(t testing.TB, redis string, gatewayRedis func(redis string) string, more func(binary string) []string) *stack {
 	t.Helper()
 	dir := t.TempDir()
 	var port [13]string
@@ -60,7 +60,7 @@ func processesWith(t *testing.T, redis string, gatewayRedis func(redis string) s
 	if gatewayRedis == nil {
 		gatewayRedis = func(redis string) string { return redis }
 	}
-	config := writeConfig(t, fmt.Sprintf("providers:\n  - name: local\n    kind: process\n    process:\n      state_dir: %q\n      builds:\n%s", filepath.Join(dir, "servers"), builds("        ")))
+	config := writeConfig(t, providers(filepath.Join(dir, "servers")))
 	common := []string{
 		"BERTH_AUTH_INTERNAL_KEY=" + testInternalKey, "BERTH_AUTH_API_KEY_SHA256=" + apikey.Hash(testAPIKey), "BERTH_LOG_LEVEL=debug",
 		"BERTH_TOKEN_ISSUER=" + issuer, "BERTH_GAME_INSTANCE=" + instance, "BERTH_ALLOCATION=" + allocation,
@@ -76,7 +76,7 @@ func processesWith(t *testing.T, redis string, gatewayRedis func(redis string) s
 	add("game-instance", "berth-game-instance", port[8], redis, "BERTH_GRPC_ADDR="+instance)
 	add("allocation", "berth-allocation", port[9], redis, "BERTH_GRPC_ADDR="+allocation, "BERTH_GATEWAY_URL=http://"+edges[0], "BERTH_CONFIG="+config)
 	for n, name := range []string{"gateway-a", "gateway-b"} {
-		add(name, "berth-gateway", port[10+n], gatewayRedis(redis), "BERTH_EDGE_ADDR="+edges[n], "BERTH_API_ADDR="+apis[n])
+		add(name, "berth-gateway", port[10+n], gatewayRedis(redis), "BERTH_EDGE_ADDR="+edges[n], "BERTH_API_ADDR="+apis[n], "BERTH_LIMIT_EXEMPT=127.0.0.0/8")
 		s.urls, s.edges = append(s.urls, "http://"+apis[n]), append(s.edges, "http://"+edges[n])
 	}
 	for _, p := range s.procs {
@@ -89,7 +89,7 @@ func processesWith(t *testing.T, redis string, gatewayRedis func(redis string) s
 	return s
 }
 
-func (p *service) start(t *testing.T) {
+func (p *service) start(t testing.TB) {
 	t.Helper()
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -105,7 +105,7 @@ func (p *service) start(t *testing.T) {
 	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(p.cmd, p.exited)
 }
 
-func (p *service) ready(t *testing.T) {
+func (p *service) ready(t testing.TB) {
 	t.Helper()
 	eventually(t, p.name+" is ready", func() error {
 		select {
@@ -147,7 +147,7 @@ func (p *service) tail() string {
 }
 
 // kill kills the process with -9 and waits for its end.
-func (p *service) kill(t *testing.T) {
+func (p *service) kill(t testing.TB) {
 	t.Helper()
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func (p *service) kill(t *testing.T) {
 }
 
 // stop ends all processes in good order, those that others need last, and checks that they do.
-func (s *stack) stop(t *testing.T) {
+func (s *stack) stop(t testing.TB) {
 	for _, name := range []string{"gateway-a", "gateway-b", "allocation", "game-instance", "token-issuer"} {
 		p := s.procs[name]
 		_ = p.cmd.Process.Signal(syscall.SIGTERM)
@@ -179,7 +179,7 @@ func (s *stack) stop(t *testing.T) {
 }
 
 // killServers kills the game servers that a test has left behind.
-func killServers(t *testing.T) {
+func killServers(t testing.TB) {
 	exes, err := filepath.Glob("/proc/[0-9]*/exe")
 	if err != nil {
 		t.Fatal(err)

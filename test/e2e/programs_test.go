@@ -126,7 +126,7 @@ var (
 // startDev starts one in a folder and waits for its banner.
 func startDev(t *testing.T, dir string) *berthDev {
 	t.Helper()
-	config := writeConfig(t, "providers:\n  - name: local\n    kind: process\n    process:\n      builds:\n"+builds("        "))
+	config := writeConfig(t, providers(""))
 	out := filepath.Join(t.TempDir(), "out")
 	file, err := os.Create(out)
 	if err != nil {

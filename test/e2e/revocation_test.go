@@ -3,7 +3,9 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
+	"time"
 
 	"github.com/berth-dev/berth/sdk/go/gameserver"
 )
@@ -41,4 +43,37 @@ func TestARevokedServerStaysOut(t *testing.T) {
 		p.ready(t)
 	}
 	out("after a restart")
+}
+
+// BenchmarkRevocation measures how long it takes from the call that revokes a server, through one gateway, until the server's socket on the other one
+// is closed.
+func BenchmarkRevocation(b *testing.B) {
+	rounds := 200
+	if testing.Short() {
+		rounds = 5
+	}
+	s := processes(b)
+	var took []time.Duration
+	for b.Loop() { // once, however long it is to take
+		for range rounds {
+			doc := s.register(b, 1, 1)
+			host := open(b, doc)
+			begin := time.Now()
+			s.ok(b, 0, "POST", "/v1/namespaces/default/revocations", fmt.Sprintf(`{"serverId":%q,"reason":"measured"}`, doc.Server), nil)
+			select {
+			case <-host.Done():
+				took = append(took, time.Since(begin))
+			case <-within(b).Done():
+				b.Fatal("the revoked server is still connected")
+			}
+		}
+	}
+	slices.Sort(took)
+	b.ReportMetric(0, "ns/op") // of no use for what measures itself
+	for _, f := range []struct {
+		name    string
+		percent int
+	}{{"p50", 50}, {"p99", 99}} {
+		b.ReportMetric(float64(took[len(took)*f.percent/100].Microseconds())/1000, f.name+":ms")
+	}
 }

@@ -15,7 +15,7 @@ import (
 const gameServers = "/v1/namespaces/default/game-servers"
 
 // register registers a game server and returns the bootstrap document with which it connects through a gateway.
-func (s *stack) register(t *testing.T, gateway, capacity int) *bootstrap.Document {
+func (s *stack) register(t testing.TB, gateway, capacity int) *bootstrap.Document {
 	t.Helper()
 	var out gameserverv1.RegisterGameServerResponse
 	s.ok(t, 0, "POST", gameServers, fmt.Sprintf(`{"capacity":%d,"endpoints":[{"name":"game","host":"192.0.2.7","port":7777,"protocol":"PROTOCOL_UDP"}]}`, capacity), &out)
@@ -33,7 +33,7 @@ func (s *stack) place(t *testing.T, server string, players string) string {
 	return out.GetInstance().GetId()
 }
 
-func within(t *testing.T) context.Context {
+func within(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -41,7 +41,7 @@ func within(t *testing.T) context.Context {
 }
 
 // open connects a registered server.
-func open(t *testing.T, doc *bootstrap.Document) *gameserver.Host {
+func open(t testing.TB, doc *bootstrap.Document) *gameserver.Host {
 	t.Helper()
 	host, err := gameserver.Open(within(t), gameserver.WithBootstrap(doc))
 	if err != nil {

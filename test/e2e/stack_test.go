@@ -43,24 +43,37 @@ func shapes(t *testing.T, test func(t *testing.T, s *stack)) {
 	t.Run("processes", func(t *testing.T) { test(t, processes(t)) })
 }
 
-// builds are the game servers that the suite runs.
-func builds(indent string) string {
+// providers are the game servers that the suite runs: the second provider starts them with claim codes. stateDir is where they keep their state; empty: where
+// berth dev says.
+func providers(stateDir string) string {
 	server := binary("gameserver")
 	var b strings.Builder
-	build := func(name, command string, args ...string) {
-		fmt.Fprintf(&b, "%s%s: {command: %q, args: [%s], endpoints: [{name: game, protocol: tcp}]}\n", indent, name, command, strings.Join(args, ", "))
+	b.WriteString("providers:\n")
+	provider := func(name, more string) {
+		fmt.Fprintf(&b, "  - name: %s\n    kind: process\n%s    process:\n", name, more)
+		if stateDir != "" {
+			fmt.Fprintf(&b, "      state_dir: %q\n", filepath.Join(stateDir, name))
+		}
+		b.WriteString("      builds:\n")
 	}
+	build := func(name, command string, args ...string) {
+		fmt.Fprintf(&b, "        %s: {command: %q, args: [%s], endpoints: [{name: game, protocol: tcp}]}\n", name, command, strings.Join(args, ", "))
+	}
+	provider("local", "")
 	build("example", server, `"--rounds"`, `"2"`)
 	build("hold", server, `"--hold"`)
 	build("crash-before-link", server, `"--crash-before-link"`)
 	build("crash-after-link", server, `"--crash-after-link"`)
 	build("never-link", server, `"--never-link"`)
 	build("missing", filepath.Join(binaries, "there-is-no-such-program"))
+	provider("claiming", "    credentials: claim\n")
+	build("claim-hold", server, `"--hold"`)
+	build("claim-never-link", server, `"--never-link"`)
 	return b.String()
 }
 
 // writeConfig writes a configuration file and returns its path.
-func writeConfig(t *testing.T, content string) string {
+func writeConfig(t testing.TB, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "berth.yaml")
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -73,7 +86,7 @@ func writeConfig(t *testing.T, content string) string {
 func allInOne(t *testing.T) *stack {
 	t.Helper()
 	dir := t.TempDir()
-	config := writeConfig(t, "providers:\n  - name: local\n    kind: process\n    process:\n      builds:\n"+builds("        "))
+	config := writeConfig(t, providers(""))
 	ctx, cancel := context.WithCancel(context.Background())
 	d, err := dev.New(ctx, dev.Options{Config: config, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard})
 	if err != nil {
@@ -92,7 +105,7 @@ func allInOne(t *testing.T) *stack {
 }
 
 // eventually waits until a condition holds.
-func eventually(t *testing.T, what string, condition func() error) {
+func eventually(t testing.TB, what string, condition func() error) {
 	t.Helper()
 	deadline := time.Now().Add(60 * time.Second)
 	poll := time.NewTicker(20 * time.Millisecond)
@@ -110,12 +123,12 @@ func eventually(t *testing.T, what string, condition func() error) {
 }
 
 // rest calls the API over REST through the n-th gateway and returns the status and body.
-func (s *stack) rest(t *testing.T, gateway int, method, path, body string, header ...string) (int, []byte) {
+func (s *stack) rest(t testing.TB, gateway int, method, path, body string, header ...string) (int, []byte) {
 	t.Helper()
 	return do(t, method, s.urls[gateway]+path, body, append([]string{"Authorization", "Bearer " + s.key}, header...)...)
 }
 
-func do(t *testing.T, method, url, body string, header ...string) (int, []byte) {
+func do(t testing.TB, method, url, body string, header ...string) (int, []byte) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
@@ -140,7 +153,7 @@ func do(t *testing.T, method, url, body string, header ...string) (int, []byte) 
 
 // ok is rest for calls that must succeed; it fills out. A call that changes nothing is repeated while the answer is UNAVAILABLE, as every
 // client does: a store that is failing over answers so for a moment, and a test that asks just then has found no defect.
-func (s *stack) ok(t *testing.T, gateway int, method, path, body string, out proto.Message) {
+func (s *stack) ok(t testing.TB, gateway int, method, path, body string, out proto.Message) {
 	t.Helper()
 	changes := method != http.MethodGet && !strings.HasSuffix(path, ":connect")
 	var raw []byte
@@ -166,7 +179,7 @@ func (s *stack) ok(t *testing.T, gateway int, method, path, body string, out pro
 const instances = "/v1/namespaces/default/instances"
 
 // create creates an instance over REST.
-func (s *stack) create(t *testing.T, build string, players ...string) *instancev1.GameInstance {
+func (s *stack) create(t testing.TB, build string, players ...string) *instancev1.GameInstance {
 	t.Helper()
 	var list []string
 	for _, p := range players {
@@ -177,7 +190,7 @@ func (s *stack) create(t *testing.T, build string, players ...string) *instancev
 	return out.GetInstance()
 }
 
-func (s *stack) get(t *testing.T, id string) *instancev1.GameInstance {
+func (s *stack) get(t testing.TB, id string) *instancev1.GameInstance {
 	t.Helper()
 	var out instancev1.GetGameInstanceResponse
 	s.ok(t, len(s.urls)-1, "GET", instances+"/"+id, "", &out)
@@ -185,7 +198,7 @@ func (s *stack) get(t *testing.T, id string) *instancev1.GameInstance {
 }
 
 // becomes waits until an instance is in a state; a final state that is not wanted fails at once.
-func (s *stack) becomes(t *testing.T, id string, want instancev1.GameInstance_State) *instancev1.GameInstance {
+func (s *stack) becomes(t testing.TB, id string, want instancev1.GameInstance_State) *instancev1.GameInstance {
 	t.Helper()
 	var inst *instancev1.GameInstance
 	eventually(t, "instance becomes "+want.String(), func() error {
@@ -202,7 +215,7 @@ func (s *stack) becomes(t *testing.T, id string, want instancev1.GameInstance_St
 }
 
 // events returns the names of an instance's history, in order.
-func (s *stack) events(t *testing.T, id string) []string {
+func (s *stack) events(t testing.TB, id string) []string {
 	t.Helper()
 	var out instancev1.ListHistoryResponse
 	s.ok(t, 0, "GET", instances+"/"+id+"/history", "", &out)

@@ -154,7 +154,7 @@ func TestDevConfiguration(t *testing.T) {
 	}
 }
 
-var flagVar = regexp.MustCompile(`f\.(?:String|Bool|Int|Duration)Var\(&o\.\w+, "([a-z-]+)", ([^,]+),`)
+var flagVar = regexp.MustCompile(`f\.(?:String|StringSlice|Bool|Int|Duration)Var\(&o\.\w+, "([a-z-]+)", ([^,]+),`)
 
 // The flags of `berth dev` are on the page, with their defaults.
 func TestDevFlags(t *testing.T) {
@@ -169,7 +169,7 @@ func TestDevFlags(t *testing.T) {
 		t.Fatal("no flags found in services/berth/main.go")
 	}
 	for _, m := range flags {
-		flag, value := "--"+m[1], strings.Trim(m[2], `"`)
+		flag, value := "--"+m[1], strings.TrimPrefix(strings.Trim(m[2], `"`), "nil") // no list is no default
 		if got, ok := listed[flag]; !ok || got != value {
 			t.Errorf("docs/configuration.md: %s has default %q and the page says %q (listed: %v)", flag, value, got, ok)
 		}

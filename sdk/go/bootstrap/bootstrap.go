@@ -1,8 +1,9 @@
 // Package bootstrap is the document that a game server is started with: who it is, which instance it is for, if it is for a certain one,
-// where its gateway is and the two partner tokens. Game servers get it through package gameserver; providers pass it on.
+// where its gateway is, and the two partner tokens or a claim code that is exchanged for them. Game servers get it through package gameserver; providers pass it on.
 package bootstrap
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,8 +17,8 @@ const Version = 1
 // MaxSize is the largest document in bytes. It fits into one environment variable everywhere.
 const MaxSize = 96 << 10
 
-// Document is the bootstrap document. Its JSON form holds both tokens: it is a secret, to be handed to the game server by
-// environment, file or pipe and never by command line. A Document may be logged; its tokens are left out then.
+// Document is the bootstrap document. Its JSON form holds both tokens, or the claim code: it is a secret, to be handed to the game server by
+// environment, file or pipe and never by command line. A Document may be logged; its secrets are left out then.
 type Document struct {
 	// Version is the document's version.
 	Version int `json:"v"`
@@ -30,10 +31,16 @@ type Document struct {
 	Server string `json:"server"`
 	// Gateway is the base URL of the gateway's edge, such as "https://edge.example.com".
 	Gateway string `json:"gateway"`
-	// Game is the game token.
-	Game Secret `json:"game"`
-	// Social is the social token.
-	Social Secret `json:"social"`
+	// Game is the game token; empty if there is a claim code.
+	Game Secret `json:"game,omitempty"`
+	// Social is the social token; empty if there is a claim code.
+	Social Secret `json:"social,omitempty"`
+	// Claim is the claim code, which stands in place of both tokens where a host would log or show them: package gameserver exchanges it for
+	// them, once.
+	Claim Secret `json:"claim,omitempty"`
+	// CA has certificates (PEM) of the authorities that the gateway's is signed by, where those of the system do not know it: then only these count.
+	// It is not secret.
+	CA string `json:"ca,omitempty"`
 	// Endpoints are the addresses on which players reach the server, where its provider knew them when it started it.
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
 	// Traceparent joins the server to the trace of the request that caused it (W3C Trace Context); may be empty.
@@ -62,7 +69,19 @@ func (d *Document) Endpoint(name string) (Endpoint, bool) {
 	return Endpoint{}, false
 }
 
-// LogValue implements slog.LogValuer: everything but the tokens, in JSON logs too.
+// Authorities returns the authorities that the gateway's certificate has to be of; nil for those of the system.
+func (d *Document) Authorities() (*x509.CertPool, error) {
+	if d.CA == "" {
+		return nil, nil
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(d.CA)) {
+		return nil, errors.New("ca has no certificate in PEM")
+	}
+	return pool, nil
+}
+
+// LogValue implements slog.LogValuer: everything but the secrets, in JSON logs too.
 func (d Document) LogValue() slog.Value {
 	return slog.GroupValue(
 		slog.String("namespace", d.Namespace),
@@ -105,19 +124,45 @@ func Parse(doc []byte) (*Document, error) {
 	if d.Version != Version {
 		return nil, fmt.Errorf("v is %d: this version of the SDK reads %d", d.Version, Version)
 	}
-	for _, f := range []struct{ name, value string }{
-		{"namespace", d.Namespace}, {"server", d.Server}, {"gateway", d.Gateway},
-		{"game", d.Game.Reveal()}, {"social", d.Social.Reveal()},
-	} {
-		if f.value == "" {
-			return nil, fmt.Errorf("%s is missing", f.name)
-		}
+	if err := d.checkNeeded(); err != nil {
+		return nil, err
 	}
 	u, err := url.Parse(d.Gateway)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, errors.New("gateway is not a base URL such as https://edge.example.com")
 	}
+	if d.CA != "" && u.Scheme != "https" {
+		return nil, errors.New("ca is there, and gateway does not begin with https")
+	}
+	if _, err := d.Authorities(); err != nil {
+		return nil, err
+	}
 	return d, checkEndpoints(d.Endpoints)
+}
+
+// checkNeeded returns an error that names a member which is missing, or one too many.
+func (d *Document) checkNeeded() error {
+	type member struct{ name, value string }
+	needed := []member{{"namespace", d.Namespace}, {"server", d.Server}, {"gateway", d.Gateway}}
+	tokens := []member{{"game", d.Game.Reveal()}, {"social", d.Social.Reveal()}}
+	switch {
+	case d.Claim == "" && d.Game == "" && d.Social == "":
+		needed = append(needed, member{"game (or claim)", ""})
+	case d.Claim == "":
+		needed = append(needed, tokens...)
+	default:
+		for _, t := range tokens {
+			if t.value != "" {
+				return fmt.Errorf("%s and claim are both there: a document has the two tokens, or a claim code in their place", t.name)
+			}
+		}
+	}
+	for _, m := range needed {
+		if m.value == "" {
+			return fmt.Errorf("%s is missing", m.name)
+		}
+	}
+	return nil
 }
 
 func checkEndpoints(endpoints []Endpoint) error {

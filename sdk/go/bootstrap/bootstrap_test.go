@@ -47,6 +47,14 @@ func TestParseRefuses(t *testing.T) {
 		"no social token":    {`"social": "SOCIALTOKEN",`, ``, "social is missing"},
 		"instance a number":  {`"instance": "i-1"`, `"instance": 1`, "instance is not"},
 		"no game token":      {`"game": "GAMETOKEN",`, ``, "game is missing"},
+		"ca without https":   {`"v": 1,`, `"v": 1, "ca": "x",`, "ca is there"},
+		"ca without a cert":  {`"gateway": "http:`, `"ca": "-----BEGIN CERTIFICATE-----", "gateway": "https:`, "ca has no certificate"},
+		"no credentials":     {`"game": "GAMETOKEN", "social": "SOCIALTOKEN",`, ``, "game (or claim) is missing"},
+		"tokens and a claim": {`"game": "GAMETOKEN",`, `"game": "GAMETOKEN", "claim": "CLAIMTOKEN",`, "game and claim are both there"},
+		"half and a claim":   {`"game": "GAMETOKEN",`, `"claim": "CLAIMTOKEN",`, "social and claim are both there"},
+		"claim a number":     {`"game": "GAMETOKEN", "social": "SOCIALTOKEN",`, `"claim": 7,`, "claim is not"},
+		"claim, no server": {`"server": "s-1", "gateway": "http://127.0.0.1:7001",
+	"game": "GAMETOKEN", "social": "SOCIALTOKEN",`, `"gateway": "http://127.0.0.1:7001", "claim": "CLAIMTOKEN",`, "server is missing"},
 		"token of wrong typ": {`"GAMETOKEN"`, `{"a": "GAMETOKEN"}`, "game is not"},
 		"gateway relative":   {`"http://127.0.0.1:7001"`, `"127.0.0.1:7001"`, "gateway is not"},
 		"gateway with user":  {`"http://127.0.0.1:7001"`, `"http://me:SOCIALTOKEN@127.0.0.1:7001"`, "gateway is not"},
@@ -87,17 +95,37 @@ func TestParseWithoutInstance(t *testing.T) {
 	}
 }
 
-// Whatever way a document gets into a log or a message, its tokens do not.
-func TestTokensAreNotPrinted(t *testing.T) {
-	d, err := bootstrap.Parse([]byte(good))
+// claiming is good with a claim code in place of the tokens.
+var claiming = strings.Replace(good, `"game": "GAMETOKEN", "social": "SOCIALTOKEN"`, `"claim": "CLAIMTOKEN"`, 1)
+
+// A document with a claim code has no tokens, and none are made up when it is written.
+func TestParseWithAClaimCode(t *testing.T) {
+	d, err := bootstrap.Parse([]byte(claiming))
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out bytes.Buffer
-	for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
-		slog.New(h).Info("started", "bootstrap", d, "value", *d, "game", d.Game)
+	if d.Claim.Reveal() != "CLAIMTOKEN" || d.Game != "" || d.Social != "" || d.Instance != "i-1" {
+		t.Errorf("got %+v", d)
 	}
-	fmt.Fprintf(&out, "%v %+v %#v %s %q %v", d, d, d, d.Game, d.Game, *d)
+	doc, err := json.Marshal(d)
+	if err != nil || strings.Contains(string(doc), "game\":\"") || strings.Contains(string(doc), "social") || !strings.Contains(string(doc), `"claim":"CLAIMTOKEN"`) {
+		t.Errorf("written, it is %s, %v", doc, err)
+	}
+}
+
+// Whatever way a document gets into a log or a message, its tokens do not.
+func TestTokensAreNotPrinted(t *testing.T) {
+	var out bytes.Buffer
+	for _, doc := range []string{good, claiming} {
+		d, err := bootstrap.Parse([]byte(doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range []slog.Handler{slog.NewTextHandler(&out, nil), slog.NewJSONHandler(&out, nil)} {
+			slog.New(h).Info("started", "bootstrap", d, "value", *d, "game", d.Game, "claim", d.Claim)
+		}
+		fmt.Fprintf(&out, "%v %+v %#v %s %q %v %s", d, d, d, d.Game, d.Game, *d, d.Claim)
+	}
 	if strings.Contains(out.String(), "TOKEN") {
 		t.Errorf("a token was printed:\n%s", out.String())
 	}
@@ -153,6 +181,9 @@ func TestWithEndpoints(t *testing.T) {
 // FuzzParse: whatever comes in, there is no panic; what is taken is complete and survives writing and reading.
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(good))
+	f.Add([]byte(claiming))
+	f.Add([]byte(strings.Replace(good, `"game":`, `"claim": "CLAIMTOKEN", "game":`, 1)))
+	f.Add([]byte(`{"v":1,"claim":null}`))
 	f.Add([]byte(`{"v":1}`))
 	f.Add([]byte(`null`))
 	f.Add([]byte(`{"v":1,"endpoints":[null]}`))
@@ -161,8 +192,8 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if d.Namespace == "" || d.Server == "" || d.Game == "" || d.Social == "" || d.Gateway == "" {
-			t.Errorf("took an incomplete document")
+		if d.Namespace == "" || d.Server == "" || d.Gateway == "" || (d.Game == "") == (d.Claim == "") || (d.Social == "") == (d.Claim == "") {
+			t.Errorf("took a document with something missing, or too much")
 		}
 		again, err := bootstrap.WithEndpoints(doc, d.Endpoints)
 		if err != nil {

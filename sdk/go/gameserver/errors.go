@@ -43,6 +43,7 @@ const (
 	reasonTooOld         = "REQUEST_TOO_OLD"
 	reasonExpired        = "CREDENTIALS_EXPIRED"
 	reasonRevoked        = "CREDENTIALS_REVOKED"
+	reasonRateLimited    = "RATE_LIMITED"
 )
 
 // errorDomain is the domain of Berth's reasons where there could be others.
@@ -54,12 +55,15 @@ func (e *Error) temporary() bool {
 	case codes.Unavailable, codes.Aborted, codes.DeadlineExceeded:
 		return e.Reason != reasonMismatch // it is ABORTED for those who can decide again; the request itself would only fail again
 	default:
-		return e.staleLink() || e.expired()
+		return e.staleLink() || e.expired() || e.rateLimited()
 	}
 }
 
 // expired reports whether the tokens have to be refreshed first.
 func (e *Error) expired() bool { return e.Reason == reasonExpired }
+
+// rateLimited reports whether too much came at once, so that nothing was done.
+func (e *Error) rateLimited() bool { return e.Reason == reasonRateLimited }
 
 // mishap reports whether something went wrong at Berth that says nothing about the request.
 func (e *Error) mishap() bool {

@@ -43,6 +43,7 @@ type gateway struct {
 	refused chan struct{}           // one for each upgrade that was refused; the surplus is dropped
 	edge    atomic.Pointer[refusal] // what a refresh over REST is answered with
 	renewed chan edgeCall           // each of those; the surplus is dropped
+	claims  http.HandlerFunc        // answers claims; set before the server is started
 	keysets atomic.Int32            // how often the public keys were fetched
 	readers sync.WaitGroup
 }
@@ -69,18 +70,24 @@ func newGateway(t *testing.T) *gateway {
 
 func newGatewayOn(t *testing.T, listener net.Listener) *gateway {
 	t.Helper()
+	return newGatewayWith(t, listener, (*httptest.Server).Start)
+}
+
+func newGatewayWith(t *testing.T, listener net.Listener, start func(*httptest.Server)) *gateway {
+	t.Helper()
 	g := &gateway{t: t, peers: make(chan *peer, 16), refused: make(chan struct{}, 16), renewed: make(chan edgeCall, 16)}
 	g.rotate("k1")
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/link", g.upgrade)
 	mux.HandleFunc("GET /.well-known/jwks.json", g.jwks)
 	mux.HandleFunc("POST /v1/game-server/tokens:refresh", g.refresh)
+	mux.HandleFunc("POST /v1/claim", func(w http.ResponseWriter, r *http.Request) { g.claims(w, r) })
 	g.srv = httptest.NewUnstartedServer(mux)
 	if listener != nil {
 		_ = g.srv.Listener.Close()
 		g.srv.Listener = listener
 	}
-	g.srv.Start()
+	start(g.srv)
 	t.Cleanup(func() {
 		for {
 			select {

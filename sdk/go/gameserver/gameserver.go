@@ -61,6 +61,9 @@ type Server struct {
 // cannot be reached it keeps trying until ctx ends, which has no effect after Connect has returned. It fails with a
 // *bootstrap.NotFoundError or *bootstrap.InvalidError, with ErrNoInstance when the document names no instance, and with an *Error or a
 // *CloseError when Berth refuses the server.
+//
+// If the document has a claim code in place of the tokens, it is exchanged for them first. That works once: another process with the same document,
+// such as this server started again by its host, is refused with CLAIM_USED, and if it comes before this one has linked, both are given up.
 func Connect(ctx context.Context, opts ...Option) (*Server, error) {
 	h, err := newHost(ctx, opts)
 	if err != nil {
@@ -68,6 +71,9 @@ func Connect(ctx context.Context, opts ...Option) (*Server, error) {
 	}
 	if h.doc.Instance == "" {
 		return nil, fmt.Errorf("gameserver: connect: %w", ErrNoInstance)
+	}
+	if err := h.claimTokens(ctx); err != nil {
+		return nil, fmt.Errorf("gameserver: connect: %w", err)
 	}
 	h.single = true
 	s := h.expect(h.doc.Instance)

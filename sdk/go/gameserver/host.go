@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -25,8 +26,9 @@ const maxInstances = 1024
 // Host is this process's link to Berth: one connection at a time, over which it can have several instances at once. Each is a *Server,
 // which Accept and Create return. All methods are safe for concurrent use. Whoever called Open must call Close.
 type Host struct {
-	doc         *bootstrap.Document // without its tokens
+	doc         *bootstrap.Document // without its secrets
 	tokens      *tokens
+	claimCode   bootstrap.Secret // the code to exchange for the tokens; empty if there is none, or it was
 	options     options
 	linkPayload []byte // of every Link request
 	log         *slog.Logger
@@ -62,10 +64,13 @@ type Host struct {
 // Open connects this process to Berth with its bootstrap document and returns when the session is open. That links the instance that
 // the document names, if it names one, and no other: see Accept and Create. While the gateway cannot be reached it keeps trying until
 // ctx ends, which has no effect after Open has returned. It fails with a *bootstrap.NotFoundError or *bootstrap.InvalidError, and with
-// an *Error or a *CloseError when Berth refuses the server.
+// an *Error or a *CloseError when Berth refuses the server. A claim code in the document is exchanged for the tokens first, as Connect says.
 func Open(ctx context.Context, opts ...Option) (*Host, error) {
 	h, err := newHost(ctx, opts)
 	if err != nil {
+		return nil, fmt.Errorf("gameserver: open: %w", err)
+	}
+	if err := h.claimTokens(ctx); err != nil {
 		return nil, fmt.Errorf("gameserver: open: %w", err)
 	}
 	if h.doc.Instance != "" {
@@ -108,15 +113,15 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 		o.bootstrap = doc
 	}
 	doc, tokens := withoutTokens(o.bootstrap)
+	claimCode := o.bootstrap.Claim
 	o.bootstrap = nil
 	payload, err := proto.Marshal(&gameserverv1.LinkRequest{Endpoints: o.endpoints, ServerVersion: o.version})
 	if err != nil {
 		return nil, fmt.Errorf("the server's endpoints or version: %w", err)
 	}
-	client := &http.Client{
-		Transport: http.DefaultTransport.(*http.Transport).Clone(), //nolint:errcheck // net/http says that it is one
-		// Credentials go to the gateway of the bootstrap document and nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	client, err := newClient(doc)
+	if err != nil {
+		return nil, err
 	}
 	keys := token.NewKeySet(token.FetchURL(client, at(doc, "/.well-known/jwks.json")))
 	log := o.log.With("server_id", doc.Server)
@@ -124,6 +129,7 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 	return &Host{
 		doc:         doc,
 		tokens:      tokens,
+		claimCode:   claimCode,
 		options:     o,
 		linkPayload: payload,
 		log:         log,
@@ -144,11 +150,31 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 	}, nil
 }
 
-// withoutTokens returns a copy of the document that lacks its tokens, and those: they are replaced by fresh ones, and nothing of the old
+// newClient returns a client for the gateway.
+func newClient(doc *bootstrap.Document) (*http.Client, error) {
+	authorities, err := doc.Authorities()
+	if err != nil {
+		return nil, fmt.Errorf("the bootstrap document: %w", err)
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck // net/http says that it is one
+	if authorities != nil {
+		if transport.TLSClientConfig == nil {
+			transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+		}
+		transport.TLSClientConfig.RootCAs = authorities
+	}
+	return &http.Client{
+		Transport: transport,
+		// Credentials go to the gateway of the bootstrap document and nowhere else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// withoutTokens returns a copy of the document that lacks its secrets, and the tokens: they are replaced by fresh ones, and nothing of the old
 // ones is to stay here.
 func withoutTokens(doc *bootstrap.Document) (*bootstrap.Document, *tokens) {
 	rest := *doc
-	rest.Game, rest.Social = "", ""
+	rest.Game, rest.Social, rest.Claim = "", "", ""
 	return &rest, newTokens(doc, time.Now())
 }
 

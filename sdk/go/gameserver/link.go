@@ -72,7 +72,7 @@ func (h *Host) keepLinked(soft, hard context.Context) {
 			h.finishAll(err)
 			return
 		}
-		pause := h.run.wait.next() + retryAfter(err)
+		pause := h.run.wait.next() + spread(retryAfter(err))
 		h.log.Warn("link lost, connecting again", "error", err, "after", pause)
 		if !sleep(soft, pause) {
 			h.finishAll(nil)
@@ -241,7 +241,7 @@ func (h *Host) linkAnswered(via *socket, s *Server, c *call, r *linkv1.Response)
 		s.rolledBack = s.rolledBack || refused.rolledBack()
 		h.outbox.forgetLink(s.ledger)
 		return fmt.Errorf("link: %w", refused)
-	case refused.expired():
+	case refused.expired() || refused.rateLimited(): // another connection would not help
 		h.outbox.putOff(c, refused)
 		return nil
 	case !refused.temporary() && !refused.mishap():
@@ -298,6 +298,11 @@ func (b *backoff) next() time.Duration {
 		b.tries++
 	}
 	return d/2 + rand.N(d/2) //nolint:gosec // spreads load, guards nothing
+}
+
+// spread makes a time that many were told at once up to half as long again, so that they do not come back at once.
+func spread(d time.Duration) time.Duration {
+	return d + rand.N(d/2+1) //nolint:gosec // spreads load, guards nothing
 }
 
 // sleep waits and reports whether it did so to the end.

@@ -21,7 +21,7 @@ const (
 	methodRefresh = "RefreshTokens"
 	pathRefresh   = "/v1/game-server/tokens:refresh"
 
-	maxRefreshAnswer = 64 << 10 // bytes; what comes on top is not read
+	maxTokenAnswer = 64 << 10 // bytes; what comes on top is not read
 )
 
 // errRefreshed is why there is no connection yet: now there may be one.
@@ -95,33 +95,19 @@ func (h *Host) outdated(err error) bool {
 
 // refreshOverREST refreshes the tokens without a connection. It returns errRefreshed, or why that has failed.
 func (h *Host) refreshOverREST(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
-	defer cancel()
 	body, err := protojson.Marshal(h.refreshRequest())
 	if err != nil {
 		return fmt.Errorf("refresh of the tokens: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at(h.doc, pathRefresh), bytes.NewReader(body))
-	if err != nil {
+	resp, answer, err := h.post(ctx, pathRefresh, body, h.tokens.authorize)
+	switch {
+	case err != nil:
 		return fmt.Errorf("refresh of the tokens: %w", err)
-	}
-	h.tokens.authorize(req.Header)
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := h.http.Do(req)
-	if err != nil {
-		return fmt.Errorf("refresh of the tokens: %w", err)
-	}
-	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxRefreshAnswer))
-	if err != nil {
-		return fmt.Errorf("refresh of the tokens: %w", err)
-	}
-	if resp.StatusCode != http.StatusOK {
+	case resp.StatusCode != http.StatusOK:
 		return fmt.Errorf("refresh of the tokens: %w", refreshError(resp, answer))
 	}
-	var a gameserverv1.RefreshTokensResponse
-	if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(answer, &a) != nil || !h.tokens.take(&a, time.Now()) {
-		return errors.New("refresh of the tokens: the answer cannot be read") // a parser's words may quote it
+	if err := h.takeAnswer(answer, new(gameserverv1.RefreshTokensResponse), "refresh of the tokens"); err != nil {
+		return err
 	}
 	h.log.Info("tokens refreshed")
 	if !h.run.refreshed {
@@ -131,10 +117,52 @@ func (h *Host) refreshOverREST(ctx context.Context) error {
 	return errRefreshed
 }
 
+// post makes a call over REST, with the credentials that authorize puts into its header; nil: none.
+func (h *Host) post(ctx context.Context, path string, body []byte, authorize func(http.Header)) (resp *http.Response, answer []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at(h.doc, path), bytes.NewReader(body))
+	if err != nil {
+		return nil, nil, err
+	}
+	if authorize != nil {
+		authorize(req.Header)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if resp, err = h.http.Do(req); err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(resp.Body, maxTokenAnswer))
+	return resp, answer, err
+}
+
+// takeAnswer takes over the tokens of an answer over REST.
+func (h *Host) takeAnswer(answer []byte, into interface {
+	proto.Message
+	pair
+}, what string) error {
+	if (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(answer, into) != nil || !h.tokens.take(into, time.Now()) {
+		return errors.New(what + ": the answer cannot be read") // a parser's words may quote it
+	}
+	return nil
+}
+
 // refreshError turns a refusal over REST into an error. It is final only where it comes from Berth: on it a match may depend.
 func refreshError(resp *http.Response, answer []byte) *Error {
+	var body struct{ Message string }
+	_ = json.Unmarshal(answer, &body)
+	reason := berthReason(answer)
+	e := httpError(resp, reason, body.Message)
+	if reason == "" {
+		e.Code = codes.Unavailable
+	}
+	return e
+}
+
+// berthReason returns the reason of a refusal that comes from Berth itself.
+func berthReason(answer []byte) string {
 	var body struct {
-		Message string
 		Details []struct{ Domain, Reason string }
 	}
 	_ = json.Unmarshal(answer, &body)
@@ -144,9 +172,5 @@ func refreshError(resp *http.Response, answer []byte) *Error {
 			reason = d.Reason
 		}
 	}
-	e := httpError(resp, reason, body.Message)
-	if reason == "" {
-		e.Code = codes.Unavailable
-	}
-	return e
+	return reason
 }

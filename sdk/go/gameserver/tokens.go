@@ -8,9 +8,9 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
-	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 	"github.com/golang-jwt/jwt/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 const (
@@ -57,8 +57,16 @@ func (t *tokens) authorize(header http.Header) {
 	header.Set("Berth-Social-Token", t.social.Reveal())
 }
 
+// pair is an answer with tokens.
+type pair interface {
+	GetGameToken() string
+	GetSocialToken() string
+	GetExpireTime() *timestamppb.Timestamp
+	GetRefreshTime() *timestamppb.Timestamp
+}
+
 // take replaces the tokens by those of an answer that came now, and reports whether it has them.
-func (t *tokens) take(a *gameserverv1.RefreshTokensResponse, now time.Time) bool {
+func (t *tokens) take(a pair, now time.Time) bool {
 	game, social := bootstrap.Secret(a.GetGameToken()), bootstrap.Secret(a.GetSocialToken())
 	if game == "" || social == "" {
 		return false

@@ -75,6 +75,13 @@ func (r *Revocations) Ticket(t Ticket) bool {
 	return r != nil && (has(r.instances, named{t.Namespace, t.InstanceID}) || has(r.keys, t.KeyID) || r.IssuedBefore(t.Namespace).After(t.IssueTime))
 }
 
+// Claim reports whether a claim code has been revoked: its server, its pair, its instance, the key that signed it, or everything in its namespace
+// that was issued before some time.
+func (r *Revocations) Claim(c Claim) bool {
+	return r.Server(Server{ID: c.ServerID, PairID: c.PairID, Namespace: c.Namespace, IssueTime: c.IssueTime, GameKeyID: c.KeyID, SocialKeyID: c.KeyID}) ||
+		r.Ticket(Ticket{InstanceID: c.InstanceID, Namespace: c.Namespace, IssueTime: c.IssueTime, KeyID: c.KeyID})
+}
+
 // IssuedBefore is the time before which everything that was issued in a namespace is revoked; the zero time if there is none. Tokens know whole
 // seconds: one that was issued in the same second as this time counts as issued before it.
 func (r *Revocations) IssuedBefore(namespace string) time.Time {

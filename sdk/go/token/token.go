@@ -1,5 +1,5 @@
-// Package token verifies the JWTs that Berth issues: the pair of partner tokens that a game server carries, and the
-// tickets that players show to it. Verification needs nothing but Berth's public keys.
+// Package token verifies the JWTs that Berth issues: the pair of partner tokens that a game server carries, the claim code that it may get in
+// their place, and the tickets that players show to it. Verification needs nothing but Berth's public keys.
 package token
 
 import (
@@ -20,6 +20,8 @@ const (
 	AudienceSocial = "social"
 	// AudienceTicket is the audience of a player's ticket.
 	AudienceTicket = "ticket"
+	// AudienceClaim is the audience of a claim code.
+	AudienceClaim = "claim"
 )
 
 const (
@@ -37,7 +39,7 @@ type Claims struct {
 	Namespace string `json:"namespace"`
 	// Pair is the id of the pair; empty in a ticket.
 	Pair string `json:"pair,omitempty"`
-	// Instance is the id of the instance that a ticket is for; empty in partner tokens.
+	// Instance is the id of the instance that a ticket or a claim code is for; empty in partner tokens.
 	Instance string `json:"instance,omitempty"`
 }
 
@@ -66,6 +68,24 @@ type Ticket struct {
 	// InstanceID is the instance that it is for.
 	InstanceID string
 	// Namespace is the instance's namespace.
+	Namespace string
+	// IssueTime is when it was issued; the zero time if it does not say.
+	IssueTime time.Time
+	// ExpireTime is when it expires; it is valid for Leeway longer.
+	ExpireTime time.Time
+	// KeyID is the id of the key that signed it.
+	KeyID string
+}
+
+// Claim is a valid claim code: what a game server exchanges for its pair. Whether it may still be used, the instance knows.
+type Claim struct {
+	// AttemptID is the attempt that the server is for (jti): however often its code is minted, it is the same code.
+	AttemptID string
+	// ServerID and PairID are the ids of the server and of the pair that it will get.
+	ServerID, PairID string
+	// InstanceID is the instance that the server is for.
+	InstanceID string
+	// Namespace is the namespace of server and instance.
 	Namespace string
 	// IssueTime is when it was issued; the zero time if it does not say.
 	IssueTime time.Time

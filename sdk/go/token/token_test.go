@@ -144,6 +144,9 @@ func claims(audience string) token.Claims {
 	if audience == token.AudienceTicket {
 		c.Subject, c.Pair, c.Instance = "player-1", "", "instance-1"
 	}
+	if audience == token.AudienceClaim {
+		c.Instance = "instance-1"
+	}
 	return c
 }
 
@@ -212,6 +215,8 @@ func testVerifyPairRefuses(t *testing.T, i issuer) {
 		"game token twice":         {game, game, token.Swapped},
 		"social token twice":       {social, social, token.Swapped},
 		"ticket as game token":     {i.sign(t, claims(token.AudienceTicket)), social, token.Invalid},
+		"claim code as game token": {i.sign(t, claims(token.AudienceClaim)), social, token.Invalid},
+		"claim code as social one": {game, i.sign(t, claims(token.AudienceClaim)), token.Invalid},
 		"two audiences":            {changed("game", func(c *token.Claims) { c.Audience = jwt.ClaimStrings{"game", "social"} }), social, token.Invalid},
 		"no audience":              {changed("game", func(c *token.Claims) { c.Audience = nil }), social, token.Invalid},
 		"other pair":               {game, changed("social", func(c *token.Claims) { c.Pair = "pair-2" }), token.Mismatched},

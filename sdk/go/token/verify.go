@@ -82,6 +82,28 @@ func (v *Verifier) VerifyTicket(ctx context.Context, ticket string) (Ticket, err
 	}, nil
 }
 
+// VerifyClaim verifies a game server's claim code. It fails with a *Error when the code is refused and with ErrKeysUnavailable when there is
+// no verdict. Whether it was revoked (Revocations), and may still be used, is for the caller to check.
+func (v *Verifier) VerifyClaim(ctx context.Context, code string) (Claim, error) {
+	c, err := v.verify(ctx, "claim code", code, AudienceClaim)
+	if err != nil {
+		return Claim{}, err
+	}
+	if c.ID == "" || c.Subject == "" || c.Pair == "" || c.Instance == "" || c.Namespace == "" {
+		return Claim{}, refuse(Invalid, "the claim code names no attempt, server, pair, instance or namespace")
+	}
+	return Claim{
+		AttemptID:  c.ID,
+		ServerID:   c.Subject,
+		PairID:     c.Pair,
+		InstanceID: c.Instance,
+		Namespace:  c.Namespace,
+		IssueTime:  c.issued(),
+		ExpireTime: c.ExpiresAt.Time,
+		KeyID:      c.KeyID,
+	}, nil
+}
+
 // Verified is what a token of any kind says that one of Berth's keys has signed.
 type Verified struct {
 	// Claims is what is in it.

@@ -19,11 +19,25 @@ type Config struct {
 	Name string `yaml:"name"`
 	// Kind says which of the built-in providers it is, and which of the blocks below counts.
 	Kind string `yaml:"kind"`
+	// Credentials is what the bootstrap document of its servers has: tokens (default), or claim, a code that a server exchanges for them. A code is for
+	// hosts that log or show what they start servers with.
+	Credentials string `yaml:"credentials"`
 	// Process runs servers as processes on this machine.
 	Process process.Config `yaml:"process,omitempty"`
 	// Attach waits for servers that are started by hand.
 	Attach attach.Config `yaml:"attach,omitempty"`
 }
+
+// What a bootstrap document has.
+const (
+	// CredentialsTokens: both tokens.
+	CredentialsTokens = "tokens"
+	// CredentialsClaim: a claim code.
+	CredentialsClaim = "claim"
+)
+
+// Claims reports whether servers are given a claim code in place of their tokens.
+func (c Config) Claims() bool { return c.Credentials == CredentialsClaim }
 
 // Plugin is a provider in this process. Close it when nothing calls it any more.
 type Plugin interface {
@@ -53,10 +67,17 @@ func builtins() []builtin {
 	}
 }
 
-// Check returns an error unless the configuration names a kind that is built in.
+// Check returns an error unless the configuration names a kind that is built in, and credentials that there are.
 func (c Config) Check() error {
-	_, err := c.find()
-	return err
+	if _, err := c.find(); err != nil {
+		return err
+	}
+	switch c.Credentials {
+	case "", CredentialsTokens, CredentialsClaim:
+		return nil
+	default:
+		return errs.New(errs.ValidationFailed, "provider %q: credentials: %q is neither %s nor %s", c.Name, c.Credentials, CredentialsTokens, CredentialsClaim)
+	}
 }
 
 func (c Config) find() (builtin, error) {

@@ -21,6 +21,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/egress"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/services/allocation"
 	"github.com/berth-dev/berth/services/allocation/providers"
@@ -39,6 +40,8 @@ type Options struct {
 	Attach bool
 	// APIAddr, GRPCAddr, EdgeAddr and AdminAddr are where to listen.
 	APIAddr, GRPCAddr, EdgeAddr, AdminAddr string
+	// AllowedHosts are names, beside those of this machine, by which requests may call the API and the edge.
+	AllowedHosts []string
 	// AnyPort listens on free ports instead.
 	AnyPort bool
 	// Redis is the address of an empty Redis to use instead of the embedded store: for benchmarks. All keys are made anew at each start, so what
@@ -63,6 +66,25 @@ type File struct {
 	Providers []providers.Config `yaml:"providers"`
 	// Timeouts are for instances that do not say.
 	Timeouts gameinstance.Timeouts `yaml:"timeouts" envPrefix:"TIMEOUT_"`
+	// Limits are the gateway's.
+	Limits gateway.Limits `yaml:"limits" envPrefix:"LIMIT_"`
+	// Auth has callers beside the API key of the run.
+	Auth Callers `yaml:"auth"`
+	// Egress says to which addresses beyond the internet Berth connects.
+	Egress egress.Config `yaml:"egress" envPrefix:"EGRESS_"`
+}
+
+// defaults are those of the file. Everybody on a laptop has one address, so that is not counted.
+func defaults() File {
+	file := File{Timeouts: gameinstance.Default().Timeouts, Limits: gateway.Default().Limits}
+	file.Limits.Rates.Exempt = []string{"127.0.0.0/8", "::1/128"}
+	return file
+}
+
+// Callers are who may call beside the holder of the API key.
+type Callers struct {
+	// OIDC are the identity providers whose tokens are taken, as in the services' configuration.
+	OIDC []auth.OIDC `yaml:"oidc"`
 }
 
 // Stack is all of Berth in this process.
@@ -122,7 +144,7 @@ func Run(ctx context.Context, o Options) error {
 
 // New builds everything and opens the listeners; Run or Serve must follow.
 func New(ctx context.Context, o Options) (*Stack, error) {
-	file := File{Timeouts: gameinstance.Default().Timeouts}
+	file := defaults()
 	if o.Config != "" {
 		if err := conf.Load(o.Config, &file); err != nil {
 			return nil, err
@@ -160,7 +182,7 @@ func New(ctx context.Context, o Options) (*Stack, error) {
 		}
 		redis, modules = store.config(), append(modules, store.module())
 	}
-	modules = append(modules, s.services(file, ls, redis)...)
+	modules = append(modules, s.services(file, ls, redis, o.AllowedHosts)...)
 	s.app, err = app.New(ctx, app.Config{Log: log, AdminListener: ls.admin}, modules...)
 	if errors.Is(err, process.ErrFolderInUse) {
 		err = fmt.Errorf("another berth runs in the folder %s: choose another with --dir (%w)", dir.path, err)
@@ -207,11 +229,12 @@ func prepare(file *File, o Options, dir string) {
 }
 
 // services returns the four services, wired to each other.
-func (s *Stack) services(file File, ls *listeners, redis redisx.Config) []app.Module {
+func (s *Stack) services(file File, ls *listeners, redis redisx.Config, hosts []string) []app.Module {
 	redis.Partitions = 16
 	creds := auth.Config{
 		InternalKey: conf.Secret(rand.Text() + rand.Text()),
 		APIKeys:     []auth.APIKey{{Name: "dev", SHA256: apikey.Hash(s.Key), Role: auth.RoleAdmin}},
+		OIDC:        file.Auth.OIDC,
 	}
 	instanceAddr, issuerAddr, allocationAddr := ls.instance.Addr().String(), ls.issuer.Addr().String(), ls.allocation.Addr().String()
 
@@ -229,7 +252,9 @@ func (s *Stack) services(file File, ls *listeners, redis redisx.Config) []app.Mo
 	gw := gateway.Default()
 	gw.Redis, gw.Auth, gw.EdgeListener, gw.APIListener = redis, creds, ls.edge, ls.api
 	gw.GameInstance, gw.TokenIssuer, gw.Allocation = instanceAddr, issuerAddr, allocationAddr
+	gw.Limits, gw.AllowedHosts = file.Limits, slices.Concat(ls.hosts(), hosts)
 
+	ti.Egress, gi.Egress, al.Egress = file.Egress, file.Egress, file.Egress
 	for _, a := range []*audit.Settings{&ti.Audit, &gi.Audit, &al.Audit, &gw.Audit} {
 		a.Stdout = false // it is the command's, and the banner's
 	}
@@ -262,6 +287,18 @@ func listen(ctx context.Context, o Options) (*listeners, error) {
 		*l.to = ln
 	}
 	return ls, nil
+}
+
+// hosts are the names by which game servers and tools call the API and the edge where nobody has another: this machine's own, and the addresses that were
+// chosen for the two. No page of another site has one of them: what its name stands for its owner can change, but not the name that browsers send.
+func (l *listeners) hosts() []string {
+	names := []string{"localhost"}
+	for _, ln := range []net.Listener{l.edge, l.api} {
+		if addr, ok := ln.Addr().(*net.TCPAddr); ok && !addr.IP.IsUnspecified() {
+			names = append(names, addr.IP.String())
+		}
+	}
+	return names
 }
 
 func (l *listeners) close() error {

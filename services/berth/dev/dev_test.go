@@ -3,6 +3,7 @@ package dev
 import (
 	"context"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,6 +51,36 @@ func options(t *testing.T, dir string) Options {
 		t.Fatal(err)
 	}
 	return Options{Config: config, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard}
+}
+
+// What the file says about identity providers is the services' own, whose checks name what is wrong with it.
+func TestTheFileMayNameIdentityProviders(t *testing.T) {
+	const provider = "{issuer: 'https://id.example.com', audience: berth, role_claim: groups, roles: {ops: OPERATOR}}"
+	for more, says := range map[string]string{
+		"auth: {oidc: [" + provider + "]}\negress: {allow: [10.0.0.0/8]}": "",
+		"auth: {oidc: [" + provider + ", " + provider + "]}":              "issuer: is there twice",
+		"egress: {allow: [10.0.0.1]}":                                     "egress.allow",
+		"auth: {internal_key: x}":                                         "internal_key",
+	} {
+		o := options(t, "")
+		file, err := os.OpenFile(o.Config, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := file.WriteString(more); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s, err := New(t.Context(), o)
+		if err == nil {
+			stop(t, s)
+		}
+		if (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", more, err)
+		}
+	}
 }
 
 // stop ends a Berth that was built and not yet run.
@@ -105,5 +136,42 @@ func TestAFolderForOneRunIsRemovedAtItsEnd(t *testing.T) {
 	stop(t, s)
 	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) != 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// A page of another site can have its name resolved to this machine, and would then be of the same origin as the API.
+func TestAPageOfAnotherSiteReachesNothing(t *testing.T) {
+	o := options(t, "")
+	o.AllowedHosts = []string{"my-laptop.lan"}
+	s, err := New(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	stopped := make(chan error, 1)
+	go func() { stopped <- s.Serve(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, url := range []string{s.APIURL + "/openapi.json", s.APIURL + "/v1/providers", s.Gateway + "/.well-known/jwks.json", s.Gateway + "/v1/link"} {
+		for host, reached := range map[string]bool{"": true, "localhost": true, "127.0.0.1": true, "[::1]:7002": true, "my-laptop.lan:7002": true, "rebound.example": false, "rebound.example:7002": false} {
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Host = host
+			resp, err := http.DefaultTransport.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil || (resp.StatusCode != http.StatusForbidden) != reached || !reached && !strings.Contains(string(body), "--allowed-hosts") {
+				t.Errorf("%s as %q: %d %s, %v", url, host, resp.StatusCode, body, err)
+			}
+		}
 	}
 }

@@ -18,6 +18,8 @@ type ProviderInfo struct {
 	Regions, Builds []string
 	// PollInterval is how often it may be asked about a server.
 	PollInterval time.Duration
+	// Claims says that its servers are given a claim code in place of their tokens.
+	Claims bool
 	// MaxBootstrap is the largest bootstrap that it can carry, in bytes; 0: no limit known.
 	MaxBootstrap int64
 }

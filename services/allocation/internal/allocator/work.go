@@ -186,14 +186,14 @@ func (h *hold) place(ctx context.Context) error {
 		h.a.Fails(message(err), h.now())
 		return nil
 	}
+	p := h.w.providers[name]
 	mintCtx, cancel := context.WithTimeout(ctx, h.w.cfg.ReportTimeout)
 	defer cancel()
-	bootstrap, err := h.w.cfg.Credentials.Bootstrap(mintCtx, h.a)
+	bootstrap, err := h.w.cfg.Credentials.Bootstrap(mintCtx, h.a, p.Info)
 	if err != nil {
 		h.a.Postponed("no tokens for the server: "+message(err), h.now())
 		return nil
 	}
-	p := h.w.providers[name]
 	if limit := p.Info.MaxBootstrap; limit > 0 && int64(len(bootstrap)) > limit {
 		h.a.Fails(fmt.Sprintf("provider %q: the bootstrap document has %d bytes, and it carries %d", name, len(bootstrap), limit), h.now())
 		return nil

@@ -50,8 +50,8 @@ type Change struct {
 
 // Credentials makes what a server needs to come to its instance.
 type Credentials interface {
-	// Bootstrap mints the tokens of the allocation's server and returns its bootstrap document, a secret.
-	Bootstrap(ctx context.Context, a Allocation) ([]byte, error)
+	// Bootstrap mints the credentials of the allocation's server, of the kind that the provider is to carry, and returns its bootstrap document, a secret.
+	Bootstrap(ctx context.Context, a Allocation, p ProviderInfo) ([]byte, error)
 }
 
 // Instances tells instances what became of their attempts.

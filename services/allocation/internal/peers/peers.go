@@ -14,27 +14,47 @@ import (
 	"github.com/berth-dev/berth/services/allocation/internal/wire"
 )
 
-// Issuer makes bootstrap documents with tokens of token-issuer. It is an allocator.Credentials and safe for concurrent use.
+// Issuer makes bootstrap documents with credentials of token-issuer. It is an allocator.Credentials and safe for concurrent use.
 type Issuer struct {
 	// Tokens is the client of token-issuer.
 	Tokens tokenv1.TokenServiceClient
 	// Gateway is the base URL of the gateway's edge, as game servers reach it.
 	Gateway string
+	// CA has the certificates of the authorities that sign the gateway's; empty: those of the servers' systems.
+	CA string
 }
 
-// Bootstrap implements allocator.Credentials.
-func (i Issuer) Bootstrap(ctx context.Context, a allocator.Allocation) ([]byte, error) {
-	pair, err := i.Tokens.IssueTokenPair(ctx, &tokenv1.IssueTokenPairRequest{Namespace: a.Namespace, AttemptId: a.ID})
+// Bootstrap implements allocator.Credentials. With a claim code the pair is minted when the server claims it, and never comes here.
+func (i Issuer) Bootstrap(ctx context.Context, a allocator.Allocation, p allocator.ProviderInfo) ([]byte, error) {
+	doc := bootstrap.Document{
+		Version: bootstrap.Version, Namespace: a.Namespace, Instance: a.InstanceID, Server: a.ServerID(), Gateway: i.Gateway, CA: i.CA, Traceparent: a.Traceparent,
+	}
+	mint := i.tokens
+	if p.Claims {
+		mint = i.claim
+	}
+	server, err := mint(ctx, a, &doc)
 	if err != nil {
 		return nil, rpc.FromStatus(err)
 	}
-	if pair.GetServerId() != a.ServerID() {
-		return nil, fmt.Errorf("token-issuer minted for server %s, and the attempt's is %s", pair.GetServerId(), a.ServerID())
+	if server != a.ServerID() {
+		return nil, fmt.Errorf("token-issuer minted for server %s, and the attempt's is %s", server, a.ServerID())
 	}
-	return json.Marshal(bootstrap.Document{
-		Version: bootstrap.Version, Namespace: a.Namespace, Instance: a.InstanceID, Server: a.ServerID(), Gateway: i.Gateway,
-		Game: bootstrap.Secret(pair.GetGameToken()), Social: bootstrap.Secret(pair.GetSocialToken()), Traceparent: a.Traceparent,
-	})
+	return json.Marshal(doc)
+}
+
+// tokens puts the pair into the document, and returns whose it is.
+func (i Issuer) tokens(ctx context.Context, a allocator.Allocation, doc *bootstrap.Document) (server string, err error) {
+	pair, err := i.Tokens.IssueTokenPair(ctx, &tokenv1.IssueTokenPairRequest{Namespace: a.Namespace, AttemptId: a.ID})
+	doc.Game, doc.Social = bootstrap.Secret(pair.GetGameToken()), bootstrap.Secret(pair.GetSocialToken())
+	return pair.GetServerId(), err
+}
+
+// claim puts the claim code into the document, and returns whose it is.
+func (i Issuer) claim(ctx context.Context, a allocator.Allocation, doc *bootstrap.Document) (server string, err error) {
+	code, err := i.Tokens.IssueClaimCode(ctx, &tokenv1.IssueClaimCodeRequest{Namespace: a.Namespace, AttemptId: a.ID})
+	doc.Claim = bootstrap.Secret(code.GetClaim())
+	return code.GetServerId(), err
 }
 
 // Instances tells game-instance what became of attempts. It is an allocator.Instances and safe for concurrent use.

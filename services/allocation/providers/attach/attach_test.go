@@ -152,3 +152,22 @@ func TestCloseTakesTheFileAwayIfToldTo(t *testing.T) {
 		}
 	}
 }
+
+// A server that is started with a claim code is taken up after a restart, too.
+func TestADocumentWithAClaimCodeIsTakenUp(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bootstrap.json")
+	o := order(t, 1)
+	doc, err := json.Marshal(bootstrap.Document{
+		Version: 1, Namespace: "default", Instance: instance, Server: ids.Server(o.GetAttemptId()), Gateway: "http://127.0.0.1:7001", Claim: "claim",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Bootstrap = doc
+	if _, err := open(t, file, discard()).Allocate(t.Context(), o); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, file, discard()).Get(t.Context(), &providerv1.GetRequest{AttemptId: o.GetAttemptId()}); err != nil {
+		t.Error(err)
+	}
+}

@@ -9,9 +9,11 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/pkg/rpc"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/sdk/go/token"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 	"github.com/berth-dev/berth/services/gameinstance/internal/session"
 	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
@@ -23,11 +25,18 @@ type GameServer struct {
 	instances *instance.Service
 	sessions  *session.Service
 	pairs     Pairs
+	claims    Claims
+}
+
+// Claims knows claim codes.
+type Claims interface {
+	// VerifyClaim returns what a code is for. It fails with a *token.Error when the code is refused, and otherwise there is no verdict.
+	VerifyClaim(ctx context.Context, code string) (token.Claim, error)
 }
 
 // NewGameServer returns the handlers of GameServerService.
-func NewGameServer(instances *instance.Service, sessions *session.Service, pairs Pairs) *GameServer {
-	return &GameServer{instances: instances, sessions: sessions, pairs: pairs}
+func NewGameServer(instances *instance.Service, sessions *session.Service, pairs Pairs, claims Claims) *GameServer {
+	return &GameServer{instances: instances, sessions: sessions, pairs: pairs, claims: claims}
 }
 
 // frame is what a call over the link brings besides its request.
@@ -262,6 +271,23 @@ func (s *GameServer) RefreshTokens(ctx context.Context, req *gameserverv1.Refres
 		return nil, err
 	}
 	return &gameserverv1.RefreshTokensResponse{GameToken: pair.GetGameToken(), SocialToken: pair.GetSocialToken(), ExpireTime: pair.GetExpireTime(), RefreshTime: pair.GetRefreshTime()}, nil
+}
+
+// ClaimTokens implements the rpc. The pair is minted after the commit: whoever gets no answer asks again, with the same nonce.
+func (s *GameServer) ClaimTokens(ctx context.Context, req *gameserverv1.ClaimTokensRequest) (*gameserverv1.ClaimTokensResponse, error) {
+	claim, err := s.claims.VerifyClaim(ctx, req.GetClaim())
+	if err != nil {
+		return nil, auth.TokenErr(err)
+	}
+	rpc.About(ctx, claim.Namespace, "instance:"+claim.InstanceID)
+	if err := s.instances.Claim(ctx, auth.FromContext(ctx).Actor(), claim.Namespace, claim.InstanceID, claim.AttemptID, req.GetNonce()); err != nil {
+		return nil, err
+	}
+	pair, err := s.pairs.Pair(ctx, claim.Namespace, claim.AttemptID)
+	if err != nil {
+		return nil, err
+	}
+	return &gameserverv1.ClaimTokensResponse{GameToken: pair.GetGameToken(), SocialToken: pair.GetSocialToken(), ExpireTime: pair.GetExpireTime(), RefreshTime: pair.GetRefreshTime()}, nil
 }
 
 // RequestBackfill implements the rpc.

@@ -15,8 +15,8 @@ import (
 
 // Pairs mints the token pairs of game servers.
 type Pairs interface {
-	// Pair mints that of a registration's server.
-	Pair(ctx context.Context, namespace, registration string) (*tokenv1.IssueTokenPairResponse, error)
+	// Pair mints that of an attempt's server, or of a registration's.
+	Pair(ctx context.Context, namespace, attemptID string) (*tokenv1.IssueTokenPairResponse, error)
 	// Renew mints the pair that a server has anew.
 	Renew(ctx context.Context, server token.Server) (*tokenv1.RefreshTokenPairResponse, error)
 }

@@ -49,6 +49,7 @@ const (
 	ServerExited
 	ServerLost
 	LifetimeExceeded
+	ClaimedTwice
 )
 
 // Fate is what became of an attempt. The numbers are stored.
@@ -223,6 +224,8 @@ type Attempt struct {
 	ReleaseTime  time.Time
 	// Registered says that the server is a registered one: it was there before, and stays.
 	Registered bool
+	// ClaimNonceHash is the SHA-256 of the nonce with which the server's claim code was used; nil as long as it was not.
+	ClaimNonceHash []byte
 }
 
 // Timeouts bound the phases of a life; 0 is off.

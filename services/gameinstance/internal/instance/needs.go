@@ -38,6 +38,7 @@ func (ReportExited) needs() Needs   { return Needs{AllPlayers: true} }
 func (ReportReleased) needs() Needs { return Needs{AllPlayers: true} }
 func (Expire) needs() Needs         { return Needs{AllPlayers: true} }
 func (Replace) needs() Needs        { return Needs{AllPlayers: true} }
+func (Claim) needs() Needs          { return Needs{AllPlayers: true} }
 func (Unlink) needs() Needs         { return Needs{AllPlayers: true} }
 
 // A link begins with a snapshot.

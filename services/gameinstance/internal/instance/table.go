@@ -32,7 +32,7 @@ func Table() []Transition {
 	for _, from := range []State{Allocating, Allocated, Linked, Running} {
 		table = append(table,
 			Transition{from, "server_replaced", Pending, "ReplaceGameServer"},
-			Transition{from, "server_lost", Pending, "the server has exited, was released, did not link or open in time, or was away for longer than the grace; with on_server_loss REPLACE"},
+			Transition{from, "server_lost", Pending, "the server has exited, was released, did not link or open in time, was away for longer than the grace, or two had its claim code before it linked; with on_server_loss REPLACE"},
 		)
 	}
 	for _, from := range []State{Pending, Allocating, Allocated, Linked, Running} {

@@ -80,7 +80,7 @@ func (t *TokenIssuer) Renew(ctx context.Context, server token.Server) (*tokenv1.
 }
 
 // Pair implements grpcserver.Pairs.
-func (t *TokenIssuer) Pair(ctx context.Context, namespace, registration string) (*tokenv1.IssueTokenPairResponse, error) {
-	out, err := t.client.IssueTokenPair(ctx, &tokenv1.IssueTokenPairRequest{Namespace: namespace, AttemptId: registration})
+func (t *TokenIssuer) Pair(ctx context.Context, namespace, attemptID string) (*tokenv1.IssueTokenPairResponse, error) {
+	out, err := t.client.IssueTokenPair(ctx, &tokenv1.IssueTokenPairRequest{Namespace: namespace, AttemptId: attemptID})
 	return out, rpc.FromStatus(err)
 }

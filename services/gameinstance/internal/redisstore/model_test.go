@@ -209,6 +209,7 @@ func (m *model) draw() (instance.Command, func()) {
 		{instance.ReportAllocated{AttemptID: attempt, Provider: "p"}, none}, {instance.ReportExited{AttemptID: attempt}, none},
 		{instance.ReportReleased{AttemptID: attempt}, none}, {instance.ReportFailed{AttemptID: attempt}, none},
 		{instance.CallAnswered{Kind: instance.CallAllocate, AttemptID: attempt}, none}, {instance.CallFailed{Kind: instance.CallAssign, AttemptID: attempt}, none},
+		{instance.Claim{AttemptID: attempt, NonceHash: []byte{byte(session % 2)}}, none},
 		{instance.LinkServer{Server: server, SessionEpoch: session, GatewayID: "gw"}, none},
 		{instance.LinkServer{Server: server, SessionEpoch: session, GatewayID: "gw"}, none},
 		{instance.AttachSession{ServerID: server.ServerID, SessionEpoch: session, GatewayID: "gw", LinkEpoch: inst.LastLinkEpoch, LastOffset: inst.LastOffset, Revision: inst.Revision}, none},
@@ -260,6 +261,13 @@ func (m *model) check() {
 	}
 	if p := m.last; p != nil && (i.Revision < p.Revision || i.LastOffset < p.LastOffset || i.LastLinkEpoch < p.LastLinkEpoch) {
 		m.t.Fatalf("a number went back: revision %d after %d, offset %d after %d, link epoch %d after %d", i.Revision, p.Revision, i.LastOffset, p.LastOffset, i.LastLinkEpoch, p.LastLinkEpoch)
+	}
+	if p := m.last; p != nil {
+		for n, a := range p.Attempts {
+			if a.ClaimNonceHash != nil && !slices.Equal(a.ClaimNonceHash, i.Attempts[n].ClaimNonceHash) {
+				m.t.Fatalf("the claim code of attempt %d was used with %v, and now with %v", n, a.ClaimNonceHash, i.Attempts[n].ClaimNonceHash)
+			}
+		}
 	}
 	m.last = i
 	m.checkHistory()

@@ -20,6 +20,29 @@ import (
 	"github.com/berth-dev/berth/services/gameinstance/internal/timer"
 )
 
+// A replica of the version before this one changes an instance without a word in idx about what it wrote into the timers. The next commit that asks
+// for a deadline must not take it for written.
+func TestWhatAnotherVersionWroteIntoTheTimersIsNotTakenForKnown(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		s, ctx := redisstore.New(r), context.Background()
+		id := linked(t, s)
+		p := r.Partition(id)
+		timers, key := redisx.Key(p, "timers"), redisx.Key(p, "i:"+id)
+		i := load(t, s, id)
+		due := i.NextDue().UnixMicro()
+		if err := r.HSet(ctx, key, "rev", i.Revision+1).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.ZAdd(ctx, timers, redis.Z{Score: float64(due + 1e9), Member: id}).Err(); err != nil {
+			t.Fatal(err)
+		}
+		must(t, s, id, instance.UpdateGameData{})
+		if got, err := r.ZScore(ctx, timers, id).Result(); err != nil || int64(got) != due {
+			t.Errorf("the timer is set to %.0f (%v), and the instance is due at %d", got, err, due)
+		}
+	})
+}
+
 // lost returns the index of lost links.
 func lost(t *testing.T, r *redisx.Store) map[string]int64 {
 	t.Helper()

@@ -17,6 +17,10 @@ type Metrics struct {
 	Refused *prometheus.CounterVec
 	// Requests counts requests over sockets, by the reason of their failure ("" for success).
 	Requests *prometheus.CounterVec
+	// RateLimited counts requests, upgrades and frames that came too fast, by the limit: address, credential, refused, upgrades or frames.
+	RateLimited *prometheus.CounterVec
+	// InUse counts connections that were refused because another one uses their pair, by the resume key that they showed: none, or a wrong one.
+	InUse *prometheus.CounterVec
 	// Notifications counts notifications that were queued to sockets.
 	Notifications prometheus.Counter
 	// Pulls counts reads of mailboxes: after a link, a gap, or a reminder.
@@ -42,6 +46,8 @@ func New(reg prometheus.Registerer) *Metrics {
 		Closed:        vector("berth_gateway_sockets_closed_total", "Link sockets that ended, by the close code that was sent; LOST where none was.", "code"),
 		Refused:       vector("berth_gateway_upgrades_refused_total", "Link upgrades that were refused, by reason.", "reason"),
 		Requests:      vector("berth_gateway_requests_total", "Requests over link sockets, by the reason of their failure; empty for success.", "reason"),
+		RateLimited:   vector("berth_gateway_rate_limited_total", "Requests, upgrades and frames that came too fast, by the limit.", "what"),
+		InUse:         vector("berth_gateway_credentials_in_use_total", "Connections refused because another one uses their pair, by the resume key that they showed: none, wrong.", "resume_key"),
 		Notifications: counter("berth_gateway_notifications_total", "Notifications queued to link sockets."),
 		Pulls:         counter("berth_gateway_pulls_total", "Reads of mailboxes: after a link, a gap in what was published, or a reminder."),
 		Breaks:        counter("berth_gateway_relay_breaks_total", "Relay streams to game-instance that broke."),

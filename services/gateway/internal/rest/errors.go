@@ -3,8 +3,10 @@ package rest
 import (
 	"context"
 	"log/slog"
+	"math"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -22,7 +24,7 @@ import (
 func visible(ctx context.Context, log *slog.Logger, method string, err error) *status.Status {
 	st := status.Convert(err)
 	if st.Code() == codes.InvalidArgument && !typed(st) { // grpc-gateway's own
-		return rpc.Status(errs.New(errs.Malformed, "%s", plain(st.Message())))
+		return rpc.Status(errs.New(errs.Malformed, "%s", plainText(st.Message())))
 	}
 	public := rpc.FromStatus(st.Err())
 	if errs.Is(public, errs.Internal) && !typed(st) {
@@ -42,7 +44,10 @@ func typed(st *status.Status) bool {
 
 // writeError answers with an error as a google.rpc.Status in JSON, the one form of errors over REST.
 func writeError(w http.ResponseWriter, httpStatus int, st *status.Status) {
-	body, err := protojson.Marshal(st.Proto())
+	noteRefusal(w, st)
+	answer := st.Proto()
+	answer.Message = strings.ToValidUTF8(answer.GetMessage(), "\uFFFD") // it may quote the request, and JSON cannot have anything else
+	body, err := protojson.Marshal(answer)
 	if err != nil {
 		httpStatus, body = http.StatusInternalServerError, []byte(`{"code":13,"message":"internal error"}`)
 	}
@@ -52,7 +57,7 @@ func writeError(w http.ResponseWriter, httpStatus int, st *status.Status) {
 	h.Set("Content-Type", "application/json")
 	for _, d := range st.Details() {
 		if retry, ok := d.(*errdetails.RetryInfo); ok {
-			h.Set("Retry-After", strconv.Itoa(max(1, int(retry.GetRetryDelay().AsDuration().Seconds()))))
+			h.Set("Retry-After", retryAfter(retry.GetRetryDelay().AsDuration()))
 		}
 	}
 	if httpStatus == http.StatusUnauthorized {
@@ -61,6 +66,9 @@ func writeError(w http.ResponseWriter, httpStatus int, st *status.Status) {
 	w.WriteHeader(httpStatus)
 	_, _ = w.Write(body) //nolint:gosec // JSON, and said to be; whoever does not read it has gone
 }
+
+// retryAfter is a time as the header of that name has it: whole seconds, of which none is too short.
+func retryAfter(d time.Duration) string { return strconv.Itoa(max(1, int(math.Ceil(d.Seconds())))) }
 
 // fail answers with an error that the gateway itself found.
 func fail(w http.ResponseWriter, err error) {

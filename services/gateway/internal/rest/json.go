@@ -35,7 +35,7 @@ func (c *codec) NewDecoder(r io.Reader) runtime.Decoder {
 			return c.Unmarshal(body, v)
 		}
 		if err := c.UnmarshalOptions.Unmarshal(body, msg); err != nil {
-			return errors.New("body: " + plain(err.Error()))
+			return errors.New("body: " + plainText(err.Error()))
 		}
 		return nil
 	})
@@ -47,8 +47,8 @@ func (*codec) StreamContentType(any) string { return "application/x-ndjson" }
 // maxDetail is how much of a parser's message is passed on; it quotes from the body.
 const maxDetail = 300
 
-// plain makes a message of the protobuf module stable: it begins with "proto:" and, at random, one or another kind of space.
-func plain(msg string) string {
+// plainText makes a message of the protobuf module stable: it begins with "proto:" and, at random, one or another kind of space.
+func plainText(msg string) string {
 	msg = strings.ReplaceAll(msg, "\u00a0", " ")
 	msg = strings.TrimSpace(strings.TrimPrefix(msg, "proto:"))
 	if len(msg) > maxDetail {

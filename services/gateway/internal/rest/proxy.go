@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/encoding"
@@ -12,17 +13,20 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+
+	"github.com/berth-dev/berth/services/gateway/internal/door"
 )
 
 // maxMessage is that of the services behind.
 const maxMessage = 8 << 20
 
 // newProxy returns a gRPC server that passes the methods of game servers on as bytes, and answers every other one with METHOD_UNKNOWN.
-func newProxy(log *slog.Logger, servers, tokens grpc.ClientConnInterface) *grpc.Server {
+func newProxy(log *slog.Logger, d *door.Door, servers, tokens grpc.ClientConnInterface) *grpc.Server {
 	allowed := map[string]grpc.ClientConnInterface{tokenv1.TokenService_GetJsonWebKeySet_FullMethodName: tokens}
 	for _, m := range gameserverv1.GameServerService_ServiceDesc.Methods {
 		allowed[fmt.Sprintf("/%s/%s", gameserverv1.GameServerService_ServiceDesc.ServiceName, m.MethodName)] = servers
@@ -31,12 +35,18 @@ func newProxy(log *slog.Logger, servers, tokens grpc.ClientConnInterface) *grpc.
 		grpc.ForceServerCodecV2(rawCodec{}),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
+			host, remote, authorization := caller(stream.Context())
+			if err := d.Call(host, remote, authorization); err != nil {
+				return rpc.Status(err).Err()
+			}
 			method, _ := grpc.MethodFromServerStream(stream)
 			conn, ok := allowed[method]
 			if !ok {
 				return rpc.Status(errs.New(errs.MethodUnknown, "there is no method %s on this port", method)).Err()
 			}
-			return pass(log, stream, conn, method)
+			err := pass(log, stream, conn, method)
+			d.Refused(remote, errs.ReasonOf(rpc.FromStatus(err)))
+			return err
 		}),
 	)
 }
@@ -53,6 +63,15 @@ func pass(log *slog.Logger, stream grpc.ServerStream, conn grpc.ClientConnInterf
 		return visible(stream.Context(), log, method, err).Err()
 	}
 	return stream.SendMsg(&response)
+}
+
+// caller returns what the door wants to know of a call.
+func caller(ctx context.Context) (host, remote string, authorization []string) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	if p, ok := peer.FromContext(ctx); ok {
+		remote = p.Addr.String()
+	}
+	return strings.Join(md.Get(":authority"), ""), remote, md.Get(auth.MetadataAuthorization)
 }
 
 // outgoing makes the caller's metadata that of the call to the service; forwarder decides what of it passes.

@@ -24,6 +24,7 @@ import (
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 
+	"github.com/berth-dev/berth/services/gateway/internal/door"
 	allocationrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/allocation/v1"
 	auditrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/audit/v1"
 	gameserverrest "github.com/berth-dev/berth/services/gateway/internal/rest/gen/berth/gameserver/v1"
@@ -52,11 +53,16 @@ type Config struct {
 	Link http.Handler
 	// Log is where defects are logged that are found here.
 	Log *slog.Logger
+	// Door decides about requests before they are looked at.
+	Door *door.Door
+	// AllowedOrigins are those of the web pages that may call the API.
+	AllowedOrigins []string
 	// Stopping is cancelled when streams should end.
 	Stopping context.Context
 }
 
-// API returns the handler for backends and web tools. It sends no CORS headers: what is on this port is not for browsers of strangers.
+// API returns the handler for backends and web tools. It sends CORS headers to pages of AllowedOrigins only: what is on this port is not for browsers of
+// strangers.
 func API(cfg Config) (http.Handler, error) {
 	mux, err := newMux(cfg)
 	if err != nil {
@@ -80,19 +86,22 @@ func API(cfg Config) (http.Handler, error) {
 		return nil, fmt.Errorf("REST of the audit: %w", err)
 	}
 	paths := http.NewServeMux()
-	paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, r *http.Request) { serveKeys(w, r, cfg.Keys) })
-	paths.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+	paths.Handle("GET /.well-known/jwks.json", plain(func(w http.ResponseWriter, r *http.Request) { serveKeys(w, r, cfg.Keys) }))
+	paths.Handle("GET /openapi.json", plain(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(openAPI)
-	})
+	}))
 	paths.Handle("/", guard(mux))
-	return paths, nil
+	return cfg.Door.Handler(withCORS(cfg.AllowedOrigins, admitted(cfg.Door, canonical(paths)))), nil
 }
 
 // Edge is the handler for game servers.
 type Edge struct {
-	paths *http.ServeMux
-	proxy *grpc.Server
+	link    http.Handler
+	paths   *http.ServeMux
+	proxy   *grpc.Server
+	handler http.Handler // of all requests
+	calls   http.Handler // of those over REST
 }
 
 // NewEdge returns the handler for game servers.
@@ -105,20 +114,27 @@ func NewEdge(cfg Config) (*Edge, error) {
 	if err := gameserverrest.RegisterGameServerServiceHandlerClient(cfg.Stopping, mux, gameserverv1.NewGameServerServiceClient(servers)); err != nil {
 		return nil, fmt.Errorf("REST of game servers: %w", err)
 	}
-	e := &Edge{paths: http.NewServeMux(), proxy: newProxy(cfg.Log, servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
-	e.paths.Handle("/v1/link", cfg.Link)
-	e.paths.HandleFunc("GET /.well-known/jwks.json", func(w http.ResponseWriter, r *http.Request) { serveKeys(w, r, cfg.Keys) })
+	e := &Edge{link: cfg.Link, paths: http.NewServeMux(), proxy: newProxy(cfg.Log, cfg.Door, servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
+	e.paths.Handle("GET /.well-known/jwks.json", plain(func(w http.ResponseWriter, r *http.Request) { serveKeys(w, r, cfg.Keys) }))
 	e.paths.Handle("/", guard(mux))
+	e.calls = admitted(cfg.Door, canonical(e.paths))
+	e.handler = cfg.Door.Handler(http.HandlerFunc(e.dispatch))
 	return e, nil
 }
 
 // ServeHTTP implements http.Handler.
-func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+func (e *Edge) ServeHTTP(w http.ResponseWriter, r *http.Request) { e.handler.ServeHTTP(w, r) }
+
+// dispatch hands a request to who speaks its protocol. Each of the three asks the door, for each has its own form of a refusal.
+func (e *Edge) dispatch(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"):
 		e.proxy.ServeHTTP(w, r)
-		return
+	case r.URL.Path == "/v1/link":
+		e.link.ServeHTTP(w, r)
+	default:
+		e.calls.ServeHTTP(w, r)
 	}
-	e.paths.ServeHTTP(w, r)
 }
 
 // Close ends gRPC calls that are under way.
@@ -134,7 +150,9 @@ func serveKeys(w http.ResponseWriter, r *http.Request, keys Keys) {
 	w.Header().Set("Content-Type", "application/jwk-set+json")
 	w.Header().Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int(keys.MaxAge().Seconds())))
 	w.Header().Set("ETag", fmt.Sprintf("%q", base64.RawURLEncoding.EncodeToString(sum[:16])))
-	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(doc)) // answers If-None-Match with 304
+	asked := r.WithContext(r.Context()) // a shallow copy, without the headers whose refusals would be in a form of their own
+	asked.Header = http.Header{"If-None-Match": r.Header.Values("If-None-Match")}
+	http.ServeContent(w, asked, "", time.Time{}, bytes.NewReader(doc)) // answers If-None-Match with 304
 }
 
 // newMux returns a mux for generated REST handlers. Nothing of a service's metadata goes back to the caller.

@@ -14,6 +14,7 @@ import (
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 
+	"github.com/berth-dev/berth/services/gateway/internal/limit"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
 )
 
@@ -24,6 +25,8 @@ type conn struct {
 	pair   *session.Pair
 	ws     *websocket.Conn
 	raw    *gatheringConn
+	remote string         // whose connection it is, host:port
+	frames *limit.Bucket  // of the pair's requests
 	heard  atomic.Int64   // when something last came from the peer: a time.Duration since the server was made
 	others sync.WaitGroup // the goroutines beside run; one may only be added under mu while the connection is not over
 

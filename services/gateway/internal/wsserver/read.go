@@ -122,9 +122,10 @@ func (c *conn) greet(h *linkv1.Hello) {
 	}
 	if err != nil {
 		code := refusal(err)
+		c.srv.countInUse(h, err)
 		c.srv.auditRefusal(audit.Entry{
 			Action: audit.Link, Namespace: server.Namespace, Actor: "server:" + server.ID, Role: string(auth.RoleGameServer), Resource: "server:" + server.ID,
-			Address: c.raw.RemoteAddr().String(),
+			Address: c.remote,
 		}, err)
 		c.srv.cfg.Log.Warn("a session was refused", append(identity(server), "code", codeName(code), "error", err)...)
 		c.Close(code, linkError(err).GetMessage())
@@ -145,6 +146,19 @@ func (c *conn) greet(h *linkv1.Hello) {
 	}
 	c.srv.cfg.Log.Info("link opened", append(identity(server), "session_id", opened.GetSessionId(), "session_epoch", opened.GetSessionEpoch(),
 		"resumed", h.GetResumeKey() != "", "instances", len(opened.GetLinks()), "sdk", h.GetSdk())...)
+}
+
+// countInUse counts a session that was refused because the pair is in use. Who shows a resume key had a session, and may be a server that is locked out by
+// somebody with its credentials; who shows none may be the one with stolen ones, or a server that was started twice.
+func (s *Server) countInUse(h *linkv1.Hello, err error) {
+	if !errs.Is(err, errs.CredentialsInUse) {
+		return
+	}
+	shown := "none"
+	if h.GetResumeKey() != "" {
+		shown = "wrong"
+	}
+	s.cfg.Metrics.InUse.WithLabelValues(shown).Inc()
 }
 
 // welcome opens the session and queues Welcome.
@@ -222,6 +236,10 @@ func (c *conn) request(r *linkv1.Request) {
 	full := (call.method == methodLink || call.method == methodCreateAndLink) && c.state.Full(call.instance)
 	c.mu.Unlock()
 	if breach != nil {
+		return
+	}
+	if err := c.srv.cfg.Door.Frame(c.frames, c.remote); err != nil { // before credentials are looked at, which may take time
+		c.refuse(call, err)
 		return
 	}
 	caller, err := c.admit(r, caller)

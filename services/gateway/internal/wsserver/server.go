@@ -13,6 +13,7 @@ import (
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 
+	"github.com/berth-dev/berth/services/gateway/internal/door"
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
@@ -72,6 +73,8 @@ type Config struct {
 	Metrics *metrics.Metrics
 	// Audit gets those that are refused.
 	Audit *audit.Recorder
+	// Door decides about upgrades before they are looked at, and limits requests. Default: none, so all are taken.
+	Door *door.Door
 }
 
 // Server is the handler of the link's path. It is safe for concurrent use. Run must run for connections to be pinged and mailboxes to be read; Wait waits

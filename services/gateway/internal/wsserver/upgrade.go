@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -27,6 +28,11 @@ const Subprotocol = "berth.v1.proto"
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.running.Add(1)
 	defer s.running.Done()
+	if err := s.cfg.Door.Upgrade(r.Host, r.RemoteAddr); err != nil {
+		s.auditRefusal(audit.Entry{Action: audit.Link, Actor: audit.Unknown, Address: r.RemoteAddr}, err)
+		s.refuse(w, statusOf(err), err)
+		return
+	}
 	if status, err := checkRequest(r); err != nil {
 		s.auditRefusal(audit.Entry{Action: audit.Link, Actor: audit.Unknown, Address: r.RemoteAddr}, err)
 		s.refuse(w, status, err)
@@ -42,6 +48,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	pair, err := s.authenticate(r)
 	if err != nil {
+		s.cfg.Door.Refused(r.RemoteAddr, errs.ReasonOf(err))
 		s.auditRefusal(audit.Entry{Action: audit.Link, Actor: audit.Unknown, Address: r.RemoteAddr}, err)
 		s.refuse(w, statusOf(err), err)
 		return
@@ -119,6 +126,7 @@ func (s *Server) authenticate(r *http.Request) (*session.Pair, error) {
 // accept upgrades the connection and lets it run in goroutines of its own, so that the handler can return and net/http let go of the request.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, pair *session.Pair) {
 	c := newConn(s, pair)
+	c.remote, c.frames = strings.Clone(r.RemoteAddr), s.cfg.Door.Frames(pair.Server().PairID)
 	hj := &hijacker{ResponseWriter: w, buffers: &s.batches}
 	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
 		Subprotocols:    []string{Subprotocol},
@@ -161,8 +169,8 @@ func (s *Server) refuse(w http.ResponseWriter, status int, err error) {
 		h.Set("Upgrade", "websocket")
 		h.Set("Connection", "Upgrade")
 	}
-	if status == http.StatusServiceUnavailable {
-		h.Set("Retry-After", strconv.Itoa(max(1, int(e.RetryAfter.Seconds()))))
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(e.RetryAfter.Seconds())))))
 	}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // whoever does not read it has gone
@@ -178,6 +186,8 @@ func statusOf(err error) int {
 		return http.StatusUnauthorized
 	case errs.KindPermissionDenied:
 		return http.StatusForbidden
+	case errs.KindResourceExhausted:
+		return http.StatusTooManyRequests
 	case errs.KindUnavailable, errs.KindDeadlineExceeded, errs.KindCancelled:
 		return http.StatusServiceUnavailable
 	default:

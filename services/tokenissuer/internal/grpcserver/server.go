@@ -63,6 +63,15 @@ func (s *Server) IssueTokenPair(ctx context.Context, req *tokenv1.IssueTokenPair
 	}, nil
 }
 
+// IssueClaimCode implements tokenv1.TokenServiceServer.
+func (s *Server) IssueClaimCode(ctx context.Context, req *tokenv1.IssueClaimCodeRequest) (*tokenv1.IssueClaimCodeResponse, error) {
+	claim, err := s.issuer.IssueClaim(ctx, req.GetNamespace(), req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	return &tokenv1.IssueClaimCodeResponse{ServerId: claim.ServerID, Claim: claim.Code.Reveal(), ExpireTime: timestamppb.New(claim.ExpireTime)}, nil
+}
+
 // RefreshTokenPair implements tokenv1.TokenServiceServer.
 func (s *Server) RefreshTokenPair(ctx context.Context, req *tokenv1.RefreshTokenPairRequest) (*tokenv1.RefreshTokenPairResponse, error) {
 	pair, err := s.issuer.RefreshPair(ctx, req.GetNamespace(), req.GetServerId(), req.GetPairId())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
@@ -47,6 +48,9 @@ func revoked(set *sdk.Revocations, t sdk.Verified) bool {
 	var issued time.Time
 	if t.IssuedAt != nil {
 		issued = t.IssuedAt.Time
+	}
+	if slices.Contains(t.Audience, sdk.AudienceClaim) {
+		return set.Claim(sdk.Claim{ServerID: t.Subject, PairID: t.Pair, InstanceID: t.Instance, Namespace: t.Namespace, IssueTime: issued, KeyID: t.KeyID})
 	}
 	if t.Instance != "" {
 		return set.Ticket(sdk.Ticket{InstanceID: t.Instance, Namespace: t.Namespace, IssueTime: issued, KeyID: t.KeyID})

@@ -1,7 +1,9 @@
-// Package token owns the signing keys and mints what they sign: the pairs of partner tokens for game servers and the tickets for players.
+// Package token owns the signing keys and mints what they sign: the pairs of partner tokens for game servers, the claim codes that
+// stand in for them, and the tickets for players.
 package token
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -55,10 +57,57 @@ type Pair struct {
 // CREDENTIALS_REVOKED if the pair, its server or its instance was revoked.
 func (i *Issuer) IssuePair(ctx context.Context, namespace, attemptID string) (Pair, error) {
 	set := i.cfg.Revocations.Set(ctx)
-	if id := ids.AttemptInstance(attemptID); id != "" && set.Ticket(sdk.Ticket{InstanceID: id, Namespace: namespace, IssueTime: never}) {
-		return Pair{}, errs.New(errs.CredentialsRevoked, "everything that was minted for instance %s was revoked", id)
+	if id := ids.AttemptInstance(attemptID); id != "" {
+		if err := instanceRevoked(set, namespace, id); err != nil {
+			return Pair{}, err
+		}
 	}
 	return i.mintPair(set, namespace, ids.Server(attemptID), ids.Pair(attemptID))
+}
+
+func instanceRevoked(set *sdk.Revocations, namespace, id string) error {
+	if set.Ticket(sdk.Ticket{InstanceID: id, Namespace: namespace, IssueTime: never}) {
+		return errs.New(errs.CredentialsRevoked, "everything that was minted for instance %s was revoked", id)
+	}
+	return nil
+}
+
+func pairRevoked(set *sdk.Revocations, namespace, serverID, pairID string) error {
+	if set.Server(sdk.Server{ID: serverID, PairID: pairID, Namespace: namespace, IssueTime: never}) {
+		return errs.New(errs.CredentialsRevoked, "the pair of game server %s was revoked", serverID)
+	}
+	return nil
+}
+
+// ClaimCode is what a game server exchanges for its pair.
+type ClaimCode struct {
+	// ServerID is the server's id.
+	ServerID string
+	// Code is the code itself.
+	Code conf.Secret
+	// ExpireTime is when it expires at the latest: it is good for as long as its attempt is open, which the instance knows.
+	ExpireTime time.Time
+}
+
+// IssueClaim mints the claim code of an attempt's server, which is good for as long as a pair would be. Everything in it but the times follows from the
+// attempt, so nothing is kept of it. It fails with CREDENTIALS_REVOKED as IssuePair does.
+func (i *Issuer) IssueClaim(ctx context.Context, namespace, attemptID string) (ClaimCode, error) {
+	instance := ids.AttemptInstance(attemptID)
+	if instance == "" {
+		return ClaimCode{}, errs.New(errs.ValidationFailed, "attempt_id: %q is not the id of an attempt of an instance, and nobody else has claim codes", attemptID)
+	}
+	set := i.cfg.Revocations.Set(ctx)
+	claims := sdk.Claims{Namespace: namespace, Pair: ids.Pair(attemptID), Instance: instance}
+	claims.ID, claims.Subject = attemptID, ids.Server(attemptID)
+	if err := cmp.Or(instanceRevoked(set, namespace, instance), pairRevoked(set, namespace, claims.Subject, claims.Pair)); err != nil {
+		return ClaimCode{}, err
+	}
+	claims.IssuedAt, claims.ExpiresAt = validFor(i.cfg.PairLifetime, set.IssuedBefore(namespace))
+	signed, err := i.sign(sdk.AudienceClaim, claims)
+	if err != nil {
+		return ClaimCode{}, err
+	}
+	return ClaimCode{ServerID: claims.Subject, Code: signed, ExpireTime: claims.ExpiresAt.Time}, nil
 }
 
 // RefreshPair mints a pair anew. It fails with CREDENTIALS_REVOKED as IssuePair does. It does not ask whether there is such a server, and whether it may.
@@ -70,8 +119,8 @@ func (i *Issuer) RefreshPair(ctx context.Context, namespace, serverID, pairID st
 var never = time.Unix(1<<40, 0)
 
 func (i *Issuer) mintPair(set *sdk.Revocations, namespace, serverID, pairID string) (Pair, error) {
-	if set.Server(sdk.Server{ID: serverID, PairID: pairID, Namespace: namespace, IssueTime: never}) {
-		return Pair{}, errs.New(errs.CredentialsRevoked, "the pair of game server %s was revoked", serverID)
+	if err := pairRevoked(set, namespace, serverID, pairID); err != nil {
+		return Pair{}, err
 	}
 	p := Pair{ServerID: serverID, PairID: pairID}
 	claims := sdk.Claims{Namespace: namespace, Pair: pairID}
@@ -100,8 +149,8 @@ type Ticket struct {
 // IssueTicket mints a ticket with which one player joins one instance. It fails with CREDENTIALS_REVOKED if the instance was revoked.
 func (i *Issuer) IssueTicket(ctx context.Context, namespace, instanceID, playerID string) (Ticket, error) {
 	set := i.cfg.Revocations.Set(ctx)
-	if set.Ticket(sdk.Ticket{InstanceID: instanceID, Namespace: namespace, IssueTime: never}) {
-		return Ticket{}, errs.New(errs.CredentialsRevoked, "everything that was minted for instance %s was revoked", instanceID)
+	if err := instanceRevoked(set, namespace, instanceID); err != nil {
+		return Ticket{}, err
 	}
 	claims := sdk.Claims{Namespace: namespace, Instance: instanceID}
 	claims.Subject = playerID
@@ -133,11 +182,11 @@ func validFor(lifetime time.Duration, notBefore time.Time) (issued, expires *jwt
 	return jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(lifetime))
 }
 
-// sign makes a token of the claims, with an id of its own.
+// sign makes a token of the claims, with an id of its own if they have none.
 func (i *Issuer) sign(audience string, claims sdk.Claims) (conf.Secret, error) {
 	claims.Issuer = sdk.Issuer
 	claims.Audience = jwt.ClaimStrings{audience}
-	claims.ID = uuid.NewString()
+	claims.ID = cmp.Or(claims.ID, uuid.NewString())
 	key, err := i.cfg.Keys.Ring().Signing()
 	if err != nil {
 		return "", err

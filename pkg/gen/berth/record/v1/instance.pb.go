@@ -550,9 +550,11 @@ type AttemptRecord struct {
 	// The server is gone.
 	ReleaseTime int64 `protobuf:"varint,8,opt,name=release_time,json=releaseTime,proto3" json:"release_time,omitempty"`
 	// The server is a registered one.
-	Registered    bool `protobuf:"varint,9,opt,name=registered,proto3" json:"registered,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Registered bool `protobuf:"varint,9,opt,name=registered,proto3" json:"registered,omitempty"`
+	// SHA-256 of the nonce with which its claim code was used; empty as long as it was not.
+	ClaimNonceHash []byte `protobuf:"bytes,10,opt,name=claim_nonce_hash,json=claimNonceHash,proto3" json:"claim_nonce_hash,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AttemptRecord) Reset() {
@@ -646,6 +648,13 @@ func (x *AttemptRecord) GetRegistered() bool {
 		return x.Registered
 	}
 	return false
+}
+
+func (x *AttemptRecord) GetClaimNonceHash() []byte {
+	if x != nil {
+		return x.ClaimNonceHash
+	}
+	return nil
 }
 
 // TimeoutsRecord has durations in microseconds; 0 is off.
@@ -1715,7 +1724,7 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\x1b\n" +
 	"\tlink_time\x18\x06 \x01(\x03R\blinkTime\x122\n" +
 	"\x15connected_change_time\x18\a \x01(\x03R\x13connectedChangeTime\x12\x14\n" +
-	"\x05floor\x18\b \x01(\x03R\x05floor\"\xae\x02\n" +
+	"\x05floor\x18\b \x01(\x03R\x05floor\"\xd8\x02\n" +
 	"\rAttemptRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x123\n" +
@@ -1728,7 +1737,9 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\frelease_time\x18\b \x01(\x03R\vreleaseTime\x12\x1e\n" +
 	"\n" +
 	"registered\x18\t \x01(\bR\n" +
-	"registered\"\xd2\x01\n" +
+	"registered\x12(\n" +
+	"\x10claim_nonce_hash\x18\n" +
+	" \x01(\fR\x0eclaimNonceHash\"\xd2\x01\n" +
 	"\x0eTimeoutsRecord\x12\x1e\n" +
 	"\n" +
 	"allocation\x18\x01 \x01(\x03R\n" +

@@ -1,6 +1,6 @@
 -- Commits one change of one instance: everything or nothing. All keys are of one partition.
 --
--- KEYS 1 instance (hash: rev, off, mail, ls, lf, head, data, result, p:PLAYER)   2 backends' commands (hash)   3 their ids by time (zset)
+-- KEYS 1 instance (hash: rev, off, mail, ls, lf, idx, head, data, result, p:PLAYER)   2 backends' commands (hash)   3 their ids by time (zset)
 --      4 history (list)   5 mailbox (zset by offset)   6 timers (zset by due time)   7 undelivered mailboxes (zset by time)
 --      8 namespace index (zset by create time)   9 links (hash: instance -> gateway)   10 window of requests over the link (zset by number)
 --      11 lost links (zset by time)   12 changed instances (zset by revision)   13 deleted instances (zset by time)
@@ -16,8 +16,9 @@ local us = now[1] * 1000000 + now[2]
 local int = function(n) return string.format('%.0f', n) end
 local id = ARGV[1]
 
-local rev = tonumber(redis.call('HGET', KEYS[1], 'rev') or '0')
-if rev ~= tonumber(ARGV[2]) or rev == 0 and redis.call('ZSCORE', KEYS[13], id) then return {'conflict'} end
+local kept = redis.call('HMGET', KEYS[1], 'rev', 'off', 'mail', 'ls', 'idx')
+local known = tonumber(kept[1] or '0')
+if known ~= tonumber(ARGV[2]) or known == 0 and redis.call('ZSCORE', KEYS[13], id) then return {'conflict'} end
 
 if ARGV[3] == 'delete' then
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[10])
@@ -28,11 +29,10 @@ if ARGV[3] == 'delete' then
   redis.call('ZREMRANGEBYSCORE', KEYS[13], '-inf', int(us - 86400000000))
   redis.call('ZREMRANGEBYRANK', KEYS[13], 0, -10001)
   redis.call('PUBLISH', ARGV[8], id)
-  return {'ok', int(rev), '0', '0'}
+  return {'ok', int(known), '0', '0'}
 end
 
-rev = math.max(rev, tonumber(ARGV[9])) + 1
-rev = math.max(rev, us)
+local rev = int(math.max(math.max(known, tonumber(ARGV[9])) + 1, us))
 
 -- each calls f with the place of each entry of the next list, whose entries are width long.
 local at = 13
@@ -42,55 +42,72 @@ local each = function(width, f)
   at = at + n * width + 1
 end
 
-each(2, function(i) redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end)
+-- The instance's fields are set together at the end: a call costs more than a field.
+local fields = {'rev', rev}
+local set = function(field, value)
+  fields[#fields + 1] = field
+  fields[#fields + 1] = value
+end
+
+each(2, function(i) set(ARGV[i], ARGV[i + 1]) end)
 each(1, function(i) redis.call('HDEL', KEYS[1], ARGV[i]) end)
 
 -- An entry stands behind REVISION:COUNT:FIRST:FOLD: and one with the fold key of the entry before it takes that one's place.
 each(3, function(i)
-  local count, first = 1, ARGV[i + 1]
+  local entry = function(count, first) return rev .. ':' .. int(count) .. ':' .. first .. ':' .. ARGV[i] .. ':' .. ARGV[i + 2] end
   if ARGV[i] ~= '' then
     local before = redis.call('LINDEX', KEYS[4], -1) or ''
-    local c, f, key = string.match(before, '^%d+:(%d+):(%d+):(%x*):')
+    local count, first, key = string.match(before, '^%d+:(%d+):(%d+):(%x*):')
     if key == ARGV[i] then
-      count, first = tonumber(c) + 1, f
-      redis.call('RPOP', KEYS[4])
+      redis.call('LSET', KEYS[4], -1, entry(count + 1, first))
+      return
     end
   end
-  redis.call('RPUSH', KEYS[4], int(rev) .. ':' .. int(count) .. ':' .. first .. ':' .. ARGV[i] .. ':' .. ARGV[i + 2])
+  if redis.call('RPUSH', KEYS[4], entry(1, ARGV[i + 1])) > 1000 then redis.call('LTRIM', KEYS[4], -1000, -1) end
 end)
-redis.call('LTRIM', KEYS[4], -1000, -1)
 
-local size = tonumber(redis.call('HGET', KEYS[1], 'mail') or '0')
+local size = tonumber(kept[3] or '0')
 if ARGV[3] == 'clear' then
   redis.call('DEL', KEYS[5])
   size = 0
 end
-local before = math.max(tonumber(redis.call('HGET', KEYS[1], 'off') or '0'), tonumber(ARGV[10]))
+local before = math.max(tonumber(kept[2] or '0'), tonumber(ARGV[10]))
 local offset = math.max(before + 1, us)
 local previous, next_offset = before, offset
+local events = tonumber(ARGV[at])
 each(1, function(i)
   redis.call('ZADD', KEYS[5], int(next_offset), int(next_offset) .. ':' .. int(previous) .. ':' .. ARGV[i])
   size = size + #ARGV[i]
   previous, next_offset = next_offset, next_offset + 1
 end)
--- Only a connected server can be reminded; one that comes back is, from then on.
-if ARGV[6] == '' or redis.call('EXISTS', KEYS[5]) == 0 then
-  redis.call('ZREM', KEYS[7], id)
-else
-  redis.call('ZADD', KEYS[7], 'NX', int(us), id)
-end
+set('off', int(previous))
+set('mail', int(size))
 
-redis.call('HSET', KEYS[1], 'rev', int(rev), 'off', int(previous), 'mail', int(size))
-redis.call('ZADD', KEYS[12], int(rev), id)
-redis.call('ZADD', KEYS[8], 'NX', ARGV[5], id)
-if ARGV[4] == '0' then redis.call('ZREM', KEYS[6], id) else redis.call('ZADD', KEYS[6], ARGV[4], id) end
-if ARGV[6] == '' then redis.call('HDEL', KEYS[9], id) else redis.call('HSET', KEYS[9], id, ARGV[6]) end
-if ARGV[7] == '0' then redis.call('ZREM', KEYS[11], id) else redis.call('ZADD', KEYS[11], ARGV[7], id) end
+-- What the partition's timers, links and lost links have of the instance is written where it changes. idx says what they have, for the revision
+-- that it names: a writer that does not know of it leaves an older one there, which does not count.
+local indexed = ' ' .. ARGV[4] .. ' ' .. ARGV[6] .. ' ' .. ARGV[7]
+local moved = kept[5] ~= int(known) .. indexed
+set('idx', rev .. indexed)
+if moved then
+  if ARGV[4] == '0' then redis.call('ZREM', KEYS[6], id) else redis.call('ZADD', KEYS[6], ARGV[4], id) end
+  if ARGV[6] == '' then redis.call('HDEL', KEYS[9], id) else redis.call('HSET', KEYS[9], id, ARGV[6]) end
+  if ARGV[7] == '0' then redis.call('ZREM', KEYS[11], id) else redis.call('ZADD', KEYS[11], ARGV[7], id) end
+end
+-- Only a connected server can be reminded; one that comes back is, from then on.
+if moved or events > 0 or ARGV[3] == 'clear' then
+  if ARGV[6] == '' or redis.call('EXISTS', KEYS[5]) == 0 then
+    redis.call('ZREM', KEYS[7], id)
+  else
+    redis.call('ZADD', KEYS[7], 'NX', int(us), id)
+  end
+end
+redis.call('ZADD', KEYS[12], rev, id)
+if known == 0 then redis.call('ZADD', KEYS[8], ARGV[5], id) end
 
 -- A backend's command is remembered for 10 minutes, and the newest 1024 of them.
 local named = tonumber(ARGV[at]) > 0
 each(2, function(i)
-  redis.call('HSET', KEYS[2], ARGV[i], int(rev) .. ':' .. ARGV[i + 1])
+  redis.call('HSET', KEYS[2], ARGV[i], rev .. ':' .. ARGV[i + 1])
   redis.call('ZADD', KEYS[3], int(us), ARGV[i])
 end)
 if named then
@@ -108,19 +125,21 @@ end
 -- A request over the link is remembered as long as its server may repeat it, whatever the clock says: a window of the highest numbers, and a floor below
 -- which everything was dealt with.
 if ARGV[11] ~= '' then
-  if redis.call('HGET', KEYS[1], 'ls') ~= ARGV[11] then
+  if kept[4] ~= ARGV[11] then
     redis.call('DEL', KEYS[10])
-    redis.call('HSET', KEYS[1], 'ls', ARGV[11], 'lf', '0')
+    set('ls', ARGV[11])
+    set('lf', '0')
   end
   -- Room is made first: up to 128 entries Redis keeps them packed, and it does not pack them again.
   local extra = redis.call('ZCARD', KEYS[10]) + tonumber(ARGV[at]) - tonumber(ARGV[12])
   if extra > 0 then
-    local last = redis.call('ZRANGE', KEYS[10], extra - 1, extra - 1, 'WITHSCORES')
-    redis.call('HSET', KEYS[1], 'lf', last[2])
-    redis.call('ZREMRANGEBYRANK', KEYS[10], 0, extra - 1)
+    local dropped = redis.call('ZPOPMIN', KEYS[10], extra)
+    if #dropped > 0 then set('lf', dropped[#dropped]) end
   end
-  each(2, function(i) redis.call('ZADD', KEYS[10], ARGV[i], ARGV[i] .. ':' .. int(rev) .. ':' .. ARGV[i + 1]) end)
+  each(2, function(i) redis.call('ZADD', KEYS[10], ARGV[i], ARGV[i] .. ':' .. rev .. ':' .. ARGV[i + 1]) end)
 end
 
+-- Lua takes no more than some thousands of arguments at once.
+for i = 1, #fields, 1000 do redis.call('HSET', KEYS[1], unpack(fields, i, math.min(i + 999, #fields))) end
 redis.call('PUBLISH', ARGV[8], id)
-return {'ok', int(rev), int(offset), int(before)}
+return {'ok', rev, int(offset), int(before)}

@@ -9,16 +9,18 @@
 --      session of the window, or "", highest number in it}.
 local now = redis.call('TIME')
 
-local fields, pairs_of = tonumber(ARGV[3]), {}
+local fields, pairs_of, link = tonumber(ARGV[3]), {}, {}
 if ARGV[2] == '*' then
   pairs_of = redis.call('HGETALL', KEYS[1])
+  link = redis.call('HMGET', KEYS[1], 'ls', 'lf')
 else
-  local wanted = {'rev', 'off', 'mail', 'head'}
+  local wanted = {'ls', 'lf', 'rev', 'off', 'mail', 'head'}
   for i = 4, 3 + fields do wanted[#wanted + 1] = ARGV[i] end
-  for i, v in ipairs(redis.call('HMGET', KEYS[1], unpack(wanted))) do
-    if v then
+  link = redis.call('HMGET', KEYS[1], unpack(wanted))
+  for i = 3, #wanted do
+    if link[i] then
       pairs_of[#pairs_of + 1] = wanted[i]
-      pairs_of[#pairs_of + 1] = v
+      pairs_of[#pairs_of + 1] = link[i]
     end
   end
 end
@@ -29,9 +31,9 @@ for i = at + 1, at + names do kept[#kept + 1] = redis.call('HGET', KEYS[2], ARGV
 
 at = at + names + 1
 local session, window = ARGV[at], {}
-local owner = redis.call('HGET', KEYS[1], 'ls') or ''
+local owner = link[1] or ''
 if session ~= '' and owner == session then
-  local floor = tonumber(redis.call('HGET', KEYS[1], 'lf') or '0')
+  local floor = tonumber(link[2] or '0')
   for i = at + 1, #ARGV do
     if tonumber(ARGV[i]) <= floor then
       window[#window + 1] = 'old'
@@ -40,5 +42,6 @@ if session ~= '' and owner == session then
     end
   end
 end
-return {now[1], now[2], redis.call('ZCARD', KEYS[4]), redis.call('ZSCORE', KEYS[5], ARGV[1]) and 1 or 0, pairs_of, kept, window,
+local gone = #pairs_of == 0 and redis.call('ZSCORE', KEYS[5], ARGV[1]) and 1 or 0
+return {now[1], now[2], redis.call('ZCARD', KEYS[4]), gone, pairs_of, kept, window,
   owner, redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or '0'}

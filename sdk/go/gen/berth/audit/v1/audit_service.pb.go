@@ -40,8 +40,8 @@ type AuditEntry struct {
 	Service string `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
 	// The namespace; empty where the call named none, or was refused before it was read.
 	Namespace string `protobuf:"bytes,6,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	// Who: "key:NAME", "server:ID", "service:NAME", "public" for a caller without credentials, "unknown" for one whose credentials are
-	// not valid.
+	// Who: "key:NAME", "oidc:ISSUER#NAME" with the issuer's URL but for its "https://", "server:ID", "service:NAME", "public" for a caller without
+	// credentials, "unknown" for one whose credentials are not valid.
 	Actor string `protobuf:"bytes,7,opt,name=actor,proto3" json:"actor,omitempty"`
 	// The actor's role, such as "OPERATOR"; empty if not known.
 	Role string `protobuf:"bytes,8,opt,name=role,proto3" json:"role,omitempty"`

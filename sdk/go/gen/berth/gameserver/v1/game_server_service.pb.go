@@ -1289,6 +1289,134 @@ func (x *RefreshTokensResponse) GetRefreshTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// ClaimTokensRequest shows a claim code. It is a secret.
+type ClaimTokensRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The claim code of the bootstrap document.
+	Claim string `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	// Random bytes of the server's own, the same on each try: with the code they are good for the pair, so nobody else may know them.
+	Nonce         []byte `protobuf:"bytes,2,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimTokensRequest) Reset() {
+	*x = ClaimTokensRequest{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimTokensRequest) ProtoMessage() {}
+
+func (x *ClaimTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimTokensRequest.ProtoReflect.Descriptor instead.
+func (*ClaimTokensRequest) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ClaimTokensRequest) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *ClaimTokensRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+// ClaimTokensResponse has the pair. Both tokens are secrets.
+type ClaimTokensResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The game token.
+	GameToken string `protobuf:"bytes,1,opt,name=game_token,json=gameToken,proto3" json:"game_token,omitempty"`
+	// The social token.
+	SocialToken string `protobuf:"bytes,2,opt,name=social_token,json=socialToken,proto3" json:"social_token,omitempty"`
+	// When both stop being valid.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// From when on to refresh them.
+	RefreshTime   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=refresh_time,json=refreshTime,proto3" json:"refresh_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimTokensResponse) Reset() {
+	*x = ClaimTokensResponse{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimTokensResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimTokensResponse) ProtoMessage() {}
+
+func (x *ClaimTokensResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimTokensResponse.ProtoReflect.Descriptor instead.
+func (*ClaimTokensResponse) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ClaimTokensResponse) GetGameToken() string {
+	if x != nil {
+		return x.GameToken
+	}
+	return ""
+}
+
+func (x *ClaimTokensResponse) GetSocialToken() string {
+	if x != nil {
+		return x.SocialToken
+	}
+	return ""
+}
+
+func (x *ClaimTokensResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *ClaimTokensResponse) GetRefreshTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RefreshTime
+	}
+	return nil
+}
+
 // RequestBackfillRequest asks for more players.
 type RequestBackfillRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1302,7 +1430,7 @@ type RequestBackfillRequest struct {
 
 func (x *RequestBackfillRequest) Reset() {
 	*x = RequestBackfillRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1314,7 +1442,7 @@ func (x *RequestBackfillRequest) String() string {
 func (*RequestBackfillRequest) ProtoMessage() {}
 
 func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1327,7 +1455,7 @@ func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillRequest.ProtoReflect.Descriptor instead.
 func (*RequestBackfillRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RequestBackfillRequest) GetInstanceId() string {
@@ -1355,7 +1483,7 @@ type RequestBackfillResponse struct {
 
 func (x *RequestBackfillResponse) Reset() {
 	*x = RequestBackfillResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1495,7 @@ func (x *RequestBackfillResponse) String() string {
 func (*RequestBackfillResponse) ProtoMessage() {}
 
 func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1508,7 @@ func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillResponse.ProtoReflect.Descriptor instead.
 func (*RequestBackfillResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RequestBackfillResponse) GetRevision() int64 {
@@ -1410,7 +1538,7 @@ type InstanceEvent struct {
 
 func (x *InstanceEvent) Reset() {
 	*x = InstanceEvent{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1550,7 @@ func (x *InstanceEvent) String() string {
 func (*InstanceEvent) ProtoMessage() {}
 
 func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1563,7 @@ func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceEvent.ProtoReflect.Descriptor instead.
 func (*InstanceEvent) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *InstanceEvent) GetEvent() isInstanceEvent_Event {
@@ -1556,7 +1684,7 @@ type PlayersAdded struct {
 
 func (x *PlayersAdded) Reset() {
 	*x = PlayersAdded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1696,7 @@ func (x *PlayersAdded) String() string {
 func (*PlayersAdded) ProtoMessage() {}
 
 func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1709,7 @@ func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersAdded.ProtoReflect.Descriptor instead.
 func (*PlayersAdded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PlayersAdded) GetPlayers() []*v11.Player {
@@ -1602,7 +1730,7 @@ type PlayersRemoved struct {
 
 func (x *PlayersRemoved) Reset() {
 	*x = PlayersRemoved{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1614,7 +1742,7 @@ func (x *PlayersRemoved) String() string {
 func (*PlayersRemoved) ProtoMessage() {}
 
 func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1627,7 +1755,7 @@ func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersRemoved.ProtoReflect.Descriptor instead.
 func (*PlayersRemoved) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *PlayersRemoved) GetPlayerIds() []string {
@@ -1648,7 +1776,7 @@ type PlayersUpdated struct {
 
 func (x *PlayersUpdated) Reset() {
 	*x = PlayersUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1788,7 @@ func (x *PlayersUpdated) String() string {
 func (*PlayersUpdated) ProtoMessage() {}
 
 func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1801,7 @@ func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersUpdated.ProtoReflect.Descriptor instead.
 func (*PlayersUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{25}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PlayersUpdated) GetPlayers() []*v11.Player {
@@ -1694,7 +1822,7 @@ type GameDataUpdated struct {
 
 func (x *GameDataUpdated) Reset() {
 	*x = GameDataUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1834,7 @@ func (x *GameDataUpdated) String() string {
 func (*GameDataUpdated) ProtoMessage() {}
 
 func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1847,7 @@ func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GameDataUpdated.ProtoReflect.Descriptor instead.
 func (*GameDataUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{26}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GameDataUpdated) GetGameData() *v1.Data {
@@ -1742,7 +1870,7 @@ type Terminated struct {
 
 func (x *Terminated) Reset() {
 	*x = Terminated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1754,7 +1882,7 @@ func (x *Terminated) String() string {
 func (*Terminated) ProtoMessage() {}
 
 func (x *Terminated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1767,7 +1895,7 @@ func (x *Terminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terminated.ProtoReflect.Descriptor instead.
 func (*Terminated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{27}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Terminated) GetReason() v11.GameInstance_Reason {
@@ -1795,7 +1923,7 @@ type Superseded struct {
 
 func (x *Superseded) Reset() {
 	*x = Superseded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1935,7 @@ func (x *Superseded) String() string {
 func (*Superseded) ProtoMessage() {}
 
 func (x *Superseded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1948,7 @@ func (x *Superseded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Superseded.ProtoReflect.Descriptor instead.
 func (*Superseded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{28}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Superseded) GetMessage() string {
@@ -1941,6 +2069,16 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\fsocial_token\x18\x02 \x01(\tR\vsocialToken\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12=\n" +
+	"\frefresh_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"]\n" +
+	"\x12ClaimTokensRequest\x12#\n" +
+	"\x05claim\x18\x01 \x01(\tB\r\xbaH\ar\x05\x10\x01\x18\x80@\x80\x01\x01R\x05claim\x12\"\n" +
+	"\x05nonce\x18\x02 \x01(\fB\f\xbaH\x06z\x04\x10\x10\x18@\x80\x01\x01R\x05nonce\"\xd3\x01\n" +
+	"\x13ClaimTokensResponse\x12\x1d\n" +
+	"\n" +
+	"game_token\x18\x01 \x01(\tR\tgameToken\x12!\n" +
+	"\fsocial_token\x18\x02 \x01(\tR\vsocialToken\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12=\n" +
 	"\frefresh_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"l\n" +
 	"\x16RequestBackfillRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
@@ -1976,7 +2114,7 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"&\n" +
 	"\n" +
 	"Superseded\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage2\x9a\x0e\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage2\x98\x0f\n" +
 	"\x11GameServerService\x12U\n" +
 	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12p\n" +
 	"\rCreateAndLink\x12).berth.gameserver.v1.CreateAndLinkRequest\x1a*.berth.gameserver.v1.CreateAndLinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12\xb8\x01\n" +
@@ -1988,7 +2126,8 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\rUpdatePlayers\x12).berth.gameserver.v1.UpdatePlayersRequest\x1a*.berth.gameserver.v1.UpdatePlayersResponse\"H\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02::\x01*\"5/v1/game-server/instances/{instance_id}:updatePlayers\x12\xb4\x01\n" +
 	"\x0eUpdateGameData\x12*.berth.gameserver.v1.UpdateGameDataRequest\x1a+.berth.gameserver.v1.UpdateGameDataResponse\"I\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x02;:\x01*\"6/v1/game-server/instances/{instance_id}:updateGameData\x12\xac\x01\n" +
 	"\x0fEndGameInstance\x12+.berth.gameserver.v1.EndGameInstanceRequest\x1a,.berth.gameserver.v1.EndGameInstanceResponse\">\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x020:\x01*\"+/v1/game-server/instances/{instance_id}:end\x12\x9b\x01\n" +
-	"\rRefreshTokens\x12).berth.gameserver.v1.RefreshTokensRequest\x1a*.berth.gameserver.v1.RefreshTokensResponse\"3\xea\xe0\x18\x06\b\x06\x10\x01\x18\x01\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/game-server/tokens:refresh\x12\xb8\x01\n" +
+	"\rRefreshTokens\x12).berth.gameserver.v1.RefreshTokensRequest\x1a*.berth.gameserver.v1.RefreshTokensResponse\"3\xea\xe0\x18\x06\b\x06\x10\x01\x18\x01\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/game-server/tokens:refresh\x12|\n" +
+	"\vClaimTokens\x12'.berth.gameserver.v1.ClaimTokensRequest\x1a(.berth.gameserver.v1.ClaimTokensResponse\"\x1a\xea\xe0\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x0e:\x01*\"\t/v1/claim\x12\xb8\x01\n" +
 	"\x0fRequestBackfill\x12+.berth.gameserver.v1.RequestBackfillRequest\x1a,.berth.gameserver.v1.RequestBackfillResponse\"J\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02<:\x01*\"7/v1/game-server/instances/{instance_id}:requestBackfillBHZFgithub.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1;gameserverv1b\x06proto3"
 
 var (
@@ -2003,7 +2142,7 @@ func file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP() []byte {
 	return file_berth_gameserver_v1_game_server_service_proto_rawDescData
 }
 
-var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
 	(*LinkRequest)(nil),                // 0: berth.gameserver.v1.LinkRequest
 	(*LinkResponse)(nil),               // 1: berth.gameserver.v1.LinkResponse
@@ -2025,86 +2164,92 @@ var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
 	(*EndGameInstanceResponse)(nil),    // 17: berth.gameserver.v1.EndGameInstanceResponse
 	(*RefreshTokensRequest)(nil),       // 18: berth.gameserver.v1.RefreshTokensRequest
 	(*RefreshTokensResponse)(nil),      // 19: berth.gameserver.v1.RefreshTokensResponse
-	(*RequestBackfillRequest)(nil),     // 20: berth.gameserver.v1.RequestBackfillRequest
-	(*RequestBackfillResponse)(nil),    // 21: berth.gameserver.v1.RequestBackfillResponse
-	(*InstanceEvent)(nil),              // 22: berth.gameserver.v1.InstanceEvent
-	(*PlayersAdded)(nil),               // 23: berth.gameserver.v1.PlayersAdded
-	(*PlayersRemoved)(nil),             // 24: berth.gameserver.v1.PlayersRemoved
-	(*PlayersUpdated)(nil),             // 25: berth.gameserver.v1.PlayersUpdated
-	(*GameDataUpdated)(nil),            // 26: berth.gameserver.v1.GameDataUpdated
-	(*Terminated)(nil),                 // 27: berth.gameserver.v1.Terminated
-	(*Superseded)(nil),                 // 28: berth.gameserver.v1.Superseded
-	nil,                                // 29: berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
-	(*v1.Endpoint)(nil),                // 30: berth.type.v1.Endpoint
-	(*v11.GameInstance)(nil),           // 31: berth.instance.v1.GameInstance
-	(*v11.Player)(nil),                 // 32: berth.instance.v1.Player
-	(*v1.Data)(nil),                    // 33: berth.type.v1.Data
-	(*structpb.Struct)(nil),            // 34: google.protobuf.Struct
-	(*v11.Placement)(nil),              // 35: berth.instance.v1.Placement
-	(*v11.Timeouts)(nil),               // 36: berth.instance.v1.Timeouts
-	(v11.GameInstance_OnServerLoss)(0), // 37: berth.instance.v1.GameInstance.OnServerLoss
-	(*v11.PlayerUpdate)(nil),           // 38: berth.instance.v1.PlayerUpdate
-	(v11.UpdateMode)(0),                // 39: berth.instance.v1.UpdateMode
-	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
-	(v11.GameInstance_Reason)(0),       // 41: berth.instance.v1.GameInstance.Reason
+	(*ClaimTokensRequest)(nil),         // 20: berth.gameserver.v1.ClaimTokensRequest
+	(*ClaimTokensResponse)(nil),        // 21: berth.gameserver.v1.ClaimTokensResponse
+	(*RequestBackfillRequest)(nil),     // 22: berth.gameserver.v1.RequestBackfillRequest
+	(*RequestBackfillResponse)(nil),    // 23: berth.gameserver.v1.RequestBackfillResponse
+	(*InstanceEvent)(nil),              // 24: berth.gameserver.v1.InstanceEvent
+	(*PlayersAdded)(nil),               // 25: berth.gameserver.v1.PlayersAdded
+	(*PlayersRemoved)(nil),             // 26: berth.gameserver.v1.PlayersRemoved
+	(*PlayersUpdated)(nil),             // 27: berth.gameserver.v1.PlayersUpdated
+	(*GameDataUpdated)(nil),            // 28: berth.gameserver.v1.GameDataUpdated
+	(*Terminated)(nil),                 // 29: berth.gameserver.v1.Terminated
+	(*Superseded)(nil),                 // 30: berth.gameserver.v1.Superseded
+	nil,                                // 31: berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
+	(*v1.Endpoint)(nil),                // 32: berth.type.v1.Endpoint
+	(*v11.GameInstance)(nil),           // 33: berth.instance.v1.GameInstance
+	(*v11.Player)(nil),                 // 34: berth.instance.v1.Player
+	(*v1.Data)(nil),                    // 35: berth.type.v1.Data
+	(*structpb.Struct)(nil),            // 36: google.protobuf.Struct
+	(*v11.Placement)(nil),              // 37: berth.instance.v1.Placement
+	(*v11.Timeouts)(nil),               // 38: berth.instance.v1.Timeouts
+	(v11.GameInstance_OnServerLoss)(0), // 39: berth.instance.v1.GameInstance.OnServerLoss
+	(*v11.PlayerUpdate)(nil),           // 40: berth.instance.v1.PlayerUpdate
+	(v11.UpdateMode)(0),                // 41: berth.instance.v1.UpdateMode
+	(*timestamppb.Timestamp)(nil),      // 42: google.protobuf.Timestamp
+	(v11.GameInstance_Reason)(0),       // 43: berth.instance.v1.GameInstance.Reason
 }
 var file_berth_gameserver_v1_game_server_service_proto_depIdxs = []int32{
-	30, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
-	31, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
-	32, // 2: berth.gameserver.v1.CreateAndLinkRequest.players:type_name -> berth.instance.v1.Player
-	33, // 3: berth.gameserver.v1.CreateAndLinkRequest.game_data:type_name -> berth.type.v1.Data
-	34, // 4: berth.gameserver.v1.CreateAndLinkRequest.settings:type_name -> google.protobuf.Struct
-	35, // 5: berth.gameserver.v1.CreateAndLinkRequest.placement:type_name -> berth.instance.v1.Placement
-	29, // 6: berth.gameserver.v1.CreateAndLinkRequest.labels:type_name -> berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
-	36, // 7: berth.gameserver.v1.CreateAndLinkRequest.timeouts:type_name -> berth.instance.v1.Timeouts
-	37, // 8: berth.gameserver.v1.CreateAndLinkRequest.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
-	30, // 9: berth.gameserver.v1.CreateAndLinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
-	31, // 10: berth.gameserver.v1.CreateAndLinkResponse.instance:type_name -> berth.instance.v1.GameInstance
-	32, // 11: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
-	38, // 12: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
-	33, // 13: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
-	39, // 14: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
-	33, // 15: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
-	33, // 16: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
-	40, // 17: berth.gameserver.v1.RefreshTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
-	40, // 18: berth.gameserver.v1.RefreshTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	23, // 19: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
-	24, // 20: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
-	25, // 21: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
-	26, // 22: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
-	27, // 23: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
-	28, // 24: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
-	32, // 25: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
-	32, // 26: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
-	33, // 27: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
-	41, // 28: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	0,  // 29: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
-	2,  // 30: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
-	4,  // 31: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
-	6,  // 32: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
-	8,  // 33: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
-	10, // 34: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
-	12, // 35: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
-	14, // 36: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
-	16, // 37: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
-	18, // 38: berth.gameserver.v1.GameServerService.RefreshTokens:input_type -> berth.gameserver.v1.RefreshTokensRequest
-	20, // 39: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
-	1,  // 40: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
-	3,  // 41: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
-	5,  // 42: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
-	7,  // 43: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
-	9,  // 44: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
-	11, // 45: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
-	13, // 46: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
-	15, // 47: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
-	17, // 48: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
-	19, // 49: berth.gameserver.v1.GameServerService.RefreshTokens:output_type -> berth.gameserver.v1.RefreshTokensResponse
-	21, // 50: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
-	40, // [40:51] is the sub-list for method output_type
-	29, // [29:40] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	32, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	33, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	34, // 2: berth.gameserver.v1.CreateAndLinkRequest.players:type_name -> berth.instance.v1.Player
+	35, // 3: berth.gameserver.v1.CreateAndLinkRequest.game_data:type_name -> berth.type.v1.Data
+	36, // 4: berth.gameserver.v1.CreateAndLinkRequest.settings:type_name -> google.protobuf.Struct
+	37, // 5: berth.gameserver.v1.CreateAndLinkRequest.placement:type_name -> berth.instance.v1.Placement
+	31, // 6: berth.gameserver.v1.CreateAndLinkRequest.labels:type_name -> berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
+	38, // 7: berth.gameserver.v1.CreateAndLinkRequest.timeouts:type_name -> berth.instance.v1.Timeouts
+	39, // 8: berth.gameserver.v1.CreateAndLinkRequest.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	32, // 9: berth.gameserver.v1.CreateAndLinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	33, // 10: berth.gameserver.v1.CreateAndLinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	34, // 11: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
+	40, // 12: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
+	35, // 13: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
+	41, // 14: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
+	35, // 15: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
+	35, // 16: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
+	42, // 17: berth.gameserver.v1.RefreshTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
+	42, // 18: berth.gameserver.v1.RefreshTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	42, // 19: berth.gameserver.v1.ClaimTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
+	42, // 20: berth.gameserver.v1.ClaimTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	25, // 21: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
+	26, // 22: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
+	27, // 23: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
+	28, // 24: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
+	29, // 25: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
+	30, // 26: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
+	34, // 27: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
+	34, // 28: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
+	35, // 29: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
+	43, // 30: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	0,  // 31: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
+	2,  // 32: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
+	4,  // 33: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
+	6,  // 34: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
+	8,  // 35: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
+	10, // 36: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
+	12, // 37: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
+	14, // 38: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
+	16, // 39: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
+	18, // 40: berth.gameserver.v1.GameServerService.RefreshTokens:input_type -> berth.gameserver.v1.RefreshTokensRequest
+	20, // 41: berth.gameserver.v1.GameServerService.ClaimTokens:input_type -> berth.gameserver.v1.ClaimTokensRequest
+	22, // 42: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
+	1,  // 43: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
+	3,  // 44: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
+	5,  // 45: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
+	7,  // 46: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
+	9,  // 47: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
+	11, // 48: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
+	13, // 49: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
+	15, // 50: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
+	17, // 51: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
+	19, // 52: berth.gameserver.v1.GameServerService.RefreshTokens:output_type -> berth.gameserver.v1.RefreshTokensResponse
+	21, // 53: berth.gameserver.v1.GameServerService.ClaimTokens:output_type -> berth.gameserver.v1.ClaimTokensResponse
+	23, // 54: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
+	43, // [43:55] is the sub-list for method output_type
+	31, // [31:43] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_berth_gameserver_v1_game_server_service_proto_init() }
@@ -2112,7 +2257,7 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 	if File_berth_gameserver_v1_game_server_service_proto != nil {
 		return
 	}
-	file_berth_gameserver_v1_game_server_service_proto_msgTypes[22].OneofWrappers = []any{
+	file_berth_gameserver_v1_game_server_service_proto_msgTypes[24].OneofWrappers = []any{
 		(*InstanceEvent_PlayersAdded)(nil),
 		(*InstanceEvent_PlayersRemoved)(nil),
 		(*InstanceEvent_PlayersUpdated)(nil),
@@ -2126,7 +2271,7 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_gameserver_v1_game_server_service_proto_rawDesc), len(file_berth_gameserver_v1_game_server_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	GameServerService_UpdateGameData_FullMethodName     = "/berth.gameserver.v1.GameServerService/UpdateGameData"
 	GameServerService_EndGameInstance_FullMethodName    = "/berth.gameserver.v1.GameServerService/EndGameInstance"
 	GameServerService_RefreshTokens_FullMethodName      = "/berth.gameserver.v1.GameServerService/RefreshTokens"
+	GameServerService_ClaimTokens_FullMethodName        = "/berth.gameserver.v1.GameServerService/ClaimTokens"
 	GameServerService_RequestBackfill_FullMethodName    = "/berth.gameserver.v1.GameServerService/RequestBackfill"
 )
 
@@ -37,7 +38,7 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // GameServerService is for game servers. It is reached over the link (docs/link-protocol.md), over gRPC and over REST, with the same
-// meaning. Every call carries both partner tokens: over the link in each frame; over gRPC and REST the game token as
+// meaning. Every call but ClaimTokens carries both partner tokens: over the link in each frame; over gRPC and REST the game token as
 // `Authorization: Bearer TOKEN` and the social token as `Berth-Social-Token: TOKEN`.
 //
 // A server may touch only the instances that it is assigned to. Every rpc fails with CREDENTIALS_MISSING, _INVALID, _EXPIRED, _SWAPPED,
@@ -82,6 +83,15 @@ type GameServerServiceClient interface {
 	// resume key of its session, as long as the server has an instance that is not over. Audience GAME.
 	// Reasons: CREDENTIALS_REVOKED, CREDENTIALS_EXPIRED (expired, and without a resume key or an instance).
 	RefreshTokens(ctx context.Context, in *RefreshTokensRequest, opts ...grpc.CallOption) (*RefreshTokensResponse, error)
+	// ClaimTokens exchanges a claim code for the server's pair, which is minted now. The code stands in the bootstrap document of a server whose
+	// provider would log or show tokens; it is the credential of this call, which needs no other, and it is sent in the body and never in a URL.
+	//
+	// The server makes a nonce and keeps it: the same nonce gets the pair again, as often as an answer is lost. Another nonce means that
+	// somebody else has the code. Before the server has linked that gives the server up (the history says "claimed_twice"), and the pair of the
+	// first opens nothing any more; afterwards it changes nothing. Role PUBLIC.
+	// Reasons: CREDENTIALS_INVALID (not a claim code of this deployment), CREDENTIALS_EXPIRED, CREDENTIALS_REVOKED, CLAIM_USED (with another
+	// nonce), SUPERSEDED (the server was given up, as when it does not link in time), STATE_NOT_ALLOWED (the instance is over), INSTANCE_DELETED.
+	ClaimTokens(ctx context.Context, in *ClaimTokensRequest, opts ...grpc.CallOption) (*ClaimTokensResponse, error)
 	// RequestBackfill asks for more players. Not built yet: answers UNIMPLEMENTED. Audience SOCIAL. Reasons: NOT_IMPLEMENTED.
 	RequestBackfill(ctx context.Context, in *RequestBackfillRequest, opts ...grpc.CallOption) (*RequestBackfillResponse, error)
 }
@@ -194,6 +204,16 @@ func (c *gameServerServiceClient) RefreshTokens(ctx context.Context, in *Refresh
 	return out, nil
 }
 
+func (c *gameServerServiceClient) ClaimTokens(ctx context.Context, in *ClaimTokensRequest, opts ...grpc.CallOption) (*ClaimTokensResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClaimTokensResponse)
+	err := c.cc.Invoke(ctx, GameServerService_ClaimTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *gameServerServiceClient) RequestBackfill(ctx context.Context, in *RequestBackfillRequest, opts ...grpc.CallOption) (*RequestBackfillResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RequestBackfillResponse)
@@ -209,7 +229,7 @@ func (c *gameServerServiceClient) RequestBackfill(ctx context.Context, in *Reque
 // for forward compatibility.
 //
 // GameServerService is for game servers. It is reached over the link (docs/link-protocol.md), over gRPC and over REST, with the same
-// meaning. Every call carries both partner tokens: over the link in each frame; over gRPC and REST the game token as
+// meaning. Every call but ClaimTokens carries both partner tokens: over the link in each frame; over gRPC and REST the game token as
 // `Authorization: Bearer TOKEN` and the social token as `Berth-Social-Token: TOKEN`.
 //
 // A server may touch only the instances that it is assigned to. Every rpc fails with CREDENTIALS_MISSING, _INVALID, _EXPIRED, _SWAPPED,
@@ -254,6 +274,15 @@ type GameServerServiceServer interface {
 	// resume key of its session, as long as the server has an instance that is not over. Audience GAME.
 	// Reasons: CREDENTIALS_REVOKED, CREDENTIALS_EXPIRED (expired, and without a resume key or an instance).
 	RefreshTokens(context.Context, *RefreshTokensRequest) (*RefreshTokensResponse, error)
+	// ClaimTokens exchanges a claim code for the server's pair, which is minted now. The code stands in the bootstrap document of a server whose
+	// provider would log or show tokens; it is the credential of this call, which needs no other, and it is sent in the body and never in a URL.
+	//
+	// The server makes a nonce and keeps it: the same nonce gets the pair again, as often as an answer is lost. Another nonce means that
+	// somebody else has the code. Before the server has linked that gives the server up (the history says "claimed_twice"), and the pair of the
+	// first opens nothing any more; afterwards it changes nothing. Role PUBLIC.
+	// Reasons: CREDENTIALS_INVALID (not a claim code of this deployment), CREDENTIALS_EXPIRED, CREDENTIALS_REVOKED, CLAIM_USED (with another
+	// nonce), SUPERSEDED (the server was given up, as when it does not link in time), STATE_NOT_ALLOWED (the instance is over), INSTANCE_DELETED.
+	ClaimTokens(context.Context, *ClaimTokensRequest) (*ClaimTokensResponse, error)
 	// RequestBackfill asks for more players. Not built yet: answers UNIMPLEMENTED. Audience SOCIAL. Reasons: NOT_IMPLEMENTED.
 	RequestBackfill(context.Context, *RequestBackfillRequest) (*RequestBackfillResponse, error)
 	mustEmbedUnimplementedGameServerServiceServer()
@@ -295,6 +324,9 @@ func (UnimplementedGameServerServiceServer) EndGameInstance(context.Context, *En
 }
 func (UnimplementedGameServerServiceServer) RefreshTokens(context.Context, *RefreshTokensRequest) (*RefreshTokensResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RefreshTokens not implemented")
+}
+func (UnimplementedGameServerServiceServer) ClaimTokens(context.Context, *ClaimTokensRequest) (*ClaimTokensResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ClaimTokens not implemented")
 }
 func (UnimplementedGameServerServiceServer) RequestBackfill(context.Context, *RequestBackfillRequest) (*RequestBackfillResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RequestBackfill not implemented")
@@ -500,6 +532,24 @@ func _GameServerService_RefreshTokens_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _GameServerService_ClaimTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClaimTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GameServerServiceServer).ClaimTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GameServerService_ClaimTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GameServerServiceServer).ClaimTokens(ctx, req.(*ClaimTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _GameServerService_RequestBackfill_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RequestBackfillRequest)
 	if err := dec(in); err != nil {
@@ -564,6 +614,10 @@ var GameServerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RefreshTokens",
 			Handler:    _GameServerService_RefreshTokens_Handler,
+		},
+		{
+			MethodName: "ClaimTokens",
+			Handler:    _GameServerService_ClaimTokens_Handler,
 		},
 		{
 			MethodName: "RequestBackfill",

@@ -121,6 +121,8 @@ const (
 	GameInstance_REASON_SERVER_LOST GameInstance_Reason = 7
 	// The instance outlived its lifetime.
 	GameInstance_REASON_LIFETIME_EXCEEDED GameInstance_Reason = 8
+	// The claim code of its server was used by two before the server linked: somebody else may have read it.
+	GameInstance_REASON_CLAIMED_TWICE GameInstance_Reason = 9
 )
 
 // Enum value maps for GameInstance_Reason.
@@ -135,6 +137,7 @@ var (
 		6: "REASON_SERVER_EXITED",
 		7: "REASON_SERVER_LOST",
 		8: "REASON_LIFETIME_EXCEEDED",
+		9: "REASON_CLAIMED_TWICE",
 	}
 	GameInstance_Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":        0,
@@ -146,6 +149,7 @@ var (
 		"REASON_SERVER_EXITED":      6,
 		"REASON_SERVER_LOST":        7,
 		"REASON_LIFETIME_EXCEEDED":  8,
+		"REASON_CLAIMED_TWICE":      9,
 	}
 )
 
@@ -1143,7 +1147,7 @@ type HistoryEntry struct {
 	FromState GameInstance_State `protobuf:"varint,4,opt,name=from_state,json=fromState,proto3,enum=berth.instance.v1.GameInstance_State" json:"from_state,omitempty"`
 	// The state after; equal to from_state when the state did not change.
 	ToState GameInstance_State `protobuf:"varint,5,opt,name=to_state,json=toState,proto3,enum=berth.instance.v1.GameInstance_State" json:"to_state,omitempty"`
-	// Who did it: "key:NAME", "server:ID", "service:NAME" or "timer".
+	// Who did it: "key:NAME", "oidc:ISSUER#NAME" with the issuer's URL but for its "https://", "server:ID", "service:NAME" or "timer".
 	Actor string `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
 	// Why and what, for people.
 	Detail string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
@@ -1252,7 +1256,7 @@ var File_berth_instance_v1_game_instance_proto protoreflect.FileDescriptor
 
 const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\n" +
-	"%berth/instance/v1/game_instance.proto\x12\x11berth.instance.v1\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\r\n" +
+	"%berth/instance/v1/game_instance.proto\x12\x11berth.instance.v1\x1a\x18berth/type/v1/data.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x93\x0e\n" +
 	"\fGameInstance\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1a\n" +
@@ -1293,7 +1297,7 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\fSTATE_LINKED\x10\x04\x12\x11\n" +
 	"\rSTATE_RUNNING\x10\x05\x12\x0f\n" +
 	"\vSTATE_ENDED\x10\x06\x12\x14\n" +
-	"\x10STATE_TERMINATED\x10\a\"\xf8\x01\n" +
+	"\x10STATE_TERMINATED\x10\a\"\x92\x02\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10REASON_REQUESTED\x10\x01\x12\x1c\n" +
@@ -1303,7 +1307,8 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\x16REASON_CONNECT_TIMEOUT\x10\x05\x12\x18\n" +
 	"\x14REASON_SERVER_EXITED\x10\x06\x12\x16\n" +
 	"\x12REASON_SERVER_LOST\x10\a\x12\x1c\n" +
-	"\x18REASON_LIFETIME_EXCEEDED\x10\b\"h\n" +
+	"\x18REASON_LIFETIME_EXCEEDED\x10\b\x12\x18\n" +
+	"\x14REASON_CLAIMED_TWICE\x10\t\"h\n" +
 	"\fOnServerLoss\x12\x1e\n" +
 	"\x1aON_SERVER_LOSS_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18ON_SERVER_LOSS_TERMINATE\x10\x01\x12\x1a\n" +

@@ -83,7 +83,7 @@ func (x SigningKey_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SigningKey_State.Descriptor instead.
 func (SigningKey_State) EnumDescriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{9, 0}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{11, 0}
 }
 
 // GetJsonWebKeySetRequest is empty.
@@ -415,6 +415,125 @@ func (x *IssueTokenPairResponse) GetRefreshTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// IssueClaimCodeRequest names the attempt whose server gets the code.
+type IssueClaimCodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace that the server serves.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The attempt's id: that of its instance, "-" and a number. Registered servers have no claim codes.
+	AttemptId     string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueClaimCodeRequest) Reset() {
+	*x = IssueClaimCodeRequest{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueClaimCodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueClaimCodeRequest) ProtoMessage() {}
+
+func (x *IssueClaimCodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueClaimCodeRequest.ProtoReflect.Descriptor instead.
+func (*IssueClaimCodeRequest) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *IssueClaimCodeRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *IssueClaimCodeRequest) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+// IssueClaimCodeResponse has the code, which is a secret.
+type IssueClaimCodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server's id: the code's subject.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// The claim code, a JWT with audience "claim".
+	Claim string `protobuf:"bytes,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// When it stops being valid at the latest, but for the leeway.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssueClaimCodeResponse) Reset() {
+	*x = IssueClaimCodeResponse{}
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssueClaimCodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssueClaimCodeResponse) ProtoMessage() {}
+
+func (x *IssueClaimCodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssueClaimCodeResponse.ProtoReflect.Descriptor instead.
+func (*IssueClaimCodeResponse) Descriptor() ([]byte, []int) {
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *IssueClaimCodeResponse) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *IssueClaimCodeResponse) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *IssueClaimCodeResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 // RefreshTokenPairRequest names the pair.
 type RefreshTokenPairRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -430,7 +549,7 @@ type RefreshTokenPairRequest struct {
 
 func (x *RefreshTokenPairRequest) Reset() {
 	*x = RefreshTokenPairRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[5]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +561,7 @@ func (x *RefreshTokenPairRequest) String() string {
 func (*RefreshTokenPairRequest) ProtoMessage() {}
 
 func (x *RefreshTokenPairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[5]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +574,7 @@ func (x *RefreshTokenPairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshTokenPairRequest.ProtoReflect.Descriptor instead.
 func (*RefreshTokenPairRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{5}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RefreshTokenPairRequest) GetNamespace() string {
@@ -500,7 +619,7 @@ type RefreshTokenPairResponse struct {
 
 func (x *RefreshTokenPairResponse) Reset() {
 	*x = RefreshTokenPairResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[6]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +631,7 @@ func (x *RefreshTokenPairResponse) String() string {
 func (*RefreshTokenPairResponse) ProtoMessage() {}
 
 func (x *RefreshTokenPairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[6]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +644,7 @@ func (x *RefreshTokenPairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshTokenPairResponse.ProtoReflect.Descriptor instead.
 func (*RefreshTokenPairResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{6}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RefreshTokenPairResponse) GetServerId() string {
@@ -585,7 +704,7 @@ type IssuePlayerTicketRequest struct {
 
 func (x *IssuePlayerTicketRequest) Reset() {
 	*x = IssuePlayerTicketRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +716,7 @@ func (x *IssuePlayerTicketRequest) String() string {
 func (*IssuePlayerTicketRequest) ProtoMessage() {}
 
 func (x *IssuePlayerTicketRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[7]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +729,7 @@ func (x *IssuePlayerTicketRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuePlayerTicketRequest.ProtoReflect.Descriptor instead.
 func (*IssuePlayerTicketRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{7}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *IssuePlayerTicketRequest) GetNamespace() string {
@@ -647,7 +766,7 @@ type IssuePlayerTicketResponse struct {
 
 func (x *IssuePlayerTicketResponse) Reset() {
 	*x = IssuePlayerTicketResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +778,7 @@ func (x *IssuePlayerTicketResponse) String() string {
 func (*IssuePlayerTicketResponse) ProtoMessage() {}
 
 func (x *IssuePlayerTicketResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[8]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +791,7 @@ func (x *IssuePlayerTicketResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuePlayerTicketResponse.ProtoReflect.Descriptor instead.
 func (*IssuePlayerTicketResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{8}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *IssuePlayerTicketResponse) GetTicket() string {
@@ -712,7 +831,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +843,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[9]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +856,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{9}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SigningKey) GetKeyId() string {
@@ -798,7 +917,7 @@ type ListSigningKeysRequest struct {
 
 func (x *ListSigningKeysRequest) Reset() {
 	*x = ListSigningKeysRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +929,7 @@ func (x *ListSigningKeysRequest) String() string {
 func (*ListSigningKeysRequest) ProtoMessage() {}
 
 func (x *ListSigningKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[10]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +942,7 @@ func (x *ListSigningKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSigningKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListSigningKeysRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{10}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{12}
 }
 
 // ListSigningKeysResponse has all signing keys.
@@ -837,7 +956,7 @@ type ListSigningKeysResponse struct {
 
 func (x *ListSigningKeysResponse) Reset() {
 	*x = ListSigningKeysResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +968,7 @@ func (x *ListSigningKeysResponse) String() string {
 func (*ListSigningKeysResponse) ProtoMessage() {}
 
 func (x *ListSigningKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[11]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +981,7 @@ func (x *ListSigningKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSigningKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListSigningKeysResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{11}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListSigningKeysResponse) GetSigningKeys() []*SigningKey {
@@ -883,7 +1002,7 @@ type RotateSigningKeyRequest struct {
 
 func (x *RotateSigningKeyRequest) Reset() {
 	*x = RotateSigningKeyRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +1014,7 @@ func (x *RotateSigningKeyRequest) String() string {
 func (*RotateSigningKeyRequest) ProtoMessage() {}
 
 func (x *RotateSigningKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[12]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1027,7 @@ func (x *RotateSigningKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSigningKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateSigningKeyRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{12}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RotateSigningKeyRequest) GetImmediate() bool {
@@ -929,7 +1048,7 @@ type RotateSigningKeyResponse struct {
 
 func (x *RotateSigningKeyResponse) Reset() {
 	*x = RotateSigningKeyResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1060,7 @@ func (x *RotateSigningKeyResponse) String() string {
 func (*RotateSigningKeyResponse) ProtoMessage() {}
 
 func (x *RotateSigningKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[13]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1073,7 @@ func (x *RotateSigningKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateSigningKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateSigningKeyResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{13}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RotateSigningKeyResponse) GetSigningKeys() []*SigningKey {
@@ -975,7 +1094,7 @@ type RetireSigningKeyRequest struct {
 
 func (x *RetireSigningKeyRequest) Reset() {
 	*x = RetireSigningKeyRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[14]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1106,7 @@ func (x *RetireSigningKeyRequest) String() string {
 func (*RetireSigningKeyRequest) ProtoMessage() {}
 
 func (x *RetireSigningKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[14]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1119,7 @@ func (x *RetireSigningKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireSigningKeyRequest.ProtoReflect.Descriptor instead.
 func (*RetireSigningKeyRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{14}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RetireSigningKeyRequest) GetKeyId() string {
@@ -1021,7 +1140,7 @@ type RetireSigningKeyResponse struct {
 
 func (x *RetireSigningKeyResponse) Reset() {
 	*x = RetireSigningKeyResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[15]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1152,7 @@ func (x *RetireSigningKeyResponse) String() string {
 func (*RetireSigningKeyResponse) ProtoMessage() {}
 
 func (x *RetireSigningKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[15]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1165,7 @@ func (x *RetireSigningKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetireSigningKeyResponse.ProtoReflect.Descriptor instead.
 func (*RetireSigningKeyResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{15}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RetireSigningKeyResponse) GetSigningKeys() []*SigningKey {
@@ -1077,7 +1196,7 @@ type RevocationTarget struct {
 
 func (x *RevocationTarget) Reset() {
 	*x = RevocationTarget{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[16]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1089,7 +1208,7 @@ func (x *RevocationTarget) String() string {
 func (*RevocationTarget) ProtoMessage() {}
 
 func (x *RevocationTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[16]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1102,7 +1221,7 @@ func (x *RevocationTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationTarget.ProtoReflect.Descriptor instead.
 func (*RevocationTarget) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{16}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RevocationTarget) GetNamespace() string {
@@ -1226,7 +1345,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[17]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1357,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[17]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1370,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{17}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Revocation) GetId() string {
@@ -1325,7 +1444,7 @@ type RevokeTokensRequest struct {
 
 func (x *RevokeTokensRequest) Reset() {
 	*x = RevokeTokensRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[18]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1456,7 @@ func (x *RevokeTokensRequest) String() string {
 func (*RevokeTokensRequest) ProtoMessage() {}
 
 func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[18]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1469,7 @@ func (x *RevokeTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokensRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokensRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{18}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RevokeTokensRequest) GetNamespace() string {
@@ -1453,7 +1572,7 @@ type RevokeTokensResponse struct {
 
 func (x *RevokeTokensResponse) Reset() {
 	*x = RevokeTokensResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[19]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1584,7 @@ func (x *RevokeTokensResponse) String() string {
 func (*RevokeTokensResponse) ProtoMessage() {}
 
 func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[19]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1597,7 @@ func (x *RevokeTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokensResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokensResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{19}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RevokeTokensResponse) GetRevocation() *Revocation {
@@ -1503,7 +1622,7 @@ type ListRevocationsRequest struct {
 
 func (x *ListRevocationsRequest) Reset() {
 	*x = ListRevocationsRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[20]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1515,7 +1634,7 @@ func (x *ListRevocationsRequest) String() string {
 func (*ListRevocationsRequest) ProtoMessage() {}
 
 func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[20]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1528,7 +1647,7 @@ func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{20}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListRevocationsRequest) GetNamespace() string {
@@ -1565,7 +1684,7 @@ type ListRevocationsResponse struct {
 
 func (x *ListRevocationsResponse) Reset() {
 	*x = ListRevocationsResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[21]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1577,7 +1696,7 @@ func (x *ListRevocationsResponse) String() string {
 func (*ListRevocationsResponse) ProtoMessage() {}
 
 func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[21]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1590,7 +1709,7 @@ func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{21}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
@@ -1618,7 +1737,7 @@ type IntrospectTokenRequest struct {
 
 func (x *IntrospectTokenRequest) Reset() {
 	*x = IntrospectTokenRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[22]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1630,7 +1749,7 @@ func (x *IntrospectTokenRequest) String() string {
 func (*IntrospectTokenRequest) ProtoMessage() {}
 
 func (x *IntrospectTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[22]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1643,7 +1762,7 @@ func (x *IntrospectTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntrospectTokenRequest.ProtoReflect.Descriptor instead.
 func (*IntrospectTokenRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{22}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IntrospectTokenRequest) GetToken() string {
@@ -1670,7 +1789,7 @@ type IntrospectTokenResponse struct {
 
 func (x *IntrospectTokenResponse) Reset() {
 	*x = IntrospectTokenResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[23]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1801,7 @@ func (x *IntrospectTokenResponse) String() string {
 func (*IntrospectTokenResponse) ProtoMessage() {}
 
 func (x *IntrospectTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[23]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1814,7 @@ func (x *IntrospectTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IntrospectTokenResponse.ProtoReflect.Descriptor instead.
 func (*IntrospectTokenResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{23}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *IntrospectTokenResponse) GetActive() bool {
@@ -1729,7 +1848,7 @@ func (x *IntrospectTokenResponse) GetClaims() *TokenClaims {
 // TokenClaims is what a genuine token says.
 type TokenClaims struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The audience: "game", "social" or "ticket".
+	// The audience: "game", "social", "claim" or "ticket".
 	Audience string `protobuf:"bytes,1,opt,name=audience,proto3" json:"audience,omitempty"`
 	// The subject: the game server's id, or in a ticket the player's.
 	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
@@ -1737,9 +1856,9 @@ type TokenClaims struct {
 	Namespace string `protobuf:"bytes,3,opt,name=namespace,proto3" json:"namespace,omitempty"`
 	// The pair's id; empty in a ticket.
 	PairId string `protobuf:"bytes,4,opt,name=pair_id,json=pairId,proto3" json:"pair_id,omitempty"`
-	// The instance of a ticket; empty in partner tokens.
+	// The instance of a ticket or claim code; empty in partner tokens.
 	InstanceId string `protobuf:"bytes,5,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	// The token's own id (jti).
+	// The token's own id (jti); in a claim code that of its attempt.
 	TokenId string `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// The key that signed it.
 	KeyId string `protobuf:"bytes,7,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
@@ -1753,7 +1872,7 @@ type TokenClaims struct {
 
 func (x *TokenClaims) Reset() {
 	*x = TokenClaims{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[24]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +1884,7 @@ func (x *TokenClaims) String() string {
 func (*TokenClaims) ProtoMessage() {}
 
 func (x *TokenClaims) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[24]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +1897,7 @@ func (x *TokenClaims) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenClaims.ProtoReflect.Descriptor instead.
 func (*TokenClaims) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{24}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TokenClaims) GetAudience() string {
@@ -1855,7 +1974,7 @@ type GetRevocationsRequest struct {
 
 func (x *GetRevocationsRequest) Reset() {
 	*x = GetRevocationsRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[25]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +1986,7 @@ func (x *GetRevocationsRequest) String() string {
 func (*GetRevocationsRequest) ProtoMessage() {}
 
 func (x *GetRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[25]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +1999,7 @@ func (x *GetRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*GetRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{25}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetRevocationsRequest) GetKnownVersion() int64 {
@@ -1905,7 +2024,7 @@ type GetRevocationsResponse struct {
 
 func (x *GetRevocationsResponse) Reset() {
 	*x = GetRevocationsResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[26]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2036,7 @@ func (x *GetRevocationsResponse) String() string {
 func (*GetRevocationsResponse) ProtoMessage() {}
 
 func (x *GetRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[26]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2049,7 @@ func (x *GetRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*GetRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{26}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetRevocationsResponse) GetVersion() int64 {
@@ -1975,7 +2094,7 @@ type ApiKey struct {
 
 func (x *ApiKey) Reset() {
 	*x = ApiKey{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[27]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2106,7 @@ func (x *ApiKey) String() string {
 func (*ApiKey) ProtoMessage() {}
 
 func (x *ApiKey) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[27]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2119,7 @@ func (x *ApiKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApiKey.ProtoReflect.Descriptor instead.
 func (*ApiKey) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{27}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ApiKey) GetName() string {
@@ -2062,7 +2181,7 @@ type CreateApiKeyRequest struct {
 
 func (x *CreateApiKeyRequest) Reset() {
 	*x = CreateApiKeyRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[28]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2074,7 +2193,7 @@ func (x *CreateApiKeyRequest) String() string {
 func (*CreateApiKeyRequest) ProtoMessage() {}
 
 func (x *CreateApiKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[28]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2087,7 +2206,7 @@ func (x *CreateApiKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateApiKeyRequest.ProtoReflect.Descriptor instead.
 func (*CreateApiKeyRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{28}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CreateApiKeyRequest) GetName() string {
@@ -2131,7 +2250,7 @@ type CreateApiKeyResponse struct {
 
 func (x *CreateApiKeyResponse) Reset() {
 	*x = CreateApiKeyResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[29]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +2262,7 @@ func (x *CreateApiKeyResponse) String() string {
 func (*CreateApiKeyResponse) ProtoMessage() {}
 
 func (x *CreateApiKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[29]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2156,7 +2275,7 @@ func (x *CreateApiKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateApiKeyResponse.ProtoReflect.Descriptor instead.
 func (*CreateApiKeyResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{29}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CreateApiKeyResponse) GetApiKey() *ApiKey {
@@ -2186,7 +2305,7 @@ type ListApiKeysRequest struct {
 
 func (x *ListApiKeysRequest) Reset() {
 	*x = ListApiKeysRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[30]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2198,7 +2317,7 @@ func (x *ListApiKeysRequest) String() string {
 func (*ListApiKeysRequest) ProtoMessage() {}
 
 func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[30]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2211,7 +2330,7 @@ func (x *ListApiKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListApiKeysRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{30}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListApiKeysRequest) GetPageSize() int32 {
@@ -2241,7 +2360,7 @@ type ListApiKeysResponse struct {
 
 func (x *ListApiKeysResponse) Reset() {
 	*x = ListApiKeysResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[31]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2372,7 @@ func (x *ListApiKeysResponse) String() string {
 func (*ListApiKeysResponse) ProtoMessage() {}
 
 func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[31]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2385,7 @@ func (x *ListApiKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListApiKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListApiKeysResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{31}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListApiKeysResponse) GetApiKeys() []*ApiKey {
@@ -2294,7 +2413,7 @@ type RevokeApiKeyRequest struct {
 
 func (x *RevokeApiKeyRequest) Reset() {
 	*x = RevokeApiKeyRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[32]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2306,7 +2425,7 @@ func (x *RevokeApiKeyRequest) String() string {
 func (*RevokeApiKeyRequest) ProtoMessage() {}
 
 func (x *RevokeApiKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[32]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2319,7 +2438,7 @@ func (x *RevokeApiKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeApiKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeApiKeyRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{32}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RevokeApiKeyRequest) GetName() string {
@@ -2340,7 +2459,7 @@ type RevokeApiKeyResponse struct {
 
 func (x *RevokeApiKeyResponse) Reset() {
 	*x = RevokeApiKeyResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[33]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2352,7 +2471,7 @@ func (x *RevokeApiKeyResponse) String() string {
 func (*RevokeApiKeyResponse) ProtoMessage() {}
 
 func (x *RevokeApiKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[33]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2365,7 +2484,7 @@ func (x *RevokeApiKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeApiKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeApiKeyResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{33}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RevokeApiKeyResponse) GetApiKey() *ApiKey {
@@ -2386,7 +2505,7 @@ type LookupApiKeyRequest struct {
 
 func (x *LookupApiKeyRequest) Reset() {
 	*x = LookupApiKeyRequest{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[34]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2517,7 @@ func (x *LookupApiKeyRequest) String() string {
 func (*LookupApiKeyRequest) ProtoMessage() {}
 
 func (x *LookupApiKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[34]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2530,7 @@ func (x *LookupApiKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupApiKeyRequest.ProtoReflect.Descriptor instead.
 func (*LookupApiKeyRequest) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{34}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LookupApiKeyRequest) GetSha256() string {
@@ -2432,7 +2551,7 @@ type LookupApiKeyResponse struct {
 
 func (x *LookupApiKeyResponse) Reset() {
 	*x = LookupApiKeyResponse{}
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[35]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2563,7 @@ func (x *LookupApiKeyResponse) String() string {
 func (*LookupApiKeyResponse) ProtoMessage() {}
 
 func (x *LookupApiKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_token_v1_token_service_proto_msgTypes[35]
+	mi := &file_berth_token_v1_token_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2576,7 @@ func (x *LookupApiKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupApiKeyResponse.ProtoReflect.Descriptor instead.
 func (*LookupApiKeyResponse) Descriptor() ([]byte, []int) {
-	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{35}
+	return file_berth_token_v1_token_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LookupApiKeyResponse) GetApiKey() *ApiKey {
@@ -2496,7 +2615,16 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\fsocial_token\x18\x04 \x01(\tR\vsocialToken\x12;\n" +
 	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12=\n" +
-	"\frefresh_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"\x82\x02\n" +
+	"\frefresh_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vrefreshTime\"\xc0\x01\n" +
+	"\x15IssueClaimCodeRequest\x12I\n" +
+	"\tnamespace\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12\\\n" +
+	"\n" +
+	"attempt_id\x18\x02 \x01(\tB=\xbaH:r826^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-[0-9]{1,4}$R\tattemptId\"\x8d\x01\n" +
+	"\x16IssueClaimCodeResponse\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x19\n" +
+	"\x05claim\x18\x02 \x01(\tB\x03\x80\x01\x01R\x05claim\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\x82\x02\n" +
 	"\x17RefreshTokenPairRequest\x12I\n" +
 	"\tnamespace\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12O\n" +
 	"\tserver_id\x18\x02 \x01(\tB2\xbaH/r-2+^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$R\bserverId\x12K\n" +
@@ -2654,10 +2782,11 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x13LookupApiKeyRequest\x12-\n" +
 	"\x06sha256\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\x06sha256\"G\n" +
 	"\x14LookupApiKeyResponse\x12/\n" +
-	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey2\xa4\x0f\n" +
+	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey2\x8d\x10\n" +
 	"\fTokenService\x12\x8b\x01\n" +
 	"\x10GetJsonWebKeySet\x12'.berth.token.v1.GetJsonWebKeySetRequest\x1a(.berth.token.v1.GetJsonWebKeySetResponse\"$\xea\xe0\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12g\n" +
-	"\x0eIssueTokenPair\x12%.berth.token.v1.IssueTokenPairRequest\x1a&.berth.token.v1.IssueTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12m\n" +
+	"\x0eIssueTokenPair\x12%.berth.token.v1.IssueTokenPairRequest\x1a&.berth.token.v1.IssueTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12g\n" +
+	"\x0eIssueClaimCode\x12%.berth.token.v1.IssueClaimCodeRequest\x1a&.berth.token.v1.IssueClaimCodeResponse\"\x06\xea\xe0\x18\x02\b\b\x12m\n" +
 	"\x10RefreshTokenPair\x12'.berth.token.v1.RefreshTokenPairRequest\x1a(.berth.token.v1.RefreshTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12p\n" +
 	"\x11IssuePlayerTicket\x12(.berth.token.v1.IssuePlayerTicketRequest\x1a).berth.token.v1.IssuePlayerTicketResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x92\x01\n" +
 	"\fRevokeTokens\x12#.berth.token.v1.RevokeTokensRequest\x1a$.berth.token.v1.RevokeTokensResponse\"7\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/namespaces/{namespace}/revocations\x12\x9b\x01\n" +
@@ -2685,7 +2814,7 @@ func file_berth_token_v1_token_service_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_token_v1_token_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_token_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_berth_token_v1_token_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_berth_token_v1_token_service_proto_goTypes = []any{
 	(SigningKey_State)(0),             // 0: berth.token.v1.SigningKey.State
 	(*GetJsonWebKeySetRequest)(nil),   // 1: berth.token.v1.GetJsonWebKeySetRequest
@@ -2693,110 +2822,115 @@ var file_berth_token_v1_token_service_proto_goTypes = []any{
 	(*JsonWebKey)(nil),                // 3: berth.token.v1.JsonWebKey
 	(*IssueTokenPairRequest)(nil),     // 4: berth.token.v1.IssueTokenPairRequest
 	(*IssueTokenPairResponse)(nil),    // 5: berth.token.v1.IssueTokenPairResponse
-	(*RefreshTokenPairRequest)(nil),   // 6: berth.token.v1.RefreshTokenPairRequest
-	(*RefreshTokenPairResponse)(nil),  // 7: berth.token.v1.RefreshTokenPairResponse
-	(*IssuePlayerTicketRequest)(nil),  // 8: berth.token.v1.IssuePlayerTicketRequest
-	(*IssuePlayerTicketResponse)(nil), // 9: berth.token.v1.IssuePlayerTicketResponse
-	(*SigningKey)(nil),                // 10: berth.token.v1.SigningKey
-	(*ListSigningKeysRequest)(nil),    // 11: berth.token.v1.ListSigningKeysRequest
-	(*ListSigningKeysResponse)(nil),   // 12: berth.token.v1.ListSigningKeysResponse
-	(*RotateSigningKeyRequest)(nil),   // 13: berth.token.v1.RotateSigningKeyRequest
-	(*RotateSigningKeyResponse)(nil),  // 14: berth.token.v1.RotateSigningKeyResponse
-	(*RetireSigningKeyRequest)(nil),   // 15: berth.token.v1.RetireSigningKeyRequest
-	(*RetireSigningKeyResponse)(nil),  // 16: berth.token.v1.RetireSigningKeyResponse
-	(*RevocationTarget)(nil),          // 17: berth.token.v1.RevocationTarget
-	(*Revocation)(nil),                // 18: berth.token.v1.Revocation
-	(*RevokeTokensRequest)(nil),       // 19: berth.token.v1.RevokeTokensRequest
-	(*RevokeTokensResponse)(nil),      // 20: berth.token.v1.RevokeTokensResponse
-	(*ListRevocationsRequest)(nil),    // 21: berth.token.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),   // 22: berth.token.v1.ListRevocationsResponse
-	(*IntrospectTokenRequest)(nil),    // 23: berth.token.v1.IntrospectTokenRequest
-	(*IntrospectTokenResponse)(nil),   // 24: berth.token.v1.IntrospectTokenResponse
-	(*TokenClaims)(nil),               // 25: berth.token.v1.TokenClaims
-	(*GetRevocationsRequest)(nil),     // 26: berth.token.v1.GetRevocationsRequest
-	(*GetRevocationsResponse)(nil),    // 27: berth.token.v1.GetRevocationsResponse
-	(*ApiKey)(nil),                    // 28: berth.token.v1.ApiKey
-	(*CreateApiKeyRequest)(nil),       // 29: berth.token.v1.CreateApiKeyRequest
-	(*CreateApiKeyResponse)(nil),      // 30: berth.token.v1.CreateApiKeyResponse
-	(*ListApiKeysRequest)(nil),        // 31: berth.token.v1.ListApiKeysRequest
-	(*ListApiKeysResponse)(nil),       // 32: berth.token.v1.ListApiKeysResponse
-	(*RevokeApiKeyRequest)(nil),       // 33: berth.token.v1.RevokeApiKeyRequest
-	(*RevokeApiKeyResponse)(nil),      // 34: berth.token.v1.RevokeApiKeyResponse
-	(*LookupApiKeyRequest)(nil),       // 35: berth.token.v1.LookupApiKeyRequest
-	(*LookupApiKeyResponse)(nil),      // 36: berth.token.v1.LookupApiKeyResponse
-	(*timestamppb.Timestamp)(nil),     // 37: google.protobuf.Timestamp
-	(v1.Role)(0),                      // 38: berth.type.v1.Role
+	(*IssueClaimCodeRequest)(nil),     // 6: berth.token.v1.IssueClaimCodeRequest
+	(*IssueClaimCodeResponse)(nil),    // 7: berth.token.v1.IssueClaimCodeResponse
+	(*RefreshTokenPairRequest)(nil),   // 8: berth.token.v1.RefreshTokenPairRequest
+	(*RefreshTokenPairResponse)(nil),  // 9: berth.token.v1.RefreshTokenPairResponse
+	(*IssuePlayerTicketRequest)(nil),  // 10: berth.token.v1.IssuePlayerTicketRequest
+	(*IssuePlayerTicketResponse)(nil), // 11: berth.token.v1.IssuePlayerTicketResponse
+	(*SigningKey)(nil),                // 12: berth.token.v1.SigningKey
+	(*ListSigningKeysRequest)(nil),    // 13: berth.token.v1.ListSigningKeysRequest
+	(*ListSigningKeysResponse)(nil),   // 14: berth.token.v1.ListSigningKeysResponse
+	(*RotateSigningKeyRequest)(nil),   // 15: berth.token.v1.RotateSigningKeyRequest
+	(*RotateSigningKeyResponse)(nil),  // 16: berth.token.v1.RotateSigningKeyResponse
+	(*RetireSigningKeyRequest)(nil),   // 17: berth.token.v1.RetireSigningKeyRequest
+	(*RetireSigningKeyResponse)(nil),  // 18: berth.token.v1.RetireSigningKeyResponse
+	(*RevocationTarget)(nil),          // 19: berth.token.v1.RevocationTarget
+	(*Revocation)(nil),                // 20: berth.token.v1.Revocation
+	(*RevokeTokensRequest)(nil),       // 21: berth.token.v1.RevokeTokensRequest
+	(*RevokeTokensResponse)(nil),      // 22: berth.token.v1.RevokeTokensResponse
+	(*ListRevocationsRequest)(nil),    // 23: berth.token.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),   // 24: berth.token.v1.ListRevocationsResponse
+	(*IntrospectTokenRequest)(nil),    // 25: berth.token.v1.IntrospectTokenRequest
+	(*IntrospectTokenResponse)(nil),   // 26: berth.token.v1.IntrospectTokenResponse
+	(*TokenClaims)(nil),               // 27: berth.token.v1.TokenClaims
+	(*GetRevocationsRequest)(nil),     // 28: berth.token.v1.GetRevocationsRequest
+	(*GetRevocationsResponse)(nil),    // 29: berth.token.v1.GetRevocationsResponse
+	(*ApiKey)(nil),                    // 30: berth.token.v1.ApiKey
+	(*CreateApiKeyRequest)(nil),       // 31: berth.token.v1.CreateApiKeyRequest
+	(*CreateApiKeyResponse)(nil),      // 32: berth.token.v1.CreateApiKeyResponse
+	(*ListApiKeysRequest)(nil),        // 33: berth.token.v1.ListApiKeysRequest
+	(*ListApiKeysResponse)(nil),       // 34: berth.token.v1.ListApiKeysResponse
+	(*RevokeApiKeyRequest)(nil),       // 35: berth.token.v1.RevokeApiKeyRequest
+	(*RevokeApiKeyResponse)(nil),      // 36: berth.token.v1.RevokeApiKeyResponse
+	(*LookupApiKeyRequest)(nil),       // 37: berth.token.v1.LookupApiKeyRequest
+	(*LookupApiKeyResponse)(nil),      // 38: berth.token.v1.LookupApiKeyResponse
+	(*timestamppb.Timestamp)(nil),     // 39: google.protobuf.Timestamp
+	(v1.Role)(0),                      // 40: berth.type.v1.Role
 }
 var file_berth_token_v1_token_service_proto_depIdxs = []int32{
 	3,  // 0: berth.token.v1.GetJsonWebKeySetResponse.keys:type_name -> berth.token.v1.JsonWebKey
-	37, // 1: berth.token.v1.IssueTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
-	37, // 2: berth.token.v1.IssueTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	37, // 3: berth.token.v1.RefreshTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
-	37, // 4: berth.token.v1.RefreshTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	37, // 5: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
-	0,  // 6: berth.token.v1.SigningKey.state:type_name -> berth.token.v1.SigningKey.State
-	37, // 7: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
-	37, // 8: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
-	37, // 9: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
-	37, // 10: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
-	10, // 11: berth.token.v1.ListSigningKeysResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	10, // 12: berth.token.v1.RotateSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	10, // 13: berth.token.v1.RetireSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
-	37, // 14: berth.token.v1.RevocationTarget.issued_before:type_name -> google.protobuf.Timestamp
-	17, // 15: berth.token.v1.Revocation.target:type_name -> berth.token.v1.RevocationTarget
-	37, // 16: berth.token.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
-	37, // 17: berth.token.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
-	37, // 18: berth.token.v1.RevokeTokensRequest.issued_before:type_name -> google.protobuf.Timestamp
-	18, // 19: berth.token.v1.RevokeTokensResponse.revocation:type_name -> berth.token.v1.Revocation
-	18, // 20: berth.token.v1.ListRevocationsResponse.revocations:type_name -> berth.token.v1.Revocation
-	25, // 21: berth.token.v1.IntrospectTokenResponse.claims:type_name -> berth.token.v1.TokenClaims
-	37, // 22: berth.token.v1.TokenClaims.issue_time:type_name -> google.protobuf.Timestamp
-	37, // 23: berth.token.v1.TokenClaims.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 24: berth.token.v1.GetRevocationsResponse.targets:type_name -> berth.token.v1.RevocationTarget
-	38, // 25: berth.token.v1.ApiKey.role:type_name -> berth.type.v1.Role
-	37, // 26: berth.token.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	37, // 27: berth.token.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	38, // 28: berth.token.v1.CreateApiKeyRequest.role:type_name -> berth.type.v1.Role
-	37, // 29: berth.token.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
-	28, // 30: berth.token.v1.CreateApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
-	28, // 31: berth.token.v1.ListApiKeysResponse.api_keys:type_name -> berth.token.v1.ApiKey
-	28, // 32: berth.token.v1.RevokeApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
-	28, // 33: berth.token.v1.LookupApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
-	1,  // 34: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
-	4,  // 35: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
-	6,  // 36: berth.token.v1.TokenService.RefreshTokenPair:input_type -> berth.token.v1.RefreshTokenPairRequest
-	8,  // 37: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
-	19, // 38: berth.token.v1.TokenService.RevokeTokens:input_type -> berth.token.v1.RevokeTokensRequest
-	21, // 39: berth.token.v1.TokenService.ListRevocations:input_type -> berth.token.v1.ListRevocationsRequest
-	23, // 40: berth.token.v1.TokenService.IntrospectToken:input_type -> berth.token.v1.IntrospectTokenRequest
-	26, // 41: berth.token.v1.TokenService.GetRevocations:input_type -> berth.token.v1.GetRevocationsRequest
-	11, // 42: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
-	13, // 43: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
-	15, // 44: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
-	29, // 45: berth.token.v1.TokenService.CreateApiKey:input_type -> berth.token.v1.CreateApiKeyRequest
-	31, // 46: berth.token.v1.TokenService.ListApiKeys:input_type -> berth.token.v1.ListApiKeysRequest
-	33, // 47: berth.token.v1.TokenService.RevokeApiKey:input_type -> berth.token.v1.RevokeApiKeyRequest
-	35, // 48: berth.token.v1.TokenService.LookupApiKey:input_type -> berth.token.v1.LookupApiKeyRequest
-	2,  // 49: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
-	5,  // 50: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
-	7,  // 51: berth.token.v1.TokenService.RefreshTokenPair:output_type -> berth.token.v1.RefreshTokenPairResponse
-	9,  // 52: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
-	20, // 53: berth.token.v1.TokenService.RevokeTokens:output_type -> berth.token.v1.RevokeTokensResponse
-	22, // 54: berth.token.v1.TokenService.ListRevocations:output_type -> berth.token.v1.ListRevocationsResponse
-	24, // 55: berth.token.v1.TokenService.IntrospectToken:output_type -> berth.token.v1.IntrospectTokenResponse
-	27, // 56: berth.token.v1.TokenService.GetRevocations:output_type -> berth.token.v1.GetRevocationsResponse
-	12, // 57: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
-	14, // 58: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
-	16, // 59: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
-	30, // 60: berth.token.v1.TokenService.CreateApiKey:output_type -> berth.token.v1.CreateApiKeyResponse
-	32, // 61: berth.token.v1.TokenService.ListApiKeys:output_type -> berth.token.v1.ListApiKeysResponse
-	34, // 62: berth.token.v1.TokenService.RevokeApiKey:output_type -> berth.token.v1.RevokeApiKeyResponse
-	36, // 63: berth.token.v1.TokenService.LookupApiKey:output_type -> berth.token.v1.LookupApiKeyResponse
-	49, // [49:64] is the sub-list for method output_type
-	34, // [34:49] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	39, // 1: berth.token.v1.IssueTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 2: berth.token.v1.IssueTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	39, // 3: berth.token.v1.IssueClaimCodeResponse.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 4: berth.token.v1.RefreshTokenPairResponse.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 5: berth.token.v1.RefreshTokenPairResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	39, // 6: berth.token.v1.IssuePlayerTicketResponse.expire_time:type_name -> google.protobuf.Timestamp
+	0,  // 7: berth.token.v1.SigningKey.state:type_name -> berth.token.v1.SigningKey.State
+	39, // 8: berth.token.v1.SigningKey.create_time:type_name -> google.protobuf.Timestamp
+	39, // 9: berth.token.v1.SigningKey.sign_time:type_name -> google.protobuf.Timestamp
+	39, // 10: berth.token.v1.SigningKey.retire_time:type_name -> google.protobuf.Timestamp
+	39, // 11: berth.token.v1.SigningKey.remove_time:type_name -> google.protobuf.Timestamp
+	12, // 12: berth.token.v1.ListSigningKeysResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	12, // 13: berth.token.v1.RotateSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	12, // 14: berth.token.v1.RetireSigningKeyResponse.signing_keys:type_name -> berth.token.v1.SigningKey
+	39, // 15: berth.token.v1.RevocationTarget.issued_before:type_name -> google.protobuf.Timestamp
+	19, // 16: berth.token.v1.Revocation.target:type_name -> berth.token.v1.RevocationTarget
+	39, // 17: berth.token.v1.Revocation.create_time:type_name -> google.protobuf.Timestamp
+	39, // 18: berth.token.v1.Revocation.expire_time:type_name -> google.protobuf.Timestamp
+	39, // 19: berth.token.v1.RevokeTokensRequest.issued_before:type_name -> google.protobuf.Timestamp
+	20, // 20: berth.token.v1.RevokeTokensResponse.revocation:type_name -> berth.token.v1.Revocation
+	20, // 21: berth.token.v1.ListRevocationsResponse.revocations:type_name -> berth.token.v1.Revocation
+	27, // 22: berth.token.v1.IntrospectTokenResponse.claims:type_name -> berth.token.v1.TokenClaims
+	39, // 23: berth.token.v1.TokenClaims.issue_time:type_name -> google.protobuf.Timestamp
+	39, // 24: berth.token.v1.TokenClaims.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 25: berth.token.v1.GetRevocationsResponse.targets:type_name -> berth.token.v1.RevocationTarget
+	40, // 26: berth.token.v1.ApiKey.role:type_name -> berth.type.v1.Role
+	39, // 27: berth.token.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	39, // 28: berth.token.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	40, // 29: berth.token.v1.CreateApiKeyRequest.role:type_name -> berth.type.v1.Role
+	39, // 30: berth.token.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	30, // 31: berth.token.v1.CreateApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	30, // 32: berth.token.v1.ListApiKeysResponse.api_keys:type_name -> berth.token.v1.ApiKey
+	30, // 33: berth.token.v1.RevokeApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	30, // 34: berth.token.v1.LookupApiKeyResponse.api_key:type_name -> berth.token.v1.ApiKey
+	1,  // 35: berth.token.v1.TokenService.GetJsonWebKeySet:input_type -> berth.token.v1.GetJsonWebKeySetRequest
+	4,  // 36: berth.token.v1.TokenService.IssueTokenPair:input_type -> berth.token.v1.IssueTokenPairRequest
+	6,  // 37: berth.token.v1.TokenService.IssueClaimCode:input_type -> berth.token.v1.IssueClaimCodeRequest
+	8,  // 38: berth.token.v1.TokenService.RefreshTokenPair:input_type -> berth.token.v1.RefreshTokenPairRequest
+	10, // 39: berth.token.v1.TokenService.IssuePlayerTicket:input_type -> berth.token.v1.IssuePlayerTicketRequest
+	21, // 40: berth.token.v1.TokenService.RevokeTokens:input_type -> berth.token.v1.RevokeTokensRequest
+	23, // 41: berth.token.v1.TokenService.ListRevocations:input_type -> berth.token.v1.ListRevocationsRequest
+	25, // 42: berth.token.v1.TokenService.IntrospectToken:input_type -> berth.token.v1.IntrospectTokenRequest
+	28, // 43: berth.token.v1.TokenService.GetRevocations:input_type -> berth.token.v1.GetRevocationsRequest
+	13, // 44: berth.token.v1.TokenService.ListSigningKeys:input_type -> berth.token.v1.ListSigningKeysRequest
+	15, // 45: berth.token.v1.TokenService.RotateSigningKey:input_type -> berth.token.v1.RotateSigningKeyRequest
+	17, // 46: berth.token.v1.TokenService.RetireSigningKey:input_type -> berth.token.v1.RetireSigningKeyRequest
+	31, // 47: berth.token.v1.TokenService.CreateApiKey:input_type -> berth.token.v1.CreateApiKeyRequest
+	33, // 48: berth.token.v1.TokenService.ListApiKeys:input_type -> berth.token.v1.ListApiKeysRequest
+	35, // 49: berth.token.v1.TokenService.RevokeApiKey:input_type -> berth.token.v1.RevokeApiKeyRequest
+	37, // 50: berth.token.v1.TokenService.LookupApiKey:input_type -> berth.token.v1.LookupApiKeyRequest
+	2,  // 51: berth.token.v1.TokenService.GetJsonWebKeySet:output_type -> berth.token.v1.GetJsonWebKeySetResponse
+	5,  // 52: berth.token.v1.TokenService.IssueTokenPair:output_type -> berth.token.v1.IssueTokenPairResponse
+	7,  // 53: berth.token.v1.TokenService.IssueClaimCode:output_type -> berth.token.v1.IssueClaimCodeResponse
+	9,  // 54: berth.token.v1.TokenService.RefreshTokenPair:output_type -> berth.token.v1.RefreshTokenPairResponse
+	11, // 55: berth.token.v1.TokenService.IssuePlayerTicket:output_type -> berth.token.v1.IssuePlayerTicketResponse
+	22, // 56: berth.token.v1.TokenService.RevokeTokens:output_type -> berth.token.v1.RevokeTokensResponse
+	24, // 57: berth.token.v1.TokenService.ListRevocations:output_type -> berth.token.v1.ListRevocationsResponse
+	26, // 58: berth.token.v1.TokenService.IntrospectToken:output_type -> berth.token.v1.IntrospectTokenResponse
+	29, // 59: berth.token.v1.TokenService.GetRevocations:output_type -> berth.token.v1.GetRevocationsResponse
+	14, // 60: berth.token.v1.TokenService.ListSigningKeys:output_type -> berth.token.v1.ListSigningKeysResponse
+	16, // 61: berth.token.v1.TokenService.RotateSigningKey:output_type -> berth.token.v1.RotateSigningKeyResponse
+	18, // 62: berth.token.v1.TokenService.RetireSigningKey:output_type -> berth.token.v1.RetireSigningKeyResponse
+	32, // 63: berth.token.v1.TokenService.CreateApiKey:output_type -> berth.token.v1.CreateApiKeyResponse
+	34, // 64: berth.token.v1.TokenService.ListApiKeys:output_type -> berth.token.v1.ListApiKeysResponse
+	36, // 65: berth.token.v1.TokenService.RevokeApiKey:output_type -> berth.token.v1.RevokeApiKeyResponse
+	38, // 66: berth.token.v1.TokenService.LookupApiKey:output_type -> berth.token.v1.LookupApiKeyResponse
+	51, // [51:67] is the sub-list for method output_type
+	35, // [35:51] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_berth_token_v1_token_service_proto_init() }
@@ -2804,14 +2938,14 @@ func file_berth_token_v1_token_service_proto_init() {
 	if File_berth_token_v1_token_service_proto != nil {
 		return
 	}
-	file_berth_token_v1_token_service_proto_msgTypes[16].OneofWrappers = []any{
+	file_berth_token_v1_token_service_proto_msgTypes[18].OneofWrappers = []any{
 		(*RevocationTarget_PairId)(nil),
 		(*RevocationTarget_ServerId)(nil),
 		(*RevocationTarget_InstanceId)(nil),
 		(*RevocationTarget_IssuedBefore)(nil),
 		(*RevocationTarget_KeyId)(nil),
 	}
-	file_berth_token_v1_token_service_proto_msgTypes[18].OneofWrappers = []any{
+	file_berth_token_v1_token_service_proto_msgTypes[20].OneofWrappers = []any{
 		(*RevokeTokensRequest_PairId)(nil),
 		(*RevokeTokensRequest_ServerId)(nil),
 		(*RevokeTokensRequest_InstanceId)(nil),
@@ -2823,7 +2957,7 @@ func file_berth_token_v1_token_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_token_v1_token_service_proto_rawDesc), len(file_berth_token_v1_token_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   36,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	TokenService_GetJsonWebKeySet_FullMethodName  = "/berth.token.v1.TokenService/GetJsonWebKeySet"
 	TokenService_IssueTokenPair_FullMethodName    = "/berth.token.v1.TokenService/IssueTokenPair"
+	TokenService_IssueClaimCode_FullMethodName    = "/berth.token.v1.TokenService/IssueClaimCode"
 	TokenService_RefreshTokenPair_FullMethodName  = "/berth.token.v1.TokenService/RefreshTokenPair"
 	TokenService_IssuePlayerTicket_FullMethodName = "/berth.token.v1.TokenService/IssuePlayerTicket"
 	TokenService_RevokeTokens_FullMethodName      = "/berth.token.v1.TokenService/RevokeTokens"
@@ -54,6 +55,11 @@ type TokenServiceClient interface {
 	// IssueTokenPair mints the pair of one game server. Server id and pair id follow from the attempt id: minting again for an
 	// attempt renews the same pair. Role INTERNAL. Reasons: CREDENTIALS_REVOKED (the pair, its server or the attempt's instance was revoked).
 	IssueTokenPair(ctx context.Context, in *IssueTokenPairRequest, opts ...grpc.CallOption) (*IssueTokenPairResponse, error)
+	// IssueClaimCode mints what a game server gets in place of its pair where its host would log or show tokens: a code that it exchanges for the pair
+	// (GameServerService.ClaimTokens). It is as long valid as a pair would be, and good for nothing once its attempt is decided. Nothing is
+	// stored: minting again for an attempt makes another copy of the same code. Role INTERNAL. Reasons: CREDENTIALS_REVOKED (the pair, its
+	// server or the attempt's instance was revoked).
+	IssueClaimCode(ctx context.Context, in *IssueClaimCodeRequest, opts ...grpc.CallOption) (*IssueClaimCodeResponse, error)
 	// RefreshTokenPair mints a pair anew, with a new lifetime; the tokens from before stay valid until they expire. Whether there is such a server, and whether
 	// what it has shown entitles it to this, is for the caller to have decided: a pair that was revoked by the time of its issue looks like any other here.
 	// Role INTERNAL. Every call mints other tokens of the same pair. Reasons: CREDENTIALS_REVOKED (the pair or its server was revoked).
@@ -126,6 +132,16 @@ func (c *tokenServiceClient) IssueTokenPair(ctx context.Context, in *IssueTokenP
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IssueTokenPairResponse)
 	err := c.cc.Invoke(ctx, TokenService_IssueTokenPair_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) IssueClaimCode(ctx context.Context, in *IssueClaimCodeRequest, opts ...grpc.CallOption) (*IssueClaimCodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IssueClaimCodeResponse)
+	err := c.cc.Invoke(ctx, TokenService_IssueClaimCode_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -280,6 +296,11 @@ type TokenServiceServer interface {
 	// IssueTokenPair mints the pair of one game server. Server id and pair id follow from the attempt id: minting again for an
 	// attempt renews the same pair. Role INTERNAL. Reasons: CREDENTIALS_REVOKED (the pair, its server or the attempt's instance was revoked).
 	IssueTokenPair(context.Context, *IssueTokenPairRequest) (*IssueTokenPairResponse, error)
+	// IssueClaimCode mints what a game server gets in place of its pair where its host would log or show tokens: a code that it exchanges for the pair
+	// (GameServerService.ClaimTokens). It is as long valid as a pair would be, and good for nothing once its attempt is decided. Nothing is
+	// stored: minting again for an attempt makes another copy of the same code. Role INTERNAL. Reasons: CREDENTIALS_REVOKED (the pair, its
+	// server or the attempt's instance was revoked).
+	IssueClaimCode(context.Context, *IssueClaimCodeRequest) (*IssueClaimCodeResponse, error)
 	// RefreshTokenPair mints a pair anew, with a new lifetime; the tokens from before stay valid until they expire. Whether there is such a server, and whether
 	// what it has shown entitles it to this, is for the caller to have decided: a pair that was revoked by the time of its issue looks like any other here.
 	// Role INTERNAL. Every call mints other tokens of the same pair. Reasons: CREDENTIALS_REVOKED (the pair or its server was revoked).
@@ -343,6 +364,9 @@ func (UnimplementedTokenServiceServer) GetJsonWebKeySet(context.Context, *GetJso
 }
 func (UnimplementedTokenServiceServer) IssueTokenPair(context.Context, *IssueTokenPairRequest) (*IssueTokenPairResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IssueTokenPair not implemented")
+}
+func (UnimplementedTokenServiceServer) IssueClaimCode(context.Context, *IssueClaimCodeRequest) (*IssueClaimCodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method IssueClaimCode not implemented")
 }
 func (UnimplementedTokenServiceServer) RefreshTokenPair(context.Context, *RefreshTokenPairRequest) (*RefreshTokenPairResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RefreshTokenPair not implemented")
@@ -436,6 +460,24 @@ func _TokenService_IssueTokenPair_Handler(srv interface{}, ctx context.Context, 
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(TokenServiceServer).IssueTokenPair(ctx, req.(*IssueTokenPairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_IssueClaimCode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IssueClaimCodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).IssueClaimCode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_IssueClaimCode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).IssueClaimCode(ctx, req.(*IssueClaimCodeRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -688,6 +730,10 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IssueTokenPair",
 			Handler:    _TokenService_IssueTokenPair_Handler,
+		},
+		{
+			MethodName: "IssueClaimCode",
+			Handler:    _TokenService_IssueClaimCode_Handler,
 		},
 		{
 			MethodName: "RefreshTokenPair",

@@ -110,6 +110,10 @@ const (
 	ErrorReason_ERROR_REASON_GAME_SERVER_FULL ErrorReason = 40
 	// UNAUTHENTICATED: the credential was revoked: by its pair, server, instance or key, or by the time at which it was issued.
 	ErrorReason_ERROR_REASON_CREDENTIALS_REVOKED ErrorReason = 41
+	// RESOURCE_EXHAUSTED: too much came at once from the address, with the credential or over the connection. Nothing happened; repeat it after RetryInfo.
+	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 42
+	// PERMISSION_DENIED: the claim code was used before, with another nonce. If its server was not linked yet, the server is given up.
+	ErrorReason_ERROR_REASON_CLAIM_USED ErrorReason = 43
 )
 
 // Enum value maps for ErrorReason.
@@ -157,6 +161,8 @@ var (
 		39: "ERROR_REASON_GAME_SERVER_UNKNOWN",
 		40: "ERROR_REASON_GAME_SERVER_FULL",
 		41: "ERROR_REASON_CREDENTIALS_REVOKED",
+		42: "ERROR_REASON_RATE_LIMITED",
+		43: "ERROR_REASON_CLAIM_USED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -201,6 +207,8 @@ var (
 		"ERROR_REASON_GAME_SERVER_UNKNOWN":    39,
 		"ERROR_REASON_GAME_SERVER_FULL":       40,
 		"ERROR_REASON_CREDENTIALS_REVOKED":    41,
+		"ERROR_REASON_RATE_LIMITED":           42,
+		"ERROR_REASON_CLAIM_USED":             43,
 	}
 )
 
@@ -235,7 +243,7 @@ var File_berth_type_v1_error_proto protoreflect.FileDescriptor
 
 const file_berth_type_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x19berth/type/v1/error.proto\x12\rberth.type.v1*\xa7\v\n" +
+	"\x19berth/type/v1/error.proto\x12\rberth.type.v1*\xe3\v\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12\"\n" +
@@ -279,7 +287,9 @@ const file_berth_type_v1_error_proto_rawDesc = "" +
 	"\x1cERROR_REASON_REQUEST_TOO_OLD\x10&\x12$\n" +
 	" ERROR_REASON_GAME_SERVER_UNKNOWN\x10'\x12!\n" +
 	"\x1dERROR_REASON_GAME_SERVER_FULL\x10(\x12$\n" +
-	" ERROR_REASON_CREDENTIALS_REVOKED\x10)B<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
+	" ERROR_REASON_CREDENTIALS_REVOKED\x10)\x12\x1d\n" +
+	"\x19ERROR_REASON_RATE_LIMITED\x10*\x12\x1b\n" +
+	"\x17ERROR_REASON_CLAIM_USED\x10+B<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
 
 var (
 	file_berth_type_v1_error_proto_rawDescOnce sync.Once

@@ -378,6 +378,33 @@ func local_request_GameServerService_RefreshTokens_0(ctx context.Context, marsha
 	return msg, metadata, err
 }
 
+func request_GameServerService_ClaimTokens_0(ctx context.Context, marshaler runtime.Marshaler, client extGameserverv1.GameServerServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extGameserverv1.ClaimTokensRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	if req.Body != nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+	msg, err := client.ClaimTokens(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
+	return msg, metadata, err
+}
+
+func local_request_GameServerService_ClaimTokens_0(ctx context.Context, marshaler runtime.Marshaler, server extGameserverv1.GameServerServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
+	var (
+		protoReq extGameserverv1.ClaimTokensRequest
+		metadata runtime.ServerMetadata
+	)
+	if err := marshaler.NewDecoder(req.Body).Decode(&protoReq); err != nil && !errors.Is(err, io.EOF) {
+		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
+	}
+	msg, err := server.ClaimTokens(ctx, &protoReq)
+	return msg, metadata, err
+}
+
 func request_GameServerService_RequestBackfill_0(ctx context.Context, marshaler runtime.Marshaler, client extGameserverv1.GameServerServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq extGameserverv1.RequestBackfillRequest
@@ -589,6 +616,26 @@ func RegisterGameServerServiceHandlerServer(ctx context.Context, mux *runtime.Se
 		}
 		forward_GameServerService_RefreshTokens_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_GameServerService_ClaimTokens_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		var stream runtime.ServerTransportStream
+		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/berth.gameserver.v1.GameServerService/ClaimTokens", runtime.WithHTTPPathPattern("/v1/claim"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := local_request_GameServerService_ClaimTokens_0(annotatedContext, inboundMarshaler, server, req, pathParams)
+		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_GameServerService_ClaimTokens_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_GameServerService_RequestBackfill_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -785,6 +832,23 @@ func RegisterGameServerServiceHandlerClient(ctx context.Context, mux *runtime.Se
 		}
 		forward_GameServerService_RefreshTokens_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
 	})
+	mux.Handle(http.MethodPost, pattern_GameServerService_ClaimTokens_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
+		ctx, cancel := context.WithCancel(req.Context())
+		defer cancel()
+		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
+		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/berth.gameserver.v1.GameServerService/ClaimTokens", runtime.WithHTTPPathPattern("/v1/claim"))
+		if err != nil {
+			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		resp, md, err := request_GameServerService_ClaimTokens_0(annotatedContext, inboundMarshaler, client, req, pathParams)
+		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
+		if err != nil {
+			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
+			return
+		}
+		forward_GameServerService_ClaimTokens_0(annotatedContext, mux, outboundMarshaler, w, req, resp, mux.GetForwardResponseOptions()...)
+	})
 	mux.Handle(http.MethodPost, pattern_GameServerService_RequestBackfill_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -814,6 +878,7 @@ var (
 	pattern_GameServerService_UpdateGameData_0     = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "updateGameData"))
 	pattern_GameServerService_EndGameInstance_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "end"))
 	pattern_GameServerService_RefreshTokens_0      = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"v1", "game-server", "tokens"}, "refresh"))
+	pattern_GameServerService_ClaimTokens_0        = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1}, []string{"v1", "claim"}, ""))
 	pattern_GameServerService_RequestBackfill_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"v1", "game-server", "instances", "instance_id"}, "requestBackfill"))
 )
 
@@ -826,5 +891,6 @@ var (
 	forward_GameServerService_UpdateGameData_0     = runtime.ForwardResponseMessage
 	forward_GameServerService_EndGameInstance_0    = runtime.ForwardResponseMessage
 	forward_GameServerService_RefreshTokens_0      = runtime.ForwardResponseMessage
+	forward_GameServerService_ClaimTokens_0        = runtime.ForwardResponseMessage
 	forward_GameServerService_RequestBackfill_0    = runtime.ForwardResponseMessage
 )

@@ -1,0 +1,83 @@
+package gameserver
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+const (
+	pathClaim  = "/v1/claim"
+	claimNonce = 32 // bytes
+)
+
+// claimTokens exchanges the claim code of the bootstrap document, if it has one, for the tokens. Until it has them it asks again with the same nonce, so
+// that an answer which was lost is given again. It gives up when Berth refuses for good, or ctx ends.
+func (h *Host) claimTokens(ctx context.Context) error {
+	if h.claimCode == "" {
+		return nil
+	}
+	defer h.http.CloseIdleConnections() // nothing else uses them yet, and there may be no Close
+	nonce := make([]byte, claimNonce)
+	_, _ = rand.Read(nonce) // it never fails
+	body, err := protojson.Marshal(&gameserverv1.ClaimTokensRequest{Claim: h.claimCode.Reveal(), Nonce: nonce})
+	if err != nil {
+		return errors.New("the claim code of the bootstrap document is no text") // the marshaller's words may quote it
+	}
+	for wait := (backoff{}); ; {
+		err := h.tryClaim(ctx, body)
+		switch {
+		case err == nil:
+			h.claimCode = ""
+			h.log.Info("tokens claimed")
+			return nil
+		case claimRefused(err):
+			return err
+		}
+		pause := wait.next() + retryAfter(err)
+		if ctx.Err() == nil {
+			h.log.Warn("the tokens could not be claimed, trying again", "error", err, "after", pause)
+		}
+		if !sleep(ctx, pause) {
+			return fmt.Errorf("%w; the last try failed: %w", ctx.Err(), err)
+		}
+	}
+}
+
+func (h *Host) tryClaim(ctx context.Context, body []byte) error {
+	resp, answer, err := h.post(ctx, pathClaim, body, nil)
+	switch {
+	case err != nil:
+		return fmt.Errorf("claim of the tokens: %w", err)
+	case resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("claim of the tokens: %w", claimError(resp, answer))
+	}
+	return h.takeAnswer(answer, new(gameserverv1.ClaimTokensResponse), "claim of the tokens")
+}
+
+// claimError turns a refusal into an error. What comes from Berth has the code that Berth gave it; anything else may pass.
+func claimError(resp *http.Response, answer []byte) *Error {
+	e := refreshError(resp, answer)
+	var body struct{ Code codes.Code }
+	if e.Code != codes.Unavailable || json.Unmarshal(answer, &body) != nil || berthReason(answer) == "" {
+		return e
+	}
+	e.Code = body.Code
+	return e
+}
+
+// claimRefused reports whether Berth will never give the tokens for this code and nonce.
+func claimRefused(err error) bool {
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Code == codes.Canceled {
+		return false
+	}
+	return refused.expired() || !refused.temporary() && !refused.mishap()
+}
