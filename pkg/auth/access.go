@@ -24,7 +24,7 @@ type Access struct {
 	Expired bool
 }
 
-// NewTable reads the access option of every rpc of the named services. An rpc without one is an error.
+// NewTable reads the access option of every rpc of the named services. An rpc without one is an error, and so is an audience where there must be none.
 func NewTable(services ...string) (Table, error) {
 	t := make(Table)
 	for _, name := range services {
@@ -42,10 +42,22 @@ func NewTable(services ...string) (Table, error) {
 			if access.GetRole() == typev1.Role_ROLE_UNSPECIFIED {
 				return nil, fmt.Errorf("%s: has no access option", method.FullName())
 			}
+			if !audienceFits(access) {
+				return nil, fmt.Errorf("%s: its access option must have an audience if its role is GAME_SERVER, and none otherwise", method.FullName())
+			}
 			t[fmt.Sprintf("/%s/%s", name, method.Name())] = Access{Role(strings.TrimPrefix(access.GetRole().String(), "ROLE_")), access.GetExpired()}
 		}
 	}
 	return t, nil
+}
+
+// audienceFits reports whether an option names one of a game server's two tokens, if it is for game servers, and none otherwise. The audience says what an
+// rpc belongs to. It opens nothing: both tokens are verified, as a pair, on every call.
+func audienceFits(a *typev1.Access) bool {
+	if a.GetRole() == typev1.Role_ROLE_GAME_SERVER {
+		return a.GetAudience() == typev1.Audience_AUDIENCE_GAME || a.GetAudience() == typev1.Audience_AUDIENCE_SOCIAL
+	}
+	return a.GetAudience() == typev1.Audience_AUDIENCE_UNSPECIFIED
 }
 
 // Authorize returns an error unless the principal may call the method.

@@ -12,6 +12,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/rpc"
 	"github.com/berth-dev/berth/pkg/tlsx"
@@ -92,7 +93,11 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	allocationv1.RegisterAllocationServiceServer(srv, grpcserver.New(allocator.NewService(store, worker.Catalog(), worker.Wake)))
+	pages, err := pagetoken.New(cfg.Auth.InternalKey, Name)
+	if err != nil {
+		return err
+	}
+	allocationv1.RegisterAllocationServiceServer(srv, grpcserver.New(allocator.NewService(store, worker.Catalog(), worker.Wake), pages))
 	ln := cfg.GRPCListener
 	if ln == nil {
 		if ln, err = b.Listen(ctx, "gRPC", cfg.GRPCAddr); err != nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/revocations"
 	"github.com/berth-dev/berth/pkg/rpc"
@@ -104,7 +105,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	tokens, err := grpcserver.NewPageTokens(cfg.Auth.InternalKey)
+	tokens, err := pagetoken.New(cfg.Auth.InternalKey, "game-instance")
 	if err != nil {
 		return err
 	}
@@ -113,7 +114,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))
 	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))
-	auditv1.RegisterAuditServiceServer(server, grpcserver.NewAudit(audit.NewStream(store)))
+	auditv1.RegisterAuditServiceServer(server, grpcserver.NewAudit(audit.NewStream(store), tokens))
 	attemptv1.RegisterAttemptServiceServer(server, grpcserver.NewAttempt(instances))
 
 	ln, err := listener(ctx, b, cfg)

@@ -11,6 +11,7 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/rpc"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
@@ -80,7 +81,8 @@ func newDomain(ctx context.Context, b *app.Builder, store *redisstore.Store, cfg
 		Keys: keys, Revocations: revocations,
 		PairLifetime: cfg.PairLifetime, RefreshWindow: cfg.refreshWindow(), TicketLifetime: cfg.TicketLifetime,
 	})
-	return grpcserver.Config{Issuer: issuer, Keys: keys, Revocations: revocations, Callers: caller.New(store, cfg.rootKeys())}, nil
+	pages, err := pagetoken.New(cfg.Auth.InternalKey, "token-issuer")
+	return grpcserver.Config{Issuer: issuer, Keys: keys, Revocations: revocations, Callers: caller.New(store, cfg.rootKeys()), Pages: pages}, err
 }
 
 func openKeyring(ctx context.Context, b *app.Builder, store token.RingStore, cfg Config) (*token.Keyring, error) {

@@ -12,21 +12,21 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"github.com/berth-dev/berth/pkg/auth"
 )
 
 var status3 = regexp.MustCompile(`[1-5]\d\d`)
 
 func TestEveryCaseOverGRPCAndREST(t *testing.T) {
 	c := load(t)
-	s := start(t)
-	table := errorTable(t)
-	ways := map[string]way{"grpc": s.grpcWay, "rest": s.restWay}
+	all, table := stacks{t: t, local: local(t), started: map[string]*stack{}}, errorTable(t)
 	for n, ac := range c.cases {
 		for _, name := range ac.ways() {
 			t.Run(ac.file+"/"+ac.Name+"/"+name, func(t *testing.T) {
 				// Each has a namespace of its own, so that it can see everything that a refused call might have done.
-				r := run{t: t, stack: s, base: c.base, answers: answers{"namespace": fmt.Sprintf("n%d-%s", n, name)}}
-				r.play(ac, name, ways[name], table)
+				r := run{t: t, stack: all.of(ac.Stack, name), base: c.base, answers: answers{"namespace": fmt.Sprintf("n%d-%s", n, name)}}
+				r.play(ac, name, table)
 			})
 		}
 	}
@@ -40,7 +40,7 @@ type run struct {
 	answers answers
 }
 
-func (r *run) play(ac apiCase, name string, call way, table map[string]documented) {
+func (r *run) play(ac apiCase, name string, table map[string]documented) {
 	r.t.Helper()
 	if ac.Needs != "" && os.Getenv("BERTH_TEST_NEEDS") == "" {
 		r.t.Skipf("needs %s", ac.Needs)
@@ -68,8 +68,8 @@ func (r *run) play(ac apiCase, name string, call way, table map[string]documente
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	before := r.state()
-	got, err := call(c)
+	before := r.state(ac)
+	got, err := map[string]way{"grpc": r.stack.grpcWay, "rest": r.stack.restWay}[name](c)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -92,7 +92,7 @@ func (r *run) play(ac apiCase, name string, call way, table map[string]documente
 	for _, wrong := range f.differs(got.refused, table, fmt.Sprint(says)) {
 		r.t.Errorf("%s: answered %s", wrong, got.refused)
 	}
-	if after := r.state(); after != before {
+	if after := r.state(ac); after != before {
 		r.t.Errorf("a refused call changed something: it was\n%s\nand is\n%s", before, after)
 	}
 }
@@ -133,8 +133,6 @@ func (r *run) step(st step) error {
 		return err
 	case st.GivesUp != "":
 		return r.giveUp(st.GivesUp)
-	case st.Mints != "":
-		return r.mint(st.As, st.Mints)
 	}
 	method, err := find(r.base.rpcs, st.RPC)
 	if err != nil {
@@ -142,7 +140,7 @@ func (r *run) step(st step) error {
 	}
 	key := st.Key
 	if key == "" {
-		key = keyOf(roleOf(method))
+		key = usualKey(method)
 	}
 	c, err := r.prepare(method, key, &st.Request)
 	if err != nil {
@@ -190,8 +188,24 @@ func (r *run) prepare(method protoreflect.MethodDescriptor, key string, over *ya
 	if err != nil {
 		return call{}, err
 	}
+	credentials, err := r.credentials(key)
 	m, _ := filled.(map[string]any)
-	return call{method: method, key: secretOf(key), request: m}, nil
+	return call{method: method, credentials: credentials, request: m}, err
+}
+
+// credentials returns the headers that show a key: one with a name, or one that an answer has.
+func (r *run) credentials(key string) ([]string, error) {
+	switch {
+	case key == noKey:
+		return nil, nil
+	case key == serviceKey:
+		return []string{auth.MetadataInternalKey, internalKey.Reveal()}, nil
+	case reference.MatchString(key):
+		made, err := r.answers.fill(key)
+		return []string{auth.MetadataAuthorization, fmt.Sprint("Bearer ", made)}, err
+	default:
+		return []string{auth.MetadataAuthorization, "Bearer " + secretOf(key)}, nil
+	}
 }
 
 // filled returns a node's value with its references filled in; nil for none.
@@ -225,15 +239,15 @@ func (r *run) text(n *yaml.Node) (*string, error) {
 }
 
 // state returns what a refused call must not change: instances with their revisions, for example.
-func (r *run) state() string {
+func (r *run) state(ac apiCase) string {
 	r.t.Helper()
 	var all []string
-	for _, name := range r.base.Unchanged {
+	for _, name := range r.base.Unchanged[string(ac.method.Parent().Name())] {
 		method, err := find(r.base.rpcs, name)
 		if err != nil {
 			r.t.Fatal(err)
 		}
-		c, err := r.prepare(method, keyOf(roleOf(method)), &yaml.Node{})
+		c, err := r.prepare(method, usualKey(method), &yaml.Node{})
 		if err != nil {
 			r.t.Fatal(err)
 		}

@@ -18,7 +18,9 @@ import (
 
 // apiCase is one call and what must come of it. testdata/README.md describes its fields.
 type apiCase struct {
-	Name      string    `yaml:"name"`
+	Name string `yaml:"name"`
+	// Stack names a stack of its own for the cases that say so, one for each way, which play on it in the order of their file.
+	Stack     string    `yaml:"stack"`
 	RPC       rpcs      `yaml:"rpc"`
 	Given     string    `yaml:"given"`
 	Key       string    `yaml:"key"`
@@ -40,7 +42,7 @@ type apiCase struct {
 }
 
 // step prepares a case. It is a call, which is repeated until its answer has what `until` says, or its failure the reason; or something that a
-// registered game server does; or the minting of a claim code.
+// registered game server does.
 type step struct {
 	As         string    `yaml:"as"`
 	RPC        string    `yaml:"rpc"`
@@ -51,8 +53,6 @@ type step struct {
 	// Links and GivesUp name the answer with which a game server was registered.
 	Links   string `yaml:"links"`
 	GivesUp string `yaml:"gives_up"`
-	// Mints names the answer with the instance whose server's claim code is minted.
-	Mints string `yaml:"mints"`
 }
 
 // failure is what a refused call must answer. Code and HTTP status follow from the reason, by the table of docs/errors.md.
@@ -86,8 +86,8 @@ type base struct {
 	Given map[string][]step `yaml:"given"`
 	// Usual names the set-up of cases that do not say, by service.
 	Usual map[string]string `yaml:"usual"`
-	// Unchanged are rpcs whose answers must be the same after a refused call.
-	Unchanged []string `yaml:"unchanged"`
+	// Unchanged are rpcs whose answers must be the same after a refused call, by service.
+	Unchanged map[string][]string `yaml:"unchanged"`
 
 	rpcs []protoreflect.MethodDescriptor
 	good map[string]yaml.Node // Requests, by the title of their rpc
@@ -148,7 +148,7 @@ func (b *base) complete() (err error) {
 		}
 		b.good[title(m)] = request
 	}
-	for _, name := range b.Unchanged {
+	for _, name := range slices.Concat(slices.Collect(maps.Values(b.Unchanged))...) {
 		if _, err := find(b.rpcs, name); err != nil {
 			return err
 		}
@@ -178,14 +178,14 @@ func (c *apiCase) check(b base) error {
 		c.Given = "nothing"
 	}
 	if c.Key == "" {
-		c.Key = keyOf(roleOf(c.method))
+		c.Key = usualKey(c.method)
 	}
 	switch {
 	case strings.HasSuffix(c.Name, "/"):
 		return errors.New("has no name")
 	case b.Given[c.Given] == nil && c.Given != "nothing":
 		return fmt.Errorf("there is no set-up %q; there are %v", c.Given, slices.Sorted(maps.Keys(b.Given)))
-	case !slices.Contains(append(keyNames(), noKey, unknownKey), c.Key):
+	case !slices.Contains(append(keyNames(), noKey, unknownKey, serviceKey), c.Key) && !reference.MatchString(c.Key):
 		return fmt.Errorf("there is no key %q", c.Key)
 	case !slices.Contains([]string{"", "grpc", "rest"}, c.Over):
 		return fmt.Errorf("there is no way %q to call", c.Over)
@@ -203,6 +203,9 @@ func (c *apiCase) check(b base) error {
 func (c *apiCase) ways() []string {
 	if c.Over != "" {
 		return []string{c.Over}
+	}
+	if httpRule(c.method) == nil || c.Key == serviceKey { // REST takes no internal key
+		return []string{"grpc"}
 	}
 	rest, wire := !c.Body.IsZero() || c.Query != "", !c.Wire.IsZero()
 	switch {

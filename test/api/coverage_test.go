@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -11,6 +12,10 @@ import (
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/descriptorpb"
+
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 )
 
 // An rpc that is added has no case until somebody writes some.
@@ -29,12 +34,15 @@ func TestEveryRPCHasGoodCasesAndRefusals(t *testing.T) {
 	}
 	for _, m := range c.base.rpcs {
 		for _, way := range []string{"grpc", "rest"} {
-			key := title(m) + " over " + way
-			if !good[key] {
-				t.Errorf("no case of a good %s", key)
+			if way == "rest" && httpRule(m) == nil {
+				continue
 			}
-			if !refused[key] {
-				t.Errorf("no case of a refused %s", key)
+			key := title(m) + " over " + way
+			if never := neverGood[title(m)] != ""; good[key] == never {
+				t.Errorf("a case of a good %s: %v, which contradicts neverGood", key, good[key])
+			}
+			if never := neverRefused[key] != ""; refused[key] == never {
+				t.Errorf("a case of a refused %s: %v, which contradicts neverRefused", key, refused[key])
 			}
 		}
 	}
@@ -45,19 +53,23 @@ func TestEveryRPCIsRefusedToOthers(t *testing.T) {
 	c := load(t)
 	refused := map[string]bool{}
 	for _, ac := range c.cases {
-		if ac.Fails != nil && ac.Over == "" {
+		if ac.Fails != nil && (ac.Over == "" || neverRefused[title(ac.method)+" over rest"] != "") {
 			refused[title(ac.method)+" with "+ac.Key+": "+ac.Fails.Reason] = true
 		}
 	}
 	for _, m := range c.base.rpcs {
 		want := []string{unknownKey + ": CREDENTIALS_INVALID"}
-		if roleOf(m) >= 0 {
+		role := roleOf(m)
+		switch {
+		case accessOf(m) == typev1.Role_ROLE_INTERNAL:
+			want = append(want, noKey+": CREDENTIALS_MISSING", keyOf(len(keyRoles)-1)+": ROLE_REQUIRED")
+		case role >= 0:
 			want = append(want, noKey+": CREDENTIALS_MISSING")
 		}
-		if hasNamespace(m) {
+		if hasNamespace(m) && role >= 0 {
 			want = append(want, elsewhereKey+": NAMESPACE_DENIED")
 		}
-		if role := roleOf(m); role > 0 {
+		if role > 0 {
 			want = append(want, keyOf(role-1)+": ROLE_REQUIRED")
 		}
 		for _, w := range want {
@@ -65,6 +77,43 @@ func TestEveryRPCIsRefusedToOthers(t *testing.T) {
 				t.Errorf("no case of %s", key)
 			}
 		}
+	}
+}
+
+// What only reads says so, or each call of it would be recorded as an act.
+func TestWhatIsReadIsNoAct(t *testing.T) {
+	for _, m := range load(t).base.rpcs {
+		options, _ := m.Options().(*descriptorpb.MethodOptions)
+		reads := options.GetIdempotencyLevel() == descriptorpb.MethodOptions_NO_SIDE_EFFECTS
+		if asksGet := httpRule(m).GetGet() != ""; asksGet && roleOf(m) > 0 && !reads {
+			t.Errorf("%s is a GET, and does not say idempotency_level = NO_SIDE_EFFECTS", title(m))
+		}
+	}
+}
+
+// A public service that is added is asked, or says here why not.
+func TestEveryPublicServiceIsAsked(t *testing.T) {
+	known := map[protoreflect.FullName]bool{}
+	for _, s := range services {
+		known[s.name] = true
+	}
+	found := 0
+	protoregistry.GlobalFiles.RangeFiles(func(f protoreflect.FileDescriptor) bool {
+		options, _ := f.Options().(*descriptorpb.FileOptions)
+		if !strings.HasPrefix(options.GetGoPackage(), "github.com/berth-dev/berth/sdk/go/gen/") { // the others are not public
+			return true
+		}
+		for i := range f.Services().Len() {
+			found++
+			name := f.Services().Get(i).FullName()
+			if known[name] == (unasked[name] != "") {
+				t.Errorf("%s must be among either services or unasked", name)
+			}
+		}
+		return true
+	})
+	if found != len(services)+len(unasked) {
+		t.Errorf("there are %d public services, and %d are asked or excepted", found, len(services)+len(unasked))
 	}
 }
 
@@ -133,6 +182,8 @@ func (c *corpus) offline(t *testing.T, ac apiCase) proto.Message {
 			switch {
 			case ref == "${namespace}":
 				return "n0"
+			case strings.HasSuffix(ref, ".keyId}"):
+				return strings.Repeat("k", 43)
 			case strings.HasSuffix(ref, ".id}"), strings.HasSuffix(ref, "Id}"):
 				return "5f0e4a63-0b8f-4e52-9f0c-0e4d2a6f1c12"
 			default:
@@ -154,6 +205,12 @@ func rulesOf(m protoreflect.MessageDescriptor, out map[string]int, seen map[prot
 		return
 	}
 	seen[m.FullName()] = true
+	for i := range m.Oneofs().Len() {
+		o := m.Oneofs().Get(i)
+		if rules, ok := proto.GetExtension(o.Options(), validate.E_Oneof).(*validate.OneofRules); ok && rules.GetRequired() {
+			out[string(o.FullName())+" required"]++
+		}
+	}
 	for i := range m.Fields().Len() {
 		f := m.Fields().Get(i)
 		if rules, ok := proto.GetExtension(f.Options(), validate.E_Field).(*validate.FieldRules); ok && rules != nil {
@@ -190,7 +247,9 @@ func noteRules(at string, rules protoreflect.Message, out map[string]int) {
 func ruleOf(m protoreflect.MessageDescriptor, v *validate.Violation) string {
 	var field protoreflect.FieldDescriptor
 	for _, e := range v.GetField().GetElements() {
-		field = m.Fields().ByName(protoreflect.Name(e.GetFieldName()))
+		if field = m.Fields().ByName(protoreflect.Name(e.GetFieldName())); field == nil { // a oneof
+			return fmt.Sprintf("%s.%s required", m.FullName(), e.GetFieldName())
+		}
 		if m = field.Message(); field.IsMap() {
 			m = field.MapValue().Message()
 		}

@@ -4,10 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/berth-dev/berth/pkg/ids"
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	"github.com/berth-dev/berth/sdk/go/gameserver"
-	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 )
 
 // link connects the game server whose registration was answered so, to the end of the case. It links the instance that was placed on it, and opens to
@@ -52,25 +50,4 @@ func (r *run) giveUp(answer string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return server.Unlink(ctx, "")
-}
-
-// mint puts the claim code of an instance's first server into the answers, as allocation would have it for a provider that carries one.
-func (r *run) mint(as, instance string) error {
-	id, err := r.answers.fill("${" + instance + ".instance.id}")
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	namespace := fmt.Sprint(r.answers["namespace"])
-	code, err := r.stack.issuer.IssueClaimCode(ctx, &tokenv1.IssueClaimCodeRequest{Namespace: namespace, AttemptId: ids.Attempt(fmt.Sprint(id), 1)})
-	if err != nil {
-		return err
-	}
-	pair, err := r.stack.issuer.IssueTokenPair(ctx, &tokenv1.IssueTokenPairRequest{Namespace: namespace, AttemptId: ids.Attempt(fmt.Sprint(id), 1)})
-	if err != nil {
-		return err
-	}
-	r.answers[as] = map[string]any{"claim": code.GetClaim(), "game": pair.GetGameToken()}
-	return nil
 }

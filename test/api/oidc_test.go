@@ -66,7 +66,7 @@ func (s *stack) rest(t *testing.T, method, path, bearer, body string) (int, map[
 
 // Tokens of an identity provider are credentials at every service, over gRPC and, through a gateway that knows nothing of them, over REST.
 func TestCallersOfAnIdentityProvider(t *testing.T) {
-	s := start(t)
+	s := start(t, local(t))
 	const instances = "/v1/namespaces/people/instances"
 	ruler := s.bearer(t, "ruler", "rule", nil)
 	if err := eventually(func() error { // until each service has the keys

@@ -26,8 +26,6 @@ import (
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
-	"github.com/berth-dev/berth/pkg/rpc"
-	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/services/allocation"
 	"github.com/berth-dev/berth/services/allocation/providers"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
@@ -46,8 +44,6 @@ type stack struct {
 	// identity is an identity provider whose tokens all services take, signed with signs.
 	identity *oidctest.Issuer
 	signs    oidctest.Key
-	// issuer is token-issuer, for a Berth service.
-	issuer tokenv1.TokenServiceClient
 }
 
 // internalKey is that of all services.
@@ -56,17 +52,13 @@ var internalKey = conf.Secret(rand.Text() + rand.Text())
 // The names of keys that no role names.
 const (
 	noKey        = "none"      // no credentials at all
+	serviceKey   = "internal"  // that of the services
 	unknownKey   = "unknown"   // nobody has made it
 	elsewhereKey = "elsewhere" // an admin's, of the namespace "elsewhere" only
 )
 
 // secretOf returns the API key of a name.
-func secretOf(name string) string {
-	if name == noKey {
-		return ""
-	}
-	return apikey.Prefix + "of-the-corpus-" + name
-}
+func secretOf(name string) string { return apikey.Prefix + "of-the-corpus-" + name }
 
 // keys are the API keys that all services know: one of each role, and that of another namespace.
 func keys() []auth.APIKey {
@@ -87,9 +79,28 @@ func keyNames() []string {
 	return out
 }
 
-// start starts the services. The build "game" is the example game server, which opens to its players at once and plays on; "silent" never links.
-func start(t *testing.T) *stack {
+// stacks are those that the cases play on, started when the first one does.
+type stacks struct {
+	t       *testing.T
+	local   process.Config
+	started map[string]*stack
+}
+
+// of returns the stack of a name for a way; that without a name is for both.
+func (s *stacks) of(name, way string) *stack {
+	if name != "" {
+		name += " " + way
+	}
+	if s.started[name] == nil {
+		s.started[name] = start(s.t, s.local)
+	}
+	return s.started[name]
+}
+
+// start starts the services, with a provider that runs game servers on this machine.
+func start(t *testing.T, local process.Config) *stack {
 	t.Helper()
+	local.StateDir = t.TempDir()
 	ls := map[string]net.Listener{}
 	for _, name := range []string{gameInstance, tokenIssuer, allocations, "edge", "api", "admin"} {
 		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
@@ -101,9 +112,10 @@ func start(t *testing.T) *stack {
 	}
 	redis := redisx.Config{Addrs: []string{redistest.Server(t)}, Partitions: 16}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	provider := providers.Config{Name: "local", Kind: "process", Process: local}
 	signs := oidctest.NewKey(t, "k1")
 	identity := oidctest.New(t, signs)
-	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, local(t), identity)...)
+	a, err := app.New(context.Background(), app.Config{Log: log, AdminListener: ls["admin"]}, modules(ls, redis, provider, identity)...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,12 +145,6 @@ func start(t *testing.T) *stack {
 		t.Cleanup(func() { _ = conn.Close() })
 		s.conns[program] = conn
 	}
-	issuer, err := rpc.Dial(ls[tokenIssuer].Addr().String(), internalKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = issuer.Close() })
-	s.issuer = tokenv1.NewTokenServiceClient(issuer)
 	return s
 }
 
@@ -166,8 +172,9 @@ func modules(ls map[string]net.Listener, redis redisx.Config, provider providers
 	return []app.Module{tokenissuer.Module(ti), gameinstance.Module(gi), allocation.Module(al), gateway.Module(gw)}
 }
 
-// local is a provider that runs game servers on this machine.
-func local(t *testing.T) providers.Config {
+// local is what runs game servers on this machine. The build "game" is the example game server, which opens to its players at once and plays on; "silent"
+// never links.
+func local(t *testing.T) process.Config {
 	t.Helper()
 	dir := t.TempDir()
 	server := filepath.Join(dir, "gameserver")
@@ -177,13 +184,13 @@ func local(t *testing.T) providers.Config {
 		t.Fatalf("build: %v\n%s", err, out)
 	}
 	endpoints := []process.Endpoint{{Name: "game", Protocol: "tcp"}}
-	return providers.Config{Name: "local", Kind: "process", Process: process.Config{
-		StateDir: filepath.Join(dir, "servers"), StopWithService: true, Regions: []string{"local", "r0"}, MaxServers: 1000,
+	return process.Config{
+		StopWithService: true, Regions: []string{"local", "r0"}, MaxServers: 1000,
 		Builds: map[string]process.Build{
 			"game":   {Command: server, Args: []string{"--hold"}, Endpoints: endpoints},
 			"silent": {Command: server, Args: []string{"--never-link"}, Endpoints: endpoints},
 		},
-	}}
+	}
 }
 
 // eventually waits until a condition holds, and returns what it lacked at last.

@@ -11,10 +11,10 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
-	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -35,8 +35,8 @@ const patience = time.Minute
 type call struct {
 	method  protoreflect.MethodDescriptor
 	request map[string]any
-	// key is the API key; empty: none.
-	key string
+	// credentials are headers and their values, by turns.
+	credentials []string
 	// wire is appended to the encoded request; body and query take the place of what REST would send.
 	wire, body *string
 	query      string
@@ -112,9 +112,7 @@ func message(d protoreflect.MessageDescriptor, object any) (proto.Message, error
 func (s *stack) grpcWay(c call) (outcome, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	if c.key != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+c.key)
-	}
+	ctx = metadata.AppendToOutgoingContext(ctx, c.credentials...)
 	m, err := message(c.method.Input(), c.request)
 	if err != nil {
 		return outcome{}, fmt.Errorf("request: %w", err)
@@ -127,7 +125,8 @@ func (s *stack) grpcWay(c call) (outcome, error) {
 		raw = append(raw, *c.wire...)
 	}
 	full := fmt.Sprintf("/%s/%s", c.method.Parent().FullName(), c.method.Name())
-	stream, err := s.conns[programOf(c.method)].NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, full, grpc.ForceCodec(asBytes{}), grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(64<<20))
+	program, _ := servedBy(c.method)
+	stream, err := s.conns[program].NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, full, grpc.ForceCodec(asBytes{}), grpc.MaxCallSendMsgSize(64<<20), grpc.MaxCallRecvMsgSize(64<<20))
 	if err != nil {
 		return refusedOverGRPC(err), nil
 	}
@@ -192,15 +191,15 @@ func (s *stack) restWay(c call) (outcome, error) {
 		return outcome{}, err
 	}
 	base := s.api
-	if c.method.FullName() == claimTokens {
+	if _, edge := servedBy(c.method); edge {
 		base = s.edge
 	}
 	req, err := http.NewRequestWithContext(ctx, method, base+target, strings.NewReader(body))
 	if err != nil {
 		return outcome{}, err
 	}
-	if c.key != "" {
-		req.Header.Set("Authorization", "Bearer "+c.key)
+	for header := range slices.Chunk(c.credentials, 2) {
+		req.Header.Set(header[0], header[1])
 	}
 	resp, err := s.http.Do(req)
 	if err != nil {
@@ -271,8 +270,8 @@ var variable = regexp.MustCompile(`\{([a-z_]+)\}`)
 
 // restCall puts a request into path, query and body.
 func restCall(c call) (method, target, body string, err error) {
-	rule, ok := proto.GetExtension(c.method.Options(), annotations.E_Http).(*annotations.HttpRule)
-	if !ok || rule == nil {
+	rule := httpRule(c.method)
+	if rule == nil {
 		return "", "", "", fmt.Errorf("%s has no HTTP rule", c.method.Name())
 	}
 	left := map[string]any{}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
 	"github.com/berth-dev/berth/services/allocation/internal/wire"
@@ -17,10 +18,13 @@ const defaultPageSize = 50
 type Server struct {
 	allocationv1.UnimplementedAllocationServiceServer
 	allocations *allocator.Service
+	tokens      pagetoken.Key
 }
 
 // New returns a Server.
-func New(allocations *allocator.Service) *Server { return &Server{allocations: allocations} }
+func New(allocations *allocator.Service, tokens pagetoken.Key) *Server {
+	return &Server{allocations: allocations, tokens: tokens}
+}
 
 // CreateAllocation stores the wish for a server.
 func (s *Server) CreateAllocation(ctx context.Context, req *allocationv1.CreateAllocationRequest) (*allocationv1.CreateAllocationResponse, error) {
@@ -51,21 +55,29 @@ func (s *Server) GetAllocation(ctx context.Context, req *allocationv1.GetAllocat
 	return &allocationv1.GetAllocationResponse{Allocation: toAllocation(a)}, nil
 }
 
+// allocationList names a list of allocations.
+type allocationList struct{ AllocationsOf string }
+
 // ListAllocations returns a page of a namespace's allocations.
 func (s *Server) ListAllocations(ctx context.Context, req *allocationv1.ListAllocationsRequest) (*allocationv1.ListAllocationsResponse, error) {
-	size := int(req.GetPageSize())
+	of, size := allocationList{ids.Namespace(req.GetNamespace())}, int(req.GetPageSize())
 	if size == 0 {
 		size = defaultPageSize
 	}
-	list, next, err := s.allocations.List(ctx, ids.Namespace(req.GetNamespace()), size, req.GetPageToken())
+	after, err := s.tokens.Place(of, req.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
-	resp := &allocationv1.ListAllocationsResponse{NextPageToken: next, Allocations: make([]*allocationv1.Allocation, 0, len(list))}
+	list, next, err := s.allocations.List(ctx, of.AllocationsOf, size, after)
+	if err != nil {
+		return nil, err
+	}
+	resp := &allocationv1.ListAllocationsResponse{Allocations: make([]*allocationv1.Allocation, 0, len(list))}
 	for _, a := range list {
 		resp.Allocations = append(resp.Allocations, toAllocation(a))
 	}
-	return resp, nil
+	resp.NextPageToken, err = s.tokens.Token(of, next)
+	return resp, err
 }
 
 // ReleaseAllocation stores that the server is to be given back.

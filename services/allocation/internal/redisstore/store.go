@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	_ "embed" // the scripts
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
 )
@@ -182,11 +180,7 @@ func (s *Store) Renew(ctx context.Context, id, owner string, lease time.Duration
 func (s *Store) List(ctx context.Context, namespace string, size int, cursor string) ([]allocator.Allocation, string, error) {
 	from := "+"
 	if cursor != "" {
-		member, err := base64.RawURLEncoding.DecodeString(cursor)
-		if err != nil || memberID(string(member)) == "" {
-			return nil, "", errs.New(errs.ValidationFailed, "page_token: is none that this call returned")
-		}
-		from = "(" + string(member)
+		from = "(" + cursor
 	}
 	members, err := s.newest(ctx, namespace, from, size+1)
 	if err != nil {
@@ -195,7 +189,7 @@ func (s *Store) List(ctx context.Context, namespace string, size int, cursor str
 	next := ""
 	if len(members) > size {
 		members = members[:size]
-		next = base64.RawURLEncoding.EncodeToString([]byte(members[size-1]))
+		next = members[size-1]
 	}
 	list, err := s.loadAll(ctx, members)
 	return list, next, err

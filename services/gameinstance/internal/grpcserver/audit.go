@@ -7,6 +7,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	auditv1 "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
 )
 
@@ -14,10 +15,18 @@ import (
 type Audit struct {
 	auditv1.UnimplementedAuditServiceServer
 	stream *audit.Stream
+	tokens pagetoken.Key
 }
 
 // NewAudit returns the handlers of AuditService.
-func NewAudit(stream *audit.Stream) *Audit { return &Audit{stream: stream} }
+func NewAudit(stream *audit.Stream, tokens pagetoken.Key) *Audit {
+	return &Audit{stream: stream, tokens: tokens}
+}
+
+// entryList names the list of entries that a filter selects.
+func entryList(f *auditv1.AuditFilter) any {
+	return struct{ AuditOf [5]string }{[...]string{f.GetNamespace(), f.GetActor(), f.GetAction(), f.GetResource(), f.GetOutcome()}}
+}
 
 // ListAuditEntries implements the rpc.
 func (s *Audit) ListAuditEntries(ctx context.Context, req *auditv1.ListAuditEntriesRequest) (*auditv1.ListAuditEntriesResponse, error) {
@@ -30,7 +39,11 @@ func (s *Audit) ListAuditEntries(ctx context.Context, req *auditv1.ListAuditEntr
 			return nil, err
 		}
 	}
-	page, next, err := s.stream.Page(ctx, req.GetPageToken(), limit, func(e audit.Entry) bool {
+	after, err := s.tokens.Place(entryList(want), req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	page, next, err := s.stream.Page(ctx, after, limit, func(e audit.Entry) bool {
 		for _, text := range [...]struct{ want, has string }{
 			{want.GetNamespace(), e.Namespace}, {want.GetActor(), e.Actor}, {want.GetAction(), e.Action}, {want.GetResource(), e.Resource}, {want.GetOutcome(), e.Outcome},
 		} {
@@ -43,7 +56,7 @@ func (s *Audit) ListAuditEntries(ctx context.Context, req *auditv1.ListAuditEntr
 	if err != nil {
 		return nil, err
 	}
-	out := &auditv1.ListAuditEntriesResponse{NextPageToken: next}
+	out := &auditv1.ListAuditEntriesResponse{}
 	for _, e := range page {
 		out.Entries = append(out.Entries, &auditv1.AuditEntry{
 			Id: e.ID, Time: timestamppb.New(e.Time), LastTime: timestamppb.New(e.LastTime), Count: e.Count, Service: e.Service, Namespace: e.Namespace,
@@ -51,5 +64,6 @@ func (s *Audit) ListAuditEntries(ctx context.Context, req *auditv1.ListAuditEntr
 			Detail: e.Detail, RequestId: e.RequestID,
 		})
 	}
-	return out, nil
+	out.NextPageToken, err = s.tokens.Token(entryList(want), next)
+	return out, err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
@@ -26,12 +27,12 @@ type Instance struct {
 	instancev1.UnimplementedGameInstanceServiceServer
 	instances *instance.Service
 	pages     instance.Pages
-	tokens    PageTokens
+	tokens    pagetoken.Key
 	watches   *watch.Hub
 }
 
 // NewInstance returns the handlers of GameInstanceService.
-func NewInstance(instances *instance.Service, pages instance.Pages, tokens PageTokens, watches *watch.Hub) *Instance {
+func NewInstance(instances *instance.Service, pages instance.Pages, tokens pagetoken.Key, watches *watch.Hub) *Instance {
 	return &Instance{instances: instances, pages: pages, tokens: tokens, watches: watches}
 }
 
@@ -134,7 +135,7 @@ func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGa
 		q.Limit = 50
 	}
 	var err error
-	if q.After, err = s.tokens.parse(listOf(q), req.GetPageToken()); err != nil {
+	if q.After, err = placeOf(s.tokens, listOf(q), req.GetPageToken()); err != nil {
 		return nil, err
 	}
 	page, next, err := s.pages.Page(ctx, q)
@@ -149,7 +150,7 @@ func (s *Instance) ListGameInstances(ctx context.Context, req *instancev1.ListGa
 		}
 		out.Instances = append(out.Instances, m)
 	}
-	out.NextPageToken, err = s.tokens.token(listOf(q), next)
+	out.NextPageToken, err = tokenOf(s.tokens, listOf(q), next)
 	return out, err
 }
 

@@ -1,7 +1,6 @@
 package grpcserver
 
 import (
-	"encoding/base64"
 	"strings"
 	"testing"
 	"time"
@@ -10,14 +9,16 @@ import (
 
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/pagetoken"
+	auditv1 "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
 )
 
 const secret conf.Secret = "a secret that all of the replicas share"
 
-func tokens(t *testing.T, secret conf.Secret) PageTokens {
+func tokens(t *testing.T) pagetoken.Key {
 	t.Helper()
-	tokens, err := NewPageTokens(secret)
+	tokens, err := pagetoken.New(secret, "game-instance")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,30 +31,30 @@ func query() instance.Query {
 	}}
 }
 
-func TestAPageTokenIsGoodForItsListOnEveryReplica(t *testing.T) {
+func TestAPageTokenIsGoodForItsList(t *testing.T) {
 	cursor := instance.Cursor{CreateTime: time.UnixMicro(1_700_000_000_000_001), ID: uuid.NewString()}
 	q := query()
-	token, err := tokens(t, secret).token(listOf(q), cursor)
+	token, err := tokenOf(tokens(t), listOf(q), cursor)
 	if err != nil {
 		t.Fatal(err)
 	}
 	q.Limit, q.Filter.States = 20, []instance.State{instance.Linked, instance.Running} // the page size may change, and states have no order
-	if got, err := tokens(t, secret).parse(listOf(q), token); err != nil || got != cursor {
+	if got, err := placeOf(tokens(t), listOf(q), token); err != nil || got != cursor {
 		t.Errorf("%+v, %v; want %+v", got, err, cursor)
 	}
-	if none, err := tokens(t, secret).token(listOf(q), instance.Cursor{}); err != nil || none != "" {
+	if none, err := tokenOf(tokens(t), listOf(q), instance.Cursor{}); err != nil || none != "" {
 		t.Errorf("token of the end: %q, %v", none, err)
 	}
 }
 
 func TestAPageTokenOfAnotherListIsRefused(t *testing.T) {
-	token, err := tokens(t, secret).token(listOf(query()), instance.Cursor{CreateTime: time.UnixMicro(1_700_000_000_000_001), ID: uuid.NewString()})
+	token, err := tokenOf(tokens(t), listOf(query()), instance.Cursor{CreateTime: time.UnixMicro(1_700_000_000_000_001), ID: uuid.NewString()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	refused := func(name string, tokens PageTokens, q instance.Query, token string) {
+	refused := func(name string, list any) {
 		t.Helper()
-		if got, err := tokens.parse(listOf(q), token); !errs.Is(err, errs.ValidationFailed) || !strings.Contains(err.Error(), ": page_token: ") {
+		if got, err := placeOf(tokens(t), list, token); !errs.Is(err, errs.ValidationFailed) || !strings.Contains(err.Error(), ": page_token: ") {
 			t.Errorf("%s: %+v, %v", name, got, err)
 		}
 	}
@@ -69,33 +70,34 @@ func TestAPageTokenOfAnotherListIsRefused(t *testing.T) {
 	} {
 		q := query()
 		change(&q)
-		refused(name, tokens(t, secret), q, token)
+		refused(name, listOf(q))
 	}
-	refused("another deployment", tokens(t, secret+"!"), query(), token)
-	raw, err := base64.RawURLEncoding.DecodeString(token)
+	refused("the servers", serverList{"default"})
+	refused("the audit", entryList(&auditv1.AuditFilter{Namespace: "default"}))
+}
+
+func TestAPageTokenOfTheAuditIsOfItsFilter(t *testing.T) {
+	filter := func() *auditv1.AuditFilter {
+		return &auditv1.AuditFilter{Namespace: "n", Actor: "a", Action: "b", Resource: "c", Outcome: "d"}
+	}
+	token, err := tokens(t).Token(entryList(filter()), "1700000000000-0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := range raw {
-		bad := append([]byte{}, raw...)
-		bad[n] ^= 1
-		refused("one bit", tokens(t, secret), query(), base64.RawURLEncoding.EncodeToString(bad))
+	if place, err := tokens(t).Place(entryList(filter()), token); err != nil || place != "1700000000000-0" {
+		t.Errorf("%q, %v", place, err)
 	}
-	for _, bad := range []string{"x", token[1:], token[:len(token)-1], token + "A", token + "=", "…", base64.RawURLEncoding.EncodeToString(raw[:place])} {
-		refused(bad, tokens(t, secret), query(), bad)
-	}
-}
-
-func FuzzPageToken(f *testing.F) {
-	tokens, err := NewPageTokens(secret)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add("")
-	f.Add(base64.RawURLEncoding.EncodeToString(make([]byte, place+32)))
-	f.Fuzz(func(t *testing.T, token string) {
-		if got, err := tokens.parse(listOf(query()), token); token != "" && err == nil {
-			t.Errorf("%q names %+v", token, got)
+	for name, change := range map[string]func(*auditv1.AuditFilter){
+		"namespace": func(f *auditv1.AuditFilter) { f.Namespace = "m" },
+		"actor":     func(f *auditv1.AuditFilter) { f.Actor = "" },
+		"action":    func(f *auditv1.AuditFilter) { f.Action = "a" },
+		"resource":  func(f *auditv1.AuditFilter) { f.Resource = "b" },
+		"outcome":   func(f *auditv1.AuditFilter) { f.Outcome = "c" },
+	} {
+		f := filter()
+		change(f)
+		if place, err := tokens(t).Place(entryList(f), token); !errs.Is(err, errs.ValidationFailed) {
+			t.Errorf("%s: %q, %v", name, place, err)
 		}
-	})
+	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
@@ -25,11 +26,11 @@ type Registry struct {
 	gameserverv1.UnimplementedGameServerRegistryServiceServer
 	servers *registry.Service
 	pairs   Pairs
-	tokens  PageTokens
+	tokens  pagetoken.Key
 }
 
 // NewRegistry returns the handlers of GameServerRegistryService.
-func NewRegistry(servers *registry.Service, pairs Pairs, tokens PageTokens) *Registry {
+func NewRegistry(servers *registry.Service, pairs Pairs, tokens pagetoken.Key) *Registry {
 	return &Registry{servers: servers, pairs: pairs, tokens: tokens}
 }
 
@@ -76,7 +77,7 @@ func (s *Registry) ListGameServers(ctx context.Context, req *gameserverv1.ListGa
 	if limit == 0 {
 		limit = 50
 	}
-	after, err := s.tokens.parse(list, req.GetPageToken())
+	after, err := placeOf(s.tokens, list, req.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +89,7 @@ func (s *Registry) ListGameServers(ctx context.Context, req *gameserverv1.ListGa
 	for _, server := range page {
 		out.Servers = append(out.Servers, wire.Server(server))
 	}
-	out.NextPageToken, err = s.tokens.token(list, next)
+	out.NextPageToken, err = tokenOf(s.tokens, list, next)
 	return out, err
 }
 

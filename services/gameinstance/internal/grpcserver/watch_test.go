@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	"github.com/berth-dev/berth/pkg/rpc"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
@@ -46,7 +47,7 @@ func serve(t *testing.T, stall time.Duration) *watched {
 		w.ended <- err
 		return rpc.Status(err).Err()
 	}))
-	instancev1.RegisterGameInstanceServiceServer(server, NewInstance(instances, store, PageTokens{}, hub))
+	instancev1.RegisterGameInstanceServiceServer(server, NewInstance(instances, store, pagetoken.Key{}, hub))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

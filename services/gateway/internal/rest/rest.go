@@ -164,6 +164,7 @@ func newMux(cfg Config) (*runtime.ServeMux, error) {
 	nothing := func(string) (string, bool) { return "", false }
 	return runtime.NewServeMux(
 		runtime.WithMiddlewares(documented.strict),
+		runtime.SetQueryParameterParser(new(queryParser)),
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, newCodec()),
 		runtime.WithIncomingHeaderMatcher(incoming),
 		runtime.WithOutgoingHeaderMatcher(nothing),

@@ -117,7 +117,7 @@ func (k *Keys) Create(ctx context.Context, by Admin, want Key) (Key, conf.Secret
 	return made, key, nil
 }
 
-// List returns a page of the keys that the admin may manage, by name, and the token of the next page; "" on the last.
+// List returns a page of the keys that the admin may manage, by name, and the name after which the next page begins; "" on the last.
 func (k *Keys) List(ctx context.Context, by Admin, size int, after string) ([]Key, string, error) {
 	all, err := k.store.Keys(ctx)
 	if err != nil {

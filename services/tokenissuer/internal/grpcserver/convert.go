@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
@@ -47,14 +48,11 @@ func toState(s token.State) tokenv1.SigningKey_State {
 }
 
 // fromRevoke returns what a request wants revoked.
-func fromRevoke(req *tokenv1.RevokeTokensRequest) token.Target {
-	t := token.Target{
-		Namespace: ids.Namespace(req.GetNamespace()), PairID: req.GetPairId(), ServerID: req.GetServerId(), InstanceID: req.GetInstanceId(),
-	}
-	if req.GetIssuedBefore() != nil {
-		t.IssuedBefore = req.GetIssuedBefore().AsTime()
-	}
-	return t
+func fromRevoke(req *tokenv1.RevokeTokensRequest) (token.Target, error) {
+	before, err := fromTimestamp("issued_before", req.GetIssuedBefore())
+	return token.Target{
+		Namespace: ids.Namespace(req.GetNamespace()), PairID: req.GetPairId(), ServerID: req.GetServerId(), InstanceID: req.GetInstanceId(), IssuedBefore: before,
+	}, err
 }
 
 func toRevocation(r token.Revocation) *tokenv1.Revocation {
@@ -110,12 +108,22 @@ func toIntrospection(found token.Introspection) *tokenv1.IntrospectTokenResponse
 	return resp
 }
 
-func fromCreate(req *tokenv1.CreateApiKeyRequest) caller.Key {
-	k := caller.Key{Name: req.GetName(), Role: caller.Role(strings.TrimPrefix(req.GetRole().String(), "ROLE_")), Namespaces: req.GetNamespaces()}
-	if req.GetExpireTime() != nil {
-		k.ExpireTime = req.GetExpireTime().AsTime()
+func fromCreate(req *tokenv1.CreateApiKeyRequest) (caller.Key, error) {
+	expires, err := fromTimestamp("expire_time", req.GetExpireTime())
+	return caller.Key{
+		Name: req.GetName(), Role: caller.Role(strings.TrimPrefix(req.GetRole().String(), "ROLE_")), Namespaces: req.GetNamespaces(), ExpireTime: expires,
+	}, err
+}
+
+// fromTimestamp returns the zero time for nil. What is no time of the years 1 to 9999, which only gRPC can send, is an error.
+func fromTimestamp(field string, t *timestamppb.Timestamp) (time.Time, error) {
+	if t == nil {
+		return time.Time{}, nil
 	}
-	return k
+	if err := t.CheckValid(); err != nil {
+		return time.Time{}, errs.Wrap(err, errs.ValidationFailed, "%s: must be a time of the years 1 to 9999, with less than 1,000,000,000 nanoseconds", field)
+	}
+	return t.AsTime(), nil
 }
 
 func toApiKey(k caller.Key) *tokenv1.ApiKey {

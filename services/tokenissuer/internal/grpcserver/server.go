@@ -10,12 +10,11 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/pkg/pagetoken"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/caller"
 	"github.com/berth-dev/berth/services/tokenissuer/internal/token"
 )
-
-const defaultPageSize = 50
 
 // Config has what the handlers call. All fields are required.
 type Config struct {
@@ -27,6 +26,8 @@ type Config struct {
 	Revocations *token.Revocations
 	// Callers are the API keys.
 	Callers *caller.Keys
+	// Pages makes and checks page tokens.
+	Pages pagetoken.Key
 }
 
 // Server implements tokenv1.TokenServiceServer.
@@ -37,11 +38,12 @@ type Server struct {
 	keys        *token.Keyring
 	revocations *token.Revocations
 	callers     *caller.Keys
+	pages       pagetoken.Key
 }
 
 // New returns a Server.
 func New(cfg Config) *Server {
-	return &Server{issuer: cfg.Issuer, keys: cfg.Keys, revocations: cfg.Revocations, callers: cfg.Callers}
+	return &Server{issuer: cfg.Issuer, keys: cfg.Keys, revocations: cfg.Revocations, callers: cfg.Callers, pages: cfg.Pages}
 }
 
 // GetJsonWebKeySet implements tokenv1.TokenServiceServer.
@@ -99,7 +101,11 @@ func (s *Server) IssuePlayerTicket(ctx context.Context, req *tokenv1.IssuePlayer
 
 // RevokeTokens implements tokenv1.TokenServiceServer.
 func (s *Server) RevokeTokens(ctx context.Context, req *tokenv1.RevokeTokensRequest) (*tokenv1.RevokeTokensResponse, error) {
-	r, err := s.revocations.Revoke(ctx, token.Revocation{Target: fromRevoke(req), Reason: req.GetReason(), Actor: auth.FromContext(ctx).Actor()})
+	target, err := fromRevoke(req)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.revocations.Revoke(ctx, token.Revocation{Target: target, Reason: req.GetReason(), Actor: auth.FromContext(ctx).Actor()})
 	if err != nil {
 		return nil, err
 	}
@@ -108,15 +114,21 @@ func (s *Server) RevokeTokens(ctx context.Context, req *tokenv1.RevokeTokensRequ
 
 // ListRevocations implements tokenv1.TokenServiceServer.
 func (s *Server) ListRevocations(ctx context.Context, req *tokenv1.ListRevocationsRequest) (*tokenv1.ListRevocationsResponse, error) {
-	page, next, err := s.revocations.List(ctx, ids.Namespace(req.GetNamespace()), pageSize(req.GetPageSize()), req.GetPageToken())
+	list := revocationList{ids.Namespace(req.GetNamespace())}
+	below, err := s.belowOf(list, req.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
-	resp := &tokenv1.ListRevocationsResponse{NextPageToken: next, Revocations: make([]*tokenv1.Revocation, 0, len(page))}
+	page, next, err := s.revocations.List(ctx, list.RevocationsOf, pageSize(req.GetPageSize()), below)
+	if err != nil {
+		return nil, err
+	}
+	resp := &tokenv1.ListRevocationsResponse{Revocations: make([]*tokenv1.Revocation, 0, len(page))}
 	for _, r := range page {
 		resp.Revocations = append(resp.Revocations, toRevocation(r))
 	}
-	return resp, nil
+	resp.NextPageToken, err = s.tokenOf(list, next)
+	return resp, err
 }
 
 // IntrospectToken implements tokenv1.TokenServiceServer.
@@ -185,7 +197,11 @@ func mayUseAll(ctx context.Context) error {
 
 // CreateApiKey implements tokenv1.TokenServiceServer.
 func (s *Server) CreateApiKey(ctx context.Context, req *tokenv1.CreateApiKeyRequest) (*tokenv1.CreateApiKeyResponse, error) {
-	made, key, err := s.callers.Create(ctx, admin(ctx), fromCreate(req))
+	want, err := fromCreate(req)
+	if err != nil {
+		return nil, err
+	}
+	made, key, err := s.callers.Create(ctx, admin(ctx), want)
 	if err != nil {
 		return nil, err
 	}
@@ -194,15 +210,22 @@ func (s *Server) CreateApiKey(ctx context.Context, req *tokenv1.CreateApiKeyRequ
 
 // ListApiKeys implements tokenv1.TokenServiceServer.
 func (s *Server) ListApiKeys(ctx context.Context, req *tokenv1.ListApiKeysRequest) (*tokenv1.ListApiKeysResponse, error) {
-	page, next, err := s.callers.List(ctx, admin(ctx), pageSize(req.GetPageSize()), req.GetPageToken())
+	by := admin(ctx)
+	list := keyList(by)
+	after, err := s.pages.Place(list, req.GetPageToken())
 	if err != nil {
 		return nil, err
 	}
-	resp := &tokenv1.ListApiKeysResponse{NextPageToken: next, ApiKeys: make([]*tokenv1.ApiKey, 0, len(page))}
+	page, next, err := s.callers.List(ctx, by, pageSize(req.GetPageSize()), after)
+	if err != nil {
+		return nil, err
+	}
+	resp := &tokenv1.ListApiKeysResponse{ApiKeys: make([]*tokenv1.ApiKey, 0, len(page))}
 	for _, k := range page {
 		resp.ApiKeys = append(resp.ApiKeys, toApiKey(k))
 	}
-	return resp, nil
+	resp.NextPageToken, err = s.pages.Token(list, next)
+	return resp, err
 }
 
 // RevokeApiKey implements tokenv1.TokenServiceServer.
@@ -230,11 +253,4 @@ func (s *Server) LookupApiKey(ctx context.Context, req *tokenv1.LookupApiKeyRequ
 func admin(ctx context.Context) caller.Admin {
 	p := auth.FromContext(ctx)
 	return caller.Admin{Name: p.Actor(), Namespaces: p.Namespaces}
-}
-
-func pageSize(asked int32) int {
-	if asked == 0 {
-		return defaultPageSize
-	}
-	return int(asked)
 }

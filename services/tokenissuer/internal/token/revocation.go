@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"math"
 	"slices"
 	"strconv"
 	"sync"
@@ -150,24 +149,18 @@ func (r *Revocations) Current(ctx context.Context) (int64, []Revocation, error) 
 	return k.version, list, nil
 }
 
-// List returns a page of a namespace's revocations, newest first, and the token of the next page; "" on the last.
-func (r *Revocations) List(ctx context.Context, namespace string, size int, pageToken string) ([]Revocation, string, error) {
-	below := int64(math.MaxInt64)
-	if pageToken != "" {
-		var err error
-		if below, err = strconv.ParseInt(pageToken, 36, 64); err != nil {
-			return nil, "", errs.New(errs.ValidationFailed, "page_token: not one of this list; take next_page_token as it is, or leave it empty")
-		}
-	}
+// List returns a page of a namespace's revocations, newest first, and the place of the next page, which is of versions below it; 0 on the last. A place of 0
+// is the first page.
+func (r *Revocations) List(ctx context.Context, namespace string, size int, below int64) ([]Revocation, int64, error) {
 	_, list, err := r.Current(ctx)
 	if err != nil {
-		return nil, "", err
+		return nil, 0, err
 	}
-	list = slices.DeleteFunc(list, func(e Revocation) bool { return e.Target.Namespace != namespace || e.Version >= below })
+	list = slices.DeleteFunc(list, func(e Revocation) bool { return e.Target.Namespace != namespace || below != 0 && e.Version >= below })
 	if len(list) <= size {
-		return list, "", nil
+		return list, 0, nil
 	}
-	return list[:size], strconv.FormatInt(list[size-1].Version, 36), nil
+	return list[:size], list[size-1].Version, nil
 }
 
 // Expand returns targets for verifiers, which do not know how ids follow from one another: beside each instance the servers that were started for it.

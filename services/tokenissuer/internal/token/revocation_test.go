@@ -243,8 +243,8 @@ func TestListRevocations(t *testing.T) {
 	}
 	revoke(t, r, Target{KeyID: "k"})
 	var got []string
-	for token := ""; ; {
-		page, next, err := r.List(t.Context(), "n", 2, token)
+	for place := int64(0); ; {
+		page, next, err := r.List(t.Context(), "n", 2, place)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -254,15 +254,12 @@ func TestListRevocations(t *testing.T) {
 		if len(got) == 2 { // what comes meanwhile is newer than the pages to come
 			revoke(t, r, Target{Namespace: "n", PairID: "meanwhile"})
 		}
-		if token = next; token == "" {
+		if place = next; place == 0 {
 			break
 		}
 	}
 	if fmt.Sprint(got) != "[4 3 2 1 0]" {
 		t.Errorf("got %v", got)
-	}
-	if _, _, err := r.List(t.Context(), "n", 2, "!"); !errs.Is(err, errs.ValidationFailed) {
-		t.Errorf("a page token that is none: %v", err)
 	}
 }
 

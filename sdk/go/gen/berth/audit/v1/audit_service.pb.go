@@ -423,13 +423,13 @@ const file_berth_audit_v1_audit_service_proto_rawDesc = "" +
 	"\aoutcome\x18\r \x01(\tR\aoutcome\x12\x16\n" +
 	"\x06detail\x18\x0e \x01(\tR\x06detail\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x0f \x01(\tR\trequestId\"\x9f\x01\n" +
+	"request_id\x18\x0f \x01(\tR\trequestId\"\xa0\x01\n" +
 	"\x17ListAuditEntriesRequest\x123\n" +
 	"\x06filter\x18\x01 \x01(\v2\x1b.berth.audit.v1.AuditFilterR\x06filter\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12&\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\"\xe6\x01\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"\xe6\x01\n" +
 	"\vAuditFilter\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12\x1e\n" +
 	"\x05actor\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05actor\x12 \n" +

@@ -2719,13 +2719,13 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x14RevokeTokensResponse\x12:\n" +
 	"\n" +
 	"revocation\x18\x01 \x01(\v2\x1a.berth.token.v1.RevocationR\n" +
-	"revocation\"\xb7\x01\n" +
+	"revocation\"\xb8\x01\n" +
 	"\x16ListRevocationsRequest\x12L\n" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12&\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\"\x7f\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"\x7f\n" +
 	"\x17ListRevocationsResponse\x12<\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x1a.berth.token.v1.RevocationR\vrevocations\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"=\n" +
@@ -2776,12 +2776,12 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"expireTime\"^\n" +
 	"\x14CreateApiKeyResponse\x12/\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey\x12\x15\n" +
-	"\x03key\x18\x02 \x01(\tB\x03\x80\x01\x01R\x03key\"e\n" +
+	"\x03key\x18\x02 \x01(\tB\x03\x80\x01\x01R\x03key\"f\n" +
 	"\x12ListApiKeysRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
-	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12&\n" +
+	"\xbaH\a\x1a\x05\x18\xf4\x03(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\"p\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"p\n" +
 	"\x13ListApiKeysResponse\x121\n" +
 	"\bapi_keys\x18\x01 \x03(\v2\x16.berth.token.v1.ApiKeyR\aapiKeys\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"V\n" +
@@ -2792,22 +2792,22 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\x13LookupApiKeyRequest\x12-\n" +
 	"\x06sha256\x18\x01 \x01(\tB\x15\xbaH\x12r\x102\x0e^[0-9a-f]{64}$R\x06sha256\"G\n" +
 	"\x14LookupApiKeyResponse\x12/\n" +
-	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey2\x81\x10\n" +
+	"\aapi_key\x18\x01 \x01(\v2\x16.berth.token.v1.ApiKeyR\x06apiKey2\x8d\x10\n" +
 	"\fTokenService\x12\x8b\x01\n" +
 	"\x10GetJsonWebKeySet\x12'.berth.token.v1.GetJsonWebKeySetRequest\x1a(.berth.token.v1.GetJsonWebKeySetResponse\"$\xea\xe0\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x18\x12\x16/.well-known/jwks.json\x12g\n" +
 	"\x0eIssueTokenPair\x12%.berth.token.v1.IssueTokenPairRequest\x1a&.berth.token.v1.IssueTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12g\n" +
 	"\x0eIssueClaimCode\x12%.berth.token.v1.IssueClaimCodeRequest\x1a&.berth.token.v1.IssueClaimCodeResponse\"\x06\xea\xe0\x18\x02\b\b\x12m\n" +
 	"\x10RefreshTokenPair\x12'.berth.token.v1.RefreshTokenPairRequest\x1a(.berth.token.v1.RefreshTokenPairResponse\"\x06\xea\xe0\x18\x02\b\b\x12p\n" +
 	"\x11IssuePlayerTicket\x12(.berth.token.v1.IssuePlayerTicketRequest\x1a).berth.token.v1.IssuePlayerTicketResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x92\x01\n" +
-	"\fRevokeTokens\x12#.berth.token.v1.RevokeTokensRequest\x1a$.berth.token.v1.RevokeTokensResponse\"7\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/namespaces/{namespace}/revocations\x12\x98\x01\n" +
-	"\x0fListRevocations\x12&.berth.token.v1.ListRevocationsRequest\x1a'.berth.token.v1.ListRevocationsResponse\"4\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02(\x12&/v1/namespaces/{namespace}/revocations\x12\x8a\x01\n" +
-	"\x0fIntrospectToken\x12&.berth.token.v1.IntrospectTokenRequest\x1a'.berth.token.v1.IntrospectTokenResponse\"&\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tokens:introspect\x12g\n" +
-	"\x0eGetRevocations\x12%.berth.token.v1.GetRevocationsRequest\x1a&.berth.token.v1.GetRevocationsResponse\"\x06\xea\xe0\x18\x02\b\x01\x12\x82\x01\n" +
-	"\x0fListSigningKeys\x12&.berth.token.v1.ListSigningKeysRequest\x1a'.berth.token.v1.ListSigningKeysResponse\"\x1e\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/signing-keys\x12\x8f\x01\n" +
+	"\fRevokeTokens\x12#.berth.token.v1.RevokeTokensRequest\x1a$.berth.token.v1.RevokeTokensResponse\"7\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/namespaces/{namespace}/revocations\x12\x9b\x01\n" +
+	"\x0fListRevocations\x12&.berth.token.v1.ListRevocationsRequest\x1a'.berth.token.v1.ListRevocationsResponse\"7\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02(\x12&/v1/namespaces/{namespace}/revocations\x90\x02\x01\x12\x8d\x01\n" +
+	"\x0fIntrospectToken\x12&.berth.token.v1.IntrospectTokenRequest\x1a'.berth.token.v1.IntrospectTokenResponse\")\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/tokens:introspect\x90\x02\x01\x12g\n" +
+	"\x0eGetRevocations\x12%.berth.token.v1.GetRevocationsRequest\x1a&.berth.token.v1.GetRevocationsResponse\"\x06\xea\xe0\x18\x02\b\x01\x12\x85\x01\n" +
+	"\x0fListSigningKeys\x12&.berth.token.v1.ListSigningKeysRequest\x1a'.berth.token.v1.ListSigningKeysResponse\"!\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/signing-keys\x90\x02\x01\x12\x8f\x01\n" +
 	"\x10RotateSigningKey\x12'.berth.token.v1.RotateSigningKeyRequest\x1a(.berth.token.v1.RotateSigningKeyResponse\"(\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x1c:\x01*\"\x17/v1/signing-keys:rotate\x12\x98\x01\n" +
 	"\x10RetireSigningKey\x12'.berth.token.v1.RetireSigningKeyRequest\x1a(.berth.token.v1.RetireSigningKeyResponse\"1\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02%:\x01*\" /v1/signing-keys/{key_id}:retire\x12x\n" +
-	"\fCreateApiKey\x12#.berth.token.v1.CreateApiKeyRequest\x1a$.berth.token.v1.CreateApiKeyResponse\"\x1d\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x11:\x01*\"\f/v1/api-keys\x12r\n" +
-	"\vListApiKeys\x12\".berth.token.v1.ListApiKeysRequest\x1a#.berth.token.v1.ListApiKeysResponse\"\x1a\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/api-keys\x12\x86\x01\n" +
+	"\fCreateApiKey\x12#.berth.token.v1.CreateApiKeyRequest\x1a$.berth.token.v1.CreateApiKeyResponse\"\x1d\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x11:\x01*\"\f/v1/api-keys\x12u\n" +
+	"\vListApiKeys\x12\".berth.token.v1.ListApiKeysRequest\x1a#.berth.token.v1.ListApiKeysResponse\"\x1d\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/api-keys\x90\x02\x01\x12\x86\x01\n" +
 	"\fRevokeApiKey\x12#.berth.token.v1.RevokeApiKeyRequest\x1a$.berth.token.v1.RevokeApiKeyResponse\"+\xea\xe0\x18\x02\b\x05\x82\xd3\xe4\x93\x02\x1f:\x01*\"\x1a/v1/api-keys/{name}:revoke\x12a\n" +
 	"\fLookupApiKey\x12#.berth.token.v1.LookupApiKeyRequest\x1a$.berth.token.v1.LookupApiKeyResponse\"\x06\xea\xe0\x18\x02\b\bB>Z<github.com/berth-dev/berth/sdk/go/gen/berth/token/v1;tokenv1b\x06proto3"
 

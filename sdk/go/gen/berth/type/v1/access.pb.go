@@ -100,7 +100,8 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_berth_type_v1_access_proto_rawDescGZIP(), []int{0}
 }
 
-// Audience names the partner token of a game server that authorises an rpc. Both tokens are required on every call.
+// Audience names the partner token of a game server that an rpc belongs to. Both tokens are required on every call, and verified as a pair: neither opens
+// anything by itself.
 type Audience int32
 
 const (
@@ -158,7 +159,7 @@ type Access struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The role that the caller must hold.
 	Role Role `protobuf:"varint,1,opt,name=role,proto3,enum=berth.type.v1.Role" json:"role,omitempty"`
-	// For rpcs of game servers: the token that authorises the call.
+	// For rpcs of game servers, which must have it, and only for those: the token that the call belongs to.
 	Audience Audience `protobuf:"varint,2,opt,name=audience,proto3,enum=berth.type.v1.Audience" json:"audience,omitempty"`
 	// For rpcs of game servers: tokens that have expired, and are right otherwise, are let through, and the handler decides.
 	Expired       bool `protobuf:"varint,3,opt,name=expired,proto3" json:"expired,omitempty"`
