@@ -30,6 +30,14 @@ func (p KeyPair) Validate(block string) error {
 	return fmt.Errorf("%s and %s: must be set both, or none of them", setting(block, "cert_file"), setting(block, "key_file"))
 }
 
+// Warn logs that what comes from outside to an address is not encrypted, unless there is a certificate or the address is of this machine. A proxy in front
+// may speak TLS: then the warning is about the way between the two.
+func (p KeyPair) Warn(block string, log *slog.Logger, addr string) {
+	if !p.Enabled() && !Loopback(addr) {
+		log.Warn("credentials can be read on the way: there is no TLS at an address off this machine", "addr", addr, "setting", setting(block, "cert_file"))
+	}
+}
+
 // Open reads the files. It returns nil, without an error, where none are named.
 func (p KeyPair) Open(block string, log *slog.Logger) (*Source, error) {
 	if !p.Enabled() {

@@ -76,6 +76,25 @@ func TestHalfAPairIsRefused(t *testing.T) {
 	}
 }
 
+func TestCredentialsInPlaintextAreWarnedOf(t *testing.T) {
+	for name, c := range map[string]struct {
+		pair   tlsx.KeyPair
+		addr   string
+		warned bool
+	}{
+		"near":         {addr: "127.0.0.1:7001"},
+		"far":          {addr: "0.0.0.0:7001", warned: true},
+		"everywhere":   {addr: ":7001", warned: true},
+		"far with TLS": {pair: tlsx.KeyPair{CertFile: "c", KeyFile: "k"}, addr: "0.0.0.0:7001"},
+	} {
+		var log bytes.Buffer
+		c.pair.Warn("edge_tls", slog.New(slog.NewTextHandler(&log, nil)), c.addr)
+		if warned := strings.Contains(log.String(), "BERTH_EDGE_TLS_CERT_FILE"); warned != c.warned {
+			t.Errorf("%s: %s", name, log.String())
+		}
+	}
+}
+
 func TestFilesThatCannotBeUsedAreSaidAtTheStart(t *testing.T) {
 	a := tlsxtest.NewAuthority(t)
 	otherCert, _ := a.Issue(t, time.Time{})

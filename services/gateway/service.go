@@ -215,6 +215,8 @@ func serve(ctx context.Context, b *app.Builder, cfg Config, handlers rest.Config
 	if err != nil {
 		return err
 	}
+	cfg.EdgeTLS.Warn("edge_tls", b.Log(), tlsx.ListenAddr(cfg.EdgeListener, cfg.EdgeAddr))
+	cfg.APITLS.Warn("api_tls", b.Log(), tlsx.ListenAddr(cfg.APIListener, cfg.APIAddr))
 	edgeFiles, err := cfg.EdgeTLS.Open("edge_tls", b.Log())
 	if err != nil {
 		return err

@@ -78,7 +78,7 @@ func (a Admin) may(namespaces []string) error {
 	}
 	for _, n := range namespaces {
 		if !slices.Contains(a.Namespaces, n) {
-			return errs.New(errs.NamespaceDenied, "namespaces: your own API key has no access to %q", n)
+			return errs.New(errs.NamespaceDenied, "namespaces: your own credentials have no access to %q", n)
 		}
 	}
 	return nil
