@@ -11,7 +11,7 @@ import (
 type Rates struct {
 	// Address is how many requests one address may make over REST and gRPC. Of IPv6 a /64 is one. Defaults 200 and 400.
 	Address limit.Rate `yaml:"address" envPrefix:"ADDRESS_"`
-	// Credential is how many requests may be made with one API key, or game token, over REST and gRPC. Defaults 100 and 200.
+	// Credential is how many requests may be made with one API key, or game token, over REST and gRPC. Defaults 200 and 400.
 	Credential limit.Rate `yaml:"credential" envPrefix:"CREDENTIAL_"`
 	// Refused is how many credentials of one address may be refused before every request from there is. Defaults 5 and 50.
 	Refused limit.Rate `yaml:"refused" envPrefix:"REFUSED_"`
@@ -27,7 +27,7 @@ type Rates struct {
 // DefaultRates returns the defaults.
 func DefaultRates() Rates {
 	return Rates{
-		Address: limit.Rate{PerSecond: 200, Burst: 400}, Credential: limit.Rate{PerSecond: 100, Burst: 200}, Refused: limit.Rate{PerSecond: 5, Burst: 50},
+		Address: limit.Rate{PerSecond: 200, Burst: 400}, Credential: limit.Rate{PerSecond: 200, Burst: 400}, Refused: limit.Rate{PerSecond: 5, Burst: 50},
 		Upgrades: limit.Rate{PerSecond: 50, Burst: 1000}, Frames: limit.Rate{PerSecond: 200, Burst: 400},
 	}
 }
