@@ -2,21 +2,36 @@ package gameserver
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"sync"
 
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-const (
-	pathClaim  = "/v1/claim"
-	claimNonce = 32 // bytes
-)
+const pathClaim = "/v1/claim"
+
+// processSecret is one for the life of this process. A game that calls Connect again, because its context ended before there was a link, is the same
+// claimant: with another nonce it would have its own server given up.
+var processSecret = sync.OnceValue(func() []byte { //nolint:gochecknoglobals // it is the process that claims, not a Host
+	secret := make([]byte, sha256.Size)
+	_, _ = rand.Read(secret) // it never fails
+	return secret
+})
+
+// nonceFor returns this process's nonce for a claim code. Whoever else has the code does not know it.
+func nonceFor(code string) []byte {
+	mac := hmac.New(sha256.New, processSecret())
+	mac.Write([]byte(code))
+	return mac.Sum(nil)
+}
 
 // claimTokens exchanges the claim code of the bootstrap document, if it has one, for the tokens. Until it has them it asks again with the same nonce, so
 // that an answer which was lost is given again. It gives up when Berth refuses for good, or ctx ends.
@@ -25,9 +40,7 @@ func (h *Host) claimTokens(ctx context.Context) error {
 		return nil
 	}
 	defer h.http.CloseIdleConnections() // nothing else uses them yet, and there may be no Close
-	nonce := make([]byte, claimNonce)
-	_, _ = rand.Read(nonce) // it never fails
-	body, err := protojson.Marshal(&gameserverv1.ClaimTokensRequest{Claim: h.claimCode.Reveal(), Nonce: nonce})
+	body, err := protojson.Marshal(&gameserverv1.ClaimTokensRequest{Claim: h.claimCode.Reveal(), Nonce: nonceFor(h.claimCode.Reveal())})
 	if err != nil {
 		return errors.New("the claim code of the bootstrap document is no text") // the marshaller's words may quote it
 	}
@@ -41,7 +54,7 @@ func (h *Host) claimTokens(ctx context.Context) error {
 		case claimRefused(err):
 			return err
 		}
-		pause := wait.next() + retryAfter(err)
+		pause := wait.next() + spread(retryAfter(err))
 		if ctx.Err() == nil {
 			h.log.Warn("the tokens could not be claimed, trying again", "error", err, "after", pause)
 		}

@@ -68,6 +68,20 @@ func (g *gateway) claimed(lifetime time.Duration) (*gameserverv1.RefreshTokensRe
 	return p, berthAnswers(g.t, &gameserverv1.ClaimTokensResponse{GameToken: p.GetGameToken(), SocialToken: p.GetSocialToken(), ExpireTime: p.GetExpireTime()})
 }
 
+// A game that tries to connect again is the same claimant: with another nonce it would have its own server given up.
+func TestAProcessHasOneNonceForACode(t *testing.T) {
+	g := newGateway(t)
+	asked := g.claimAnswers(berthSays(http.StatusForbidden, codes.PermissionDenied, "CLAIM_USED")) // checks that all are the same
+	for range 2 {
+		if _, err := gameserver.Connect(t.Context(), g.withClaim()); err == nil {
+			t.Fatal("connected")
+		}
+	}
+	if asked.Load() != 2 {
+		t.Errorf("asked %d times", asked.Load())
+	}
+}
+
 // Whatever gets lost or fails for now, the same nonce asks again, when it is told to. Nothing of the code is told to anybody.
 func TestAClaimIsRepeated(t *testing.T) {
 	for name, failure := range map[string]*refusal{

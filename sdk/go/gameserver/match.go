@@ -76,6 +76,9 @@ func (m *match) added(players []*instancev1.Player, at *timestamppb.Timestamp) {
 				p.AddTime = proto.CloneOf(at)
 			}
 			if i := slices.IndexFunc(in.GetPlayers(), is(p.GetId())); i >= 0 {
+				if p.GetAddTime() == nil {
+					p.AddTime = in.GetPlayers()[i].GetAddTime()
+				}
 				in.Players[i] = p
 			} else {
 				in.Players = append(in.Players, p)

@@ -207,11 +207,22 @@ func (s *GameServer) AddPlayers(ctx context.Context, req *gameserverv1.AddPlayer
 	if err != nil {
 		return nil, err
 	}
-	out := &gameserverv1.AddPlayersResponse{Revision: inst.Revision}
-	if p, ok := inst.Players[players[0].ID]; ok { // all of a call are added at once
-		out.AddTime = timestamppb.New(p.AddTime)
+	return &gameserverv1.AddPlayersResponse{Revision: inst.Revision, AddTime: addTime(inst, players)}, nil
+}
+
+// addTime returns when players were added, all at once by one call. After a repeat some may have been removed since, or be there for another stay: then
+// there is no such time.
+func addTime(inst *instance.Instance, players []instance.Player) *timestamppb.Timestamp {
+	at := inst.Players[players[0].ID].AddTime
+	for _, p := range players {
+		if !inst.Players[p.ID].AddTime.Equal(at) {
+			return nil
+		}
 	}
-	return out, nil
+	if at.IsZero() {
+		return nil
+	}
+	return timestamppb.New(at)
 }
 
 // RemovePlayers implements the rpc.

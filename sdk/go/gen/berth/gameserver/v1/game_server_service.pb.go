@@ -644,7 +644,7 @@ type AddPlayersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The instance's revision after the call.
 	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// When the players were added. Unset when the call is repeated and they are not in the instance any more.
+	// When the players were added. Unset when the call is repeated and some of them have been removed since.
 	AddTime       *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=add_time,json=addTime,proto3" json:"add_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

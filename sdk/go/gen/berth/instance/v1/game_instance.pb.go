@@ -1147,7 +1147,8 @@ type HistoryEntry struct {
 	FromState GameInstance_State `protobuf:"varint,4,opt,name=from_state,json=fromState,proto3,enum=berth.instance.v1.GameInstance_State" json:"from_state,omitempty"`
 	// The state after; equal to from_state when the state did not change.
 	ToState GameInstance_State `protobuf:"varint,5,opt,name=to_state,json=toState,proto3,enum=berth.instance.v1.GameInstance_State" json:"to_state,omitempty"`
-	// Who did it: "key:NAME", "oidc:ISSUER#NAME" with the issuer's URL but for its "https://", "server:ID", "service:NAME" or "timer".
+	// Who did it: "key:NAME", "oidc:ISSUER#NAME" with the issuer's URL but for its "https://", "server:ID", "service:NAME", "timer", or "public": who showed a
+	// claim code.
 	Actor string `protobuf:"bytes,6,opt,name=actor,proto3" json:"actor,omitempty"`
 	// Why and what, for people.
 	Detail string `protobuf:"bytes,7,opt,name=detail,proto3" json:"detail,omitempty"`
