@@ -43,6 +43,31 @@ func TestWhatAnotherVersionWroteIntoTheTimersIsNotTakenForKnown(t *testing.T) {
 	})
 }
 
+// A fresh link over the same gateway empties the mailbox, and nothing else about the instance changes in the shared sets: it must not be left among those
+// whose mail waits.
+func TestAFreshLinkOverTheSameGatewayLeavesNoMailWaiting(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		s, ctx := redisstore.New(r), context.Background()
+		id := linked(t, s)
+		waiting := func() int64 {
+			t.Helper()
+			n, err := r.ZCard(ctx, redisx.Key(r.Partition(id), "undelivered")).Result()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		must(t, s, id, instance.AddPlayers{Players: []instance.Player{{ID: "eve"}}})
+		if waiting() != 1 {
+			t.Fatal("the notification does not wait")
+		}
+		must(t, s, id, instance.LinkServer{Server: instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}, SessionEpoch: 2, GatewayID: "gw"})
+		if waiting() != 0 {
+			t.Error("an empty mailbox is waited for")
+		}
+	})
+}
+
 // lost returns the index of lost links.
 func lost(t *testing.T, r *redisx.Store) map[string]int64 {
 	t.Helper()
