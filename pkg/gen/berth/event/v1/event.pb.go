@@ -30,7 +30,9 @@ type Envelope struct {
 	// Sessions of the gateway that another connection took over.
 	Replaced []*SessionReplaced `protobuf:"bytes,2,rep,name=replaced,proto3" json:"replaced,omitempty"`
 	// Instances that were placed on servers of the gateway and are not linked yet.
-	Assignments   []*ServerAssignment `protobuf:"bytes,3,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	Assignments []*ServerAssignment `protobuf:"bytes,3,rep,name=assignments,proto3" json:"assignments,omitempty"`
+	// What backends say to servers of the gateway and may be lost, in order.
+	Messages      []*BackendMessage `protobuf:"bytes,4,rep,name=messages,proto3" json:"messages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -82,6 +84,13 @@ func (x *Envelope) GetReplaced() []*SessionReplaced {
 func (x *Envelope) GetAssignments() []*ServerAssignment {
 	if x != nil {
 		return x.Assignments
+	}
+	return nil
+}
+
+func (x *Envelope) GetMessages() []*BackendMessage {
+	if x != nil {
+		return x.Messages
 	}
 	return nil
 }
@@ -269,17 +278,229 @@ func (x *ServerAssignment) GetInstanceId() string {
 	return ""
 }
 
+// BackendMessage is a message of a backend that may be lost.
+type BackendMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance.
+	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// What it is about.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The encoded berth.type.v1.Data, which is passed on as it is.
+	Data          []byte `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackendMessage) Reset() {
+	*x = BackendMessage{}
+	mi := &file_berth_event_v1_event_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackendMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackendMessage) ProtoMessage() {}
+
+func (x *BackendMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_event_v1_event_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackendMessage.ProtoReflect.Descriptor instead.
+func (*BackendMessage) Descriptor() ([]byte, []int) {
+	return file_berth_event_v1_event_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *BackendMessage) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *BackendMessage) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *BackendMessage) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// ServerMessages is published by a gateway on one of the channels for messages of servers; which one follows from the instance's partition. It carries
+// a batch that may be lost.
+type ServerMessages struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// This life of the gateway: the way back to the servers of these messages.
+	GatewayId string `protobuf:"bytes,1,opt,name=gateway_id,json=gatewayId,proto3" json:"gateway_id,omitempty"`
+	// The messages, in order.
+	Messages      []*ServerMessage `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerMessages) Reset() {
+	*x = ServerMessages{}
+	mi := &file_berth_event_v1_event_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerMessages) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerMessages) ProtoMessage() {}
+
+func (x *ServerMessages) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_event_v1_event_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerMessages.ProtoReflect.Descriptor instead.
+func (*ServerMessages) Descriptor() ([]byte, []int) {
+	return file_berth_event_v1_event_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ServerMessages) GetGatewayId() string {
+	if x != nil {
+		return x.GatewayId
+	}
+	return ""
+}
+
+func (x *ServerMessages) GetMessages() []*ServerMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+// ServerMessage is a message of a game server that may be lost.
+type ServerMessage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace.
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The instance.
+	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// The server.
+	ServerId string `protobuf:"bytes,3,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// The server's number for it, which grows.
+	Sequence int64 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// What it is about.
+	Topic string `protobuf:"bytes,5,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The encoded berth.type.v1.Data, which is passed on as it is.
+	Data          []byte `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerMessage) Reset() {
+	*x = ServerMessage{}
+	mi := &file_berth_event_v1_event_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerMessage) ProtoMessage() {}
+
+func (x *ServerMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_event_v1_event_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerMessage.ProtoReflect.Descriptor instead.
+func (*ServerMessage) Descriptor() ([]byte, []int) {
+	return file_berth_event_v1_event_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ServerMessage) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ServerMessage) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *ServerMessage) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ServerMessage) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *ServerMessage) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *ServerMessage) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 var File_berth_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_berth_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x1aberth/event/v1/event.proto\x12\x0eberth.event.v1\x1a-berth/gameserver/v1/game_server_service.proto\"\xc5\x01\n" +
+	"\x1aberth/event/v1/event.proto\x12\x0eberth.event.v1\x1a-berth/gameserver/v1/game_server_service.proto\"\x81\x02\n" +
 	"\bEnvelope\x128\n" +
 	"\n" +
 	"deliveries\x18\x01 \x03(\v2\x18.berth.event.v1.DeliveryR\n" +
 	"deliveries\x12;\n" +
 	"\breplaced\x18\x02 \x03(\v2\x1f.berth.event.v1.SessionReplacedR\breplaced\x12B\n" +
-	"\vassignments\x18\x03 \x03(\v2 .berth.event.v1.ServerAssignmentR\vassignments\"\x99\x01\n" +
+	"\vassignments\x18\x03 \x03(\v2 .berth.event.v1.ServerAssignmentR\vassignments\x12:\n" +
+	"\bmessages\x18\x04 \x03(\v2\x1e.berth.event.v1.BackendMessageR\bmessages\"\x99\x01\n" +
 	"\bDelivery\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x16\n" +
@@ -292,7 +513,24 @@ const file_berth_event_v1_event_proto_rawDesc = "" +
 	"\x10ServerAssignment\x12\x1b\n" +
 	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
-	"instanceIdB;Z9github.com/berth-dev/berth/pkg/gen/berth/event/v1;eventv1b\x06proto3"
+	"instanceId\"[\n" +
+	"\x0eBackendMessage\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"j\n" +
+	"\x0eServerMessages\x12\x1d\n" +
+	"\n" +
+	"gateway_id\x18\x01 \x01(\tR\tgatewayId\x129\n" +
+	"\bmessages\x18\x02 \x03(\v2\x1d.berth.event.v1.ServerMessageR\bmessages\"\xb1\x01\n" +
+	"\rServerMessage\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1f\n" +
+	"\vinstance_id\x18\x02 \x01(\tR\n" +
+	"instanceId\x12\x1b\n" +
+	"\tserver_id\x18\x03 \x01(\tR\bserverId\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x03R\bsequence\x12\x14\n" +
+	"\x05topic\x18\x05 \x01(\tR\x05topic\x12\x12\n" +
+	"\x04data\x18\x06 \x01(\fR\x04dataB;Z9github.com/berth-dev/berth/pkg/gen/berth/event/v1;eventv1b\x06proto3"
 
 var (
 	file_berth_event_v1_event_proto_rawDescOnce sync.Once
@@ -306,24 +544,29 @@ func file_berth_event_v1_event_proto_rawDescGZIP() []byte {
 	return file_berth_event_v1_event_proto_rawDescData
 }
 
-var file_berth_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_berth_event_v1_event_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_berth_event_v1_event_proto_goTypes = []any{
 	(*Envelope)(nil),         // 0: berth.event.v1.Envelope
 	(*Delivery)(nil),         // 1: berth.event.v1.Delivery
 	(*SessionReplaced)(nil),  // 2: berth.event.v1.SessionReplaced
 	(*ServerAssignment)(nil), // 3: berth.event.v1.ServerAssignment
-	(*v1.InstanceEvent)(nil), // 4: berth.gameserver.v1.InstanceEvent
+	(*BackendMessage)(nil),   // 4: berth.event.v1.BackendMessage
+	(*ServerMessages)(nil),   // 5: berth.event.v1.ServerMessages
+	(*ServerMessage)(nil),    // 6: berth.event.v1.ServerMessage
+	(*v1.InstanceEvent)(nil), // 7: berth.gameserver.v1.InstanceEvent
 }
 var file_berth_event_v1_event_proto_depIdxs = []int32{
 	1, // 0: berth.event.v1.Envelope.deliveries:type_name -> berth.event.v1.Delivery
 	2, // 1: berth.event.v1.Envelope.replaced:type_name -> berth.event.v1.SessionReplaced
 	3, // 2: berth.event.v1.Envelope.assignments:type_name -> berth.event.v1.ServerAssignment
-	4, // 3: berth.event.v1.Delivery.event:type_name -> berth.gameserver.v1.InstanceEvent
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4, // 3: berth.event.v1.Envelope.messages:type_name -> berth.event.v1.BackendMessage
+	7, // 4: berth.event.v1.Delivery.event:type_name -> berth.gameserver.v1.InstanceEvent
+	6, // 5: berth.event.v1.ServerMessages.messages:type_name -> berth.event.v1.ServerMessage
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_berth_event_v1_event_proto_init() }
@@ -337,7 +580,7 @@ func file_berth_event_v1_event_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_event_v1_event_proto_rawDesc), len(file_berth_event_v1_event_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1170,6 +1170,134 @@ func (x *EndGameInstanceResponse) GetResult() *v1.Data {
 	return nil
 }
 
+// SendMessageRequest has a message for the instance's backends.
+type SendMessageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's id.
+	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// Makes the call idempotent.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// What the message is about, for those who choose: a name of the game's own.
+	Topic string `protobuf:"bytes,3,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The message, at most 64 KiB as encoded. Its visibility means nothing.
+	Data          *v1.Data `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendMessageRequest) Reset() {
+	*x = SendMessageRequest{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendMessageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendMessageRequest) ProtoMessage() {}
+
+func (x *SendMessageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendMessageRequest.ProtoReflect.Descriptor instead.
+func (*SendMessageRequest) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *SendMessageRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *SendMessageRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SendMessageRequest) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *SendMessageRequest) GetData() *v1.Data {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// SendMessageResponse says what the call came to.
+type SendMessageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's revision after the call.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The message's place among those of the instance to its backends.
+	Offset        int64 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SendMessageResponse) Reset() {
+	*x = SendMessageResponse{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SendMessageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SendMessageResponse) ProtoMessage() {}
+
+func (x *SendMessageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SendMessageResponse.ProtoReflect.Descriptor instead.
+func (*SendMessageResponse) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *SendMessageResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *SendMessageResponse) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
 // RefreshTokensRequest asks for fresh tokens.
 type RefreshTokensRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1183,7 +1311,7 @@ type RefreshTokensRequest struct {
 
 func (x *RefreshTokensRequest) Reset() {
 	*x = RefreshTokensRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1195,7 +1323,7 @@ func (x *RefreshTokensRequest) String() string {
 func (*RefreshTokensRequest) ProtoMessage() {}
 
 func (x *RefreshTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[18]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1208,7 +1336,7 @@ func (x *RefreshTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshTokensRequest.ProtoReflect.Descriptor instead.
 func (*RefreshTokensRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{18}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RefreshTokensRequest) GetResumeKey() string {
@@ -1242,7 +1370,7 @@ type RefreshTokensResponse struct {
 
 func (x *RefreshTokensResponse) Reset() {
 	*x = RefreshTokensResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1382,7 @@ func (x *RefreshTokensResponse) String() string {
 func (*RefreshTokensResponse) ProtoMessage() {}
 
 func (x *RefreshTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[19]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1395,7 @@ func (x *RefreshTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshTokensResponse.ProtoReflect.Descriptor instead.
 func (*RefreshTokensResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{19}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RefreshTokensResponse) GetGameToken() string {
@@ -1311,7 +1439,7 @@ type ClaimTokensRequest struct {
 
 func (x *ClaimTokensRequest) Reset() {
 	*x = ClaimTokensRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1451,7 @@ func (x *ClaimTokensRequest) String() string {
 func (*ClaimTokensRequest) ProtoMessage() {}
 
 func (x *ClaimTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[20]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1464,7 @@ func (x *ClaimTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimTokensRequest.ProtoReflect.Descriptor instead.
 func (*ClaimTokensRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{20}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ClaimTokensRequest) GetClaim() string {
@@ -1370,7 +1498,7 @@ type ClaimTokensResponse struct {
 
 func (x *ClaimTokensResponse) Reset() {
 	*x = ClaimTokensResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1510,7 @@ func (x *ClaimTokensResponse) String() string {
 func (*ClaimTokensResponse) ProtoMessage() {}
 
 func (x *ClaimTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[21]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1523,7 @@ func (x *ClaimTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClaimTokensResponse.ProtoReflect.Descriptor instead.
 func (*ClaimTokensResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{21}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ClaimTokensResponse) GetGameToken() string {
@@ -1439,7 +1567,7 @@ type RequestBackfillRequest struct {
 
 func (x *RequestBackfillRequest) Reset() {
 	*x = RequestBackfillRequest{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1579,7 @@ func (x *RequestBackfillRequest) String() string {
 func (*RequestBackfillRequest) ProtoMessage() {}
 
 func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[22]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1592,7 @@ func (x *RequestBackfillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillRequest.ProtoReflect.Descriptor instead.
 func (*RequestBackfillRequest) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{22}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RequestBackfillRequest) GetInstanceId() string {
@@ -1492,7 +1620,7 @@ type RequestBackfillResponse struct {
 
 func (x *RequestBackfillResponse) Reset() {
 	*x = RequestBackfillResponse{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1632,7 @@ func (x *RequestBackfillResponse) String() string {
 func (*RequestBackfillResponse) ProtoMessage() {}
 
 func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[23]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1645,7 @@ func (x *RequestBackfillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RequestBackfillResponse.ProtoReflect.Descriptor instead.
 func (*RequestBackfillResponse) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{23}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RequestBackfillResponse) GetRevision() int64 {
@@ -1540,6 +1668,8 @@ type InstanceEvent struct {
 	//	*InstanceEvent_GameDataUpdated
 	//	*InstanceEvent_Terminated
 	//	*InstanceEvent_Superseded
+	//	*InstanceEvent_Message
+	//	*InstanceEvent_Resync
 	Event         isInstanceEvent_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1547,7 +1677,7 @@ type InstanceEvent struct {
 
 func (x *InstanceEvent) Reset() {
 	*x = InstanceEvent{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1689,7 @@ func (x *InstanceEvent) String() string {
 func (*InstanceEvent) ProtoMessage() {}
 
 func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[24]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1702,7 @@ func (x *InstanceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceEvent.ProtoReflect.Descriptor instead.
 func (*InstanceEvent) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{24}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *InstanceEvent) GetEvent() isInstanceEvent_Event {
@@ -1636,6 +1766,24 @@ func (x *InstanceEvent) GetSuperseded() *Superseded {
 	return nil
 }
 
+func (x *InstanceEvent) GetMessage() *MessageReceived {
+	if x != nil {
+		if x, ok := x.Event.(*InstanceEvent_Message); ok {
+			return x.Message
+		}
+	}
+	return nil
+}
+
+func (x *InstanceEvent) GetResync() *Resync {
+	if x != nil {
+		if x, ok := x.Event.(*InstanceEvent_Resync); ok {
+			return x.Resync
+		}
+	}
+	return nil
+}
+
 type isInstanceEvent_Event interface {
 	isInstanceEvent_Event()
 }
@@ -1670,6 +1818,16 @@ type InstanceEvent_Superseded struct {
 	Superseded *Superseded `protobuf:"bytes,6,opt,name=superseded,proto3,oneof"`
 }
 
+type InstanceEvent_Message struct {
+	// A backend sent a message.
+	Message *MessageReceived `protobuf:"bytes,7,opt,name=message,proto3,oneof"`
+}
+
+type InstanceEvent_Resync struct {
+	// More happened than is kept one by one: the instance has changed in any way. Link again, which gives it as it is now.
+	Resync *Resync `protobuf:"bytes,8,opt,name=resync,proto3,oneof"`
+}
+
 func (*InstanceEvent_PlayersAdded) isInstanceEvent_Event() {}
 
 func (*InstanceEvent_PlayersRemoved) isInstanceEvent_Event() {}
@@ -1682,6 +1840,10 @@ func (*InstanceEvent_Terminated) isInstanceEvent_Event() {}
 
 func (*InstanceEvent_Superseded) isInstanceEvent_Event() {}
 
+func (*InstanceEvent_Message) isInstanceEvent_Event() {}
+
+func (*InstanceEvent_Resync) isInstanceEvent_Event() {}
+
 // PlayersAdded says that players were added.
 type PlayersAdded struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1693,7 +1855,7 @@ type PlayersAdded struct {
 
 func (x *PlayersAdded) Reset() {
 	*x = PlayersAdded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1705,7 +1867,7 @@ func (x *PlayersAdded) String() string {
 func (*PlayersAdded) ProtoMessage() {}
 
 func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[25]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1718,7 +1880,7 @@ func (x *PlayersAdded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersAdded.ProtoReflect.Descriptor instead.
 func (*PlayersAdded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{25}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PlayersAdded) GetPlayers() []*v11.Player {
@@ -1739,7 +1901,7 @@ type PlayersRemoved struct {
 
 func (x *PlayersRemoved) Reset() {
 	*x = PlayersRemoved{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +1913,7 @@ func (x *PlayersRemoved) String() string {
 func (*PlayersRemoved) ProtoMessage() {}
 
 func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[26]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +1926,7 @@ func (x *PlayersRemoved) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersRemoved.ProtoReflect.Descriptor instead.
 func (*PlayersRemoved) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{26}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *PlayersRemoved) GetPlayerIds() []string {
@@ -1785,7 +1947,7 @@ type PlayersUpdated struct {
 
 func (x *PlayersUpdated) Reset() {
 	*x = PlayersUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +1959,7 @@ func (x *PlayersUpdated) String() string {
 func (*PlayersUpdated) ProtoMessage() {}
 
 func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[27]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +1972,7 @@ func (x *PlayersUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayersUpdated.ProtoReflect.Descriptor instead.
 func (*PlayersUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{27}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PlayersUpdated) GetPlayers() []*v11.Player {
@@ -1831,7 +1993,7 @@ type GameDataUpdated struct {
 
 func (x *GameDataUpdated) Reset() {
 	*x = GameDataUpdated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1843,7 +2005,7 @@ func (x *GameDataUpdated) String() string {
 func (*GameDataUpdated) ProtoMessage() {}
 
 func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[28]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1856,7 +2018,7 @@ func (x *GameDataUpdated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GameDataUpdated.ProtoReflect.Descriptor instead.
 func (*GameDataUpdated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{28}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GameDataUpdated) GetGameData() *v1.Data {
@@ -1879,7 +2041,7 @@ type Terminated struct {
 
 func (x *Terminated) Reset() {
 	*x = Terminated{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[29]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1891,7 +2053,7 @@ func (x *Terminated) String() string {
 func (*Terminated) ProtoMessage() {}
 
 func (x *Terminated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[29]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1904,7 +2066,7 @@ func (x *Terminated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Terminated.ProtoReflect.Descriptor instead.
 func (*Terminated) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{29}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Terminated) GetReason() v11.GameInstance_Reason {
@@ -1932,7 +2094,7 @@ type Superseded struct {
 
 func (x *Superseded) Reset() {
 	*x = Superseded{}
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[30]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2106,7 @@ func (x *Superseded) String() string {
 func (*Superseded) ProtoMessage() {}
 
 func (x *Superseded) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[30]
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2119,7 @@ func (x *Superseded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Superseded.ProtoReflect.Descriptor instead.
 func (*Superseded) Descriptor() ([]byte, []int) {
-	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{30}
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Superseded) GetMessage() string {
@@ -1965,6 +2127,117 @@ func (x *Superseded) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+// MessageReceived is a message of a backend.
+type MessageReceived struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The message's id. A server that links anew is given again what was not acknowledged, under new offsets and with the same ids: what it
+	// has dealt with, it drops.
+	MessageId string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
+	// What it is about, as the backend says.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The message.
+	Data          *v1.Data `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MessageReceived) Reset() {
+	*x = MessageReceived{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessageReceived) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessageReceived) ProtoMessage() {}
+
+func (x *MessageReceived) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessageReceived.ProtoReflect.Descriptor instead.
+func (*MessageReceived) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *MessageReceived) GetMessageId() string {
+	if x != nil {
+		return x.MessageId
+	}
+	return ""
+}
+
+func (x *MessageReceived) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *MessageReceived) GetData() *v1.Data {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// Resync stands for changes of the instance that found no room in the mailbox one by one.
+type Resync struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's revision when it was put there; what a Link returns is at least as new.
+	Revision      int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resync) Reset() {
+	*x = Resync{}
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resync) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resync) ProtoMessage() {}
+
+func (x *Resync) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resync.ProtoReflect.Descriptor instead.
+func (*Resync) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Resync) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 var File_berth_gameserver_v1_game_server_service_proto protoreflect.FileDescriptor
@@ -2067,7 +2340,17 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\x06result\x18\x03 \x01(\v2\x13.berth.type.v1.DataR\x06result\"b\n" +
 	"\x17EndGameInstanceResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12+\n" +
-	"\x06result\x18\x02 \x01(\v2\x13.berth.type.v1.DataR\x06result\"\x97\x01\n" +
+	"\x06result\x18\x02 \x01(\v2\x13.berth.type.v1.DataR\x06result\"\xc8\x01\n" +
+	"\x12SendMessageRequest\x12)\n" +
+	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
+	"instanceId\x12'\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x125\n" +
+	"\x05topic\x18\x03 \x01(\tB\x1f\xbaH\x1cr\x1a2\x18^[A-Za-z0-9._:/-]{0,64}$R\x05topic\x12'\n" +
+	"\x04data\x18\x04 \x01(\v2\x13.berth.type.v1.DataR\x04data\"I\n" +
+	"\x13SendMessageResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x03R\x06offset\"\x97\x01\n" +
 	"\x14RefreshTokensRequest\x12'\n" +
 	"\n" +
 	"resume_key\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\tresumeKey\x12V\n" +
@@ -2096,7 +2379,7 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"5\n" +
 	"\x17RequestBackfillResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\xdc\x03\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\xd5\x04\n" +
 	"\rInstanceEvent\x12H\n" +
 	"\rplayers_added\x18\x01 \x01(\v2!.berth.gameserver.v1.PlayersAddedH\x00R\fplayersAdded\x12N\n" +
 	"\x0fplayers_removed\x18\x02 \x01(\v2#.berth.gameserver.v1.PlayersRemovedH\x00R\x0eplayersRemoved\x12N\n" +
@@ -2107,7 +2390,9 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"terminated\x12A\n" +
 	"\n" +
 	"superseded\x18\x06 \x01(\v2\x1f.berth.gameserver.v1.SupersededH\x00R\n" +
-	"supersededB\a\n" +
+	"superseded\x12@\n" +
+	"\amessage\x18\a \x01(\v2$.berth.gameserver.v1.MessageReceivedH\x00R\amessage\x125\n" +
+	"\x06resync\x18\b \x01(\v2\x1b.berth.gameserver.v1.ResyncH\x00R\x06resyncB\a\n" +
 	"\x05event\"C\n" +
 	"\fPlayersAdded\x123\n" +
 	"\aplayers\x18\x01 \x03(\v2\x19.berth.instance.v1.PlayerR\aplayers\"/\n" +
@@ -2124,7 +2409,14 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"&\n" +
 	"\n" +
 	"Superseded\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage2\x98\x0f\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\"o\n" +
+	"\x0fMessageReceived\x12\x1d\n" +
+	"\n" +
+	"message_id\x18\x01 \x01(\tR\tmessageId\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12'\n" +
+	"\x04data\x18\x03 \x01(\v2\x13.berth.type.v1.DataR\x04data\"$\n" +
+	"\x06Resync\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision2\xc3\x10\n" +
 	"\x11GameServerService\x12U\n" +
 	"\x04Link\x12 .berth.gameserver.v1.LinkRequest\x1a!.berth.gameserver.v1.LinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12p\n" +
 	"\rCreateAndLink\x12).berth.gameserver.v1.CreateAndLinkRequest\x1a*.berth.gameserver.v1.CreateAndLinkResponse\"\b\xea\xe0\x18\x04\b\x06\x10\x01\x12\xb8\x01\n" +
@@ -2135,7 +2427,8 @@ const file_berth_gameserver_v1_game_server_service_proto_rawDesc = "" +
 	"\rRemovePlayers\x12).berth.gameserver.v1.RemovePlayersRequest\x1a*.berth.gameserver.v1.RemovePlayersResponse\"H\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02::\x01*\"5/v1/game-server/instances/{instance_id}:removePlayers\x12\xb0\x01\n" +
 	"\rUpdatePlayers\x12).berth.gameserver.v1.UpdatePlayersRequest\x1a*.berth.gameserver.v1.UpdatePlayersResponse\"H\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02::\x01*\"5/v1/game-server/instances/{instance_id}:updatePlayers\x12\xb4\x01\n" +
 	"\x0eUpdateGameData\x12*.berth.gameserver.v1.UpdateGameDataRequest\x1a+.berth.gameserver.v1.UpdateGameDataResponse\"I\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x02;:\x01*\"6/v1/game-server/instances/{instance_id}:updateGameData\x12\xac\x01\n" +
-	"\x0fEndGameInstance\x12+.berth.gameserver.v1.EndGameInstanceRequest\x1a,.berth.gameserver.v1.EndGameInstanceResponse\">\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x020:\x01*\"+/v1/game-server/instances/{instance_id}:end\x12\x9b\x01\n" +
+	"\x0fEndGameInstance\x12+.berth.gameserver.v1.EndGameInstanceRequest\x1a,.berth.gameserver.v1.EndGameInstanceResponse\">\xea\xe0\x18\x04\b\x06\x10\x01\x82\xd3\xe4\x93\x020:\x01*\"+/v1/game-server/instances/{instance_id}:end\x12\xa8\x01\n" +
+	"\vSendMessage\x12'.berth.gameserver.v1.SendMessageRequest\x1a(.berth.gameserver.v1.SendMessageResponse\"F\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x028:\x01*\"3/v1/game-server/instances/{instance_id}:sendMessage\x12\x9b\x01\n" +
 	"\rRefreshTokens\x12).berth.gameserver.v1.RefreshTokensRequest\x1a*.berth.gameserver.v1.RefreshTokensResponse\"3\xea\xe0\x18\x06\b\x06\x10\x01\x18\x01\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/game-server/tokens:refresh\x12|\n" +
 	"\vClaimTokens\x12'.berth.gameserver.v1.ClaimTokensRequest\x1a(.berth.gameserver.v1.ClaimTokensResponse\"\x1a\xea\xe0\x18\x02\b\x01\x82\xd3\xe4\x93\x02\x0e:\x01*\"\t/v1/claim\x12\xb8\x01\n" +
 	"\x0fRequestBackfill\x12+.berth.gameserver.v1.RequestBackfillRequest\x1a,.berth.gameserver.v1.RequestBackfillResponse\"J\xea\xe0\x18\x04\b\x06\x10\x02\x82\xd3\xe4\x93\x02<:\x01*\"7/v1/game-server/instances/{instance_id}:requestBackfillBHZFgithub.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1;gameserverv1b\x06proto3"
@@ -2152,7 +2445,7 @@ func file_berth_gameserver_v1_game_server_service_proto_rawDescGZIP() []byte {
 	return file_berth_gameserver_v1_game_server_service_proto_rawDescData
 }
 
-var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_berth_gameserver_v1_game_server_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
 	(*LinkRequest)(nil),                // 0: berth.gameserver.v1.LinkRequest
 	(*LinkResponse)(nil),               // 1: berth.gameserver.v1.LinkResponse
@@ -2172,95 +2465,105 @@ var file_berth_gameserver_v1_game_server_service_proto_goTypes = []any{
 	(*UpdateGameDataResponse)(nil),     // 15: berth.gameserver.v1.UpdateGameDataResponse
 	(*EndGameInstanceRequest)(nil),     // 16: berth.gameserver.v1.EndGameInstanceRequest
 	(*EndGameInstanceResponse)(nil),    // 17: berth.gameserver.v1.EndGameInstanceResponse
-	(*RefreshTokensRequest)(nil),       // 18: berth.gameserver.v1.RefreshTokensRequest
-	(*RefreshTokensResponse)(nil),      // 19: berth.gameserver.v1.RefreshTokensResponse
-	(*ClaimTokensRequest)(nil),         // 20: berth.gameserver.v1.ClaimTokensRequest
-	(*ClaimTokensResponse)(nil),        // 21: berth.gameserver.v1.ClaimTokensResponse
-	(*RequestBackfillRequest)(nil),     // 22: berth.gameserver.v1.RequestBackfillRequest
-	(*RequestBackfillResponse)(nil),    // 23: berth.gameserver.v1.RequestBackfillResponse
-	(*InstanceEvent)(nil),              // 24: berth.gameserver.v1.InstanceEvent
-	(*PlayersAdded)(nil),               // 25: berth.gameserver.v1.PlayersAdded
-	(*PlayersRemoved)(nil),             // 26: berth.gameserver.v1.PlayersRemoved
-	(*PlayersUpdated)(nil),             // 27: berth.gameserver.v1.PlayersUpdated
-	(*GameDataUpdated)(nil),            // 28: berth.gameserver.v1.GameDataUpdated
-	(*Terminated)(nil),                 // 29: berth.gameserver.v1.Terminated
-	(*Superseded)(nil),                 // 30: berth.gameserver.v1.Superseded
-	nil,                                // 31: berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
-	(*v1.Endpoint)(nil),                // 32: berth.type.v1.Endpoint
-	(*v11.GameInstance)(nil),           // 33: berth.instance.v1.GameInstance
-	(*v11.Player)(nil),                 // 34: berth.instance.v1.Player
-	(*v1.Data)(nil),                    // 35: berth.type.v1.Data
-	(*structpb.Struct)(nil),            // 36: google.protobuf.Struct
-	(*v11.Placement)(nil),              // 37: berth.instance.v1.Placement
-	(*v11.Timeouts)(nil),               // 38: berth.instance.v1.Timeouts
-	(v11.GameInstance_OnServerLoss)(0), // 39: berth.instance.v1.GameInstance.OnServerLoss
-	(*timestamppb.Timestamp)(nil),      // 40: google.protobuf.Timestamp
-	(*v11.PlayerUpdate)(nil),           // 41: berth.instance.v1.PlayerUpdate
-	(v11.UpdateMode)(0),                // 42: berth.instance.v1.UpdateMode
-	(v11.GameInstance_Reason)(0),       // 43: berth.instance.v1.GameInstance.Reason
+	(*SendMessageRequest)(nil),         // 18: berth.gameserver.v1.SendMessageRequest
+	(*SendMessageResponse)(nil),        // 19: berth.gameserver.v1.SendMessageResponse
+	(*RefreshTokensRequest)(nil),       // 20: berth.gameserver.v1.RefreshTokensRequest
+	(*RefreshTokensResponse)(nil),      // 21: berth.gameserver.v1.RefreshTokensResponse
+	(*ClaimTokensRequest)(nil),         // 22: berth.gameserver.v1.ClaimTokensRequest
+	(*ClaimTokensResponse)(nil),        // 23: berth.gameserver.v1.ClaimTokensResponse
+	(*RequestBackfillRequest)(nil),     // 24: berth.gameserver.v1.RequestBackfillRequest
+	(*RequestBackfillResponse)(nil),    // 25: berth.gameserver.v1.RequestBackfillResponse
+	(*InstanceEvent)(nil),              // 26: berth.gameserver.v1.InstanceEvent
+	(*PlayersAdded)(nil),               // 27: berth.gameserver.v1.PlayersAdded
+	(*PlayersRemoved)(nil),             // 28: berth.gameserver.v1.PlayersRemoved
+	(*PlayersUpdated)(nil),             // 29: berth.gameserver.v1.PlayersUpdated
+	(*GameDataUpdated)(nil),            // 30: berth.gameserver.v1.GameDataUpdated
+	(*Terminated)(nil),                 // 31: berth.gameserver.v1.Terminated
+	(*Superseded)(nil),                 // 32: berth.gameserver.v1.Superseded
+	(*MessageReceived)(nil),            // 33: berth.gameserver.v1.MessageReceived
+	(*Resync)(nil),                     // 34: berth.gameserver.v1.Resync
+	nil,                                // 35: berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
+	(*v1.Endpoint)(nil),                // 36: berth.type.v1.Endpoint
+	(*v11.GameInstance)(nil),           // 37: berth.instance.v1.GameInstance
+	(*v11.Player)(nil),                 // 38: berth.instance.v1.Player
+	(*v1.Data)(nil),                    // 39: berth.type.v1.Data
+	(*structpb.Struct)(nil),            // 40: google.protobuf.Struct
+	(*v11.Placement)(nil),              // 41: berth.instance.v1.Placement
+	(*v11.Timeouts)(nil),               // 42: berth.instance.v1.Timeouts
+	(v11.GameInstance_OnServerLoss)(0), // 43: berth.instance.v1.GameInstance.OnServerLoss
+	(*timestamppb.Timestamp)(nil),      // 44: google.protobuf.Timestamp
+	(*v11.PlayerUpdate)(nil),           // 45: berth.instance.v1.PlayerUpdate
+	(v11.UpdateMode)(0),                // 46: berth.instance.v1.UpdateMode
+	(v11.GameInstance_Reason)(0),       // 47: berth.instance.v1.GameInstance.Reason
 }
 var file_berth_gameserver_v1_game_server_service_proto_depIdxs = []int32{
-	32, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
-	33, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
-	34, // 2: berth.gameserver.v1.CreateAndLinkRequest.players:type_name -> berth.instance.v1.Player
-	35, // 3: berth.gameserver.v1.CreateAndLinkRequest.game_data:type_name -> berth.type.v1.Data
-	36, // 4: berth.gameserver.v1.CreateAndLinkRequest.settings:type_name -> google.protobuf.Struct
-	37, // 5: berth.gameserver.v1.CreateAndLinkRequest.placement:type_name -> berth.instance.v1.Placement
-	31, // 6: berth.gameserver.v1.CreateAndLinkRequest.labels:type_name -> berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
-	38, // 7: berth.gameserver.v1.CreateAndLinkRequest.timeouts:type_name -> berth.instance.v1.Timeouts
-	39, // 8: berth.gameserver.v1.CreateAndLinkRequest.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
-	32, // 9: berth.gameserver.v1.CreateAndLinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
-	33, // 10: berth.gameserver.v1.CreateAndLinkResponse.instance:type_name -> berth.instance.v1.GameInstance
-	34, // 11: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
-	40, // 12: berth.gameserver.v1.AddPlayersResponse.add_time:type_name -> google.protobuf.Timestamp
-	41, // 13: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
-	35, // 14: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
-	42, // 15: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
-	35, // 16: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
-	35, // 17: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
-	40, // 18: berth.gameserver.v1.RefreshTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
-	40, // 19: berth.gameserver.v1.RefreshTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	40, // 20: berth.gameserver.v1.ClaimTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
-	40, // 21: berth.gameserver.v1.ClaimTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
-	25, // 22: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
-	26, // 23: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
-	27, // 24: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
-	28, // 25: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
-	29, // 26: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
-	30, // 27: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
-	34, // 28: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
-	34, // 29: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
-	35, // 30: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
-	43, // 31: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	0,  // 32: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
-	2,  // 33: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
-	4,  // 34: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
-	6,  // 35: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
-	8,  // 36: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
-	10, // 37: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
-	12, // 38: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
-	14, // 39: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
-	16, // 40: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
-	18, // 41: berth.gameserver.v1.GameServerService.RefreshTokens:input_type -> berth.gameserver.v1.RefreshTokensRequest
-	20, // 42: berth.gameserver.v1.GameServerService.ClaimTokens:input_type -> berth.gameserver.v1.ClaimTokensRequest
-	22, // 43: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
-	1,  // 44: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
-	3,  // 45: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
-	5,  // 46: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
-	7,  // 47: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
-	9,  // 48: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
-	11, // 49: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
-	13, // 50: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
-	15, // 51: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
-	17, // 52: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
-	19, // 53: berth.gameserver.v1.GameServerService.RefreshTokens:output_type -> berth.gameserver.v1.RefreshTokensResponse
-	21, // 54: berth.gameserver.v1.GameServerService.ClaimTokens:output_type -> berth.gameserver.v1.ClaimTokensResponse
-	23, // 55: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
-	44, // [44:56] is the sub-list for method output_type
-	32, // [32:44] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	36, // 0: berth.gameserver.v1.LinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	37, // 1: berth.gameserver.v1.LinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	38, // 2: berth.gameserver.v1.CreateAndLinkRequest.players:type_name -> berth.instance.v1.Player
+	39, // 3: berth.gameserver.v1.CreateAndLinkRequest.game_data:type_name -> berth.type.v1.Data
+	40, // 4: berth.gameserver.v1.CreateAndLinkRequest.settings:type_name -> google.protobuf.Struct
+	41, // 5: berth.gameserver.v1.CreateAndLinkRequest.placement:type_name -> berth.instance.v1.Placement
+	35, // 6: berth.gameserver.v1.CreateAndLinkRequest.labels:type_name -> berth.gameserver.v1.CreateAndLinkRequest.LabelsEntry
+	42, // 7: berth.gameserver.v1.CreateAndLinkRequest.timeouts:type_name -> berth.instance.v1.Timeouts
+	43, // 8: berth.gameserver.v1.CreateAndLinkRequest.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	36, // 9: berth.gameserver.v1.CreateAndLinkRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	37, // 10: berth.gameserver.v1.CreateAndLinkResponse.instance:type_name -> berth.instance.v1.GameInstance
+	38, // 11: berth.gameserver.v1.AddPlayersRequest.players:type_name -> berth.instance.v1.Player
+	44, // 12: berth.gameserver.v1.AddPlayersResponse.add_time:type_name -> google.protobuf.Timestamp
+	45, // 13: berth.gameserver.v1.UpdatePlayersRequest.players:type_name -> berth.instance.v1.PlayerUpdate
+	39, // 14: berth.gameserver.v1.UpdateGameDataRequest.game_data:type_name -> berth.type.v1.Data
+	46, // 15: berth.gameserver.v1.UpdateGameDataRequest.mode:type_name -> berth.instance.v1.UpdateMode
+	39, // 16: berth.gameserver.v1.EndGameInstanceRequest.result:type_name -> berth.type.v1.Data
+	39, // 17: berth.gameserver.v1.EndGameInstanceResponse.result:type_name -> berth.type.v1.Data
+	39, // 18: berth.gameserver.v1.SendMessageRequest.data:type_name -> berth.type.v1.Data
+	44, // 19: berth.gameserver.v1.RefreshTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
+	44, // 20: berth.gameserver.v1.RefreshTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	44, // 21: berth.gameserver.v1.ClaimTokensResponse.expire_time:type_name -> google.protobuf.Timestamp
+	44, // 22: berth.gameserver.v1.ClaimTokensResponse.refresh_time:type_name -> google.protobuf.Timestamp
+	27, // 23: berth.gameserver.v1.InstanceEvent.players_added:type_name -> berth.gameserver.v1.PlayersAdded
+	28, // 24: berth.gameserver.v1.InstanceEvent.players_removed:type_name -> berth.gameserver.v1.PlayersRemoved
+	29, // 25: berth.gameserver.v1.InstanceEvent.players_updated:type_name -> berth.gameserver.v1.PlayersUpdated
+	30, // 26: berth.gameserver.v1.InstanceEvent.game_data_updated:type_name -> berth.gameserver.v1.GameDataUpdated
+	31, // 27: berth.gameserver.v1.InstanceEvent.terminated:type_name -> berth.gameserver.v1.Terminated
+	32, // 28: berth.gameserver.v1.InstanceEvent.superseded:type_name -> berth.gameserver.v1.Superseded
+	33, // 29: berth.gameserver.v1.InstanceEvent.message:type_name -> berth.gameserver.v1.MessageReceived
+	34, // 30: berth.gameserver.v1.InstanceEvent.resync:type_name -> berth.gameserver.v1.Resync
+	38, // 31: berth.gameserver.v1.PlayersAdded.players:type_name -> berth.instance.v1.Player
+	38, // 32: berth.gameserver.v1.PlayersUpdated.players:type_name -> berth.instance.v1.Player
+	39, // 33: berth.gameserver.v1.GameDataUpdated.game_data:type_name -> berth.type.v1.Data
+	47, // 34: berth.gameserver.v1.Terminated.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	39, // 35: berth.gameserver.v1.MessageReceived.data:type_name -> berth.type.v1.Data
+	0,  // 36: berth.gameserver.v1.GameServerService.Link:input_type -> berth.gameserver.v1.LinkRequest
+	2,  // 37: berth.gameserver.v1.GameServerService.CreateAndLink:input_type -> berth.gameserver.v1.CreateAndLinkRequest
+	4,  // 38: berth.gameserver.v1.GameServerService.UnlinkGameInstance:input_type -> berth.gameserver.v1.UnlinkGameInstanceRequest
+	6,  // 39: berth.gameserver.v1.GameServerService.ConnectPlayers:input_type -> berth.gameserver.v1.ConnectPlayersRequest
+	8,  // 40: berth.gameserver.v1.GameServerService.AddPlayers:input_type -> berth.gameserver.v1.AddPlayersRequest
+	10, // 41: berth.gameserver.v1.GameServerService.RemovePlayers:input_type -> berth.gameserver.v1.RemovePlayersRequest
+	12, // 42: berth.gameserver.v1.GameServerService.UpdatePlayers:input_type -> berth.gameserver.v1.UpdatePlayersRequest
+	14, // 43: berth.gameserver.v1.GameServerService.UpdateGameData:input_type -> berth.gameserver.v1.UpdateGameDataRequest
+	16, // 44: berth.gameserver.v1.GameServerService.EndGameInstance:input_type -> berth.gameserver.v1.EndGameInstanceRequest
+	18, // 45: berth.gameserver.v1.GameServerService.SendMessage:input_type -> berth.gameserver.v1.SendMessageRequest
+	20, // 46: berth.gameserver.v1.GameServerService.RefreshTokens:input_type -> berth.gameserver.v1.RefreshTokensRequest
+	22, // 47: berth.gameserver.v1.GameServerService.ClaimTokens:input_type -> berth.gameserver.v1.ClaimTokensRequest
+	24, // 48: berth.gameserver.v1.GameServerService.RequestBackfill:input_type -> berth.gameserver.v1.RequestBackfillRequest
+	1,  // 49: berth.gameserver.v1.GameServerService.Link:output_type -> berth.gameserver.v1.LinkResponse
+	3,  // 50: berth.gameserver.v1.GameServerService.CreateAndLink:output_type -> berth.gameserver.v1.CreateAndLinkResponse
+	5,  // 51: berth.gameserver.v1.GameServerService.UnlinkGameInstance:output_type -> berth.gameserver.v1.UnlinkGameInstanceResponse
+	7,  // 52: berth.gameserver.v1.GameServerService.ConnectPlayers:output_type -> berth.gameserver.v1.ConnectPlayersResponse
+	9,  // 53: berth.gameserver.v1.GameServerService.AddPlayers:output_type -> berth.gameserver.v1.AddPlayersResponse
+	11, // 54: berth.gameserver.v1.GameServerService.RemovePlayers:output_type -> berth.gameserver.v1.RemovePlayersResponse
+	13, // 55: berth.gameserver.v1.GameServerService.UpdatePlayers:output_type -> berth.gameserver.v1.UpdatePlayersResponse
+	15, // 56: berth.gameserver.v1.GameServerService.UpdateGameData:output_type -> berth.gameserver.v1.UpdateGameDataResponse
+	17, // 57: berth.gameserver.v1.GameServerService.EndGameInstance:output_type -> berth.gameserver.v1.EndGameInstanceResponse
+	19, // 58: berth.gameserver.v1.GameServerService.SendMessage:output_type -> berth.gameserver.v1.SendMessageResponse
+	21, // 59: berth.gameserver.v1.GameServerService.RefreshTokens:output_type -> berth.gameserver.v1.RefreshTokensResponse
+	23, // 60: berth.gameserver.v1.GameServerService.ClaimTokens:output_type -> berth.gameserver.v1.ClaimTokensResponse
+	25, // 61: berth.gameserver.v1.GameServerService.RequestBackfill:output_type -> berth.gameserver.v1.RequestBackfillResponse
+	49, // [49:62] is the sub-list for method output_type
+	36, // [36:49] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_berth_gameserver_v1_game_server_service_proto_init() }
@@ -2268,13 +2571,15 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 	if File_berth_gameserver_v1_game_server_service_proto != nil {
 		return
 	}
-	file_berth_gameserver_v1_game_server_service_proto_msgTypes[24].OneofWrappers = []any{
+	file_berth_gameserver_v1_game_server_service_proto_msgTypes[26].OneofWrappers = []any{
 		(*InstanceEvent_PlayersAdded)(nil),
 		(*InstanceEvent_PlayersRemoved)(nil),
 		(*InstanceEvent_PlayersUpdated)(nil),
 		(*InstanceEvent_GameDataUpdated)(nil),
 		(*InstanceEvent_Terminated)(nil),
 		(*InstanceEvent_Superseded)(nil),
+		(*InstanceEvent_Message)(nil),
+		(*InstanceEvent_Resync)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2282,7 +2587,7 @@ func file_berth_gameserver_v1_game_server_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_gameserver_v1_game_server_service_proto_rawDesc), len(file_berth_gameserver_v1_game_server_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	GameServerService_UpdatePlayers_FullMethodName      = "/berth.gameserver.v1.GameServerService/UpdatePlayers"
 	GameServerService_UpdateGameData_FullMethodName     = "/berth.gameserver.v1.GameServerService/UpdateGameData"
 	GameServerService_EndGameInstance_FullMethodName    = "/berth.gameserver.v1.GameServerService/EndGameInstance"
+	GameServerService_SendMessage_FullMethodName        = "/berth.gameserver.v1.GameServerService/SendMessage"
 	GameServerService_RefreshTokens_FullMethodName      = "/berth.gameserver.v1.GameServerService/RefreshTokens"
 	GameServerService_ClaimTokens_FullMethodName        = "/berth.gameserver.v1.GameServerService/ClaimTokens"
 	GameServerService_RequestBackfill_FullMethodName    = "/berth.gameserver.v1.GameServerService/RequestBackfill"
@@ -76,6 +77,10 @@ type GameServerServiceClient interface {
 	// EndGameInstance ends the game with a result; afterwards the server is released. Ending again returns the result that
 	// was stored first. Audience GAME. Reasons: STATE_NOT_ALLOWED.
 	EndGameInstance(ctx context.Context, in *EndGameInstanceRequest, opts ...grpc.CallOption) (*EndGameInstanceResponse, error)
+	// SendMessage gives a durable message about an instance to its backends (MessageService): it is kept until one of them has acknowledged
+	// it, or the instance is deleted. Messages that may be lost go as Message frames of the link instead, which cost the store nothing.
+	// Audience SOCIAL. Reasons: STATE_NOT_ALLOWED, MAILBOX_FULL (256 messages, or 1 MiB of them, wait for the backends), LIMIT_EXCEEDED.
+	SendMessage(ctx context.Context, in *SendMessageRequest, opts ...grpc.CallOption) (*SendMessageResponse, error)
 	// RefreshTokens mints the caller's pair anew. Over the link that is done in place: the socket goes on with the new tokens, and its
 	// handles stay. Refresh once refresh_time has passed, with some jitter; the old tokens stay valid until they expire.
 	//
@@ -194,6 +199,16 @@ func (c *gameServerServiceClient) EndGameInstance(ctx context.Context, in *EndGa
 	return out, nil
 }
 
+func (c *gameServerServiceClient) SendMessage(ctx context.Context, in *SendMessageRequest, opts ...grpc.CallOption) (*SendMessageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SendMessageResponse)
+	err := c.cc.Invoke(ctx, GameServerService_SendMessage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *gameServerServiceClient) RefreshTokens(ctx context.Context, in *RefreshTokensRequest, opts ...grpc.CallOption) (*RefreshTokensResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RefreshTokensResponse)
@@ -267,6 +282,10 @@ type GameServerServiceServer interface {
 	// EndGameInstance ends the game with a result; afterwards the server is released. Ending again returns the result that
 	// was stored first. Audience GAME. Reasons: STATE_NOT_ALLOWED.
 	EndGameInstance(context.Context, *EndGameInstanceRequest) (*EndGameInstanceResponse, error)
+	// SendMessage gives a durable message about an instance to its backends (MessageService): it is kept until one of them has acknowledged
+	// it, or the instance is deleted. Messages that may be lost go as Message frames of the link instead, which cost the store nothing.
+	// Audience SOCIAL. Reasons: STATE_NOT_ALLOWED, MAILBOX_FULL (256 messages, or 1 MiB of them, wait for the backends), LIMIT_EXCEEDED.
+	SendMessage(context.Context, *SendMessageRequest) (*SendMessageResponse, error)
 	// RefreshTokens mints the caller's pair anew. Over the link that is done in place: the socket goes on with the new tokens, and its
 	// handles stay. Refresh once refresh_time has passed, with some jitter; the old tokens stay valid until they expire.
 	//
@@ -321,6 +340,9 @@ func (UnimplementedGameServerServiceServer) UpdateGameData(context.Context, *Upd
 }
 func (UnimplementedGameServerServiceServer) EndGameInstance(context.Context, *EndGameInstanceRequest) (*EndGameInstanceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EndGameInstance not implemented")
+}
+func (UnimplementedGameServerServiceServer) SendMessage(context.Context, *SendMessageRequest) (*SendMessageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SendMessage not implemented")
 }
 func (UnimplementedGameServerServiceServer) RefreshTokens(context.Context, *RefreshTokensRequest) (*RefreshTokensResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RefreshTokens not implemented")
@@ -514,6 +536,24 @@ func _GameServerService_EndGameInstance_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _GameServerService_SendMessage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SendMessageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GameServerServiceServer).SendMessage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GameServerService_SendMessage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GameServerServiceServer).SendMessage(ctx, req.(*SendMessageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _GameServerService_RefreshTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RefreshTokensRequest)
 	if err := dec(in); err != nil {
@@ -610,6 +650,10 @@ var GameServerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EndGameInstance",
 			Handler:    _GameServerService_EndGameInstance_Handler,
+		},
+		{
+			MethodName: "SendMessage",
+			Handler:    _GameServerService_SendMessage_Handler,
 		},
 		{
 			MethodName: "RefreshTokens",

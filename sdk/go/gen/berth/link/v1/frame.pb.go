@@ -8,6 +8,7 @@ package linkv1
 
 import (
 	v1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	v11 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -136,6 +137,7 @@ type Frame struct {
 	//	*Frame_Move
 	//	*Frame_Goodbye
 	//	*Frame_Assignment
+	//	*Frame_Message
 	Kind          isFrame_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -259,6 +261,15 @@ func (x *Frame) GetAssignment() *Assignment {
 	return nil
 }
 
+func (x *Frame) GetMessage() *Message {
+	if x != nil {
+		if x, ok := x.Kind.(*Frame_Message); ok {
+			return x.Message
+		}
+	}
+	return nil
+}
+
 type isFrame_Kind interface {
 	isFrame_Kind()
 }
@@ -294,7 +305,7 @@ type Frame_Ack struct {
 }
 
 type Frame_Move struct {
-	// Gateway to server: move to another gateway. Not sent yet.
+	// Gateway to server: move to another gateway.
 	Move *Move `protobuf:"bytes,7,opt,name=move,proto3,oneof"`
 }
 
@@ -306,6 +317,11 @@ type Frame_Goodbye struct {
 type Frame_Assignment struct {
 	// Gateway to server: an instance was placed on it.
 	Assignment *Assignment `protobuf:"bytes,9,opt,name=assignment,proto3,oneof"`
+}
+
+type Frame_Message struct {
+	// Both ways: something said about an instance that may be lost.
+	Message *Message `protobuf:"bytes,10,opt,name=message,proto3,oneof"`
 }
 
 func (*Frame_Hello) isFrame_Kind() {}
@@ -325,6 +341,8 @@ func (*Frame_Move) isFrame_Kind() {}
 func (*Frame_Goodbye) isFrame_Kind() {}
 
 func (*Frame_Assignment) isFrame_Kind() {}
+
+func (*Frame_Message) isFrame_Kind() {}
 
 // Hello opens a session, or resumes one.
 type Hello struct {
@@ -1212,12 +1230,107 @@ func (x *Assignment) GetInstanceId() string {
 	return ""
 }
 
-// Move asks the server to open its link elsewhere. Not sent yet.
+// Message is said about an instance and allowed to be lost: it goes through the store's pub/sub and is kept nowhere. It has no answer; one
+// that is not passed on is dropped, and at most once a second the gateway says why with a Response whose id is 0. What arrives, arrives in
+// the order in which it was sent.
+type Message struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's id.
+	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// Server to gateway: both credentials, on every message. Unset the other way.
+	Auth *Credentials `protobuf:"bytes,2,opt,name=auth,proto3" json:"auth,omitempty"`
+	// Server to gateway: the epoch of the instance's link. 0 the other way.
+	LinkEpoch int64 `protobuf:"varint,3,opt,name=link_epoch,json=linkEpoch,proto3" json:"link_epoch,omitempty"`
+	// Server to gateway: above that of every message about the instance that the server sent before, over all its connections; the time in
+	// microseconds will do. A receiver drops one that is not above the last. 0 the other way.
+	Sequence int64 `protobuf:"varint,4,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// What it is about: a name of the game's own of at most 64 characters A-Z a-z 0-9 . _ : / -
+	Topic string `protobuf:"bytes,5,opt,name=topic,proto3" json:"topic,omitempty"`
+	// What is said, at most 16 KiB as encoded.
+	Data          *v11.Data `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Message) Reset() {
+	*x = Message{}
+	mi := &file_berth_link_v1_frame_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Message) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Message) ProtoMessage() {}
+
+func (x *Message) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_link_v1_frame_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Message.ProtoReflect.Descriptor instead.
+func (*Message) Descriptor() ([]byte, []int) {
+	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Message) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *Message) GetAuth() *Credentials {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
+func (x *Message) GetLinkEpoch() int64 {
+	if x != nil {
+		return x.LinkEpoch
+	}
+	return 0
+}
+
+func (x *Message) GetSequence() int64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Message) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *Message) GetData() *v11.Data {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// Move asks the server to open its next connection now and to leave this one: the gateway is about to stop. The server opens the new
+// connection first, resumes there, and then closes this one with 1000; this one goes on until then.
 type Move struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The earliest time to begin, from now.
+	// The earliest time to begin, from now. Others are told other times.
 	NotBefore *durationpb.Duration `protobuf:"bytes,1,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
-	// The latest time to be gone, from now.
+	// The latest time to be gone, from now; after it comes Goodbye with GOING_AWAY.
 	Deadline      *durationpb.Duration `protobuf:"bytes,2,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1225,7 +1338,7 @@ type Move struct {
 
 func (x *Move) Reset() {
 	*x = Move{}
-	mi := &file_berth_link_v1_frame_proto_msgTypes[13]
+	mi := &file_berth_link_v1_frame_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1350,7 @@ func (x *Move) String() string {
 func (*Move) ProtoMessage() {}
 
 func (x *Move) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_link_v1_frame_proto_msgTypes[13]
+	mi := &file_berth_link_v1_frame_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1363,7 @@ func (x *Move) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Move.ProtoReflect.Descriptor instead.
 func (*Move) Descriptor() ([]byte, []int) {
-	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{13}
+	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Move) GetNotBefore() *durationpb.Duration {
@@ -1282,7 +1395,7 @@ type Goodbye struct {
 
 func (x *Goodbye) Reset() {
 	*x = Goodbye{}
-	mi := &file_berth_link_v1_frame_proto_msgTypes[14]
+	mi := &file_berth_link_v1_frame_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1407,7 @@ func (x *Goodbye) String() string {
 func (*Goodbye) ProtoMessage() {}
 
 func (x *Goodbye) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_link_v1_frame_proto_msgTypes[14]
+	mi := &file_berth_link_v1_frame_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1420,7 @@ func (x *Goodbye) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goodbye.ProtoReflect.Descriptor instead.
 func (*Goodbye) Descriptor() ([]byte, []int) {
-	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{14}
+	return file_berth_link_v1_frame_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Goodbye) GetCode() CloseCode {
@@ -1335,7 +1448,7 @@ var File_berth_link_v1_frame_proto protoreflect.FileDescriptor
 
 const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\n" +
-	"\x19berth/link/v1/frame.proto\x12\rberth.link.v1\x1a-berth/gameserver/v1/game_server_service.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe3\x03\n" +
+	"\x19berth/link/v1/frame.proto\x12\rberth.link.v1\x1a-berth/gameserver/v1/game_server_service.proto\x1a\x18berth/type/v1/data.proto\x1a\x1egoogle/protobuf/duration.proto\"\x97\x04\n" +
 	"\x05Frame\x12,\n" +
 	"\x05hello\x18\x01 \x01(\v2\x14.berth.link.v1.HelloH\x00R\x05hello\x122\n" +
 	"\awelcome\x18\x02 \x01(\v2\x16.berth.link.v1.WelcomeH\x00R\awelcome\x122\n" +
@@ -1347,7 +1460,9 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\agoodbye\x18\b \x01(\v2\x16.berth.link.v1.GoodbyeH\x00R\agoodbye\x12;\n" +
 	"\n" +
 	"assignment\x18\t \x01(\v2\x19.berth.link.v1.AssignmentH\x00R\n" +
-	"assignmentB\x06\n" +
+	"assignment\x122\n" +
+	"\amessage\x18\n" +
+	" \x01(\v2\x16.berth.link.v1.MessageH\x00R\amessageB\x06\n" +
 	"\x04kind\"\x8a\x01\n" +
 	"\x05Hello\x12\x1d\n" +
 	"\n" +
@@ -1422,7 +1537,16 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"\n" +
 	"Assignment\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
-	"instanceId\"w\n" +
+	"instanceId\"\xd4\x01\n" +
+	"\aMessage\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\x12.\n" +
+	"\x04auth\x18\x02 \x01(\v2\x1a.berth.link.v1.CredentialsR\x04auth\x12\x1d\n" +
+	"\n" +
+	"link_epoch\x18\x03 \x01(\x03R\tlinkEpoch\x12\x1a\n" +
+	"\bsequence\x18\x04 \x01(\x03R\bsequence\x12\x14\n" +
+	"\x05topic\x18\x05 \x01(\tR\x05topic\x12'\n" +
+	"\x04data\x18\x06 \x01(\v2\x13.berth.type.v1.DataR\x04data\"w\n" +
 	"\x04Move\x128\n" +
 	"\n" +
 	"not_before\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\tnotBefore\x125\n" +
@@ -1460,7 +1584,7 @@ func file_berth_link_v1_frame_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_link_v1_frame_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_link_v1_frame_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_berth_link_v1_frame_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_berth_link_v1_frame_proto_goTypes = []any{
 	(CloseCode)(0),              // 0: berth.link.v1.CloseCode
 	(*Frame)(nil),               // 1: berth.link.v1.Frame
@@ -1476,10 +1600,12 @@ var file_berth_link_v1_frame_proto_goTypes = []any{
 	(*Notification)(nil),        // 11: berth.link.v1.Notification
 	(*Ack)(nil),                 // 12: berth.link.v1.Ack
 	(*Assignment)(nil),          // 13: berth.link.v1.Assignment
-	(*Move)(nil),                // 14: berth.link.v1.Move
-	(*Goodbye)(nil),             // 15: berth.link.v1.Goodbye
-	(*durationpb.Duration)(nil), // 16: google.protobuf.Duration
-	(*v1.InstanceEvent)(nil),    // 17: berth.gameserver.v1.InstanceEvent
+	(*Message)(nil),             // 14: berth.link.v1.Message
+	(*Move)(nil),                // 15: berth.link.v1.Move
+	(*Goodbye)(nil),             // 16: berth.link.v1.Goodbye
+	(*durationpb.Duration)(nil), // 17: google.protobuf.Duration
+	(*v1.InstanceEvent)(nil),    // 18: berth.gameserver.v1.InstanceEvent
+	(*v11.Data)(nil),            // 19: berth.type.v1.Data
 }
 var file_berth_link_v1_frame_proto_depIdxs = []int32{
 	2,  // 0: berth.link.v1.Frame.hello:type_name -> berth.link.v1.Hello
@@ -1488,25 +1614,28 @@ var file_berth_link_v1_frame_proto_depIdxs = []int32{
 	9,  // 3: berth.link.v1.Frame.response:type_name -> berth.link.v1.Response
 	11, // 4: berth.link.v1.Frame.notification:type_name -> berth.link.v1.Notification
 	12, // 5: berth.link.v1.Frame.ack:type_name -> berth.link.v1.Ack
-	14, // 6: berth.link.v1.Frame.move:type_name -> berth.link.v1.Move
-	15, // 7: berth.link.v1.Frame.goodbye:type_name -> berth.link.v1.Goodbye
+	15, // 6: berth.link.v1.Frame.move:type_name -> berth.link.v1.Move
+	16, // 7: berth.link.v1.Frame.goodbye:type_name -> berth.link.v1.Goodbye
 	13, // 8: berth.link.v1.Frame.assignment:type_name -> berth.link.v1.Assignment
-	3,  // 9: berth.link.v1.Hello.instances:type_name -> berth.link.v1.HelloInstance
-	6,  // 10: berth.link.v1.Welcome.limits:type_name -> berth.link.v1.Limits
-	16, // 11: berth.link.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
-	5,  // 12: berth.link.v1.Welcome.instances:type_name -> berth.link.v1.ResumedInstance
-	7,  // 13: berth.link.v1.Request.auth:type_name -> berth.link.v1.Credentials
-	10, // 14: berth.link.v1.Response.error:type_name -> berth.link.v1.Error
-	16, // 15: berth.link.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	17, // 16: berth.link.v1.Notification.event:type_name -> berth.gameserver.v1.InstanceEvent
-	16, // 17: berth.link.v1.Move.not_before:type_name -> google.protobuf.Duration
-	16, // 18: berth.link.v1.Move.deadline:type_name -> google.protobuf.Duration
-	0,  // 19: berth.link.v1.Goodbye.code:type_name -> berth.link.v1.CloseCode
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	14, // 9: berth.link.v1.Frame.message:type_name -> berth.link.v1.Message
+	3,  // 10: berth.link.v1.Hello.instances:type_name -> berth.link.v1.HelloInstance
+	6,  // 11: berth.link.v1.Welcome.limits:type_name -> berth.link.v1.Limits
+	17, // 12: berth.link.v1.Welcome.heartbeat:type_name -> google.protobuf.Duration
+	5,  // 13: berth.link.v1.Welcome.instances:type_name -> berth.link.v1.ResumedInstance
+	7,  // 14: berth.link.v1.Request.auth:type_name -> berth.link.v1.Credentials
+	10, // 15: berth.link.v1.Response.error:type_name -> berth.link.v1.Error
+	17, // 16: berth.link.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	18, // 17: berth.link.v1.Notification.event:type_name -> berth.gameserver.v1.InstanceEvent
+	7,  // 18: berth.link.v1.Message.auth:type_name -> berth.link.v1.Credentials
+	19, // 19: berth.link.v1.Message.data:type_name -> berth.type.v1.Data
+	17, // 20: berth.link.v1.Move.not_before:type_name -> google.protobuf.Duration
+	17, // 21: berth.link.v1.Move.deadline:type_name -> google.protobuf.Duration
+	0,  // 22: berth.link.v1.Goodbye.code:type_name -> berth.link.v1.CloseCode
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_berth_link_v1_frame_proto_init() }
@@ -1524,6 +1653,7 @@ func file_berth_link_v1_frame_proto_init() {
 		(*Frame_Move)(nil),
 		(*Frame_Goodbye)(nil),
 		(*Frame_Assignment)(nil),
+		(*Frame_Message)(nil),
 	}
 	file_berth_link_v1_frame_proto_msgTypes[8].OneofWrappers = []any{
 		(*Response_Result)(nil),
@@ -1535,7 +1665,7 @@ func file_berth_link_v1_frame_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_link_v1_frame_proto_rawDesc), len(file_berth_link_v1_frame_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
