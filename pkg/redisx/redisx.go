@@ -37,10 +37,6 @@ type Config struct {
 	Log *slog.Logger `yaml:"-"`
 }
 
-// RevocationsChannel is where token-issuer publishes that there is a new list of what was revoked, for all who verify tokens. It is a hint; the list is
-// the truth.
-const RevocationsChannel = "berth:revocations"
-
 // What the answer to a write promises.
 const (
 	// Fast: the Redis server has the change. A crash or failover may lose the newest ones.

@@ -43,6 +43,3 @@ const membersKey = "berth:{sweepers}:members"
 
 // changesChannel is a partition's channel for change hints.
 func changesChannel(p int) string { return fmt.Sprintf("berth:changes:%03d", p) }
-
-// gatewayChannel is the one channel of a gateway's life.
-func gatewayChannel(gatewayID string) string { return "berth:gw:" + gatewayID }

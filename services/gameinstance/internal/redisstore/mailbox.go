@@ -156,10 +156,9 @@ func decodeEvent(r *recordv1.EventRecord) instance.Event {
 
 // PublishToGateways implements courier.Publisher.
 func (s *Store) PublishToGateways(ctx context.Context, messages map[string][]byte) error {
-	pipe := s.redis.Pipeline()
+	channels := make(map[string][]byte, len(messages))
 	for gateway, m := range messages {
-		pipe.Publish(ctx, gatewayChannel(gateway), m)
+		channels[redisx.GatewayChannel(gateway)] = m
 	}
-	_, err := pipe.Exec(ctx)
-	return redisx.Err(err)
+	return s.redis.PublishAll(ctx, channels)
 }

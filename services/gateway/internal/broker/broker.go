@@ -16,6 +16,7 @@ import (
 
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 
+	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 )
 
@@ -28,13 +29,10 @@ const (
 	retryPause = 200 * time.Millisecond
 )
 
-// Channel returns the channel of a gateway's life. It is part of the contract with game-instance.
-func Channel(gatewayID string) string { return "berth:gw:" + gatewayID }
-
 // Config configures a Broker.
 type Config struct {
 	// Client is the store.
-	Client redis.UniversalClient
+	Client *redisx.Store
 	// Deliver takes an envelope. It must not block: while it does, the store's buffer for this subscriber fills, and it is cut off when that is full.
 	Deliver func(*eventv1.Envelope)
 	// Interval is how often the canary is sent. Default 1 s.
@@ -47,7 +45,7 @@ type Config struct {
 
 // Broker holds the subscription. It is safe for concurrent use, except that Run runs once at a time.
 type Broker struct {
-	client   redis.UniversalClient
+	client   *redisx.Store
 	deliver  func(*eventv1.Envelope)
 	interval time.Duration
 	log      *slog.Logger
@@ -82,7 +80,7 @@ func (b *Broker) Run(ctx context.Context, gatewayID string, proven func()) {
 		if !first {
 			b.metrics.Resubscribed.Inc()
 		}
-		err := b.subscribe(ctx, Channel(gatewayID), proven)
+		err := b.subscribe(ctx, redisx.GatewayChannel(gatewayID), proven)
 		b.proven.Store(nil)
 		if ctx.Err() != nil {
 			return
@@ -100,7 +98,7 @@ func (b *Broker) Run(ctx context.Context, gatewayID string, proven func()) {
 // subscribe holds one subscription until it is dead.
 func (b *Broker) subscribe(ctx context.Context, channel string, proven func()) error {
 	ctx, cancel := context.WithCancel(ctx)
-	sub := b.client.Subscribe(ctx, channel)
+	sub := b.client.SubscribeTo(ctx, channel)
 	defer context.AfterFunc(ctx, func() { _ = sub.Close() })() // a read in the driver does not end with its context
 	defer func() { _ = sub.Close() }()
 
@@ -156,7 +154,7 @@ func (b *Broker) sing(ctx context.Context, channel string, confirmed <-chan stru
 			return
 		}
 		publishCtx, cancel := context.WithTimeout(ctx, b.interval)
-		_ = b.client.Publish(publishCtx, channel, canary).Err()
+		_ = b.client.PublishAll(publishCtx, map[string][]byte{channel: []byte(canary)})
 		cancel()
 	}
 }

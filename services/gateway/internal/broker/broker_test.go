@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/redis/go-redis/v9"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
@@ -40,7 +39,7 @@ func next[T any](t *testing.T, what string, c <-chan T) T {
 }
 
 // listen runs a broker of the life "gw" and returns what it delivers and when it proved itself.
-func listen(t *testing.T, client redis.UniversalClient) (*broker.Broker, <-chan *eventv1.Envelope, <-chan struct{}) {
+func listen(t *testing.T, client *redisx.Store) (*broker.Broker, <-chan *eventv1.Envelope, <-chan struct{}) {
 	t.Helper()
 	envelopes, proven := make(chan *eventv1.Envelope, 100), make(chan struct{}, 1)
 	b := broker.New(broker.Config{
@@ -61,9 +60,9 @@ func listen(t *testing.T, client redis.UniversalClient) (*broker.Broker, <-chan 
 	return b, envelopes, proven
 }
 
-func publish(t *testing.T, client redis.UniversalClient, payload any) {
+func publish(t *testing.T, store *redisx.Store, payload []byte) {
 	t.Helper()
-	if err := client.Publish(context.Background(), "berth:gw:gw", payload).Err(); err != nil {
+	if err := store.PublishAll(context.Background(), map[string][]byte{"berth:gw:gw": payload}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -80,7 +79,7 @@ func TestEnvelopesArrive(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		publish(t, store, "\xff no envelope")
+		publish(t, store, []byte("\xff no envelope"))
 		publish(t, store, raw)
 		if got := next(t, "the envelope", envelopes); !proto.Equal(got, want) {
 			t.Errorf("%v", got)
@@ -97,8 +96,7 @@ func TestASilentSubscriptionIsMadeAgain(t *testing.T) {
 		t.Fatal("no client")
 	}
 	p := newProxy(t, client.Options().Addr)
-	through := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1})
-	t.Cleanup(func() { _ = through.Close() })
+	through := redistest.Open(t, p.addr)
 	b, envelopes, proven := listen(t, through)
 	next(t, "the proof", proven)
 	p.silence()
