@@ -91,11 +91,7 @@ func TestEnvelopesArrive(t *testing.T) {
 // publishes to.
 func TestASilentSubscriptionIsMadeAgain(t *testing.T) {
 	store := redistest.Embedded(t)
-	client, ok := store.UniversalClient.(*redis.Client)
-	if !ok {
-		t.Fatal("no client")
-	}
-	p := newProxy(t, client.Options().Addr)
+	p := newProxy(t, store.Addrs()[0])
 	through := redistest.Open(t, p.addr)
 	b, envelopes, proven := listen(t, through)
 	next(t, "the proof", proven)
