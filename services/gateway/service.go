@@ -101,7 +101,7 @@ func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
 		{&c.tokenIssuer, cfg.TokenIssuer, ""},
 		{&c.allocation, cfg.Allocation, ""},
 	} {
-		conn, err := rpc.DialTLS(d.target, d.key, files)
+		conn, err := rpc.DialTLS(d.target, d.key, files, b.Tracer())
 		if err != nil {
 			return c, fmt.Errorf("dial %s: %w", d.target, err)
 		}
@@ -162,7 +162,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 			MaxQueue: cfg.Limits.Queue, MaxQueueBytes: cfg.Limits.QueueBytes,
 		},
 		Heartbeat: cfg.Heartbeat, HelloTimeout: cfg.HelloTimeout, Now: cfg.Now,
-		Log: b.Log(), Metrics: counts, Audit: p.audit, Door: p.door,
+		Log: b.Log(), Tracer: b.Tracer(), Metrics: counts, Audit: p.audit, Door: p.door,
 	})
 	b.Run("link", server.Run)
 	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error { return leave(ctx, b.Log(), sockets, up, keeper) })

@@ -21,14 +21,15 @@ import (
 // conn is one connection. A goroutine reads it for as long as it lives (run); a second one writes while there is something to write. The exported methods
 // do not block; they are what the hub calls.
 type conn struct {
-	srv    *Server
-	pair   *session.Pair
-	ws     *websocket.Conn
-	raw    *gatheringConn
-	remote string         // whose connection it is, host:port
-	frames *limit.Bucket  // of the pair's requests
-	heard  atomic.Int64   // when something last came from the peer: a time.Duration since the server was made
-	others sync.WaitGroup // the goroutines beside run; one may only be added under mu while the connection is not over
+	srv         *Server
+	pair        *session.Pair
+	ws          *websocket.Conn
+	raw         *gatheringConn
+	remote      string         // whose connection it is, host:port
+	traceparent string         // the trace in which the server was allocated; may be empty
+	frames      *limit.Bucket  // of the pair's requests
+	heard       atomic.Int64   // when something last came from the peer: a time.Duration since the server was made
+	others      sync.WaitGroup // the goroutines beside run; one may only be added under mu while the connection is not over
 
 	mu      sync.Mutex
 	state   *session.Session

@@ -1,6 +1,7 @@
 package wsserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	"github.com/berth-dev/berth/pkg/tracing"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
@@ -252,7 +254,19 @@ func (c *conn) request(r *linkv1.Request) {
 		return
 	}
 	r.Auth = nil // they go no further
-	c.srv.cfg.Upstream.Relay(caller, r, func(resp *sessionv1.RelayResponse, err error) { c.relayed(call, resp, err) })
+	ctx, span := c.srv.cfg.Tracer.Start(c.traceOf(call), "link request")
+	c.srv.cfg.Upstream.Relay(caller, r, tracing.Traceparent(ctx), func(resp *sessionv1.RelayResponse, err error) { //nolint:contextcheck // calls go by their own time
+		c.relayed(call, resp, err)
+		span.End(cmp.Or(string(errs.ReasonOf(err)), resp.GetResponse().GetError().GetReason()))
+	})
+}
+
+// traceOf returns where the trace of a request begins: the link is the end of the one in which the server was allocated.
+func (c *conn) traceOf(call call) context.Context {
+	if call.method == methodLink {
+		return tracing.WithParent(context.Background(), c.traceparent)
+	}
+	return context.Background()
 }
 
 // relayed takes the answer of game-instance, or why there is none.

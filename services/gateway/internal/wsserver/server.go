@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/audit"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	"github.com/berth-dev/berth/pkg/tracing"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 
@@ -23,8 +24,8 @@ import (
 type Upstream interface {
 	OpenSession(ctx context.Context, server token.Server, gatewayID string, hello *linkv1.Hello) (*sessionv1.OpenSessionResponse, error)
 	Pull(ctx context.Context, instanceID string, linkEpoch, after int64) (*sessionv1.PullNotificationsResponse, error)
-	// Relay calls done once; neither blocks.
-	Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, done func(*sessionv1.RelayResponse, error))
+	// Relay calls done once; neither blocks. traceparent is the call's trace; empty: none.
+	Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, traceparent string, done func(*sessionv1.RelayResponse, error))
 	// These queue and do not block.
 	CloseSession(serverID string, epoch int64, instances []string)
 	TakenOver(serverID string, epoch int64)
@@ -69,6 +70,8 @@ type Config struct {
 	Now func() time.Time
 	// Log is where connections are logged.
 	Log *slog.Logger
+	// Tracer makes spans of requests; nil: there are none.
+	Tracer *tracing.Tracer
 	// Metrics is where they are counted.
 	Metrics *metrics.Metrics
 	// Audit gets those that are refused.
