@@ -96,6 +96,9 @@ func (s *Session) Request(id int64) *Breach {
 	return nil
 }
 
+// InFlight returns how many requests have no answer yet.
+func (s *Session) InFlight() int { return s.inFlight }
+
 // Answered records that a request was answered.
 func (s *Session) Answered() { s.inFlight-- }
 

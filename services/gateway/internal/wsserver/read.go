@@ -286,6 +286,7 @@ func (c *conn) answer(call call, frame *linkv1.Frame, reason errs.Reason, link *
 	defer c.mu.Unlock()
 	c.state.Answered()
 	c.send(frame)
+	defer c.leaveReplaced()
 	if c.over { // a connection that has ended has told its instances to the hub already
 		return
 	}
