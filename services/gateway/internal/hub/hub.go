@@ -24,6 +24,8 @@ type Socket interface {
 	Move(within time.Duration) bool
 	// Replace says that a newer session of the server took over.
 	Replace()
+	// Message queues a message that may be lost. It keeps nothing of what it is given.
+	Message(instance, topic, data []byte)
 	// Close says goodbye and closes; only the first call counts.
 	Close(code linkv1.CloseCode, message string)
 	// Kill cuts the connection.
@@ -216,6 +218,18 @@ func (h *Hub) Deliver(e *eventv1.Envelope) {
 			s.Replace()
 		}
 	}
+}
+
+// Message hands a message that may be lost to the socket of its instance; false when there is none here.
+func (h *Hub) Message(instance, topic, data []byte) bool {
+	h.mu.RLock()
+	s := h.links[string(instance)]
+	h.mu.RUnlock()
+	if s == nil {
+		return false
+	}
+	s.Message(instance, topic, data)
+	return true
 }
 
 // Remind tells the sockets of instances whose mailboxes have waited too long.

@@ -31,6 +31,7 @@ type fakeSocket struct {
 	assigned []string
 	code     linkv1.CloseCode
 	closedAt time.Time
+	said     []string
 	movedAt  time.Time
 	within   time.Duration
 	killed   bool
@@ -63,6 +64,12 @@ func (f *fakeSocket) Close(code linkv1.CloseCode, _ string) {
 	if f.leaves {
 		go f.hub.Remove(f, "", nil)
 	}
+}
+
+func (f *fakeSocket) Message(instance, topic, data []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.said = append(f.said, string(instance)+" "+string(topic)+" "+string(data))
 }
 
 func (f *fakeSocket) Move(within time.Duration) bool {

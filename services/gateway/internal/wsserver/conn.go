@@ -36,6 +36,7 @@ type conn struct {
 	epoch   int64                     // of the session; 0 before Welcome
 	pinged  time.Time
 	out     outbox
+	writer  func()           // write; a method's value made anew each time would cost an allocation
 	closing linkv1.CloseCode // the code of the Goodbye that is queued or sent
 	over    bool             // run is winding up
 	hello   *time.Timer
@@ -45,11 +46,14 @@ type conn struct {
 	replaced  bool        // a newer session of the server took over
 	lingering *time.Timer // bounds how long a replaced connection waits for the answers to its requests
 
+	explained time.Time // when the server was last told why its messages are dropped
+
 	unrefreshed time.Time // when Berth could not refresh the pair; zero: the last refresh was answered otherwise
 }
 
 func newConn(s *Server, pair *session.Pair) *conn {
 	c := &conn{srv: s, pair: pair, state: session.New(s.cfg.Limits.MaxInFlight), pinged: time.Now()}
+	c.writer = c.write
 	c.hear()
 	return c
 }
