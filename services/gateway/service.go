@@ -15,6 +15,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/errs"
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/revocations"
@@ -28,6 +29,7 @@ import (
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
 	"github.com/berth-dev/berth/services/gateway/internal/incarnation"
 	"github.com/berth-dev/berth/services/gateway/internal/keys"
+	"github.com/berth-dev/berth/services/gateway/internal/messages"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/rest"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
@@ -129,12 +131,20 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	up := upstream.New(upstream.Config{Conn: conns.sessions, Streams: cfg.RelayStreams, CallTimeout: cfg.RequestTimeout, Log: b.Log(), Metrics: counts})
 	b.Run("upstream", up.Run)
 
-	subscription := broker.New(broker.Config{Client: p.store, Log: b.Log(), Metrics: counts, Deliver: func(e *eventv1.Envelope) {
-		sockets.Deliver(e)
-		for _, r := range e.GetReplaced() {
-			up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
-		}
-	}})
+	subscription := broker.New(broker.Config{
+		Client: p.store, Log: b.Log(), Metrics: counts,
+		Deliver: func(e *eventv1.Envelope) {
+			sockets.Deliver(e)
+			for _, r := range e.GetReplaced() {
+				up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
+			}
+		},
+		Message: func(m broker.Message) {
+			if !sockets.Message(m.Instance, m.Topic, m.Data) {
+				counts.MessagesLost.WithLabelValues(string(errs.NotConnected)).Inc()
+			}
+		},
+	})
 	b.ReadyWhen("subscription", subscription.Ready)
 
 	keeper := incarnation.New(incarnation.Config{
@@ -144,6 +154,9 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	})
 	b.Run("incarnation", keeper.Run)
 	b.ReadyWhen("game-instance", keeper.Ready)
+
+	publisher := messages.New(messages.Config{Store: p.store, Gateway: keeper.Current, Log: b.Log(), Metrics: counts})
+	b.Run("messages", publisher.Run)
 
 	server := wsserver.New(wsserver.Config{
 		Verify: func(ctx context.Context, game, social string) (session.Verified, error) {
@@ -156,7 +169,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 			_, err := keeper.Current()
 			return errors.Join(p.keys.Ready(ctx), p.revoked.Ready(ctx), err)
 		},
-		Gateway: keeper.Current, Hub: sockets, Upstream: up,
+		Gateway: keeper.Current, Hub: sockets, Upstream: up, Messages: publisher,
 		Limits: wsserver.Limits{
 			MaxFrameBytes: cfg.Limits.FrameBytes, MaxInFlight: cfg.Limits.InFlight,
 			MaxQueue: cfg.Limits.Queue, MaxQueueBytes: cfg.Limits.QueueBytes,

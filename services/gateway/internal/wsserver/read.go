@@ -82,6 +82,10 @@ func (c *conn) readAll(r io.Reader, buf []byte) ([]byte, error) {
 
 // handle deals with one frame. raw is not kept.
 func (c *conn) handle(raw []byte) {
+	if m, ok := decodeMessage(raw); ok {
+		c.message(m)
+		return
+	}
 	frame, err := decode(raw)
 	if err != nil {
 		c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the frame is not a berth.link.v1.Frame")
@@ -90,6 +94,10 @@ func (c *conn) handle(raw []byte) {
 	switch kind := frame.GetKind().(type) {
 	case *linkv1.Frame_Request:
 		c.request(kind.Request)
+	case *linkv1.Frame_Message:
+		if m, err := messageOf(kind.Message); err == nil {
+			c.message(m)
+		}
 	case *linkv1.Frame_Ack:
 		c.ack(kind.Ack)
 	case *linkv1.Frame_Hello:
@@ -300,6 +308,7 @@ func (c *conn) answer(call call, frame *linkv1.Frame, reason errs.Reason, link *
 	defer c.mu.Unlock()
 	c.state.Answered()
 	c.send(frame)
+	defer c.leaveReplaced()
 	if c.over { // a connection that has ended has told its instances to the hub already
 		return
 	}

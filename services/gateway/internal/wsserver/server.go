@@ -16,6 +16,7 @@ import (
 
 	"github.com/berth-dev/berth/services/gateway/internal/door"
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
+	"github.com/berth-dev/berth/services/gateway/internal/messages"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
 )
@@ -30,6 +31,12 @@ type Upstream interface {
 	CloseSession(serverID string, epoch int64, instances []string)
 	TakenOver(serverID string, epoch int64)
 	Ack(instanceID string, linkEpoch, offset int64)
+}
+
+// Messages takes what game servers say and may be lost. It is safe for concurrent use.
+type Messages interface {
+	// Send queues a message, and returns why it is lost if it is. It does not block and keeps nothing of the message.
+	Send(m messages.Message) error
 }
 
 // Limits bound what one connection may do and what may wait for it. Zero fields mean the defaults.
@@ -58,6 +65,8 @@ type Config struct {
 	Hub *hub.Hub
 	// Upstream is game-instance.
 	Upstream Upstream
+	// Messages is where messages go that may be lost.
+	Messages Messages
 	// Limits bound each connection.
 	Limits Limits
 	// Heartbeat is how often a connection is pinged; one that was silent for two of them is dead. Default 10 s.
