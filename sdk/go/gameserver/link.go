@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"time"
@@ -110,6 +111,7 @@ func (h *Host) dial(ctx context.Context) (*socket, error) {
 		header.Set("Traceparent", h.doc.Traceparent)
 	}
 	sock := &socket{open: make(map[int64]struct{}), leave: make(chan struct{}, 1)}
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { sock.wire = got.Conn }})
 	conn, resp, err := websocket.Dial(ctx, //nolint:bodyclose // the WebSocket package closes it
 		at(h.doc, "/v1/link"), &websocket.DialOptions{
 			HTTPClient:     h.http,

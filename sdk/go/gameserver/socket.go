@@ -2,8 +2,10 @@ package gameserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -32,6 +34,7 @@ var (
 // socket is one connection to the gateway.
 type socket struct {
 	conn    *websocket.Conn
+	wire    net.Conn // what is below conn
 	session string
 	auth    *linkv1.Credentials // the handles of both tokens
 
@@ -114,6 +117,10 @@ func (h *Host) serve(soft, hard context.Context, sock *socket) error {
 	defer sock.watch.Stop()
 
 	var tasks sync.WaitGroup
+	tasks.Go(func() {
+		<-ctx.Done()
+		sock.hangUp()
+	})
 	tasks.Go(func() { cut(h.writeFrames(ctx, sock)) })
 	tasks.Go(func() { h.keepFresh(ctx) })
 	tasks.Go(func() {
@@ -126,7 +133,7 @@ func (h *Host) serve(soft, hard context.Context, sock *socket) error {
 		case <-ctx.Done():
 			return
 		}
-		_ = sock.conn.Close(websocket.StatusNormalClosure, "") // it waits for the gateway's answer, and no longer than ctx
+		_ = sock.conn.Close(websocket.StatusNormalClosure, "") // it waits for the gateway's answer, and no longer than the wire is there
 		cut(nil)
 	})
 	err := h.readFrames(ctx, sock)
@@ -140,6 +147,17 @@ func (h *Host) serve(soft, hard context.Context, sock *socket) error {
 	_ = sock.conn.CloseNow()
 	tasks.Wait()
 	return err
+}
+
+// hangUp cuts the connection, whatever else is done with it at the moment. CloseNow of the WebSocket package does not: while Close waits for
+// the gateway's answer, for up to 5 s of its own and heeding no context, CloseNow only waits for Close. The same goes for TLS, whose Close
+// first says goodbye.
+func (k *socket) hangUp() {
+	wire := k.wire
+	if secured, ok := wire.(*tls.Conn); ok {
+		wire = secured.NetConn()
+	}
+	_ = wire.Close()
 }
 
 // readFrames never waits for anything but the gateway.
