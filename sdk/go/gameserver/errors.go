@@ -138,6 +138,12 @@ func superseded(err error) bool {
 	return refusedFor(err, reasonSuperseded)
 }
 
+// replaced reports whether the session has a newer connection.
+func replaced(err error) bool {
+	var closed *CloseError
+	return errors.As(err, &closed) && closed.Code == linkv1.CloseCode_CLOSE_CODE_REPLACED
+}
+
 // refusedFor reports whether Berth refused for this reason.
 func refusedFor(err error, reason string) bool {
 	var refused *Error

@@ -42,10 +42,10 @@ type Server struct {
 	linked   chan struct{} // closed when it is linked for the first time
 	ending   ending
 	unlinked bool               // the instance was given up; written before the end
-	stop     context.CancelFunc // ends the delivery of events; nil before that has begun
+	stop     context.CancelFunc // ends the delivery of events; nil before that has begun; guarded by the host, and not written again
 	delivery chan struct{}      // closed when nothing is delivered any more
 
-	// Used by the goroutine that keeps the link only.
+	// Guarded by the host's turn.
 	rolledBack bool // Berth said that its store has lost writes, and the instance was not linked since
 	gaveUp     bool // Unlink has succeeded
 

@@ -46,7 +46,9 @@ type Host struct {
 	refetch   chan struct{} // an inbox has room again for what was left out; holds one
 	deliver   func(*Server) // starts to hand events to the game
 
-	run run // what only the goroutine that keeps the link uses
+	run  run           // what only the goroutine that keeps the link uses
+	over chan struct{} // the link of a single host is over; holds one
+	turn sync.Mutex    // whoever deals with what a gateway said has it, for there may be two connections during a move
 
 	mu      sync.Mutex
 	servers map[string]*Server // by instance: those that are linked, or are being linked; at most maxInstances but for Create
@@ -143,6 +145,7 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 		wake:        writer,
 		refetch:     make(chan struct{}, 1),
 		run:         run{nonce: rand.Text()},
+		over:        make(chan struct{}, 1),
 		servers:     make(map[string]*Server),
 		offered:     make(chan struct{}, 1),
 		opened:      make(chan struct{}),
@@ -189,7 +192,9 @@ func (h *Host) start() {
 	h.stop, h.abort = stop, abort
 	h.deliver = func(s *Server) {
 		ctx, stop := context.WithCancel(soft)
+		h.mu.Lock()
 		s.stop = stop
+		h.mu.Unlock()
 		h.tasks.Go(func() {
 			defer close(s.delivery)
 			defer stop()

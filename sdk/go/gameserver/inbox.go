@@ -104,11 +104,14 @@ func (in *inbox) relink(offset int64, e *Relinked) {
 	in.push(entry{event: *e})
 }
 
-// resumed says that everything after the acknowledged offset will come again.
-func (in *inbox) resumed() {
+// resumed says that everything after this offset, which Hello has acknowledged, comes again.
+func (in *inbox) resumed(told int64) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.leftOut = false
+	in.leftOut, in.told = false, told
+	if in.acked > told { // the game has gone on since
+		in.due()
+	}
 }
 
 // end says that nothing will follow.
@@ -155,11 +158,10 @@ func (in *inbox) took(offset int64) {
 	}
 }
 
-// offset returns up to where the game has taken everything, for Hello, which acknowledges it.
+// offset returns up to where the game has taken everything, for Hello, which acknowledges it; see resumed.
 func (in *inbox) offset() int64 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.told = in.acked
 	return in.acked
 }
 

@@ -285,7 +285,7 @@ func (o *outbox) number(c *call) {
 func (o *outbox) next(via *socket) (_ *call, in time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(via.open) >= via.window {
+	if via.left || len(via.open) >= via.window {
 		return nil, 0
 	}
 	o.scan++
@@ -330,7 +330,7 @@ func (o *outbox) next(via *socket) (_ *call, in time.Duration) {
 // answered takes in an answer and returns its call; nil for one that is answered already or forgotten. Unless the call settles its
 // answers itself, everything is done then.
 func (o *outbox) answered(via *socket, r *linkv1.Response) *call {
-	c := o.hold(via, r.GetId())
+	c := o.hold(via, r.GetId(), r.GetError() != nil)
 	if c == nil || c.settle != nil {
 		return c
 	}
@@ -351,7 +351,7 @@ func (o *outbox) answered(via *socket, r *linkv1.Response) *call {
 
 // refuse answers a call that cannot be sent.
 func (o *outbox) refuse(via *socket, c *call, e *linkv1.Error) {
-	switch c = o.hold(via, c.id); {
+	switch c = o.hold(via, c.id, true); {
 	case c == nil:
 	case c.repair:
 		o.repaired(c, e)
@@ -360,17 +360,22 @@ func (o *outbox) refuse(via *socket, c *call, e *linkv1.Error) {
 	}
 }
 
-// hold returns the call that is answered, which is not sent again meanwhile; nil for one that has its answer.
-func (o *outbox) hold(via *socket, id int64) *call {
+// hold returns the call that is answered, which is not sent again meanwhile; nil for one that has its answer. What a gateway that the
+// server has moved away from refuses, the next one is asked; and it is the next one that links.
+func (o *outbox) hold(via *socket, id int64, refused bool) *call {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(via.open, id)
+	via.signalSettled()
 	wake(o.wakeWriter)
 	i := slices.IndexFunc(o.calls, func(c *call) bool { return c.id == id && c.id != 0 && !c.held })
 	if i < 0 {
 		return nil
 	}
 	c := o.calls[i]
+	if via.left && (refused || c.settle != nil) {
+		return nil
+	}
 	c.held = true
 	if c.overdue != nil {
 		c.overdue.Stop()
@@ -410,6 +415,39 @@ func (o *outbox) resumed(l *ledger, via *socket, epoch int64) {
 	defer o.mu.Unlock()
 	l.via, l.epoch = via, epoch
 	wake(o.wakeWriter)
+}
+
+// leave says that the server has moved away from a connection: nothing goes out over it any more, and what is not answered goes out over
+// the next one.
+func (o *outbox) leave(via *socket) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	via.left = true
+	via.signalSettled()
+}
+
+// frame returns the frame of a call that is to be sent on this socket, with both credentials; nil if the server has moved away meanwhile, so
+// that another one sends it.
+func (o *outbox) frame(via *socket, c *call) *linkv1.Frame {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if c.via != via {
+		return nil
+	}
+	r := &linkv1.Request{
+		Id: c.id, Auth: via.auth, LinkEpoch: c.epoch, Method: c.method, Payload: c.payload, LastRequest: c.lastDone,
+	}
+	if c.of.server != nil {
+		r.InstanceId = c.of.server.id
+	}
+	return &linkv1.Frame{Kind: &linkv1.Frame_Request{Request: r}}
+}
+
+// hasLeft reports whether the server has moved away from a connection.
+func (o *outbox) hasLeft(via *socket) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return via.left
 }
 
 // relinked says at which revision the instance was linked anew, from which things go on. Calls wait until resumed says where.

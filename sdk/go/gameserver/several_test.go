@@ -156,7 +156,7 @@ func TestAnAnswerAtTheLastMoment(t *testing.T) {
 	early, late := add(t, o, l), add(t, o, l)
 	for _, c := range []*call{early, late} {
 		sendsNext(t, o, via, c)
-		o.hold(via, c.id)
+		o.hold(via, c.id, false)
 	}
 	if !o.hand(early, &linkv1.Response{Id: early.id}) || o.remove(early) == nil {
 		t.Error("the answer that was handed over is lost")
