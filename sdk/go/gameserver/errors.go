@@ -44,6 +44,7 @@ const (
 	reasonExpired        = "CREDENTIALS_EXPIRED"
 	reasonRevoked        = "CREDENTIALS_REVOKED"
 	reasonRateLimited    = "RATE_LIMITED"
+	reasonInvalid        = "VALIDATION_FAILED"
 )
 
 // errorDomain is the domain of Berth's reasons where there could be others.

@@ -34,6 +34,8 @@ func (h *Host) received(sock *socket, f *linkv1.Frame) error {
 	case h.outbox.hasLeft(sock):
 	case f.GetNotification() != nil:
 		return h.notified(sock, f.GetNotification())
+	case f.GetMessage() != nil:
+		h.heard(sock, f.GetMessage())
 	case f.GetAssignment() != nil:
 		h.assigned(f.GetAssignment().GetInstanceId())
 	case f.GetMove() != nil:
@@ -50,6 +52,12 @@ func (h *Host) responded(sock *socket, r *linkv1.Response) error {
 	if errorOf(r.GetError()).expired() {
 		h.tokens.expired(time.Now())
 	}
+	if r.GetId() == 0 { // it is about an ephemeral message
+		if e := errorOf(r.GetError()); h.complaints.due() {
+			h.log.Warn("an ephemeral message was not passed on", "reason", e.Reason, "message", e.Message)
+		}
+		return nil
+	}
 	c := h.outbox.answered(sock, r)
 	switch {
 	case c == nil:
@@ -59,6 +67,7 @@ func (h *Host) responded(sock *socket, r *linkv1.Response) error {
 	}
 	s := c.of.server
 	switch e := errorOf(r.GetError()); {
+	case e.staleLink() && !e.rolledBack() && h.outbox.linkedSince(c):
 	case e.staleLink():
 		s.rolledBack = s.rolledBack || e.rolledBack()
 		return e
@@ -88,6 +97,10 @@ func (h *Host) notified(sock *socket, n *linkv1.Notification) error {
 	case last:
 		h.end(s, supersededError(n.GetEvent().GetSuperseded().GetMessage()))
 	case queued:
+		if n.GetEvent().GetResync() != nil {
+			s.resync = true
+			h.link(s)
+		}
 		if n.GetEvent().GetTerminated() != nil && !h.single { // of a single one Berth closes the link
 			h.finish(s, nil)
 		}
@@ -111,6 +124,11 @@ func (h *Host) writeFrames(ctx context.Context, sock *socket) error {
 		}
 		if finishing {
 			return nil
+		}
+		for _, m := range h.said.take() {
+			if err := h.say(ctx, sock, m); err != nil {
+				return err
+			}
 		}
 		c, in := h.outbox.next(sock)
 		if c != nil {

@@ -47,6 +47,7 @@ type Server struct {
 
 	// Guarded by the host's turn.
 	rolledBack bool // Berth said that its store has lost writes, and the instance was not linked since
+	resync     bool // Berth said that more has changed than it tells, and the instance was not linked since
 	gaveUp     bool // Unlink has succeeded
 
 	// Guarded by the host.
@@ -54,7 +55,8 @@ type Server struct {
 	given bool // somebody has it
 	ended bool
 
-	ackDue bool // it is in the host's acks, which guards this
+	ackDue   bool  // it is in the host's acks, which guards this
+	saidLast int64 // the sequence of the last ephemeral message; guarded by the host's sayings
 }
 
 // Connect links this server to the instance of its bootstrap document and returns when it is linked. While the gateway

@@ -42,6 +42,7 @@ type Host struct {
 	creates   *ledger // for the calls that are about no instance yet
 	refreshes *ledger // for those that refresh the tokens, one at a time
 	acks      acks
+	said      sayings
 	wake      chan struct{} // wakes the writer of the socket: there may be something to send; holds one
 	refetch   chan struct{} // an inbox has room again for what was left out; holds one
 	deliver   func(*Server) // starts to hand events to the game
@@ -49,6 +50,8 @@ type Host struct {
 	run  run           // what only the goroutine that keeps the link uses
 	over chan struct{} // the link of a single host is over; holds one
 	turn sync.Mutex    // whoever deals with what a gateway said has it, for there may be two connections during a move
+
+	complaints sometimes // of ephemeral messages; guarded by turn
 
 	mu      sync.Mutex
 	servers map[string]*Server // by instance: those that are linked, or are being linked; at most maxInstances but for Create
@@ -142,6 +145,7 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 		creates:     newLedger(log),
 		refreshes:   newLedger(log),
 		acks:        acks{wakeWriter: writer},
+		said:        sayings{wakeWriter: writer},
 		wake:        writer,
 		refetch:     make(chan struct{}, 1),
 		run:         run{nonce: rand.Text()},

@@ -26,6 +26,7 @@ type inbox struct {
 	ackAgain bool    // Berth sent an entry again that the game had taken
 	leftOut  bool    // entries after seen did not fit
 	over     bool    // nothing will follow
+	messages recentIDs
 }
 
 type entry struct {
@@ -75,8 +76,23 @@ func (in *inbox) accept(n *linkv1.Notification, apply func(*gameserverv1.Instanc
 	}
 	in.seen = n.GetOffset()
 	apply(n.GetEvent())
-	in.push(entry{n.GetOffset(), eventOf(n.GetEvent())})
+	next := entry{n.GetOffset(), eventOf(n.GetEvent())}
+	if m, ok := next.event.(MessageReceived); ok && !in.messages.add(m.ID) {
+		next.event = nil // it came before, under another offset; this one is acknowledged after that
+	}
+	in.push(next)
 	return queued
+}
+
+// mention queues what may be lost, and reports whether there was room for it.
+func (in *inbox) mention(e Event) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.over || len(in.queue) >= maxHeardAhead {
+		return in.over
+	}
+	in.push(entry{event: e})
+	return true
 }
 
 // push appends to the queue; the caller holds the lock.

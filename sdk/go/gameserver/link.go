@@ -207,6 +207,8 @@ func (h *Host) welcomed(sock, old *socket, hello *linkv1.Hello, w *linkv1.Welcom
 	defer h.turn.Unlock()
 	if old != nil {
 		h.outbox.leave(old)
+	} else {
+		h.said.take() // it was said while there was no connection
 	}
 	h.run.resumeKey, h.run.refreshed = w.GetResumeKey(), false
 	epochs := make(map[string]int64, len(w.GetInstances()))
@@ -222,7 +224,7 @@ func (h *Host) welcomed(sock, old *socket, hello *linkv1.Hello, w *linkv1.Welcom
 			s.rolledBack = true
 		}
 		said, wasNamed := told[s.id]
-		if epoch, goesOn := epochs[s.id]; goesOn && wasNamed && !s.rolledBack {
+		if epoch, goesOn := epochs[s.id]; goesOn && wasNamed && !s.rolledBack && !s.resync {
 			h.outbox.forgetLink(s.ledger)
 			h.outbox.resumed(s.ledger, sock, epoch)
 			s.inbox.resumed(said)
@@ -267,7 +269,7 @@ func (h *Host) linkAnswered(via *socket, s *Server, c *call, r *linkv1.Response)
 		h.end(s, fmt.Errorf("link: %w", refused))
 		return nil
 	}
-	if h.single { // perhaps another gateway can
+	if _, here := h.outbox.linkOf(s.ledger, via); h.single && !here { // perhaps another gateway can
 		h.outbox.repeat(c)
 		if refused.mishap() {
 			return fmt.Errorf("the instance could not be linked: %s", refused.Message)
@@ -291,7 +293,7 @@ func (s *Server) linkedTo(via *socket, start *gameserverv1.LinkResponse) {
 	if lost {
 		s.repair(revision)
 	}
-	s.rolledBack = false
+	s.rolledBack, s.resync = false, false
 	o.forgetLink(l)
 	o.relinked(l, revision)
 	if first {

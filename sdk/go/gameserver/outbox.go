@@ -464,6 +464,14 @@ func (o *outbox) linkOf(l *ledger, via *socket) (epoch int64, here bool) {
 	return l.epoch, l.via == via
 }
 
+// linkedSince reports whether a call that was refused went out with another epoch than its instance has now, or may have soon, so that it
+// is only to be made again.
+func (o *outbox) linkedSince(c *call) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return c.of.link != nil || c.epoch != c.of.epoch
+}
+
 // creating returns the number of the oldest CreateAndLink whose outcome is open, or 0.
 func (o *outbox) creating() int64 {
 	o.mu.Lock()
