@@ -9,7 +9,7 @@ import (
 )
 
 // Event is something that happened to the instance and that the game should know: PlayersAdded, PlayersRemoved,
-// PlayersUpdated, GameDataUpdated, MessageReceived, Terminated, Superseded or Relinked. What the server did itself comes back as no event.
+// PlayersUpdated, GameDataUpdated, MessageReceived, Terminated, Superseded, Orphaned or Relinked. What the server did itself comes back as no event.
 type Event interface{ event() }
 
 // PlayersAdded says that players were added; expect them.

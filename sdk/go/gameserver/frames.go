@@ -73,6 +73,8 @@ func (h *Host) responded(sock *socket, r *linkv1.Response) error {
 		return e
 	case superseded(e):
 		h.end(s, e)
+	case e.unknown():
+		h.orphan(s, e)
 	case s.gaveUp: // by this answer
 		h.end(s, errUnlinked)
 	}

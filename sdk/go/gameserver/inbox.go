@@ -19,7 +19,7 @@ type inbox struct {
 	refetch chan<- struct{} // entries were left out and there is room for them now; holds one
 
 	mu       sync.Mutex
-	queue    []entry // at most maxEvents, and on top two Relinked and a Superseded
+	queue    []entry // at most maxEvents, and on top two Relinked, and a Superseded or an Orphaned
 	seen     int64   // the offset of the last entry that went into the queue
 	acked    int64   // the offset of the last entry that the game took
 	told     int64   // the offset of the last entry that was acknowledged
@@ -99,6 +99,13 @@ func (in *inbox) mention(e Event) bool {
 func (in *inbox) push(e entry) {
 	in.queue = append(in.queue, e)
 	wake(in.filled)
+}
+
+// finally queues what comes after everything that waits; see end.
+func (in *inbox) finally(e Event) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.push(entry{event: e})
 }
 
 // relink starts the sequence anew after offset and tells the game so, unless this is the first link.

@@ -265,6 +265,9 @@ func (h *Host) linkAnswered(via *socket, s *Server, c *call, r *linkv1.Response)
 	case refused.expired() || refused.rateLimited(): // another connection would not help
 		h.outbox.putOff(c, refused)
 		return nil
+	case refused.unknown() && s.wasLinked():
+		h.orphan(s, refused)
+		return nil
 	case !refused.temporary() && !refused.mishap():
 		h.end(s, fmt.Errorf("link: %w", refused))
 		return nil
@@ -281,12 +284,17 @@ func (h *Host) linkAnswered(via *socket, s *Server, c *call, r *linkv1.Response)
 	return nil
 }
 
+// wasLinked reports whether the instance was ever linked.
+func (s *Server) wasLinked() bool {
+	epoch, _ := s.host.outbox.linkOf(s.ledger, nil)
+	return epoch != 0
+}
+
 // linkedTo takes over the start data of a link over this socket.
 func (s *Server) linkedTo(via *socket, start *gameserverv1.LinkResponse) {
 	o, l := s.host.outbox, s.ledger
 	revision := start.GetInstance().GetRevision()
-	before, _ := o.linkOf(l, nil)
-	first := before == 0
+	first := !s.wasLinked()
 	s.match.start(start.GetInstance())
 	// Numbers never go back, unless writes are lost.
 	lost := !first && (s.rolledBack || revision < o.known(l))

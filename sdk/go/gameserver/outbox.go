@@ -2,6 +2,7 @@ package gameserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -91,6 +92,9 @@ func newOutbox(wakeWriter chan<- struct{}) *outbox { return &outbox{wakeWriter: 
 // the last refusal, or when ctx or what the call belongs to has ended.
 func (o *outbox) do(ctx context.Context, over *ending, c *call) error {
 	if err := o.add(ctx, over.done, c); err != nil {
+		if errors.Is(err, ErrClosed) {
+			err = over.closed() // it is over by then
+		}
 		return fmt.Errorf("gameserver: %s: %w", c.method, err)
 	}
 	defer o.remove(c)
