@@ -120,6 +120,10 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 	doc, tokens := withoutTokens(o.bootstrap)
 	claimCode := o.bootstrap.Claim
 	o.bootstrap = nil
+	var err error
+	if o.queue, err = o.queue.complete(); err != nil {
+		return nil, err
+	}
 	payload, err := proto.Marshal(&gameserverv1.LinkRequest{Endpoints: o.endpoints, ServerVersion: o.version})
 	if err != nil {
 		return nil, fmt.Errorf("the server's endpoints or version: %w", err)
@@ -142,8 +146,8 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 		keys:        keys,
 		verifier:    token.NewVerifier(keys),
 		outbox:      newOutbox(writer),
-		creates:     newLedger(log),
-		refreshes:   newLedger(log),
+		creates:     newLedger(log, o.queue),
+		refreshes:   newLedger(log, o.queue),
 		acks:        acks{wakeWriter: writer},
 		said:        sayings{wakeWriter: writer},
 		wake:        writer,

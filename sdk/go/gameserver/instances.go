@@ -61,7 +61,7 @@ func (h *Host) newServer(instance string) *Server {
 
 		delivery: make(chan struct{}),
 	}
-	s.ledger = newLedger(s.log)
+	s.ledger = newLedger(s.log, h.options.queue)
 	s.ledger.server = s
 	s.inbox = newInbox(func() { h.acks.add(s) }, h.refetch)
 	h.servers[instance] = s

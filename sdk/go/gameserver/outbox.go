@@ -12,9 +12,6 @@ import (
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 )
 
-// maxCalls bounds the calls of one instance in the outbox. Overflow: a further call waits for room until its context ends.
-const maxCalls = 1024
-
 // call is a request that is kept until it is answered, or its caller has gone.
 type call struct {
 	of      *ledger
@@ -54,7 +51,7 @@ type call struct {
 type ledger struct {
 	server *Server // nil for the calls that are about no instance yet
 	log    *slog.Logger
-	room   chan struct{} // one token a call that somebody waits for
+	room   *room // for calls that somebody waits for
 
 	via      *socket // the socket over which the instance is linked; its calls go out on no other
 	epoch    int64   // of the link; 0 before the first
@@ -72,8 +69,8 @@ type ledger struct {
 	blocked bool  // a repair has to be answered first
 }
 
-func newLedger(log *slog.Logger) *ledger {
-	return &ledger{log: log, room: make(chan struct{}, maxCalls)}
+func newLedger(log *slog.Logger, queue QueuePolicy) *ledger {
+	return &ledger{log: log, room: &room{policy: queue}}
 }
 
 // outbox holds the calls of all instances that are not answered yet, and numbers them.
@@ -151,20 +148,16 @@ func pause(ctx context.Context, over *ending, d time.Duration) bool {
 	}
 }
 
-// add queues a call; the caller must remove it.
+// add queues a call; the caller must remove it. Overflow: as the room's policy says.
 func (o *outbox) add(ctx context.Context, done <-chan struct{}, c *call) error {
-	select {
-	case c.of.room <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-done:
-		return ErrClosed
+	if err := c.of.room.take(ctx, done, len(c.payload)); err != nil {
+		return err
 	}
 	c.answer = make(chan *linkv1.Response, 1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if c.of.closed {
-		<-c.of.room
+		c.of.room.give(len(c.payload))
 		return ErrClosed
 	}
 	o.calls = append(o.calls, c)
@@ -224,7 +217,7 @@ func (o *outbox) drop(c *call) {
 	case c.of.link == c:
 		c.of.link = nil
 	case !c.repair:
-		<-c.of.room
+		c.of.room.give(len(c.payload))
 	}
 	if c.overdue != nil {
 		c.overdue.Stop()
