@@ -38,7 +38,7 @@ func TestTheDocumentSaysTheSameOfEveryCloseCode(t *testing.T) {
 		t.Fatal(err)
 	}
 	said := make(map[string]string)
-	for _, m := range regexp.MustCompile("(?m)^\\| (4\\d{3}) \\| `([A-Z_]+)` \\|.*\\| (yes|no) \\|$").FindAllStringSubmatch(string(raw), -1) {
+	for _, m := range regexp.MustCompile("(?m)^\\| (4\\d{3}) \\| `([A-Z_]+)` \\|.*\\| (yes|after|no) \\|$").FindAllStringSubmatch(string(raw), -1) {
 		said[m[2]] = m[1] + " " + m[3]
 	}
 	for n, name := range linkv1.CloseCode_name {
@@ -46,6 +46,9 @@ func TestTheDocumentSaysTheSameOfEveryCloseCode(t *testing.T) {
 		want := fmt.Sprintf("%d no", n)
 		if reconnect(code) {
 			want = fmt.Sprintf("%d yes", n)
+		}
+		if code == linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE { // yes, with a pause
+			want = fmt.Sprintf("%d after", n)
 		}
 		if code != 0 && said[codeName(code)] != want {
 			t.Errorf("%s: the document says %q, and the code %q", name, said[codeName(code)], want)
