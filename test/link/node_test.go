@@ -41,12 +41,19 @@ func node(t *testing.T) (program, client string) {
 // is away.
 func TestAClientInNodePlaysAMatch(t *testing.T) {
 	program, client := node(t)
-	for _, credentials := range []string{"tokens", "claim"} {
-		t.Run(credentials, func(t *testing.T) {
+	for name, c := range map[string]struct {
+		credentials, more string
+		events            int
+	}{
+		"it resumes":                  {"tokens", "", 3},
+		"it takes a snapshot":         {"tokens", ", --snapshot", 2}, // what happened while it was away is in there
+		"it begins with a claim code": {"claim", "", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
 			way := newProxy(t)
 			config := filepath.Join(t.TempDir(), "berth.yaml")
-			write(t, config, fmt.Sprintf("providers:\n  - {name: local, kind: process, credentials: %s, process: {builds: {node: {command: %q, args: [%q, --gateway, %q, --refresh-after, \"0.1\"]}}}}\n",
-				credentials, program, client, "http://"+way.addr()))
+			write(t, config, fmt.Sprintf("providers:\n  - {name: local, kind: process, credentials: %s, process: {builds: {node: {command: %q, args: [%q, --gateway, %q, --refresh-after, \"0.1\"%s]}}}}\n",
+				c.credentials, program, client, "http://"+way.addr(), c.more))
 			s := start(t, dev.Options{Config: config})
 			way.leadTo(strings.TrimPrefix(s.Gateway, "http://"))
 			id := s.create(t, "node")
@@ -71,7 +78,7 @@ func TestAClientInNodePlaysAMatch(t *testing.T) {
 				}
 				return nil
 			})
-			s.judge(t, id)
+			s.judge(t, id, c.events)
 			eventually(t, "the server has left in good order", func() error {
 				if out := s.output(t); !strings.Contains(out, `"reason":"left"`) {
 					return fmt.Errorf("it says %s", out)
@@ -100,7 +107,7 @@ func (s *stack) plays(t *testing.T, id string, players ...string) {
 }
 
 // judge looks at the result: everybody was there, each event came once and in order, and it took two connections and a refresh.
-func (s *stack) judge(t *testing.T, id string) {
+func (s *stack) judge(t *testing.T, id string, events int) {
 	t.Helper()
 	inst := s.instance(t, id)
 	raw, err := json.Marshal(inst["result"])
@@ -121,7 +128,7 @@ func (s *stack) judge(t *testing.T, id string) {
 	if !reflect.DeepEqual(got.Players, []string{"ann", "bob", "cid"}) || got.Connections < 2 || got.Refreshed < 1 {
 		t.Errorf("the result is %s", raw)
 	}
-	if len(got.Offsets) != 3 || !slices.IsSorted(got.Offsets) || len(slices.Compact(slices.Clone(got.Offsets))) != 3 {
+	if len(got.Offsets) != events || !slices.IsSorted(got.Offsets) || len(slices.Compact(slices.Clone(got.Offsets))) != events {
 		t.Errorf("events came as %v", got.Offsets)
 	}
 }

@@ -1,9 +1,10 @@
 // A game server that speaks the link at level 1, in the sub-protocol berth.v1.json. It is written from docs/link-protocol.md and docs/bootstrap.md
 // alone and shares no code with Berth: what it needs and does not find there is missing there.
 //
-//   node client.mjs [--gateway URL] [--refresh-after SECONDS]
+//   node client.mjs [--gateway URL] [--refresh-after SECONDS] [--snapshot]
 //
-// --gateway goes to another address than the bootstrap document's, such as a proxy's; --refresh-after refreshes the tokens so long after the start.
+// --gateway goes to another address than the bootstrap document's, such as a proxy's; --refresh-after refreshes the tokens so long after the start;
+// --snapshot does not resume after a reconnect, but links again and takes the snapshot.
 
 import { randomBytes } from 'node:crypto'
 import { EventEmitter } from 'node:events'
@@ -49,9 +50,9 @@ async function bootstrap() {
 //   event(event)        what a backend did, once each, in order
 //   over(reason)        there is nothing left to do; nothing follows
 class Link extends EventEmitter {
-  constructor(doc, { refreshAfter } = {}) {
+  constructor(doc, { refreshAfter, snapshot } = {}) {
     super()
-    Object.assign(this, { doc, game: doc.game, social: doc.social, refreshAfter })
+    Object.assign(this, { doc, game: doc.game, social: doc.social, refreshAfter, snapshot })
     this.nonce = randomBytes(16).toString('hex')
     this.requests = new Map() // without an answer, by number, in order of the numbers
     this.lastId = 0
@@ -129,7 +130,7 @@ class Link extends EventEmitter {
   hello() {
     const hello = { sdk: 'node-level-1/1.0', nonce: this.nonce }
     if (this.resumeKey) hello.resumeKey = this.resumeKey
-    if (this.linkEpoch) hello.instances = [{ instanceId: this.doc.instance, lastOffset: this.lastOffset, linkEpoch: this.linkEpoch }]
+    if (this.linkEpoch && !this.snapshot) hello.instances = [{ instanceId: this.doc.instance, lastOffset: this.lastOffset, linkEpoch: this.linkEpoch }]
     this.send('hello', hello)
   }
 
@@ -275,10 +276,10 @@ class Link extends EventEmitter {
 
 // ---- the game: it writes down who is in it, until a backend asks it to finish
 
-const { values: flags } = parseArgs({ options: { gateway: { type: 'string' }, 'refresh-after': { type: 'string' } } })
+const { values: flags } = parseArgs({ options: { gateway: { type: 'string' }, 'refresh-after': { type: 'string' }, snapshot: { type: 'boolean' } } })
 const doc = await bootstrap()
 if (flags.gateway) doc.gateway = flags.gateway
-const link = new Link(doc, { refreshAfter: flags['refresh-after'] && 1000 * Number(flags['refresh-after']) })
+const link = new Link(doc, { refreshAfter: flags['refresh-after'] && 1000 * Number(flags['refresh-after']), snapshot: flags.snapshot })
 const players = new Set()
 const offsets = []
 let open = false
