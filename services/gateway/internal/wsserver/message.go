@@ -5,8 +5,11 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 
 	"github.com/berth-dev/berth/services/gateway/internal/messages"
 )
@@ -133,8 +136,20 @@ func (c *conn) Message(instance, topic, data []byte) {
 		c.srv.cfg.Metrics.MessagesLost.WithLabelValues(metricsSlow).Inc()
 	default:
 		c.srv.cfg.Metrics.MessagesOut.Inc()
+		c.queueMessage(instance, topic, data)
+	}
+}
+
+// queueMessage queues a message for the server. One whose data is none is dropped. The caller holds mu.
+func (c *conn) queueMessage(instance, topic, data []byte) {
+	if !c.codec.Text() {
 		c.out.add(encodeMessage(instance, topic, data))
 		c.startWriter()
+		return
+	}
+	said := new(typev1.Data)
+	if proto.Unmarshal(data, said) == nil {
+		c.send(&linkv1.Frame{Kind: &linkv1.Frame_Message{Message: &linkv1.Message{InstanceId: string(instance), Topic: string(topic), Data: said}}})
 	}
 }
 

@@ -46,8 +46,8 @@ func (c *conn) read() {
 			c.Close(linkv1.CloseCode_CLOSE_CODE_FRAME_TOO_LARGE, "the frame is larger than Welcome allows")
 			_, err = io.Copy(io.Discard, r)
 		case err != nil:
-		case typ != websocket.MessageBinary:
-			c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the sub-protocol "+Subprotocol+" has binary frames only")
+		case typ != messageType(c.codec):
+			c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "frames of the sub-protocol "+c.codec.Subprotocol()+" are no "+typeName(typ)+" messages")
 		default:
 			c.handle(*buf)
 		}
@@ -58,6 +58,14 @@ func (c *conn) read() {
 			return
 		}
 	}
+}
+
+// typeName is how messages of a type are called in docs/link-protocol.md.
+func typeName(t websocket.MessageType) string {
+	if t == websocket.MessageText {
+		return "text"
+	}
+	return "binary"
 }
 
 // readAll reads a frame.
@@ -82,11 +90,13 @@ func (c *conn) readAll(r io.Reader, buf []byte) ([]byte, error) {
 
 // handle deals with one frame. raw is not kept.
 func (c *conn) handle(raw []byte) {
-	if m, ok := decodeMessage(raw); ok {
-		c.message(m)
-		return
+	if !c.codec.Text() {
+		if m, ok := decodeMessage(raw); ok {
+			c.message(m)
+			return
+		}
 	}
-	frame, err := decode(raw)
+	frame, err := c.codec.Decode(raw)
 	if err != nil {
 		c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the frame is not a berth.link.v1.Frame")
 		return
@@ -261,6 +271,10 @@ func (c *conn) request(r *linkv1.Request) {
 		c.refuse(call, errs.New(errs.LimitExceeded, "this connection has too many linked instances; end or unlink some over it, and acknowledge the notifications of those that are over"))
 		return
 	}
+	if r.Payload, err = c.codec.Payload(call.method, r.GetPayload()); err != nil {
+		c.refuse(call, err)
+		return
+	}
 	r.Auth = nil // they go no further
 	ctx, span := c.srv.cfg.Tracer.Start(c.traceOf(call), "link request")
 	c.srv.cfg.Upstream.Relay(caller, r, tracing.Traceparent(ctx), func(resp *sessionv1.RelayResponse, err error) { //nolint:contextcheck // calls go by their own time
@@ -287,13 +301,27 @@ func (c *conn) relayed(call call, resp *sessionv1.RelayResponse, err error) {
 	if err == nil {
 		reason = errs.Reason(answer.GetError().GetReason())
 		answer.Id = call.id
-		deliver = func() { c.answer(call, responseFrame(answer), reason, resp.GetLink()) }
+		deliver = func() { c.answer(call, responseFrame(c.translated(call, answer)), reason, resp.GetLink()) }
 	}
 	if call.method == methodRefresh {
 		c.refreshed(answer.GetResult(), reason, deliver)
 		return
 	}
 	deliver()
+}
+
+// translated returns an answer as it is written on this connection.
+func (c *conn) translated(call call, answer *linkv1.Response) *linkv1.Response {
+	result, ok := answer.GetOutcome().(*linkv1.Response_Result)
+	if !ok {
+		return answer
+	}
+	raw, err := c.codec.Result(call.method, result.Result)
+	if err != nil {
+		c.srv.cfg.Log.Error("a result could not be translated", append(identity(c.pair.Server()), "method", call.method, "error", err)...)
+		return failureFrame(call.id, errs.New(errs.Internal, "internal error")).GetResponse()
+	}
+	return &linkv1.Response{Id: answer.GetId(), Outcome: &linkv1.Response_Result{Result: raw}}
 }
 
 // refuse answers a request with an error that was found here.
