@@ -131,25 +131,31 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	up := upstream.New(upstream.Config{Conn: conns.sessions, Streams: cfg.RelayStreams, CallTimeout: cfg.RequestTimeout, Log: b.Log(), Metrics: counts})
 	b.Run("upstream", up.Run)
 
+	var keeper *incarnation.Keeper
+	alive := func() bool { _, err := keeper.Current(); return err == nil }
 	subscription := broker.New(broker.Config{
 		Client: p.store, Log: b.Log(), Metrics: counts,
 		Deliver: func(e *eventv1.Envelope) {
+			if !alive() { // who serves these instances may be decided elsewhere by now; that somebody took over is as true as ever
+				e = &eventv1.Envelope{Replaced: e.GetReplaced()}
+			}
 			sockets.Deliver(e)
 			for _, r := range e.GetReplaced() {
 				up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
 			}
 		},
 		Message: func(m broker.Message) {
-			if !sockets.Message(m.Instance, m.Topic, m.Data) {
+			if !alive() || !sockets.Message(m.Instance, m.Topic, m.Data) {
 				counts.MessagesLost.WithLabelValues(string(errs.NotConnected)).Inc()
 			}
 		},
+		Again: sockets.RemindAll,
 	})
 	b.ReadyWhen("subscription", subscription.Ready)
 
-	keeper := incarnation.New(incarnation.Config{
+	keeper = incarnation.New(incarnation.Config{
 		Subscription: subscription, Leases: up, Lease: cfg.Lease, Interval: cfg.LeaseInterval,
-		Remind: sockets.Remind, Lapse: func() { sockets.Lapse(); up.Lapsed() },
+		Remind: sockets.Remind, Lapse: func() func(context.Context) { up.Lapsed(); return sockets.Lapse() },
 		Log: b.Log(), Metrics: counts,
 	})
 	b.Run("incarnation", keeper.Run)
