@@ -29,6 +29,7 @@ import (
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
 	"github.com/berth-dev/berth/services/gateway/internal/incarnation"
 	"github.com/berth-dev/berth/services/gateway/internal/keys"
+	"github.com/berth-dev/berth/services/gateway/internal/memory"
 	"github.com/berth-dev/berth/services/gateway/internal/messages"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/rest"
@@ -164,6 +165,9 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	publisher := messages.New(messages.Config{Store: p.store, Gateway: keeper.Current, Log: b.Log(), Metrics: counts})
 	b.Run("messages", publisher.Run)
 
+	mem := memory.New(memory.Config{Limit: cfg.Limits.MemoryBytes, InUse: cfg.MemoryInUse, Log: b.Log(), Short: counts.MemoryShort})
+	b.Run("memory", mem.Run)
+
 	server := wsserver.New(wsserver.Config{
 		Verify: func(ctx context.Context, game, social string) (session.Verified, error) {
 			principal, err := p.authenticator.Pair(ctx, game, social)
@@ -175,6 +179,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 			_, err := keeper.Current()
 			return errors.Join(p.keys.Ready(ctx), p.revoked.Ready(ctx), err)
 		},
+		Short:   mem.Short,
 		Gateway: keeper.Current, Hub: sockets, Upstream: up, Messages: publisher,
 		Limits: wsserver.Limits{
 			MaxFrameBytes: cfg.Limits.FrameBytes, MaxInFlight: cfg.Limits.InFlight,
