@@ -37,6 +37,7 @@ type conn struct {
 	state   *session.Session
 	caller  *sessionv1.ServerIdentity // of the session; nil before Welcome
 	epoch   int64                     // of the session; 0 before Welcome
+	life    string                    // of the gateway, in which the session was opened; "" before Welcome
 	pinged  time.Time
 	out     outbox
 	writer  func()           // write; a method's value made anew each time would cost an allocation

@@ -56,10 +56,13 @@ func (c *conn) passOn(m message) error {
 		c.mu.Unlock()
 		return nil
 	}
-	caller := c.caller
+	caller, life := c.caller, c.life
 	instance, linked := c.state.LinkedUnder(m.instance, m.epoch)
 	c.mu.Unlock()
 	if err := c.srv.cfg.Door.Frame(c.frames, c.remote); err != nil { // before credentials are looked at, which may take time
+		return c.lost(err)
+	}
+	if err := c.alive(life); err != nil {
 		return c.lost(err)
 	}
 	if err := c.admitMessage(m); err != nil {

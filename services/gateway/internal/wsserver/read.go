@@ -151,7 +151,7 @@ func (c *conn) greet(h *linkv1.Hello) {
 		c.Close(code, linkError(err).GetMessage())
 		return
 	}
-	c.welcome(opened)
+	c.welcome(gatewayID, opened)
 	c.srv.cfg.Upstream.TakenOver(server.ID, opened.GetSessionEpoch())
 	switch err := opening.Register(c, opened.GetSessionEpoch(), instancesOf(opened.GetLinks())); {
 	case errors.Is(err, hub.ErrReplaced):
@@ -182,7 +182,7 @@ func (s *Server) countInUse(h *linkv1.Hello, err error) {
 }
 
 // welcome opens the session and queues Welcome.
-func (c *conn) welcome(opened *sessionv1.OpenSessionResponse) {
+func (c *conn) welcome(gatewayID string, opened *sessionv1.OpenSessionResponse) {
 	game, social := c.pair.Handles()
 	w := &linkv1.Welcome{
 		SessionId:    opened.GetSessionId(),
@@ -204,7 +204,7 @@ func (c *conn) welcome(opened *sessionv1.OpenSessionResponse) {
 	defer c.mu.Unlock()
 	server := c.pair.Server()
 	c.caller = &sessionv1.ServerIdentity{Namespace: server.Namespace, ServerId: server.ID, PairId: server.PairID, SessionId: opened.GetSessionId(), SessionEpoch: opened.GetSessionEpoch()}
-	c.epoch = opened.GetSessionEpoch()
+	c.epoch, c.life = opened.GetSessionEpoch(), gatewayID
 	c.state.Open(links)
 	c.send(&linkv1.Frame{Kind: &linkv1.Frame_Welcome{Welcome: w}})
 }
@@ -251,7 +251,7 @@ func (c *conn) request(r *linkv1.Request) {
 	if breach != nil {
 		c.close(breachCode(breach), breach.Message)
 	}
-	caller := c.caller
+	caller, life := c.caller, c.life
 	call.epoch = c.state.Epoch(call.instance)
 	full := (call.method == methodLink || call.method == methodCreateAndLink) && c.state.Full(call.instance)
 	c.mu.Unlock()
@@ -259,6 +259,10 @@ func (c *conn) request(r *linkv1.Request) {
 		return
 	}
 	if err := c.srv.cfg.Door.Frame(c.frames, c.remote); err != nil { // before credentials are looked at, which may take time
+		c.refuse(call, err)
+		return
+	}
+	if err := c.alive(life); err != nil {
 		c.refuse(call, err)
 		return
 	}
@@ -368,8 +372,9 @@ func (c *conn) follow(call call, reason errs.Reason) {
 func (c *conn) ack(a *linkv1.Ack) {
 	c.mu.Lock()
 	at, ok := c.state.Ack(a.GetInstanceId(), a.GetOffset())
+	life := c.life
 	c.mu.Unlock()
-	if ok {
+	if ok && c.alive(life) == nil { // else it is passed on when the mailbox is found to wait
 		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
 	}
 }

@@ -40,7 +40,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusServiceUnavailable, notReady(err))
 		return
 	}
-	if s.cfg.Hub.Full() {
+	if s.cfg.Hub.Full() || s.cfg.Short() {
 		s.refuse(w, http.StatusServiceUnavailable, notReady(nil))
 		return
 	}
