@@ -222,3 +222,13 @@ func TestTheSubprotocolIsAgreedAtTheUpgrade(t *testing.T) {
 		}
 	}
 }
+
+// The last frame is in JSON as well, and says what the close frame says.
+func TestGoodbyeIsInJSON(t *testing.T) {
+	w := start(t, nil)
+	s := w.openJSON(w.backend.issuer.pair(t))
+	s.sendRaw(websocket.MessageBinary, []byte(`{}`))
+	if code := s.gone(); code != linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME {
+		t.Errorf("closed with %v", code)
+	}
+}

@@ -25,7 +25,6 @@ type mailbox struct {
 	last    int64              // the highest epoch that there was
 	newest  int64              // the last offset of the mailbox
 	sent    int64              // what the server has
-	acked   int64              // what was passed on for it
 	pulling *session.Position  // the read that is under way
 	until   int64              // what it will bring
 	stale   []session.Position // reads for links that are no more
