@@ -90,7 +90,7 @@ func TestWhatASubscriptionMissedIsFetchedWhenItStandsAgain(t *testing.T) {
 	server.Kill(t)
 	eventually(t, "readiness goes", func() error {
 		if err := w.app.Ready(context.Background()); err == nil || !strings.Contains(err.Error(), "subscription") {
-			return fmt.Errorf("%v", err)
+			return errors.Join(err, errors.New("nothing of the subscription"))
 		}
 		return nil
 	})

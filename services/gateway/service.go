@@ -134,24 +134,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 
 	var keeper *incarnation.Keeper
 	alive := func() bool { _, err := keeper.Current(); return err == nil }
-	subscription := broker.New(broker.Config{
-		Client: p.store, Log: b.Log(), Metrics: counts,
-		Deliver: func(e *eventv1.Envelope) {
-			if !alive() { // who serves these instances may be decided elsewhere by now; that somebody took over is as true as ever
-				e = &eventv1.Envelope{Replaced: e.GetReplaced()}
-			}
-			sockets.Deliver(e)
-			for _, r := range e.GetReplaced() {
-				up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
-			}
-		},
-		Message: func(m broker.Message) {
-			if !alive() || !sockets.Message(m.Instance, m.Topic, m.Data) {
-				counts.MessagesLost.WithLabelValues(string(errs.NotConnected)).Inc()
-			}
-		},
-		Again: sockets.RemindAll,
-	})
+	subscription := newSubscription(b.Log(), p, alive, sockets, up)
 	b.ReadyWhen("subscription", subscription.Ready)
 
 	keeper = incarnation.New(incarnation.Config{
@@ -192,6 +175,29 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error { return leave(ctx, b.Log(), sockets, up, keeper) })
 	b.OnStop(app.StageWorkers, "link sockets", server.Wait)
 	return server
+}
+
+// newSubscription returns the subscription whose envelopes go to the sockets. While the gateway's lease may be over nothing is delivered: who serves these
+// instances may be decided elsewhere by then.
+func newSubscription(log *slog.Logger, p linkParts, alive func() bool, sockets *hub.Hub, up *upstream.Client) *broker.Broker {
+	return broker.New(broker.Config{
+		Client: p.store, Log: log, Metrics: p.counts,
+		Deliver: func(e *eventv1.Envelope) {
+			if !alive() { // that somebody took over is as true as ever
+				e = &eventv1.Envelope{Replaced: e.GetReplaced()}
+			}
+			sockets.Deliver(e)
+			for _, r := range e.GetReplaced() {
+				up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
+			}
+		},
+		Message: func(m broker.Message) {
+			if !alive() || !sockets.Message(m.Instance, m.Topic, m.Data) {
+				p.counts.MessagesLost.WithLabelValues(string(errs.NotConnected)).Inc()
+			}
+		},
+		Again: sockets.RemindAll,
+	})
 }
 
 // What is left of the drain's deadline when the lease is given back, whether every session's end could be told or not, and when that is given up.

@@ -121,7 +121,8 @@ func (m message) check() error {
 func topical(topic []byte) bool {
 	for _, c := range topic {
 		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
-		if !letter && !(c >= '-' && c <= ':') && c != '_' { // from - to : there are . / and the digits
+		other := c == '_' || c >= '-' && c <= ':' // from - to : there are . / and the digits
+		if !letter && !other {
 			return false
 		}
 	}
