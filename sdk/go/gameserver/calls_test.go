@@ -359,7 +359,9 @@ func TestJSON(t *testing.T) {
 func TestPlayersWhoWereRemovedMeanwhileAreNotAddedByTheAnswer(t *testing.T) {
 	g := newGateway(t)
 	s, p := g.connect([]string{"ann"})
-	add := func() error { return s.AddPlayers(t.Context(), &instancev1.Player{Id: "bob"}, &instancev1.Player{Id: "cid"}) }
+	add := func() error {
+		return s.AddPlayers(t.Context(), &instancev1.Player{Id: "bob"}, &instancev1.Player{Id: "cid"})
+	}
 	call := async(add)
 	p.request("AddPlayers")
 	p.cut() // it took effect, but the answer is lost
