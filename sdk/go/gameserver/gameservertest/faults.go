@@ -177,7 +177,7 @@ func (b *Backend) Redeliver() {
 	})
 }
 
-// SendRaw sends a WebSocket message of the sub-protocol's type, whatever is in it, such as a frame of a later version.
-func (b *Backend) SendRaw(message []byte) {
-	b.current(func(c *conn) { c.queue(outgoing{raw: slices.Clone(message)}) })
+// SendUnknown sends a frame of a kind of a later version, which the server must ignore.
+func (b *Backend) SendUnknown() {
+	b.current(func(c *conn) { c.queue(outgoing{raw: c.codec.Unknown()}) })
 }

@@ -160,6 +160,9 @@ func (b *Backend) disconnected(c *conn) {
 	s := &b.session
 	if s.conn == c {
 		s.conn = nil
+		if c.move != nil && c.closed == websocket.StatusNormalClosure && !b.match.finished() {
+			b.violation("the server was asked to move, and left before it had resumed over another connection")
+		}
 	}
 	if c.closed != websocket.StatusNormalClosure || c.unwelcome != "" {
 		return

@@ -85,6 +85,14 @@ func (c *Codec) Decode(typ websocket.MessageType, b []byte) (*linkv1.Frame, erro
 	return f, nil
 }
 
+// Unknown returns the message of a frame of a kind that no version has.
+func (c *Codec) Unknown() []byte {
+	if c.json {
+		return []byte(`{"ofALaterVersion":{"a":1}}`)
+	}
+	return []byte{0xfa, 0x3f, 2, 8, 1} // the field 1023, a message
+}
+
 // note remembers the method of a request.
 func (c *Codec) note(f *linkv1.Frame) {
 	r := f.GetRequest()
