@@ -25,7 +25,8 @@ type Process struct {
 	binary string
 	env    []string
 	cmd    *exec.Cmd
-	exited chan error
+	exited chan struct{} // closed when the process has ended
+	err    error         // how; written before exited is closed
 }
 
 // Start starts the process, for the first time or again.
@@ -41,8 +42,11 @@ func (p *Process) Start(t testing.TB) {
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	p.exited = make(chan error, 1)
-	go func(cmd *exec.Cmd, exited chan<- error) { exited <- cmd.Wait() }(p.cmd, p.exited)
+	p.exited = make(chan struct{})
+	go func(cmd *exec.Cmd, exited chan<- struct{}) {
+		defer close(exited)
+		p.err = cmd.Wait()
+	}(p.cmd, p.exited)
 }
 
 // Ready waits until the process is ready.
@@ -50,8 +54,8 @@ func (p *Process) Ready(t testing.TB) {
 	t.Helper()
 	Eventually(t, p.Name+" is ready", func() error {
 		select {
-		case err := <-p.exited:
-			t.Fatalf("%s ended: %v\n%s", p.Name, err, p.Tail())
+		case <-p.exited:
+			t.Fatalf("%s ended: %v\n%s", p.Name, p.err, p.Tail())
 		default:
 		}
 		status, body, err := p.Probe(context.Background(), "/readyz")
@@ -117,13 +121,13 @@ func (p *Process) signal(t testing.TB, s syscall.Signal) {
 	}
 }
 
-// Stop ends the process with SIGTERM, in good order, and returns an error if it does not.
+// Stop ends the process with SIGTERM, in good order, and returns an error if it does not, or has ended otherwise before.
 func (p *Process) Stop() error {
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case err := <-p.exited:
-		if err != nil {
-			return fmt.Errorf("%s stopped with %w", p.Name, err)
+	case <-p.exited:
+		if p.err != nil {
+			return fmt.Errorf("%s ended with %w", p.Name, p.err)
 		}
 		return nil
 	case <-time.After(40 * time.Second):
