@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/berth-dev/berth/pkg/tracing"
 )
 
 // Module is a service that can be mounted.
@@ -48,6 +50,9 @@ const (
 	stages
 )
 
+// flushDeadline bounds what comes after the last stage: a collector of spans that is away holds nobody up.
+const flushDeadline = time.Second
+
 // stageDeadline bounds a stage; the sum stays below Kubernetes' default grace period of 30 s.
 func stageDeadline(s Stage) time.Duration {
 	switch s {
@@ -64,6 +69,7 @@ func stageDeadline(s Stage) time.Duration {
 type Builder struct {
 	log     *slog.Logger
 	metrics *prometheus.Registry
+	tracer  *tracing.Tracer
 	workers []worker
 	closers [stages][]closer
 	checks  []Check
@@ -92,6 +98,9 @@ func (b *Builder) Log() *slog.Logger { return b.log }
 
 // Metrics returns the registry for the module's metrics. All modules of a program share it.
 func (b *Builder) Metrics() *prometheus.Registry { return b.metrics }
+
+// Tracer returns the program's tracer; nil where there is no tracing.
+func (b *Builder) Tracer() *tracing.Tracer { return b.tracer }
 
 // Listen opens a TCP listener that is closed when the build fails or the program ends. The last word of its name is that of the setting that has its
 // address: "grpc" listens on grpc_addr.
@@ -158,12 +167,14 @@ type Config struct {
 	AdminAddr string
 	// AdminListener is used instead of AdminAddr where the caller has opened it already.
 	AdminListener net.Listener
+	// Tracer makes spans of calls; nil: there is no tracing. It is closed at the program's end, after everything else, and where the build fails.
+	Tracer *tracing.Tracer
 }
 
 // New builds modules in order. When one fails, those before it are unwound and the error is returned.
 func New(ctx context.Context, cfg Config, modules ...Module) (*App, error) {
 	log := cfg.Log
-	a := &App{log: log, phase: starting, builder: &Builder{log: log, metrics: newRegistry()}}
+	a := &App{log: log, phase: starting, builder: &Builder{log: log, metrics: newRegistry(), tracer: cfg.Tracer}}
 	modules = append([]Module{a.admin(cfg)}, modules...)
 	for _, m := range modules {
 		a.builder.log = log.With("service", m.Name)
@@ -252,7 +263,14 @@ func (a *App) close(ctx context.Context, stopWorkers func()) error {
 		}
 		errList = append(errList, closeStage(ctx, s, closers))
 	}
-	return errors.Join(errList...)
+	return errors.Join(append(errList, a.flush(ctx))...)
+}
+
+// flush sends the last spans.
+func (a *App) flush(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, flushDeadline)
+	defer cancel()
+	return a.builder.tracer.Close(ctx)
 }
 
 func closeStage(ctx context.Context, s Stage, closers []closer) error {

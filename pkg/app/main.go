@@ -12,9 +12,11 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/spf13/cobra"
+	"go.opentelemetry.io/otel"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/tracing"
 )
 
 // Process is the part of a service's configuration that concerns its process. Services embed it.
@@ -25,6 +27,13 @@ type Process struct {
 	LogLevel string `yaml:"log_level" env:"LOG_LEVEL"`
 	// LogFormat is text or json. Default json.
 	LogFormat string `yaml:"log_format" env:"LOG_FORMAT"`
+	// Tracing says where spans of calls go. Default: nowhere.
+	Tracing tracing.Config `yaml:"tracing" envPrefix:"TRACING_"`
+}
+
+// DefaultProcess returns the defaults of a service with this admin address.
+func DefaultProcess(adminAddr string) Process {
+	return Process{AdminAddr: adminAddr, LogLevel: "info", LogFormat: "json", Tracing: tracing.DefaultConfig()}
 }
 
 // Logger returns the logger that the configuration asks for, writing to standard error.
@@ -58,9 +67,12 @@ func UntilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
-// LogDrivers sends to log what the Redis driver would otherwise write to standard error in a form of its own. It is for the start of a process: the
-// driver's logger is one for all.
-func LogDrivers(log *slog.Logger) { redis.SetLogger(driverLog{log}) }
+// LogDrivers sends to log what the Redis driver and OpenTelemetry would otherwise write to standard error in forms of their own. It is for the start of a
+// process: there is one such logger for all.
+func LogDrivers(log *slog.Logger) {
+	redis.SetLogger(driverLog{log})
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { log.Warn("spans were not sent", "error", err) }))
+}
 
 type driverLog struct{ log *slog.Logger }
 
@@ -88,7 +100,7 @@ func Main[C Settings](name, short string, cfg *C, process *Process, module func(
 				return err
 			}
 			log, err := process.Logger()
-			err = errors.Join(err, (*cfg).Validate())
+			err = errors.Join(err, process.Tracing.Validate(), (*cfg).Validate())
 			if printOnly { // what is wrong with the settings is easier to see beside them
 				return errors.Join(yaml.NewEncoder(cmd.OutOrStdout()).Encode(cfg), err)
 			}
@@ -96,7 +108,7 @@ func Main[C Settings](name, short string, cfg *C, process *Process, module func(
 				return err
 			}
 			LogDrivers(log)
-			a, err := New(cmd.Context(), Config{Log: log, AdminAddr: process.AdminAddr}, module(*cfg))
+			a, err := start(cmd.Context(), log, *process, module(*cfg))
 			if err != nil {
 				return err
 			}
@@ -113,4 +125,13 @@ func Main[C Settings](name, short string, cfg *C, process *Process, module func(
 		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
 		os.Exit(1)
 	}
+}
+
+// start builds a service's program.
+func start(ctx context.Context, log *slog.Logger, p Process, m Module) (*App, error) {
+	tracer, err := tracing.Open(ctx, p.Tracing, "berth-"+m.Name)
+	if err != nil {
+		return nil, err
+	}
+	return New(ctx, Config{Log: log, AdminAddr: p.AdminAddr, Tracer: tracer}, m)
 }

@@ -212,6 +212,23 @@ func TestAFloodOfRefusalsIsFolded(t *testing.T) {
 	}
 }
 
+// What a caller has proven is no text of its own choice: refusals about one instance do not hide those about another.
+func TestRefusalsAboutWhatWasProvenAreToldApart(t *testing.T) {
+	m := &memory{}
+	r, stop := run(t, audit.Config{Stream: m})
+	for n := range 30 {
+		r.Refuse(audit.Entry{Address: "1.2.3.4:5", Action: "a", Outcome: "X", Namespace: "n", Resource: fmt.Sprint("instance:", n%3), Proven: true})
+	}
+	stop()
+	of := make(map[string]int64)
+	for _, e := range m.all() {
+		of[e.Namespace+" "+e.Resource] += e.Count
+	}
+	if len(of) != 3 || of["n instance:0"] != 10 || len(m.all()) != 6 {
+		t.Errorf("%v, in %d entries", of, len(m.all()))
+	}
+}
+
 func TestRefusalsOfTheNextMinuteAreWrittenAgain(t *testing.T) {
 	m := &memory{}
 	r, stop := run(t, audit.Config{Stream: m, Window: time.Millisecond})

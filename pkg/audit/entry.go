@@ -30,6 +30,9 @@ type Entry struct {
 	Detail string
 	// RequestID is the call's.
 	RequestID string
+	// Proven says that the caller did not choose Namespace and Resource freely, but showed a credential that is good for them. Refusals about others
+	// are then not equal.
+	Proven bool
 }
 
 // OK is the outcome of what succeeded.

@@ -23,9 +23,9 @@ type folder struct {
 	rest  map[string]*fold
 }
 
-// kind is what makes refusals equal. It has nothing that a caller can choose freely, such as a namespace or an id; an actor is known only by valid
-// credentials. ForwardedFor can be chosen by whoever reaches a service past the gateways, which maxKindsOf bounds.
-type kind struct{ peer, forwardedFor, actor, action, outcome string }
+// kind is what makes refusals equal. It has nothing that a caller can choose freely, such as a namespace or an id that was not proven; an actor is known
+// only by valid credentials. ForwardedFor can be chosen by whoever reaches a service past the gateways, which maxKindsOf bounds.
+type kind struct{ peer, forwardedFor, actor, action, outcome, namespace, resource string }
 
 // fold are refusals after the first.
 type fold struct {
@@ -42,7 +42,10 @@ func newFolder() *folder {
 func (f *folder) add(e Entry) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	k := kind{peerOf(e.Address), e.ForwardedFor, e.Actor, e.Action, e.Outcome}
+	k := kind{peer: peerOf(e.Address), forwardedFor: e.ForwardedFor, actor: e.Actor, action: e.Action, outcome: e.Outcome}
+	if e.Proven {
+		k.namespace, k.resource = e.Namespace, e.Resource
+	}
 	if known := f.kinds[k]; known != nil {
 		known.more++
 		known.last = e.Time
@@ -79,7 +82,10 @@ func (f *folder) flush() []Entry {
 		e := one.first
 		e.ID, e.LastTime, e.Count = "", one.last, one.more
 		// Of many, these are one's.
-		e.RequestID, e.Resource, e.Namespace, e.Detail = "", "", "", detail
+		e.RequestID, e.Detail = "", detail
+		if !e.Proven {
+			e.Resource, e.Namespace = "", ""
+		}
 		out = append(out, e)
 	}
 	for _, one := range f.kinds {

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"net"
 	"slices"
@@ -195,11 +194,19 @@ func (s *Store) Warn(log *slog.Logger) {
 	}
 }
 
+// Of 32-bit FNV-1a.
+const (
+	fnvOffset = 2166136261
+	fnvPrime  = 16777619
+)
+
 // Partition returns the partition that an id lives in.
 func (s *Store) Partition(id string) int {
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // fnv never fails
-	return int(h.Sum32() % uint32(s.partitions))
+	h := uint32(fnvOffset) // FNV-1a by hand: hash/fnv allocates twice, and every message asks
+	for i := range len(id) {
+		h = (h ^ uint32(id[i])) * fnvPrime
+	}
+	return int(h % uint32(s.partitions))
 }
 
 // Key builds a key of a partition: all keys of one partition share a hash slot, so that one script can change them together.

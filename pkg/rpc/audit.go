@@ -57,7 +57,8 @@ type call struct {
 	namespace, resource string // where the handler knows them, and not the request
 }
 
-// About says in the audit's entry of a call what the call is about, where that does not stand in its request as such.
+// About says in the audit's entry of a call what the call is about, where that does not stand in its request as such but follows from a credential in it,
+// which was verified. Such a call is recorded also where it is no act by its role.
 func About(ctx context.Context, namespace, resource string) {
 	c := callOf(ctx)
 	c.namespace, c.resource = namespace, resource
@@ -97,7 +98,7 @@ func (s *Server) record(ctx context.Context, method string, err error) {
 			return
 		}
 		s.audit.Refuse(s.entry(ctx, c, method, outcome, err))
-	case s.acts[method]:
+	case s.acts[method], c.resource != "" && err == nil:
 		s.audit.Act(s.entry(ctx, c, method, outcome, err))
 	}
 }
@@ -142,7 +143,7 @@ func (s *Server) entry(ctx context.Context, c *call, method string, outcome errs
 		e.RequestID = r.GetRequestId()
 	}
 	if c.namespace != "" {
-		e.Namespace = c.namespace
+		e.Namespace, e.Proven = c.namespace, true
 	}
 	e.Resource = cmp.Or(c.resource, resource(c.req), resource(c.response))
 	return e

@@ -15,18 +15,22 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/pkg/tlsx"
+	"github.com/berth-dev/berth/pkg/tracing"
 )
 
 // defaultTimeout bounds unary calls whose context has no deadline.
 const defaultTimeout = 10 * time.Second
 
-// Dial is DialTLS without TLS.
-func Dial(target string, key conf.Secret) (*grpc.ClientConn, error) { return DialTLS(target, key, nil) }
+// Dial is DialTLS without TLS and without tracing.
+func Dial(target string, key conf.Secret) (*grpc.ClientConn, error) {
+	return DialTLS(target, key, nil, nil)
+}
 
 // DialTLS returns a connection to another service at a gRPC target such as "127.0.0.1:7101" or "dns:///game-instance:7101". With a key it speaks as a
 // Berth service; without one it forwards what it is given, and the caller's own credentials decide. It connects in the background and
 // comes back by itself. With a source it uses TLS: what then shows that it is a Berth service is the source's certificate, and the key stays here.
-func DialTLS(target string, key conf.Secret, source *tlsx.Source) (*grpc.ClientConn, error) {
+// A tracer makes spans of its calls; nil: there are none.
+func DialTLS(target string, key conf.Secret, source *tlsx.Source, tracer *tracing.Tracer) (*grpc.ClientConn, error) {
 	if target == "" {
 		return nil, fmt.Errorf("no address of the service is configured")
 	}
@@ -46,6 +50,9 @@ func DialTLS(target string, key conf.Secret, source *tlsx.Source) (*grpc.ClientC
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WithChainUnaryInterceptor(withDeadline, settle, unaryKey(key)),
 		grpc.WithChainStreamInterceptor(streamKey(key)),
+	}
+	if h := tracer.ClientHandler(); h != nil {
+		opts = append(opts, grpc.WithStatsHandler(h))
 	}
 	return grpc.NewClient(target, opts...)
 }

@@ -206,7 +206,10 @@ func (s *Server) Call(ctx context.Context, p auth.Principal, desc *grpc.ServiceD
 			continue
 		}
 		full := "/" + desc.ServiceName + "/" + method
-		return s.call(auth.NewContext(ctx, p), m, impl, full, decode)
+		ctx, span := s.tracer.Start(ctx, full[1:])
+		out, err := s.call(auth.NewContext(ctx, p), m, impl, full, decode)
+		span.End(string(errs.ReasonOf(err)))
+		return out, err
 	}
 	return nil, errs.New(errs.MethodUnknown, "there is no method %q; the methods are those of %s", method, desc.ServiceName)
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/tlsx"
+	"github.com/berth-dev/berth/pkg/tracing"
 )
 
 type protoadaptMessage = protoadapt.MessageV1
@@ -54,6 +55,8 @@ type Config struct {
 	Peers []string
 	// Audit gets refusals, and the acts of backends and people; nil: nothing is recorded.
 	Audit *audit.Recorder
+	// Tracer makes spans of calls; nil: there are none.
+	Tracer *tracing.Tracer
 	// MaxConnectionAge is after how long a caller is asked, over TLS, to connect anew: a certificate that has ended, or whose authority is no longer
 	// believed, does not live on with its connection. Calls and streams that are under way stay. 0 means 10 minutes.
 	MaxConnectionAge time.Duration
@@ -72,6 +75,7 @@ type Server struct {
 	audit     *audit.Recorder
 	acts      map[string]bool
 	log       *slog.Logger
+	tracer    *tracing.Tracer
 	calls     *callMetrics
 
 	stopping context.Context // cancelled when streams should end
@@ -94,7 +98,7 @@ func NewServer(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		access: access, auth: cfg.Auth, validator: validator, carriers: carriers, log: cfg.Log, calls: newCallMetrics(cfg.Metrics),
-		tls: cfg.TLS != nil, peers: cfg.Peers, audit: cfg.Audit, acts: acts(access),
+		tracer: cfg.Tracer, tls: cfg.TLS != nil, peers: cfg.Peers, audit: cfg.Audit, acts: acts(access),
 	}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	connections := keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
@@ -103,7 +107,7 @@ func NewServer(cfg Config) (*Server, error) {
 		transport = serverCreds{credentials.NewTLS(cfg.TLS.ServerConfig()), s.handshakeRefused}
 		connections.MaxConnectionAge = cmp.Or(cfg.MaxConnectionAge, maxConnectionAge)
 	}
-	s.grpc = grpc.NewServer(
+	s.grpc = grpc.NewServer(append(traced(cfg.Tracer),
 		grpc.Creds(transport),
 		grpc.ChainUnaryInterceptor(s.edge, s.authenticate, s.Guard),
 		grpc.ChainStreamInterceptor(s.edgeStream, s.guardStream),
@@ -112,8 +116,15 @@ func NewServer(cfg Config) (*Server, error) {
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(connections),
-	)
+	)...)
 	return s, nil
+}
+
+func traced(t *tracing.Tracer) []grpc.ServerOption {
+	if h := t.ServerHandler(); h != nil {
+		return []grpc.ServerOption{grpc.StatsHandler(h)}
+	}
+	return nil
 }
 
 // RegisterService registers a service, as generated code wants it. A request that cannot be decoded answers MALFORMED.

@@ -102,7 +102,7 @@ func source(t *testing.T, files tlsxtest.Files) *tlsx.Source {
 
 func dialTLS(t *testing.T, addr string, key conf.Secret, src *tlsx.Source) *grpc.ClientConn {
 	t.Helper()
-	conn, err := rpc.DialTLS(addr, key, src)
+	conn, err := rpc.DialTLS(addr, key, src, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ type Config struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{
-		Process:  app.Process{AdminAddr: "127.0.0.1:7193", LogLevel: "info", LogFormat: "json"},
+		Process:  app.DefaultProcess("127.0.0.1:7193"),
 		GRPCAddr: "127.0.0.1:7103",
 		Redis:    redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Audit:    audit.DefaultSettings(),

@@ -137,7 +137,7 @@ func (r *rig) start(change func(*allocator.WorkerConfig)) *replica {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	configured, err := host.Open(ctx, "farm", r.farm, metrics)
+	configured, err := host.Open(ctx, "farm", r.farm, metrics, nil)
 	if err != nil {
 		r.t.Fatal(err)
 	}

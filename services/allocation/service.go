@@ -88,7 +88,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 
 	srv, err := rpc.NewServer(rpc.Config{
 		Services: []string{allocationv1.AllocationService_ServiceDesc.ServiceName}, Auth: authenticator, Log: b.Log(), Metrics: b.Metrics(),
-		TLS: files, Peers: cfg.TLS.Peers, Audit: audit.Open(b, cfg.Audit, Name, redis),
+		TLS: files, Peers: cfg.TLS.Peers, Audit: audit.Open(b, cfg.Audit, Name, redis), Tracer: b.Tracer(),
 	})
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 }
 
 func dial(b *app.Builder, name, target string, cfg auth.Config, files *tlsx.Source) (*grpc.ClientConn, error) {
-	conn, err := rpc.DialTLS(target, cfg.InternalKey, files)
+	conn, err := rpc.DialTLS(target, cfg.InternalKey, files, b.Tracer())
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +131,7 @@ func openProviders(ctx context.Context, b *app.Builder, list []providers.Config)
 			return nil, err
 		}
 		b.OnStop(app.StageClients, "provider "+cfg.Name, plugin.Close)
-		p, err := host.Open(ctx, cfg.Name, plugin, metrics)
+		p, err := host.Open(ctx, cfg.Name, plugin, metrics, b.Tracer())
 		if err != nil {
 			return nil, err
 		}

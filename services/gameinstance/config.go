@@ -72,7 +72,7 @@ type Timers struct {
 // Default returns the documented defaults.
 func Default() Config {
 	return Config{
-		Process:  app.Process{AdminAddr: "127.0.0.1:7191", LogLevel: "info", LogFormat: "json"},
+		Process:  app.DefaultProcess("127.0.0.1:7191"),
 		GRPCAddr: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
 		Redis: redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Audit: audit.DefaultSettings(),

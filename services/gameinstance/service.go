@@ -127,7 +127,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 }
 
 func dial(b *app.Builder, name, target string, key conf.Secret, files *tlsx.Source) (*grpc.ClientConn, error) {
-	conn, err := rpc.DialTLS(target, key, files)
+	conn, err := rpc.DialTLS(target, key, files, b.Tracer())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -149,7 +149,7 @@ func newServer(b *app.Builder, cfg Config, store *redisx.Store, pairs auth.Pairs
 			auditv1.AuditService_ServiceDesc.ServiceName,
 		},
 		Auth: authenticator, Log: b.Log(), Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
-		Audit: audit.Open(b, cfg.Audit, "game-instance", store),
+		Audit: audit.Open(b, cfg.Audit, "game-instance", store), Tracer: b.Tracer(),
 	})
 }
 

@@ -102,7 +102,7 @@ const maxInFlight = 128
 // Default returns the defaults.
 func Default() Config {
 	return Config{
-		Process:  app.Process{AdminAddr: "127.0.0.1:7194", LogLevel: "info", LogFormat: "json"},
+		Process:  app.DefaultProcess("127.0.0.1:7194"),
 		EdgeAddr: "127.0.0.1:7001", APIAddr: "127.0.0.1:7002",
 		GameInstance: "127.0.0.1:7101", TokenIssuer: "127.0.0.1:7102", Allocation: "127.0.0.1:7103",
 		Audit:     audit.DefaultSettings(),

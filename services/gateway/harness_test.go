@@ -210,7 +210,7 @@ func (w *world) publish(e *eventv1.Envelope) {
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	if err := w.store.Publish(context.Background(), "berth:gw:"+w.backend.sessions.gateway(), raw).Err(); err != nil {
+	if err := w.store.PublishAll(context.Background(), map[string][]byte{redisx.GatewayChannel(w.backend.sessions.gateway()): raw}); err != nil {
 		w.tb.Fatal(err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-dev/berth/pkg/audit"
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/conf"
+	"github.com/berth-dev/berth/pkg/errs"
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/revocations"
@@ -28,6 +29,7 @@ import (
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
 	"github.com/berth-dev/berth/services/gateway/internal/incarnation"
 	"github.com/berth-dev/berth/services/gateway/internal/keys"
+	"github.com/berth-dev/berth/services/gateway/internal/messages"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/rest"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
@@ -101,7 +103,7 @@ func dialAll(b *app.Builder, cfg Config) (c connections, err error) {
 		{&c.tokenIssuer, cfg.TokenIssuer, ""},
 		{&c.allocation, cfg.Allocation, ""},
 	} {
-		conn, err := rpc.DialTLS(d.target, d.key, files)
+		conn, err := rpc.DialTLS(d.target, d.key, files, b.Tracer())
 		if err != nil {
 			return c, fmt.Errorf("dial %s: %w", d.target, err)
 		}
@@ -129,12 +131,20 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	up := upstream.New(upstream.Config{Conn: conns.sessions, Streams: cfg.RelayStreams, CallTimeout: cfg.RequestTimeout, Log: b.Log(), Metrics: counts})
 	b.Run("upstream", up.Run)
 
-	subscription := broker.New(broker.Config{Client: p.store, Log: b.Log(), Metrics: counts, Deliver: func(e *eventv1.Envelope) {
-		sockets.Deliver(e)
-		for _, r := range e.GetReplaced() {
-			up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
-		}
-	}})
+	subscription := broker.New(broker.Config{
+		Client: p.store, Log: b.Log(), Metrics: counts,
+		Deliver: func(e *eventv1.Envelope) {
+			sockets.Deliver(e)
+			for _, r := range e.GetReplaced() {
+				up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
+			}
+		},
+		Message: func(m broker.Message) {
+			if !sockets.Message(m.Instance, m.Topic, m.Data) {
+				counts.MessagesLost.WithLabelValues(string(errs.NotConnected)).Inc()
+			}
+		},
+	})
 	b.ReadyWhen("subscription", subscription.Ready)
 
 	keeper := incarnation.New(incarnation.Config{
@@ -144,6 +154,9 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	})
 	b.Run("incarnation", keeper.Run)
 	b.ReadyWhen("game-instance", keeper.Ready)
+
+	publisher := messages.New(messages.Config{Store: p.store, Gateway: keeper.Current, Log: b.Log(), Metrics: counts})
+	b.Run("messages", publisher.Run)
 
 	server := wsserver.New(wsserver.Config{
 		Verify: func(ctx context.Context, game, social string) (session.Verified, error) {
@@ -156,13 +169,13 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 			_, err := keeper.Current()
 			return errors.Join(p.keys.Ready(ctx), p.revoked.Ready(ctx), err)
 		},
-		Gateway: keeper.Current, Hub: sockets, Upstream: up,
+		Gateway: keeper.Current, Hub: sockets, Upstream: up, Messages: publisher,
 		Limits: wsserver.Limits{
 			MaxFrameBytes: cfg.Limits.FrameBytes, MaxInFlight: cfg.Limits.InFlight,
 			MaxQueue: cfg.Limits.Queue, MaxQueueBytes: cfg.Limits.QueueBytes,
 		},
 		Heartbeat: cfg.Heartbeat, HelloTimeout: cfg.HelloTimeout, Now: cfg.Now,
-		Log: b.Log(), Metrics: counts, Audit: p.audit, Door: p.door,
+		Log: b.Log(), Tracer: b.Tracer(), Metrics: counts, Audit: p.audit, Door: p.door,
 	})
 	b.Run("link", server.Run)
 	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error { return leave(ctx, b.Log(), sockets, up, keeper) })

@@ -82,7 +82,7 @@ type Keys struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{
-		Process:        app.Process{AdminAddr: "127.0.0.1:7192", LogLevel: "info", LogFormat: "json"},
+		Process:        app.DefaultProcess("127.0.0.1:7192"),
 		GRPCAddr:       "127.0.0.1:7102",
 		Redis:          redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
 		Keys:           Keys{Algorithm: sdk.EdDSA, Rotation: 30 * 24 * time.Hour, Publish: 10 * time.Minute},

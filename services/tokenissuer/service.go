@@ -114,7 +114,7 @@ func newServer(b *app.Builder, cfg Config, domain grpcserver.Config, store *redi
 	server, err := rpc.NewServer(rpc.Config{
 		Services: []string{tokenv1.TokenService_ServiceDesc.ServiceName},
 		Auth:     authenticator, Log: b.Log(), Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
-		Audit: audit.Open(b, cfg.Audit, "token-issuer", store),
+		Audit: audit.Open(b, cfg.Audit, "token-issuer", store), Tracer: b.Tracer(),
 	})
 	if err != nil {
 		return nil, err

@@ -61,7 +61,7 @@ func TestAWholeMatchWithTLSBetweenServices(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := rpc.DialTLS(s.api, conf.Secret(key), source)
+		conn, err := rpc.DialTLS(s.api, conf.Secret(key), source, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

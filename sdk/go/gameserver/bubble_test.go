@@ -40,6 +40,7 @@ type pipeListener struct {
 	conns   chan net.Conn
 	closed  chan struct{}
 	once    sync.Once
+	wire    func(net.Conn) net.Conn // what the server's end goes through
 }
 
 type address string
@@ -51,7 +52,7 @@ func (l *pipeListener) dial(ctx context.Context) (net.Conn, error) {
 	ours, theirs := net.Pipe()
 	select {
 	case l.conns <- theirs:
-		return ours, nil
+		return l.wire(ours), nil
 	case <-l.closed:
 		return nil, errors.New("connection refused")
 	case <-ctx.Done():
@@ -81,9 +82,14 @@ func (l *pipeListener) Addr() net.Addr { return l.address }
 // newBubbleGateway returns a gateway for a test in a bubble, where hours pass in no time.
 func newBubbleGateway(t *testing.T) *gateway {
 	t.Helper()
+	return newBubbleGatewayOver(t, func(c net.Conn) net.Conn { return c })
+}
+
+func newBubbleGatewayOver(t *testing.T, wire func(net.Conn) net.Conn) *gateway {
+	t.Helper()
 	l := &pipeListener{
 		address: address(fmt.Sprintf("127.1.0.1:%d", lastPipe.Add(1))), // the loopback's, so that no proxy is asked
-		conns:   make(chan net.Conn), closed: make(chan struct{}),
+		conns:   make(chan net.Conn), closed: make(chan struct{}), wire: wire,
 	}
 	pipes.Store(l.address.String(), l)
 	return newGatewayOn(t, l)

@@ -107,13 +107,15 @@ func (a AtRevision) updateGameData(ctx context.Context, req *gameserverv1.Update
 // changes nothing.
 //
 // Berth's store may lose its last writes when it crashes, this one too. A server that is still linked, or comes back, makes them
-// again (see Relinked); one that has left cannot.
+// again (see Relinked); one that has left cannot. When Berth does not know the instance any more, End fails with an *OrphanedError, in which
+// the result is: then it is up to the game where to leave it.
 func (s *Server) End(ctx context.Context, result *typev1.Data) error {
 	req := &gameserverv1.EndGameInstanceRequest{Result: result}
-	return s.call(ctx, "EndGameInstance", req, effectOf(
+	err := s.call(ctx, "EndGameInstance", req, effectOf(
 		func(m *match, _ *gameserverv1.EndGameInstanceRequest, a *gameserverv1.EndGameInstanceResponse) {
 			m.ended(a.GetResult())
 		}))
+	return s.orphanedBy(err, result)
 }
 
 // methodUnlink is the call after whose success there is no link.
@@ -168,7 +170,7 @@ func (s *Server) call(ctx context.Context, method string, req proto.Message, e e
 	at, ok := req.(interface{ GetExpectedRevision() int64 })
 	c := &call{of: s.ledger, method: method, payload: payload, conditional: ok && at.GetExpectedRevision() != 0}
 	c.apply = func(result []byte) (int64, error) { return e(s.match, payload, result) }
-	return s.host.outbox.do(ctx, &s.ending, c)
+	return s.orphanedBy(s.host.outbox.do(ctx, &s.ending, c), nil)
 }
 
 func unreadable(method string) *linkv1.Error {

@@ -10,7 +10,7 @@ import (
 )
 
 // ErrClosed is the error of calls that are made, or still unanswered, when the link is over: a Server's for its instance, a Host's for
-// all of them. If the link did not end as it should, the error says why, too.
+// all of them. If the link did not end as it should, the error says why, too: an *Error, a *CloseError or an *OrphanedError.
 var ErrClosed = errors.New("gameserver: the link is closed")
 
 // ErrNoInstance is the error of Connect with the bootstrap document of a registered server, which names no instance.
@@ -44,6 +44,8 @@ const (
 	reasonExpired        = "CREDENTIALS_EXPIRED"
 	reasonRevoked        = "CREDENTIALS_REVOKED"
 	reasonRateLimited    = "RATE_LIMITED"
+	reasonInvalid        = "VALIDATION_FAILED"
+	reasonUnknown        = "INSTANCE_UNKNOWN"
 )
 
 // errorDomain is the domain of Berth's reasons where there could be others.
@@ -58,6 +60,9 @@ func (e *Error) temporary() bool {
 		return e.staleLink() || e.expired() || e.rateLimited()
 	}
 }
+
+// unknown reports whether Berth does not know the instance.
+func (e *Error) unknown() bool { return e.Reason == reasonUnknown }
 
 // expired reports whether the tokens have to be refreshed first.
 func (e *Error) expired() bool { return e.Reason == reasonExpired }
@@ -138,6 +143,12 @@ func superseded(err error) bool {
 	return refusedFor(err, reasonSuperseded)
 }
 
+// replaced reports whether the session has a newer connection.
+func replaced(err error) bool {
+	var closed *CloseError
+	return errors.As(err, &closed) && closed.Code == linkv1.CloseCode_CLOSE_CODE_REPLACED
+}
+
 // refusedFor reports whether Berth refused for this reason.
 func refusedFor(err error, reason string) bool {
 	var refused *Error
@@ -150,8 +161,9 @@ func final(err error) bool {
 	if errors.As(err, &closed) {
 		return !closed.reconnect
 	}
+	var orphaned *OrphanedError
 	var refused *Error
-	return errors.Is(err, errUnlinked) || errors.As(err, &refused) && (!refused.temporary() || refused.expired())
+	return errors.Is(err, errUnlinked) || errors.As(err, &orphaned) || errors.As(err, &refused) && (!refused.temporary() || refused.expired())
 }
 
 // retryAfter returns what the failure says of when to try again.

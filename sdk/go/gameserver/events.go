@@ -9,7 +9,7 @@ import (
 )
 
 // Event is something that happened to the instance and that the game should know: PlayersAdded, PlayersRemoved,
-// PlayersUpdated, GameDataUpdated, Terminated, Superseded or Relinked. What the server did itself comes back as no event.
+// PlayersUpdated, GameDataUpdated, MessageReceived, Terminated, Superseded, Orphaned or Relinked. What the server did itself comes back as no event.
 type Event interface{ event() }
 
 // PlayersAdded says that players were added; expect them.
@@ -36,6 +36,17 @@ type GameDataUpdated struct {
 	GameData *typev1.Data
 }
 
+// MessageReceived has a message of a backend.
+type MessageReceived struct {
+	// ID is the message's id; empty for an ephemeral message. A durable message comes once to this process, also when Berth gives it again
+	// under the same id; a server that takes the instance over is given those that this one has not taken.
+	ID string
+	// Topic is what it is about, as the backend says.
+	Topic string
+	// Data is what is said.
+	Data *typev1.Data
+}
+
 // Terminated says that the instance is over: stop the game. A process that was started for it is asked to stop soon after.
 type Terminated struct {
 	// Reason is why.
@@ -51,8 +62,8 @@ type Superseded struct {
 	Message string
 }
 
-// Relinked says that Berth had lost the link and the server has linked anew. What happened meanwhile came as no event, but is
-// in Instance.
+// Relinked says that the server has linked anew: Berth had lost the link, or more has changed than it keeps one by one. What happened
+// meanwhile came as no event, but is in Instance.
 type Relinked struct {
 	// Instance is the instance as it is now.
 	Instance *instancev1.GameInstance
@@ -65,6 +76,7 @@ func (PlayersAdded) event()    {}
 func (PlayersRemoved) event()  {}
 func (PlayersUpdated) event()  {}
 func (GameDataUpdated) event() {}
+func (MessageReceived) event() {}
 func (Terminated) event()      {}
 func (Superseded) event()      {}
 func (Relinked) event()        {}
@@ -80,6 +92,8 @@ func eventOf(e *gameserverv1.InstanceEvent) Event {
 		return PlayersUpdated{e.PlayersUpdated.GetPlayers()}
 	case *gameserverv1.InstanceEvent_GameDataUpdated:
 		return GameDataUpdated{e.GameDataUpdated.GetGameData()}
+	case *gameserverv1.InstanceEvent_Message:
+		return MessageReceived{e.Message.GetMessageId(), e.Message.GetTopic(), e.Message.GetData()}
 	case *gameserverv1.InstanceEvent_Terminated:
 		return Terminated{e.Terminated.GetReason(), e.Terminated.GetMessage()}
 	case *gameserverv1.InstanceEvent_Superseded:
@@ -94,7 +108,8 @@ func eventOf(e *gameserverv1.InstanceEvent) Event {
 // through reconnects too.
 //
 // Read the channel all the time. 1024 events of each instance wait in the server for a game that does not; what comes on top of them
-// waits in Berth and is fetched when those have been read. Nothing else waits for the game: neither calls nor other instances. Players added are known to VerifyTicket at once, read or not.
+// waits in Berth and is fetched when those have been read. Ephemeral messages stand in the same order, but are acknowledged to nobody, and
+// dropped while 256 events wait. Nothing else waits for the game: neither calls nor other instances. Players added are known to VerifyTicket at once, read or not.
 //
 // The channel is closed after the link is over and the last event was received, and by Close.
 func (s *Server) Events() <-chan Event { return s.events }

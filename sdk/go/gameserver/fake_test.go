@@ -133,7 +133,7 @@ func (g *gateway) upgrade(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	conn.SetReadLimit(4 << 20)
-	p := &peer{t: g.t, conn: conn, header: r.Header.Clone(), frames: make(chan *linkv1.Frame, 4096), closed: make(chan struct{})}
+	p := &peer{t: g.t, conn: conn, header: r.Header.Clone(), frames: make(chan *linkv1.Frame, 4096), closed: make(chan struct{}), slow: make(gate, 1)}
 	g.readers.Go(p.read)
 	g.peers <- p
 }
@@ -267,6 +267,7 @@ type peer struct {
 	closed chan struct{}        // the connection is gone
 	status websocket.StatusCode // with which the server closed it; set before closed is closed
 	deaf   atomic.Bool          // after the next frame, read nothing any more, not even a close
+	slow   gate                 // held: nothing is read after the next frame, until it is let go
 
 	game, social string // the handles that Welcome gave
 	epoch        int64  // the link's epoch that requests must have
@@ -289,12 +290,20 @@ func (p *peer) read() {
 		}
 		deaf := p.deaf.Load() // before the test sees this frame, and goes on
 		p.frames <- f
+		p.slow.Lock()
+		p.slow.Unlock() //nolint:staticcheck // it is a gate
 		if deaf {
 			<-p.t.Context().Done()
 			return
 		}
 	}
 }
+
+// gate is a mutex for which a bubble can wait.
+type gate chan struct{}
+
+func (g gate) Lock()   { g <- struct{}{} }
+func (g gate) Unlock() { <-g }
 
 func (p *peer) next() *linkv1.Frame {
 	p.t.Helper()

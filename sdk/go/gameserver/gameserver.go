@@ -42,19 +42,22 @@ type Server struct {
 	linked   chan struct{} // closed when it is linked for the first time
 	ending   ending
 	unlinked bool               // the instance was given up; written before the end
-	stop     context.CancelFunc // ends the delivery of events; nil before that has begun
+	stop     context.CancelFunc // ends the delivery of events; nil before that has begun; guarded by the host, and not written again
 	delivery chan struct{}      // closed when nothing is delivered any more
 
-	// Used by the goroutine that keeps the link only.
+	// Guarded by the host's turn.
 	rolledBack bool // Berth said that its store has lost writes, and the instance was not linked since
+	resync     bool // Berth said that more has changed than it tells, and the instance was not linked since
 	gaveUp     bool // Unlink has succeeded
+	orphaned   bool // Berth does not know the instance any more
 
 	// Guarded by the host.
 	named bool // it is the bootstrap document's
 	given bool // somebody has it
 	ended bool
 
-	ackDue bool // it is in the host's acks, which guards this
+	ackDue   bool  // it is in the host's acks, which guards this
+	saidLast int64 // the sequence of the last ephemeral message; guarded by the host's sayings
 }
 
 // Connect links this server to the instance of its bootstrap document and returns when it is linked. While the gateway
@@ -120,7 +123,8 @@ func (s *Server) Endpoints() []*typev1.Endpoint {
 func (s *Server) Done() <-chan struct{} { return s.ending.done }
 
 // Err returns why the link is over. It is nil before Done is closed, and also when the link ended as it should: after the
-// game was ended or terminated, or by Unlink or Close. Otherwise it is an *Error or a *CloseError. When the instance was taken from
+// game was ended or terminated, or by Unlink or Close. Otherwise it is an *Error or a *CloseError; and an *OrphanedError when Berth does not know
+// the instance any more. When the instance was taken from
 // this server it is an *Error with the reason SUPERSEDED, or a *CloseError with that code if the server was not there to be told. When the
 // server's tokens were revoked it is a *CloseError with the code REVOKED, or an *Error with the reason CREDENTIALS_REVOKED; and when they
 // have expired and Berth refreshes them no more, an *Error with the reason CREDENTIALS_EXPIRED.

@@ -42,11 +42,16 @@ type Host struct {
 	creates   *ledger // for the calls that are about no instance yet
 	refreshes *ledger // for those that refresh the tokens, one at a time
 	acks      acks
+	said      sayings
 	wake      chan struct{} // wakes the writer of the socket: there may be something to send; holds one
 	refetch   chan struct{} // an inbox has room again for what was left out; holds one
 	deliver   func(*Server) // starts to hand events to the game
 
-	run run // what only the goroutine that keeps the link uses
+	run  run           // what only the goroutine that keeps the link uses
+	over chan struct{} // the link of a single host is over; holds one
+	turn sync.Mutex    // whoever deals with what a gateway said has it, for there may be two connections during a move
+
+	complaints sometimes // of ephemeral messages; guarded by turn
 
 	mu      sync.Mutex
 	servers map[string]*Server // by instance: those that are linked, or are being linked; at most maxInstances but for Create
@@ -115,6 +120,10 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 	doc, tokens := withoutTokens(o.bootstrap)
 	claimCode := o.bootstrap.Claim
 	o.bootstrap = nil
+	var err error
+	if o.queue, err = o.queue.complete(); err != nil {
+		return nil, err
+	}
 	payload, err := proto.Marshal(&gameserverv1.LinkRequest{Endpoints: o.endpoints, ServerVersion: o.version})
 	if err != nil {
 		return nil, fmt.Errorf("the server's endpoints or version: %w", err)
@@ -137,12 +146,14 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 		keys:        keys,
 		verifier:    token.NewVerifier(keys),
 		outbox:      newOutbox(writer),
-		creates:     newLedger(log),
-		refreshes:   newLedger(log),
+		creates:     newLedger(log, o.queue),
+		refreshes:   newLedger(log, o.queue),
 		acks:        acks{wakeWriter: writer},
+		said:        sayings{wakeWriter: writer},
 		wake:        writer,
 		refetch:     make(chan struct{}, 1),
 		run:         run{nonce: rand.Text()},
+		over:        make(chan struct{}, 1),
 		servers:     make(map[string]*Server),
 		offered:     make(chan struct{}, 1),
 		opened:      make(chan struct{}),
@@ -189,7 +200,9 @@ func (h *Host) start() {
 	h.stop, h.abort = stop, abort
 	h.deliver = func(s *Server) {
 		ctx, stop := context.WithCancel(soft)
+		h.mu.Lock()
 		s.stop = stop
+		h.mu.Unlock()
 		h.tasks.Go(func() {
 			defer close(s.delivery)
 			defer stop()

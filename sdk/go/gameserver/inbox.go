@@ -19,13 +19,14 @@ type inbox struct {
 	refetch chan<- struct{} // entries were left out and there is room for them now; holds one
 
 	mu       sync.Mutex
-	queue    []entry // at most maxEvents, and on top two Relinked and a Superseded
+	queue    []entry // at most maxEvents, and on top two Relinked, and a Superseded or an Orphaned
 	seen     int64   // the offset of the last entry that went into the queue
 	acked    int64   // the offset of the last entry that the game took
 	told     int64   // the offset of the last entry that was acknowledged
 	ackAgain bool    // Berth sent an entry again that the game had taken
 	leftOut  bool    // entries after seen did not fit
 	over     bool    // nothing will follow
+	messages recentIDs
 }
 
 type entry struct {
@@ -75,14 +76,36 @@ func (in *inbox) accept(n *linkv1.Notification, apply func(*gameserverv1.Instanc
 	}
 	in.seen = n.GetOffset()
 	apply(n.GetEvent())
-	in.push(entry{n.GetOffset(), eventOf(n.GetEvent())})
+	next := entry{n.GetOffset(), eventOf(n.GetEvent())}
+	if m, ok := next.event.(MessageReceived); ok && !in.messages.add(m.ID) {
+		next.event = nil // it came before, under another offset; this one is acknowledged after that
+	}
+	in.push(next)
 	return queued
+}
+
+// mention queues what may be lost, and reports whether there was room for it.
+func (in *inbox) mention(e Event) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.over || len(in.queue) >= maxHeardAhead {
+		return in.over
+	}
+	in.push(entry{event: e})
+	return true
 }
 
 // push appends to the queue; the caller holds the lock.
 func (in *inbox) push(e entry) {
 	in.queue = append(in.queue, e)
 	wake(in.filled)
+}
+
+// finally queues what comes after everything that waits; see end.
+func (in *inbox) finally(e Event) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.push(entry{event: e})
 }
 
 // relink starts the sequence anew after offset and tells the game so, unless this is the first link.
@@ -104,11 +127,14 @@ func (in *inbox) relink(offset int64, e *Relinked) {
 	in.push(entry{event: *e})
 }
 
-// resumed says that everything after the acknowledged offset will come again.
-func (in *inbox) resumed() {
+// resumed says that everything after this offset, which Hello has acknowledged, comes again.
+func (in *inbox) resumed(told int64) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.leftOut = false
+	in.leftOut, in.told = false, told
+	if in.acked > told { // the game has gone on since
+		in.due()
+	}
 }
 
 // end says that nothing will follow.
@@ -155,11 +181,10 @@ func (in *inbox) took(offset int64) {
 	}
 }
 
-// offset returns up to where the game has taken everything, for Hello, which acknowledges it.
+// offset returns up to where the game has taken everything, for Hello, which acknowledges it; see resumed.
 func (in *inbox) offset() int64 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.told = in.acked
 	return in.acked
 }
 

@@ -61,7 +61,7 @@ func (h *Host) newServer(instance string) *Server {
 
 		delivery: make(chan struct{}),
 	}
-	s.ledger = newLedger(s.log)
+	s.ledger = newLedger(s.log, h.options.queue)
 	s.ledger.server = s
 	s.inbox = newInbox(func() { h.acks.add(s) }, h.refetch)
 	h.servers[instance] = s
@@ -183,13 +183,33 @@ func (h *Host) created(via *socket, c *call, r *linkv1.Response) error {
 }
 
 // end deals with an instance that is over for this server. With the only one of a single host, the link is over.
-func (h *Host) end(sock *socket, s *Server, why error) {
+func (h *Host) end(s *Server, why error) {
 	if h.single {
 		h.run.why = why
-		wake(sock.leave)
+		wake(h.over)
 		return
 	}
 	h.finish(s, why)
+}
+
+// whyOver returns why the link of a single host is over; nil while it is not.
+func (h *Host) whyOver() error {
+	h.turn.Lock()
+	defer h.turn.Unlock()
+	return h.run.why
+}
+
+// deliveries returns what is closed when nothing is delivered any more to the games that there are.
+func (h *Host) deliveries() []<-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []<-chan struct{}
+	for _, s := range h.servers {
+		if s.stop != nil {
+			all = append(all, s.delivery)
+		}
+	}
+	return all
 }
 
 // finish ends the link of an instance for good, unless that has happened. An end that had to come is no error.

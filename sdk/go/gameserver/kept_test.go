@@ -103,8 +103,8 @@ func TestARepairHoldsUpWhatIsNewer(t *testing.T) {
 	for _, c := range []*call{lost, lostToo} {
 		o.remove(c)
 	}
-	if len(o.calls) != 2 || len(old.of.room) != 2 {
-		t.Errorf("%d calls and %d places are taken, want old and newer", len(o.calls), len(old.of.room))
+	if len(o.calls) != 2 || old.of.room.calls != 2 {
+		t.Errorf("%d calls and %d places are taken, want old and newer", len(o.calls), old.of.room.calls)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
 	"strconv"
 	"time"
@@ -35,7 +36,7 @@ const (
 	methodCreate = "CreateAndLink"
 )
 
-// run is what only the goroutine of keepLinked uses. Others may read it when that has finished.
+// run is what only the goroutine of keepLinked uses, but for the last two. Others may read it when that has finished.
 type run struct {
 	opened      bool // there was a Welcome
 	resumeKey   string
@@ -43,25 +44,27 @@ type run struct {
 	refreshed   bool    // the tokens were refreshed without a connection, and there was no Welcome since
 	nonce       string  // proves that a Hello whose Welcome was lost was ours
 	lastFailure error
-	why         error        // why the link ends with this connection, if it does
-	assigned    []assignment // instances that are to be linked; at most maxInstances, and what does not fit will be assigned again
+
+	// Guarded by the host's turn.
+	why      error        // why the link ends with this connection, if it does
+	assigned []assignment // instances that are to be linked; at most maxInstances, and what does not fit will be assigned again
 }
 
 // keepLinked connects, serves the connection until it is lost, and connects again, until soft ends or Berth says not to. It
 // finishes at once when hard ends.
 func (h *Host) keepLinked(soft, hard context.Context) {
 	for {
-		sock, err := h.open(soft)
-		switch {
-		case err == nil:
+		sock, err := h.open(soft, nil)
+		if err != nil && h.outdated(err) {
+			err = h.refreshOverREST(soft)
+		}
+		for sock != nil {
 			began := time.Now()
 			h.log.Info("connected", "session_id", sock.session)
-			err = h.serve(soft, hard, sock)
+			sock, err = h.serve(soft, hard, sock)
 			if time.Since(began) > settledAfter {
 				h.run.wait = backoff{}
 			}
-		case h.outdated(err):
-			err = h.refreshOverREST(soft)
 		}
 		if soft.Err() != nil {
 			h.finishAll(nil)
@@ -81,8 +84,9 @@ func (h *Host) keepLinked(soft, hard context.Context) {
 	}
 }
 
-// open connects to the gateway, says hello and takes in what comes of it.
-func (h *Host) open(ctx context.Context) (_ *socket, err error) {
+// open connects to the gateway, says hello and takes in what comes of it. old is the connection that the server moves away from with the
+// Welcome of the new one, and goes on with until then; nil: there is none.
+func (h *Host) open(ctx context.Context, old *socket) (_ *socket, err error) {
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	sock, err := h.dial(ctx)
@@ -94,12 +98,13 @@ func (h *Host) open(ctx context.Context) (_ *socket, err error) {
 			_ = sock.conn.CloseNow()
 		}
 	}()
-	welcome, err := h.hello(ctx, sock)
+	hello := h.newHello()
+	welcome, err := sock.hello(ctx, hello)
 	if err != nil {
 		return nil, fmt.Errorf("hello: %w", err)
 	}
 	sock.welcome(welcome)
-	h.welcomed(sock, welcome)
+	h.welcomed(sock, old, hello, welcome)
 	return sock, nil
 }
 
@@ -109,7 +114,8 @@ func (h *Host) dial(ctx context.Context) (*socket, error) {
 	if h.doc.Traceparent != "" {
 		header.Set("Traceparent", h.doc.Traceparent)
 	}
-	sock := &socket{open: make(map[int64]struct{}), leave: make(chan struct{}, 1)}
+	sock := newSocket()
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(got httptrace.GotConnInfo) { sock.wire = got.Conn }})
 	conn, resp, err := websocket.Dial(ctx, //nolint:bodyclose // the WebSocket package closes it
 		at(h.doc, "/v1/link"), &websocket.DialOptions{
 			HTTPClient:     h.http,
@@ -165,8 +171,8 @@ func httpError(resp *http.Response, reason, message string) *Error {
 	return e
 }
 
-// hello opens or resumes the session.
-func (h *Host) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, error) {
+// newHello says how far the server is.
+func (h *Host) newHello() *linkv1.Hello {
 	hello := &linkv1.Hello{ResumeKey: h.run.resumeKey, Nonce: h.run.nonce, Sdk: sdkName}
 	for _, s := range h.all() {
 		if epoch, _ := h.outbox.linkOf(s.ledger, nil); epoch != 0 {
@@ -176,37 +182,52 @@ func (h *Host) hello(ctx context.Context, sock *socket) (*linkv1.Welcome, error)
 			})
 		}
 	}
-	if err := sock.write(ctx, &linkv1.Frame{Kind: &linkv1.Frame_Hello{Hello: hello}}); err != nil {
+	return hello
+}
+
+// hello opens or resumes the session.
+func (k *socket) hello(ctx context.Context, hello *linkv1.Hello) (*linkv1.Welcome, error) {
+	if err := k.write(ctx, &linkv1.Frame{Kind: &linkv1.Frame_Hello{Hello: hello}}); err != nil {
 		return nil, err
 	}
 	for {
-		f, err := sock.read(ctx)
+		f, err := k.read(ctx)
 		if err != nil {
 			return nil, err
 		}
 		if w := f.GetWelcome(); w != nil {
-			h.run.resumeKey = w.GetResumeKey()
 			return w, nil
 		}
 	}
 }
 
-// welcomed lets the instances that are still linked go on, and has the others linked.
-func (h *Host) welcomed(sock *socket, w *linkv1.Welcome) {
-	h.run.refreshed = false
+// welcomed lets the instances that are still linked go on over this connection, and has the others linked.
+func (h *Host) welcomed(sock, old *socket, hello *linkv1.Hello, w *linkv1.Welcome) {
+	h.turn.Lock()
+	defer h.turn.Unlock()
+	if old != nil {
+		h.outbox.leave(old)
+	} else {
+		h.said.take() // it was said while there was no connection
+	}
+	h.run.resumeKey, h.run.refreshed = w.GetResumeKey(), false
 	epochs := make(map[string]int64, len(w.GetInstances()))
 	for _, in := range w.GetInstances() {
 		epochs[in.GetInstanceId()] = in.GetLinkEpoch()
+	}
+	told := make(map[string]int64, len(hello.GetInstances()))
+	for _, in := range hello.GetInstances() {
+		told[in.GetInstanceId()] = in.GetLastOffset()
 	}
 	for _, s := range h.all() {
 		if slices.Contains(w.GetRolledBackInstanceIds(), s.id) {
 			s.rolledBack = true
 		}
-		before, _ := h.outbox.linkOf(s.ledger, nil)
-		if epoch, goesOn := epochs[s.id]; goesOn && before != 0 && !s.rolledBack {
-			s.inbox.resumed()
+		said, wasNamed := told[s.id]
+		if epoch, goesOn := epochs[s.id]; goesOn && wasNamed && !s.rolledBack && !s.resync {
 			h.outbox.forgetLink(s.ledger)
 			h.outbox.resumed(s.ledger, sock, epoch)
+			s.inbox.resumed(said)
 		} else {
 			h.link(s)
 		}
@@ -244,11 +265,14 @@ func (h *Host) linkAnswered(via *socket, s *Server, c *call, r *linkv1.Response)
 	case refused.expired() || refused.rateLimited(): // another connection would not help
 		h.outbox.putOff(c, refused)
 		return nil
+	case refused.unknown() && s.wasLinked():
+		h.orphan(s, refused)
+		return nil
 	case !refused.temporary() && !refused.mishap():
-		h.end(via, s, fmt.Errorf("link: %w", refused))
+		h.end(s, fmt.Errorf("link: %w", refused))
 		return nil
 	}
-	if h.single { // perhaps another gateway can
+	if _, here := h.outbox.linkOf(s.ledger, via); h.single && !here { // perhaps another gateway can
 		h.outbox.repeat(c)
 		if refused.mishap() {
 			return fmt.Errorf("the instance could not be linked: %s", refused.Message)
@@ -260,19 +284,24 @@ func (h *Host) linkAnswered(via *socket, s *Server, c *call, r *linkv1.Response)
 	return nil
 }
 
+// wasLinked reports whether the instance was ever linked.
+func (s *Server) wasLinked() bool {
+	epoch, _ := s.host.outbox.linkOf(s.ledger, nil)
+	return epoch != 0
+}
+
 // linkedTo takes over the start data of a link over this socket.
 func (s *Server) linkedTo(via *socket, start *gameserverv1.LinkResponse) {
 	o, l := s.host.outbox, s.ledger
 	revision := start.GetInstance().GetRevision()
-	before, _ := o.linkOf(l, nil)
-	first := before == 0
+	first := !s.wasLinked()
 	s.match.start(start.GetInstance())
 	// Numbers never go back, unless writes are lost.
 	lost := !first && (s.rolledBack || revision < o.known(l))
 	if lost {
 		s.repair(revision)
 	}
-	s.rolledBack = false
+	s.rolledBack, s.resync = false, false
 	o.forgetLink(l)
 	o.relinked(l, revision)
 	if first {

@@ -368,28 +368,6 @@ func TestCloseWhileDisconnected(t *testing.T) {
 	}
 }
 
-// A gateway that does not answer the close must not hold up a server that wants to leave.
-func TestCloseIsBoundedByItsContext(t *testing.T) {
-	g := newGateway(t)
-	s, p := g.connect(nil)
-	p.deaf.Store(true)
-	call := async(func() error { return s.ConnectPlayers(t.Context()) })
-	p.request("ConnectPlayers")
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	began := time.Now()
-	if err := s.Close(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Close: %v, want the deadline", err)
-	}
-	// The WebSocket library's own bound for its closing handshake, 5 s, has been seen to come into play, rarely.
-	if d := time.Since(began); d > 20*time.Second {
-		t.Errorf("Close took %s", d)
-	}
-	if err := receive(t, call, "the call's end"); !errors.Is(err, gameserver.ErrClosed) {
-		t.Errorf("the call failed with %v, want ErrClosed", err)
-	}
-}
-
 // Nothing that is logged, through connect, loss, resume and end, has a secret in it.
 func TestLogsHaveNoSecrets(t *testing.T) {
 	var out lockedBuffer

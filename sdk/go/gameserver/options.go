@@ -15,6 +15,7 @@ type options struct {
 	log       *slog.Logger
 	endpoints []*typev1.Endpoint
 	version   string
+	queue     QueuePolicy
 }
 
 // WithBootstrap uses this document instead of looking for one.

@@ -2,6 +2,7 @@ package gameserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -10,9 +11,6 @@ import (
 
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 )
-
-// maxCalls bounds the calls of one instance in the outbox. Overflow: a further call waits for room until its context ends.
-const maxCalls = 1024
 
 // call is a request that is kept until it is answered, or its caller has gone.
 type call struct {
@@ -53,7 +51,7 @@ type call struct {
 type ledger struct {
 	server *Server // nil for the calls that are about no instance yet
 	log    *slog.Logger
-	room   chan struct{} // one token a call that somebody waits for
+	room   *room // for calls that somebody waits for
 
 	via      *socket // the socket over which the instance is linked; its calls go out on no other
 	epoch    int64   // of the link; 0 before the first
@@ -71,8 +69,8 @@ type ledger struct {
 	blocked bool  // a repair has to be answered first
 }
 
-func newLedger(log *slog.Logger) *ledger {
-	return &ledger{log: log, room: make(chan struct{}, maxCalls)}
+func newLedger(log *slog.Logger, queue QueuePolicy) *ledger {
+	return &ledger{log: log, room: &room{policy: queue}}
 }
 
 // outbox holds the calls of all instances that are not answered yet, and numbers them.
@@ -91,6 +89,9 @@ func newOutbox(wakeWriter chan<- struct{}) *outbox { return &outbox{wakeWriter: 
 // the last refusal, or when ctx or what the call belongs to has ended.
 func (o *outbox) do(ctx context.Context, over *ending, c *call) error {
 	if err := o.add(ctx, over.done, c); err != nil {
+		if errors.Is(err, ErrClosed) {
+			err = over.closed() // it is over by then
+		}
 		return fmt.Errorf("gameserver: %s: %w", c.method, err)
 	}
 	defer o.remove(c)
@@ -147,20 +148,16 @@ func pause(ctx context.Context, over *ending, d time.Duration) bool {
 	}
 }
 
-// add queues a call; the caller must remove it.
+// add queues a call; the caller must remove it. Overflow: as the room's policy says.
 func (o *outbox) add(ctx context.Context, done <-chan struct{}, c *call) error {
-	select {
-	case c.of.room <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-done:
-		return ErrClosed
+	if err := c.of.room.take(ctx, done, len(c.payload)); err != nil {
+		return err
 	}
 	c.answer = make(chan *linkv1.Response, 1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if c.of.closed {
-		<-c.of.room
+		c.of.room.give(len(c.payload))
 		return ErrClosed
 	}
 	o.calls = append(o.calls, c)
@@ -220,7 +217,7 @@ func (o *outbox) drop(c *call) {
 	case c.of.link == c:
 		c.of.link = nil
 	case !c.repair:
-		<-c.of.room
+		c.of.room.give(len(c.payload))
 	}
 	if c.overdue != nil {
 		c.overdue.Stop()
@@ -285,7 +282,7 @@ func (o *outbox) number(c *call) {
 func (o *outbox) next(via *socket) (_ *call, in time.Duration) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if len(via.open) >= via.window {
+	if via.left || len(via.open) >= via.window {
 		return nil, 0
 	}
 	o.scan++
@@ -330,7 +327,7 @@ func (o *outbox) next(via *socket) (_ *call, in time.Duration) {
 // answered takes in an answer and returns its call; nil for one that is answered already or forgotten. Unless the call settles its
 // answers itself, everything is done then.
 func (o *outbox) answered(via *socket, r *linkv1.Response) *call {
-	c := o.hold(via, r.GetId())
+	c := o.hold(via, r.GetId(), r.GetError() != nil)
 	if c == nil || c.settle != nil {
 		return c
 	}
@@ -351,7 +348,7 @@ func (o *outbox) answered(via *socket, r *linkv1.Response) *call {
 
 // refuse answers a call that cannot be sent.
 func (o *outbox) refuse(via *socket, c *call, e *linkv1.Error) {
-	switch c = o.hold(via, c.id); {
+	switch c = o.hold(via, c.id, true); {
 	case c == nil:
 	case c.repair:
 		o.repaired(c, e)
@@ -360,17 +357,22 @@ func (o *outbox) refuse(via *socket, c *call, e *linkv1.Error) {
 	}
 }
 
-// hold returns the call that is answered, which is not sent again meanwhile; nil for one that has its answer.
-func (o *outbox) hold(via *socket, id int64) *call {
+// hold returns the call that is answered, which is not sent again meanwhile; nil for one that has its answer. What a gateway that the
+// server has moved away from refuses, the next one is asked; and it is the next one that links.
+func (o *outbox) hold(via *socket, id int64, refused bool) *call {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(via.open, id)
+	via.signalSettled()
 	wake(o.wakeWriter)
 	i := slices.IndexFunc(o.calls, func(c *call) bool { return c.id == id && c.id != 0 && !c.held })
 	if i < 0 {
 		return nil
 	}
 	c := o.calls[i]
+	if via.left && (refused || c.settle != nil) {
+		return nil
+	}
 	c.held = true
 	if c.overdue != nil {
 		c.overdue.Stop()
@@ -412,6 +414,39 @@ func (o *outbox) resumed(l *ledger, via *socket, epoch int64) {
 	wake(o.wakeWriter)
 }
 
+// leave says that the server has moved away from a connection: nothing goes out over it any more, and what is not answered goes out over
+// the next one.
+func (o *outbox) leave(via *socket) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	via.left = true
+	via.signalSettled()
+}
+
+// frame returns the frame of a call that is to be sent on this socket, with both credentials; nil if the server has moved away meanwhile, so
+// that another one sends it.
+func (o *outbox) frame(via *socket, c *call) *linkv1.Frame {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if c.via != via {
+		return nil
+	}
+	r := &linkv1.Request{
+		Id: c.id, Auth: via.auth, LinkEpoch: c.epoch, Method: c.method, Payload: c.payload, LastRequest: c.lastDone,
+	}
+	if c.of.server != nil {
+		r.InstanceId = c.of.server.id
+	}
+	return &linkv1.Frame{Kind: &linkv1.Frame_Request{Request: r}}
+}
+
+// hasLeft reports whether the server has moved away from a connection.
+func (o *outbox) hasLeft(via *socket) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return via.left
+}
+
 // relinked says at which revision the instance was linked anew, from which things go on. Calls wait until resumed says where.
 func (o *outbox) relinked(l *ledger, revision int64) {
 	o.mu.Lock()
@@ -424,6 +459,14 @@ func (o *outbox) linkOf(l *ledger, via *socket) (epoch int64, here bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return l.epoch, l.via == via
+}
+
+// linkedSince reports whether a call that was refused went out with another epoch than its instance has now, or may have soon, so that it
+// is only to be made again.
+func (o *outbox) linkedSince(c *call) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return c.of.link != nil || c.epoch != c.of.epoch
 }
 
 // creating returns the number of the oldest CreateAndLink whose outcome is open, or 0.

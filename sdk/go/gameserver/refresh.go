@@ -33,14 +33,29 @@ func (h *Host) refreshRequest() *gameserverv1.RefreshTokensRequest {
 	return &gameserverv1.RefreshTokensRequest{ResumeKey: h.run.resumeKey, InstanceId: h.doc.Instance}
 }
 
-// keepFresh refreshes the tokens over a connection whenever it is time, until ctx ends. Without a connection nobody refreshes them until
-// the gateway says that they have expired, so there are never two who do.
-func (h *Host) keepFresh(ctx context.Context) {
+// startRefreshing begins to keep the tokens fresh over a connection. What it returns ends that, and waits for its end: so there is never
+// more than one connection over which they are refreshed.
+func (h *Host) startRefreshing(ctx context.Context) (stop func()) {
 	payload, err := proto.Marshal(h.refreshRequest())
 	if err != nil {
 		h.log.Error("the tokens cannot be refreshed", "error", err)
-		return
+		return func() {}
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		h.keepFresh(ctx, payload)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// keepFresh refreshes the tokens over a connection whenever it is time, until ctx ends. Without a connection nobody refreshes them until
+// the gateway says that they have expired, so there are never two who do.
+func (h *Host) keepFresh(ctx context.Context, payload []byte) {
 	defer h.outbox.forgetLink(h.refreshes)
 	h.tokens.connected(time.Now())
 	for h.tokens.due(ctx) {

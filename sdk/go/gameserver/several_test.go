@@ -43,7 +43,7 @@ func sendsNext(t *testing.T, o *outbox, via *socket, want *call) {
 // remembered when the others have used up many numbers.
 func TestTheWindowOfNumbersIsAnInstancesOwn(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	a, b := newLedger(log), newLedger(log)
+	a, b := newLedger(log, testQueue), newLedger(log, testQueue)
 	o, via := newOutbox(make(chan struct{}, 1)), socketOf(2, a, b)
 	stuck := add(t, o, a)
 	sendsNext(t, o, via, stuck)
@@ -67,7 +67,7 @@ func TestTheWindowOfNumbersIsAnInstancesOwn(t *testing.T) {
 // The gateway counts the open requests of all instances, and those that link.
 func TestTheWindowOfOpenRequestsIsShared(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	a, b, c := newLedger(log), newLedger(log), newLedger(log)
+	a, b, c := newLedger(log, testQueue), newLedger(log, testQueue), newLedger(log, testQueue)
 	o, via := newOutbox(make(chan struct{}, 1)), socketOf(2, a, b)
 	link := &call{of: c, settle: func(*socket, *linkv1.Response) error { return nil }}
 	o.addLink(link)
@@ -103,7 +103,7 @@ func TestAnInboxThatIsOverFetchesNothing(t *testing.T) {
 // What waits for its instance to be linked lets others past, and keeps the order of the numbers.
 func TestCallsWaitForTheirOwnLink(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	a, b := newLedger(log), newLedger(log)
+	a, b := newLedger(log, testQueue), newLedger(log, testQueue)
 	o := newOutbox(make(chan struct{}, 1))
 	before := socketOf(64, a)
 	sent := add(t, o, a)
@@ -131,32 +131,32 @@ func TestCallsWaitForTheirOwnLink(t *testing.T) {
 
 // An instance that is over leaves nothing behind: no call, no number, and no place in the window but that of what is under way.
 func TestAClosedLedgerIsEmpty(t *testing.T) {
-	l := newLedger(slog.New(slog.DiscardHandler))
+	l := newLedger(slog.New(slog.DiscardHandler), testQueue)
 	o, via := newOutbox(make(chan struct{}, 1)), socketOf(64, l)
 	sent, unsent := add(t, o, l), add(t, o, l)
 	sendsNext(t, o, via, sent)
 	o.close(l)
-	if len(o.calls) != 0 || len(l.room) != 0 || len(via.open) != 1 {
-		t.Errorf("%d calls, %d places and %d requests are left", len(o.calls), len(l.room), len(via.open))
+	if len(o.calls) != 0 || l.room.calls != 0 || len(via.open) != 1 {
+		t.Errorf("%d calls, %d places and %d requests are left", len(o.calls), l.room.calls, len(via.open))
 	}
 	o.remove(sent)
 	o.remove(unsent)
 	if c := o.answered(via, &linkv1.Response{Id: sent.id}); c != nil || len(via.open) != 0 {
 		t.Errorf("the answer was taken for one to %v", c)
 	}
-	if err := o.add(t.Context(), nil, &call{of: l}); !errors.Is(err, ErrClosed) || len(l.room) != 0 {
+	if err := o.add(t.Context(), nil, &call{of: l}); !errors.Is(err, ErrClosed) || l.room.calls != 0 {
 		t.Errorf("a call was taken: %v", err)
 	}
 }
 
 // An answer that comes while the caller is giving up is an answer; whoever has it does not have to be given it again.
 func TestAnAnswerAtTheLastMoment(t *testing.T) {
-	l := newLedger(slog.New(slog.DiscardHandler))
+	l := newLedger(slog.New(slog.DiscardHandler), testQueue)
 	o, via := newOutbox(make(chan struct{}, 1)), socketOf(64, l)
 	early, late := add(t, o, l), add(t, o, l)
 	for _, c := range []*call{early, late} {
 		sendsNext(t, o, via, c)
-		o.hold(via, c.id)
+		o.hold(via, c.id, false)
 	}
 	if !o.hand(early, &linkv1.Response{Id: early.id}) || o.remove(early) == nil {
 		t.Error("the answer that was handed over is lost")
@@ -170,7 +170,7 @@ func TestAnAnswerAtTheLastMoment(t *testing.T) {
 func TestALinkThatIsNotAnswered(t *testing.T) {
 	for _, answered := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			l := newLedger(slog.New(slog.DiscardHandler))
+			l := newLedger(slog.New(slog.DiscardHandler), testQueue)
 			o, via := newOutbox(make(chan struct{}, 1)), socketOf(64)
 			ctx, cut := context.WithCancelCause(t.Context())
 			via.cut = cut
@@ -192,7 +192,7 @@ func TestALinkThatIsNotAnswered(t *testing.T) {
 // A Link that Berth has put off waits for as long as Berth says, and holds up nobody.
 func TestALinkIsPutOff(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	a, b := newLedger(log), newLedger(log)
+	a, b := newLedger(log, testQueue), newLedger(log, testQueue)
 	o, via := newOutbox(make(chan struct{}, 1)), socketOf(64, b)
 	link := &call{of: a, settle: func(*socket, *linkv1.Response) error { return nil }}
 	o.addLink(link)

@@ -36,6 +36,8 @@ type Order struct {
 	Labels map[string]string
 	// Bootstrap is the document for the server: a secret.
 	Bootstrap []byte
+	// Traceparent is the trace that the call belongs to; may be empty.
+	Traceparent string
 }
 
 // ServerState is what a provider says of a server.

@@ -207,7 +207,7 @@ func (h *hold) place(ctx context.Context) error {
 	defer cancel()
 	server, err := p.Host.Allocate(callCtx, Order{
 		Attempt: h.a.ID, Namespace: h.a.Namespace, InstanceID: h.a.InstanceID, Build: h.a.Placement.Build, Region: region,
-		Labels: h.a.Placement.Labels, Bootstrap: bootstrap,
+		Labels: h.a.Placement.Labels, Bootstrap: bootstrap, Traceparent: h.a.Traceparent,
 	})
 	if err != nil {
 		h.a.Refused(failureOf(err), h.now())

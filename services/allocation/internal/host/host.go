@@ -2,15 +2,18 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"buf.build/go/protovalidate"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/status"
 
+	"github.com/berth-dev/berth/pkg/tracing"
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
@@ -29,10 +32,11 @@ type Host struct {
 	name     string
 	provider provider.Provider
 	calls    *Metrics
+	tracer   *tracing.Tracer
 }
 
-// Open asks the provider what it is and returns it under its configured name.
-func Open(ctx context.Context, name string, p provider.Provider, m *Metrics) (allocator.Provider, error) {
+// Open asks the provider what it is and returns it under its configured name. A tracer makes spans of its allocations; nil: there are none.
+func Open(ctx context.Context, name string, p provider.Provider, m *Metrics, t *tracing.Tracer) (allocator.Provider, error) {
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
 	d, err := p.Describe(ctx, &providerv1.DescribeRequest{})
@@ -46,15 +50,17 @@ func Open(ctx context.Context, name string, p provider.Provider, m *Metrics) (al
 	info := allocator.ProviderInfo{
 		Name: name, Kind: d.GetKind(), Regions: d.GetRegions(), Builds: d.GetBuilds(), PollInterval: poll, MaxBootstrap: d.GetMaxBootstrapBytes(),
 	}
-	return allocator.Provider{Info: info, Host: &Host{name, p, m}}, nil
+	return allocator.Provider{Info: info, Host: &Host{name, p, m, t}}, nil
 }
 
 // Allocate implements allocator.Host.
 func (h *Host) Allocate(ctx context.Context, o allocator.Order) (allocator.Server, error) {
 	start := time.Now()
+	ctx, span := h.tracer.Start(tracing.WithParent(ctx, o.Traceparent), "provider allocate")
 	resp, err := h.provider.Allocate(ctx, &providerv1.AllocateRequest{
 		AttemptId: o.Attempt, Namespace: o.Namespace, InstanceId: o.InstanceID, Build: o.Build, Region: o.Region, Labels: o.Labels, Bootstrap: o.Bootstrap,
 	})
+	span.End(result(err))
 	if err = h.done("allocate", start, err); err != nil {
 		return allocator.Server{}, err
 	}
@@ -83,15 +89,19 @@ func (h *Host) Release(ctx context.Context, attempt, externalID string) (bool, e
 
 // done counts a call and returns its error as a failure.
 func (h *Host) done(call string, start time.Time, err error) error {
-	result := "OK"
-	if err != nil {
-		result = provider.ReasonOf(err).String()[len("FAILURE_REASON_"):]
-	}
-	h.calls.observe(h.name, call, result, time.Since(start))
+	h.calls.observe(h.name, call, cmp.Or(result(err), "OK"), time.Since(start))
 	if err == nil {
 		return nil
 	}
 	return &allocator.Failure{Kind: kind(provider.ReasonOf(err)), Message: words(err), RetryAfter: provider.RetryAfterOf(err)}
+}
+
+// result is the reason of a failure without its prefix; "" where there is none.
+func result(err error) string {
+	if err == nil {
+		return ""
+	}
+	return strings.TrimPrefix(provider.ReasonOf(err).String(), "FAILURE_REASON_")
 }
 
 func words(err error) string {

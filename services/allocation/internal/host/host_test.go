@@ -38,7 +38,7 @@ func open(t *testing.T, s *stub) allocator.Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := host.Open(t.Context(), "name", s, m)
+	p, err := host.Open(t.Context(), "name", s, m, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

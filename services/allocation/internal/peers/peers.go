@@ -8,6 +8,7 @@ import (
 
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	"github.com/berth-dev/berth/pkg/rpc"
+	"github.com/berth-dev/berth/pkg/tracing"
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
@@ -33,7 +34,7 @@ func (i Issuer) Bootstrap(ctx context.Context, a allocator.Allocation, p allocat
 	if p.Claims {
 		mint = i.claim
 	}
-	server, err := mint(ctx, a, &doc)
+	server, err := mint(tracing.WithParent(ctx, a.Traceparent), a, &doc)
 	if err != nil {
 		return nil, rpc.FromStatus(err)
 	}
@@ -79,7 +80,7 @@ func (i Instances) Report(ctx context.Context, a allocator.Allocation) (allocato
 	default:
 		return allocator.Open, fmt.Errorf("allocation %s owes no report", a.ID)
 	}
-	resp, err := i.Attempts.ReportAttempt(ctx, req)
+	resp, err := i.Attempts.ReportAttempt(tracing.WithParent(ctx, a.Traceparent), req)
 	if err != nil {
 		return allocator.Open, rpc.FromStatus(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
 	"github.com/berth-dev/berth/pkg/pagetoken"
+	"github.com/berth-dev/berth/pkg/tracing"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
@@ -106,8 +107,11 @@ func create(ctx context.Context, req description) (instance.Create, error) {
 	}, err
 }
 
-// traceparent is handed on to the game server, so that one trace can span all.
+// traceparent is handed on to the game server, so that one trace can span all: this call's span or, without tracing, what the caller has named.
 func traceparent(ctx context.Context) string {
+	if own := tracing.Traceparent(ctx); own != "" {
+		return own
+	}
 	if v := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(v) == 1 && len(v[0]) <= 128 {
 		return v[0]
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
+	"github.com/berth-dev/berth/pkg/tracing"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
@@ -176,7 +177,7 @@ func (s *Session) relay(ctx context.Context, req *sessionv1.RelayRequest, queued
 	if timeout <= 0 || timeout > relayTimeout {
 		timeout = relayTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(tracing.WithParent(ctx, req.GetTraceparent()), timeout)
 	defer cancel()
 	id, in := req.GetIdentity(), req.GetRequest()
 	f := &frame{command: instance.CommandID{Session: id.GetSessionId(), Number: in.GetId()}, queued: queued, lastRequest: in.GetLastRequest(), linkEpoch: in.GetLinkEpoch(), sessionEpoch: id.GetSessionEpoch()}

@@ -28,8 +28,10 @@ func (c Claim) decide(t *turn) error {
 		t.record("claimed_twice", "server %s", a.ServerID)
 		t.loseServer(ClaimedTwice, "%s", message)
 		return nil
-	case a.ClaimNonceHash != nil || a.Fate == Accepted:
+	case a.ClaimNonceHash != nil:
 		return errClaimUsed("nothing was changed")
+	case a.Fate == Accepted:
+		return errs.New(errs.ClaimUsed, "claim: the server of this code has linked already, without it; the code is good for nothing any more, and nothing was changed")
 	}
 	if err := t.claimable(a); err != nil {
 		return err

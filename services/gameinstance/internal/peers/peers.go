@@ -10,6 +10,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
+	"github.com/berth-dev/berth/pkg/tracing"
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
@@ -43,13 +44,13 @@ func (a *Allocation) Allocate(ctx context.Context, inst *instance.Instance, atte
 	if deadline, ok := inst.Deadlines[instance.DeadlineAllocation]; ok {
 		req.Deadline = timestamppb.New(deadline)
 	}
-	_, err := a.client.CreateAllocation(ctx, req)
+	_, err := a.client.CreateAllocation(tracing.WithParent(ctx, inst.Traceparent), req)
 	return rpc.FromStatus(err)
 }
 
 // Release implements outbox.Allocation.
 func (a *Allocation) Release(ctx context.Context, inst *instance.Instance, attemptID string) error {
-	_, err := a.client.ReleaseAllocation(ctx, &allocationv1.ReleaseAllocationRequest{Namespace: inst.Namespace, AllocationId: attemptID, InstanceId: inst.ID})
+	_, err := a.client.ReleaseAllocation(tracing.WithParent(ctx, inst.Traceparent), &allocationv1.ReleaseAllocationRequest{Namespace: inst.Namespace, AllocationId: attemptID, InstanceId: inst.ID})
 	return rpc.FromStatus(err)
 }
 

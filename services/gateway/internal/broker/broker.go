@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"google.golang.org/protobuf/proto"
 
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 
@@ -35,6 +34,8 @@ type Config struct {
 	Client *redisx.Store
 	// Deliver takes an envelope. It must not block: while it does, the store's buffer for this subscriber fills, and it is cut off when that is full.
 	Deliver func(*eventv1.Envelope)
+	// Message takes a message that may be lost. It must not block either.
+	Message func(Message)
 	// Interval is how often the canary is sent. Default 1 s.
 	Interval time.Duration
 	// Log is where lost subscriptions are logged.
@@ -47,6 +48,7 @@ type Config struct {
 type Broker struct {
 	client   *redisx.Store
 	deliver  func(*eventv1.Envelope)
+	message  func(Message)
 	interval time.Duration
 	log      *slog.Logger
 	metrics  *metrics.Metrics
@@ -58,7 +60,7 @@ func New(cfg Config) *Broker {
 	if cfg.Interval == 0 {
 		cfg.Interval = time.Second
 	}
-	return &Broker{client: cfg.Client, deliver: cfg.Deliver, interval: cfg.Interval, log: cfg.Log, metrics: cfg.Metrics}
+	return &Broker{client: cfg.Client, deliver: cfg.Deliver, message: cfg.Message, interval: cfg.Interval, log: cfg.Log, metrics: cfg.Metrics}
 }
 
 // Ready returns an error unless the subscription has proven itself lately.
@@ -163,10 +165,12 @@ func (b *Broker) receive(payload string) {
 	if payload == canary {
 		return
 	}
-	envelope := new(eventv1.Envelope)
-	if err := proto.Unmarshal([]byte(payload), envelope); err != nil {
+	envelope, err := readEnvelope([]byte(payload), b.message)
+	if err != nil {
 		b.log.Error("an envelope could not be read", "error", err)
 		return
 	}
-	b.deliver(envelope)
+	if envelope != nil {
+		b.deliver(envelope)
+	}
 }

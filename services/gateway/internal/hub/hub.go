@@ -5,6 +5,7 @@ package hub
 import (
 	"errors"
 	"sync"
+	"time"
 
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
@@ -18,6 +19,13 @@ type Socket interface {
 	Remind(instanceID string)
 	// Assign says that the instance was placed on the server.
 	Assign(instanceID string)
+	// Move asks the server to open its next connection elsewhere and to leave this one within some time; false when it cannot be asked, because it has no
+	// session yet.
+	Move(within time.Duration) bool
+	// Replace says that a newer session of the server took over.
+	Replace()
+	// Message queues a message that may be lost. It keeps nothing of what it is given.
+	Message(instance, topic, data []byte)
 	// Close says goodbye and closes; only the first call counts.
 	Close(code linkv1.CloseCode, message string)
 	// Kill cuts the connection.
@@ -139,12 +147,12 @@ func (o *Opening) Done() {
 	o.hub.tidy(o.server, e)
 }
 
-// Register makes a socket the one of its server, and the one through which the instances are linked. The server's socket before it is closed. It fails
+// Register makes a socket the one of its server, and the one through which the instances are linked. The server's socket before it is told. It fails
 // with ErrReplaced or ErrLapsed when the session was overtaken while it was being opened.
 func (o *Opening) Register(s Socket, epoch int64, instances []string) error {
 	replaced, err := o.register(s, epoch, instances)
 	if replaced != nil {
-		replaced.Close(linkv1.CloseCode_CLOSE_CODE_REPLACED, "the server has connected again")
+		replaced.Replace()
 	}
 	return err
 }
@@ -192,7 +200,7 @@ func (h *Hub) Unlink(s Socket, instanceID string) {
 	}
 }
 
-// Deliver hands each delivery of an envelope to the socket of its instance and each assignment to that of its server, and closes the sockets of sessions that
+// Deliver hands each delivery of an envelope to the socket of its instance and each assignment to that of its server, and tells the sockets of sessions that
 // were taken over. What is for nobody here is dropped: a delivery stays in its mailbox, and an assignment comes again.
 func (h *Hub) Deliver(e *eventv1.Envelope) {
 	for _, d := range e.GetDeliveries() {
@@ -207,9 +215,21 @@ func (h *Hub) Deliver(e *eventv1.Envelope) {
 	}
 	for _, r := range e.GetReplaced() {
 		if s := h.replaced(r.GetServerId(), r.GetSessionEpoch()); s != nil {
-			s.Close(linkv1.CloseCode_CLOSE_CODE_REPLACED, "the server has connected again")
+			s.Replace()
 		}
 	}
+}
+
+// Message hands a message that may be lost to the socket of its instance; false when there is none here.
+func (h *Hub) Message(instance, topic, data []byte) bool {
+	h.mu.RLock()
+	s := h.links[string(instance)]
+	h.mu.RUnlock()
+	if s == nil {
+		return false
+	}
+	s.Message(instance, topic, data)
+	return true
 }
 
 // Remind tells the sockets of instances whose mailboxes have waited too long.

@@ -22,6 +22,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fakeSocket struct {
 	hub    *hub.Hub
 	leaves bool
+	obeys  bool // removes itself when it is asked to move
+	young  bool // has no session
 
 	mu       sync.Mutex
 	got      []int64
@@ -29,6 +31,9 @@ type fakeSocket struct {
 	assigned []string
 	code     linkv1.CloseCode
 	closedAt time.Time
+	said     []string
+	movedAt  time.Time
+	within   time.Duration
 	killed   bool
 }
 
@@ -60,6 +65,27 @@ func (f *fakeSocket) Close(code linkv1.CloseCode, _ string) {
 		go f.hub.Remove(f, "", nil)
 	}
 }
+
+func (f *fakeSocket) Message(instance, topic, data []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.said = append(f.said, string(instance)+" "+string(topic)+" "+string(data))
+}
+
+func (f *fakeSocket) Move(within time.Duration) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.young {
+		return false
+	}
+	f.movedAt, f.within = time.Now(), within
+	if f.obeys {
+		go f.hub.Remove(f, "", nil)
+	}
+	return true
+}
+
+func (f *fakeSocket) Replace() { f.Close(linkv1.CloseCode_CLOSE_CODE_REPLACED, "") }
 
 func (f *fakeSocket) Kill() {
 	f.mu.Lock()
@@ -198,7 +224,7 @@ func TestDrainIsPacedAndInTime(t *testing.T) {
 		h := hub.New(10_000)
 		var all []*fakeSocket
 		for range 5000 {
-			s := &fakeSocket{hub: h, leaves: true}
+			s := &fakeSocket{hub: h, leaves: true} // do not know Move
 			h.Add(s)
 			all = append(all, s)
 		}
@@ -216,20 +242,72 @@ func TestDrainIsPacedAndInTime(t *testing.T) {
 		if h.Add(&fakeSocket{}) {
 			t.Error("a draining hub took a socket")
 		}
-		slots := make(map[time.Duration]int)
+		moves, goodbyes := make(map[time.Duration]int), make(map[time.Duration]int)
 		for _, s := range all {
 			if s.code != linkv1.CloseCode_CLOSE_CODE_GOING_AWAY || s.killed {
 				t.Fatalf("closed with %v, killed %v", s.code, s.killed)
 			}
-			slots[s.closedAt.Sub(began).Truncate(100*time.Millisecond)]++
+			if s.within < time.Second || s.closedAt.Sub(s.movedAt) < s.within {
+				t.Fatalf("told to leave within %v, and was sent away after %v", s.within, s.closedAt.Sub(s.movedAt))
+			}
+			moves[s.movedAt.Sub(began).Truncate(100*time.Millisecond)]++
+			goodbyes[s.closedAt.Sub(began).Truncate(100*time.Millisecond)]++
 		}
-		for slot, n := range slots {
-			if n > 300 {
-				t.Errorf("%d goodbyes within 100 ms at %v", n, slot)
+		for _, slots := range []map[time.Duration]int{moves, goodbyes} {
+			for slot, n := range slots {
+				if n > 300 {
+					t.Errorf("%d servers sent elsewhere within 100 ms at %v", n, slot)
+				}
 			}
 		}
 		if !stubborn.killed {
 			t.Error("who did not leave was not cut")
+		}
+	})
+}
+
+// Servers that leave when they are asked to are not sent away, and nobody waits for the rest of the time.
+func TestADrainEndsWithTheLastServerThatMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hub.New(100)
+		var all []*fakeSocket
+		for range 50 {
+			s := &fakeSocket{hub: h, obeys: true}
+			h.Add(s)
+			all = append(all, s)
+		}
+		young := &fakeSocket{hub: h, young: true, leaves: true}
+		h.Add(young)
+		ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := h.Drain(ctx); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 600*time.Millisecond { // 51 slots of 10 ms
+			t.Errorf("it took %v", took)
+		}
+		for _, s := range all {
+			if s.code != 0 || s.killed {
+				t.Fatalf("closed with %v, killed %v", s.code, s.killed)
+			}
+		}
+		if young.code != linkv1.CloseCode_CLOSE_CODE_GOING_AWAY {
+			t.Error("who has no session to move was not sent away")
+		}
+	})
+}
+
+func TestADrainWithLittleTimeKeepsItsDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hub.New(100)
+		for range 50 {
+			h.Add(&fakeSocket{hub: h})
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := h.Drain(ctx); err != nil {
+			t.Error(err)
 		}
 	})
 }

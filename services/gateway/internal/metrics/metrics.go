@@ -23,6 +23,10 @@ type Metrics struct {
 	InUse *prometheus.CounterVec
 	// Notifications counts notifications that were queued to sockets.
 	Notifications prometheus.Counter
+	// MessagesIn and MessagesOut count messages that may be lost: those of servers that were published, and those of backends that were queued to sockets.
+	MessagesIn, MessagesOut prometheus.Counter
+	// MessagesLost counts those that were dropped, by the reason.
+	MessagesLost *prometheus.CounterVec
 	// Pulls counts reads of mailboxes: after a link, a gap, or a reminder.
 	Pulls prometheus.Counter
 	// Breaks counts relay streams that broke.
@@ -49,6 +53,9 @@ func New(reg prometheus.Registerer) *Metrics {
 		RateLimited:   vector("berth_gateway_rate_limited_total", "Requests, upgrades and frames that came too fast, by the limit.", "what"),
 		InUse:         vector("berth_gateway_credentials_in_use_total", "Connections refused because another one uses their pair, by the resume key that they showed: none, wrong.", "resume_key"),
 		Notifications: counter("berth_gateway_notifications_total", "Notifications queued to link sockets."),
+		MessagesIn:    counter("berth_gateway_messages_published_total", "Ephemeral messages of game servers that were published."),
+		MessagesOut:   counter("berth_gateway_messages_delivered_total", "Ephemeral messages of backends that were queued to link sockets."),
+		MessagesLost:  vector("berth_gateway_messages_lost_total", "Ephemeral messages that were dropped, both ways, by reason.", "reason"),
 		Pulls:         counter("berth_gateway_pulls_total", "Reads of mailboxes: after a link, a gap in what was published, or a reminder."),
 		Breaks:        counter("berth_gateway_relay_breaks_total", "Relay streams to game-instance that broke."),
 		Lapses:        counter("berth_gateway_lease_lapses_total", "Leases that ran out, whereupon all sockets were closed."),

@@ -2,6 +2,7 @@ package rest
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -10,7 +11,11 @@ import (
 
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/rpc"
+	"github.com/berth-dev/berth/pkg/tracing"
 )
+
+// traceparent is the key under which W3C Trace Context names a caller's trace.
+const traceparent = "traceparent"
 
 // callTimeout bounds a forwarded unary call, whatever its caller asks for.
 const callTimeout = 30 * time.Second
@@ -18,7 +23,7 @@ const callTimeout = 30 * time.Second
 // forwarded are the only metadata keys that pass from outside to a service. Above all auth.MetadataInternalKey does not. The address for
 // which a call is passed on is never the caller's own word: over REST guard lets none through, over gRPC outgoing replaces it.
 func forwarded() [4]string {
-	return [...]string{auth.MetadataAuthorization, auth.MetadataSocialToken, "traceparent", rpc.MetadataForwardedFor}
+	return [...]string{auth.MetadataAuthorization, auth.MetadataSocialToken, traceparent, rpc.MetadataForwardedFor}
 }
 
 // forwarder is a connection to a service over which calls from outside go, with their own credentials. Streams end when the gateway stops.
@@ -29,14 +34,14 @@ type forwarder struct {
 
 // Invoke implements grpc.ClientConnInterface.
 func (f forwarder) Invoke(ctx context.Context, method string, args, reply any, opts ...grpc.CallOption) error {
-	ctx, cancel := context.WithTimeout(filter(ctx), callTimeout)
+	ctx, cancel := context.WithTimeout(tracing.WithParent(filter(ctx), traceOf(ctx)), callTimeout)
 	defer cancel()
 	return f.conn.Invoke(ctx, method, args, reply, opts...)
 }
 
 // NewStream implements grpc.ClientConnInterface.
 func (f forwarder) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	ctx, cancel := context.WithCancel(filter(ctx))
+	ctx, cancel := context.WithCancel(tracing.WithParent(filter(ctx), traceOf(ctx)))
 	stop := context.AfterFunc(f.stopping, cancel) //nolint:contextcheck // the gateway's end, beside that of the request
 	context.AfterFunc(ctx, func() { stop() })     // ctx ends with the request
 	stream, err := f.conn.NewStream(ctx, desc, method, opts...)
@@ -57,6 +62,12 @@ func (r refusable) Header() (metadata.MD, error) {
 		return nil, r.RecvMsg(new(emptypb.Empty))
 	}
 	return md, err
+}
+
+// traceOf returns the trace that the caller has named.
+func traceOf(ctx context.Context) string {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	return strings.Join(md.Get(traceparent), "")
 }
 
 // filter leaves only what may pass in the outgoing metadata.

@@ -35,13 +35,14 @@ const (
 
 // link is how far the notifications of one instance are. A mailbox is read by one pull at a time.
 type link struct {
-	epoch int64
-	start int64 // the offset up to which the server had everything when it linked
-	sent  int64 // the offset last sent on this connection
-	acked int64 // the offset last acknowledged on it
-	over  bool  // the instance is over: nothing new will happen to it
-	pull  pullState
-	seen  int64 // the highest offset that was dropped during a pull
+	instance string
+	epoch    int64
+	start    int64 // the offset up to which the server had everything when it linked
+	sent     int64 // the offset last sent on this connection
+	acked    int64 // the offset last acknowledged on it
+	over     bool  // the instance is over: nothing new will happen to it
+	pull     pullState
+	seen     int64 // the highest offset that was dropped during a pull
 }
 
 // settled reports whether the server has dealt with all that was sent.
@@ -68,7 +69,7 @@ func (s *Session) Linked(l Link) {
 	if s.links == nil {
 		s.links = make(map[string]*link)
 	}
-	s.links[l.Instance] = &link{epoch: l.Epoch, start: l.Offset, sent: l.Offset}
+	s.links[l.Instance] = &link{instance: l.Instance, epoch: l.Epoch, start: l.Offset, sent: l.Offset}
 }
 
 // Epoch returns the epoch of an instance's link; 0 when it is not linked here.
@@ -77,6 +78,15 @@ func (s *Session) Epoch(instance string) int64 {
 		return l.epoch
 	}
 	return 0
+}
+
+// LinkedUnder returns the id of an instance if it is linked here under the epoch. It allocates nothing.
+func (s *Session) LinkedUnder(instance []byte, epoch int64) (id string, ok bool) {
+	l, ok := s.links[string(instance)]
+	if !ok || l.epoch != epoch {
+		return "", false
+	}
+	return l.instance, true
 }
 
 // Live reports whether an instance is linked here and not known to be over.

@@ -96,6 +96,17 @@ func (s *Session) Request(id int64) *Breach {
 	return nil
 }
 
+// Message records that a message came that has no answer.
+func (s *Session) Message() *Breach {
+	if s.phase != open {
+		return &Breach{Order, "a message came before Hello was answered with Welcome"}
+	}
+	return nil
+}
+
+// InFlight returns how many requests have no answer yet.
+func (s *Session) InFlight() int { return s.inFlight }
+
 // Answered records that a request was answered.
 func (s *Session) Answered() { s.inFlight-- }
 

@@ -99,16 +99,17 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 // Relay passes a game server's call on and calls done once, with the answer or with an *errs.Error. done must not block; it may be called before Relay
-// returns. Calls of one server go out in order. caller and req must not be changed afterwards.
-func (c *Client) Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, done func(*sessionv1.RelayResponse, error)) {
+// returns. Calls of one server go out in order. caller and req must not be changed afterwards. traceparent is the call's trace; it may be empty.
+func (c *Client) Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, traceparent string, done func(*sessionv1.RelayResponse, error)) {
 	l := c.lanes[maphash.String(c.seed, caller.GetServerId())%uint64(len(c.lanes))]
 	l.submit(&call{
 		deadline: time.Now().Add(c.timeout),
 		size:     len(req.GetPayload()) + callOverhead,
 		done:     done,
 		request: &sessionv1.RelayRequest{
-			Identity: caller,
-			Request:  req,
+			Identity:    caller,
+			Request:     req,
+			Traceparent: traceparent,
 		},
 	})
 }

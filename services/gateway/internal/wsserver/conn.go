@@ -21,14 +21,15 @@ import (
 // conn is one connection. A goroutine reads it for as long as it lives (run); a second one writes while there is something to write. The exported methods
 // do not block; they are what the hub calls.
 type conn struct {
-	srv    *Server
-	pair   *session.Pair
-	ws     *websocket.Conn
-	raw    *gatheringConn
-	remote string         // whose connection it is, host:port
-	frames *limit.Bucket  // of the pair's requests
-	heard  atomic.Int64   // when something last came from the peer: a time.Duration since the server was made
-	others sync.WaitGroup // the goroutines beside run; one may only be added under mu while the connection is not over
+	srv         *Server
+	pair        *session.Pair
+	ws          *websocket.Conn
+	raw         *gatheringConn
+	remote      string         // whose connection it is, host:port
+	traceparent string         // the trace in which the server was allocated; may be empty
+	frames      *limit.Bucket  // of the pair's requests
+	heard       atomic.Int64   // when something last came from the peer: a time.Duration since the server was made
+	others      sync.WaitGroup // the goroutines beside run; one may only be added under mu while the connection is not over
 
 	mu      sync.Mutex
 	state   *session.Session
@@ -36,16 +37,24 @@ type conn struct {
 	epoch   int64                     // of the session; 0 before Welcome
 	pinged  time.Time
 	out     outbox
+	writer  func()           // write; a method's value made anew each time would cost an allocation
 	closing linkv1.CloseCode // the code of the Goodbye that is queued or sent
 	over    bool             // run is winding up
 	hello   *time.Timer
 	kill    *time.Timer
+
+	moving    bool        // the server was asked to move
+	replaced  bool        // a newer session of the server took over
+	lingering *time.Timer // bounds how long a replaced connection waits for the answers to its requests
+
+	explained time.Time // when the server was last told why its messages are dropped
 
 	unrefreshed time.Time // when Berth could not refresh the pair; zero: the last refresh was answered otherwise
 }
 
 func newConn(s *Server, pair *session.Pair) *conn {
 	c := &conn{srv: s, pair: pair, state: session.New(s.cfg.Limits.MaxInFlight), pinged: time.Now()}
+	c.writer = c.write
 	c.hear()
 	return c
 }
@@ -70,17 +79,19 @@ func (c *conn) run() {
 	c.over = true
 	c.hello.Stop()
 	c.out.drop()
-	code, epoch, instances := c.closing, c.epoch, c.state.Instances()
+	code, epoch, replaced, instances := c.closing, c.epoch, c.replaced, c.state.Instances()
 	c.mu.Unlock()
 	c.Kill()
 	_ = c.ws.CloseNow() // frees what the library holds
 	c.others.Wait()
-	if c.kill != nil {
-		c.kill.Stop()
+	for _, timer := range []*time.Timer{c.kill, c.lingering} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 	server := c.pair.Server()
 	// Before the hub lets go of the socket: a stop waits for the hub to be empty, and then for all ends to be told.
-	if epoch != 0 && code != linkv1.CloseCode_CLOSE_CODE_REPLACED {
+	if epoch != 0 && !replaced && code != linkv1.CloseCode_CLOSE_CODE_REPLACED {
 		c.srv.cfg.Upstream.CloseSession(server.ID, epoch, instances)
 	}
 	c.srv.cfg.Hub.Remove(c, server.ID, instances)
@@ -99,6 +110,9 @@ func (c *conn) Close(code linkv1.CloseCode, message string) {
 func (c *conn) close(code linkv1.CloseCode, message string) {
 	if c.over || c.closing != 0 {
 		return
+	}
+	if c.replaced { // whatever else is the matter, its server is not to come back for it
+		code = linkv1.CloseCode_CLOSE_CODE_REPLACED
 	}
 	if code == linkv1.CloseCode_CLOSE_CODE_SLOW_CONSUMER {
 		c.out.drop() // it would have to be read first; it will be asked or read for again after the reconnect

@@ -35,12 +35,16 @@ func errExpired() error {
 	return errs.New(errs.CredentialsExpired, "auth: the tokens have expired; refresh them (RefreshTokens), and send the request again")
 }
 
+func errRevoked() error {
+	return errs.New(errs.CredentialsRevoked, "auth: the tokens were revoked")
+}
+
 // admit checks a request's credentials and returns as whom it is passed on. A pair that has expired may ask for its renewal, and game-instance decides
 // about that; with everything else it waits until it is renewed, unless Berth cannot renew it now: an outage of Berth takes no calls from a server that was
 // let in before.
 func (c *conn) admit(r *linkv1.Request, caller *sessionv1.ServerIdentity) (*sessionv1.ServerIdentity, error) {
 	if c.srv.cfg.Revoked(c.pair.Server()) {
-		return nil, errs.New(errs.CredentialsRevoked, "auth: the tokens were revoked")
+		return nil, errRevoked()
 	}
 	now := c.srv.cfg.Now()
 	expired, err := c.pair.Check(context.Background(), r.GetAuth().GetGame(), r.GetAuth().GetSocial(), now)

@@ -1,6 +1,7 @@
 package wsserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/errs"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	"github.com/berth-dev/berth/pkg/tracing"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
@@ -80,6 +82,10 @@ func (c *conn) readAll(r io.Reader, buf []byte) ([]byte, error) {
 
 // handle deals with one frame. raw is not kept.
 func (c *conn) handle(raw []byte) {
+	if m, ok := decodeMessage(raw); ok {
+		c.message(m)
+		return
+	}
 	frame, err := decode(raw)
 	if err != nil {
 		c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the frame is not a berth.link.v1.Frame")
@@ -88,6 +94,10 @@ func (c *conn) handle(raw []byte) {
 	switch kind := frame.GetKind().(type) {
 	case *linkv1.Frame_Request:
 		c.request(kind.Request)
+	case *linkv1.Frame_Message:
+		if m, err := messageOf(kind.Message); err == nil {
+			c.message(m)
+		}
 	case *linkv1.Frame_Ack:
 		c.ack(kind.Ack)
 	case *linkv1.Frame_Hello:
@@ -252,7 +262,19 @@ func (c *conn) request(r *linkv1.Request) {
 		return
 	}
 	r.Auth = nil // they go no further
-	c.srv.cfg.Upstream.Relay(caller, r, func(resp *sessionv1.RelayResponse, err error) { c.relayed(call, resp, err) })
+	ctx, span := c.srv.cfg.Tracer.Start(c.traceOf(call), "link request")
+	c.srv.cfg.Upstream.Relay(caller, r, tracing.Traceparent(ctx), func(resp *sessionv1.RelayResponse, err error) { //nolint:contextcheck // calls go by their own time
+		c.relayed(call, resp, err)
+		span.End(cmp.Or(string(errs.ReasonOf(err)), resp.GetResponse().GetError().GetReason()))
+	})
+}
+
+// traceOf returns where the trace of a request begins: the link is the end of the one in which the server was allocated.
+func (c *conn) traceOf(call call) context.Context {
+	if call.method == methodLink {
+		return tracing.WithParent(context.Background(), c.traceparent)
+	}
+	return context.Background()
 }
 
 // relayed takes the answer of game-instance, or why there is none.
@@ -286,6 +308,7 @@ func (c *conn) answer(call call, frame *linkv1.Frame, reason errs.Reason, link *
 	defer c.mu.Unlock()
 	c.state.Answered()
 	c.send(frame)
+	defer c.leaveReplaced()
 	if c.over { // a connection that has ended has told its instances to the hub already
 		return
 	}

@@ -10,11 +10,13 @@ import (
 
 	"github.com/berth-dev/berth/pkg/audit"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
+	"github.com/berth-dev/berth/pkg/tracing"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 
 	"github.com/berth-dev/berth/services/gateway/internal/door"
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
+	"github.com/berth-dev/berth/services/gateway/internal/messages"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
 )
@@ -23,12 +25,18 @@ import (
 type Upstream interface {
 	OpenSession(ctx context.Context, server token.Server, gatewayID string, hello *linkv1.Hello) (*sessionv1.OpenSessionResponse, error)
 	Pull(ctx context.Context, instanceID string, linkEpoch, after int64) (*sessionv1.PullNotificationsResponse, error)
-	// Relay calls done once; neither blocks.
-	Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, done func(*sessionv1.RelayResponse, error))
+	// Relay calls done once; neither blocks. traceparent is the call's trace; empty: none.
+	Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, traceparent string, done func(*sessionv1.RelayResponse, error))
 	// These queue and do not block.
 	CloseSession(serverID string, epoch int64, instances []string)
 	TakenOver(serverID string, epoch int64)
 	Ack(instanceID string, linkEpoch, offset int64)
+}
+
+// Messages takes what game servers say and may be lost. It is safe for concurrent use.
+type Messages interface {
+	// Send queues a message, and returns why it is lost if it is. It does not block and keeps nothing of the message.
+	Send(m messages.Message) error
 }
 
 // Limits bound what one connection may do and what may wait for it. Zero fields mean the defaults.
@@ -57,6 +65,8 @@ type Config struct {
 	Hub *hub.Hub
 	// Upstream is game-instance.
 	Upstream Upstream
+	// Messages is where messages go that may be lost.
+	Messages Messages
 	// Limits bound each connection.
 	Limits Limits
 	// Heartbeat is how often a connection is pinged; one that was silent for two of them is dead. Default 10 s.
@@ -69,6 +79,8 @@ type Config struct {
 	Now func() time.Time
 	// Log is where connections are logged.
 	Log *slog.Logger
+	// Tracer makes spans of requests; nil: there are none.
+	Tracer *tracing.Tracer
 	// Metrics is where they are counted.
 	Metrics *metrics.Metrics
 	// Audit gets those that are refused.

@@ -123,9 +123,13 @@ func (s *Server) authenticate(r *http.Request) (*session.Pair, error) {
 	return session.NewPair(shown.Server, strings.Clone(game), strings.Clone(strings.Join(social, "")), s.cfg.Verify), nil
 }
 
+// maxTraceparent is how long a traceparent is; one of a later version may be longer, and is read as far as this one knows.
+const maxTraceparent = 55
+
 // accept upgrades the connection and lets it run in goroutines of its own, so that the handler can return and net/http let go of the request.
 func (s *Server) accept(w http.ResponseWriter, r *http.Request, pair *session.Pair) {
 	c := newConn(s, pair)
+	c.traceparent = strings.Clone(r.Header.Get("Traceparent")[:min(len(r.Header.Get("Traceparent")), maxTraceparent)])
 	c.remote, c.frames = strings.Clone(r.RemoteAddr), s.cfg.Door.Frames(pair.Server().PairID)
 	hj := &hijacker{ResponseWriter: w, buffers: &s.batches}
 	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{

@@ -13,6 +13,7 @@ import (
 // closed with SLOW_CONSUMER: its server resumes, gets its notifications from the mailboxes and repeats requests without an answer.
 type outbox struct {
 	frames  [][]byte
+	spare   [][]byte  // memory for frames, of at most keptFrames
 	count   int       // of frames that are not written yet, those of the batch that is being written included
 	bytes   int       // of the same
 	writing bool      // a goroutine writes
@@ -35,10 +36,13 @@ func (o *outbox) crowded(l Limits) bool {
 	return o.count >= l.MaxQueue/2 || o.bytes >= l.MaxQueueBytes/2
 }
 
+// keptFrames is the length of a queue whose memory is kept while nothing is queued. An idle connection should hold little.
+const keptFrames = 8
+
 // take takes all frames out, to be written.
 func (o *outbox) take() [][]byte {
 	batch := o.frames
-	o.frames, o.since = nil, time.Now()
+	o.frames, o.spare, o.since = o.spare, nil, time.Now()
 	return batch
 }
 
@@ -47,6 +51,10 @@ func (o *outbox) written(batch [][]byte) {
 	o.count -= len(batch)
 	for _, f := range batch {
 		o.bytes -= len(f)
+	}
+	if cap(batch) <= keptFrames {
+		clear(batch)
+		o.spare = batch[:0]
 	}
 }
 
@@ -77,7 +85,7 @@ func (c *conn) send(f *linkv1.Frame) {
 func (c *conn) startWriter() {
 	if !c.out.writing && !c.over {
 		c.out.writing = true
-		c.others.Go(c.write)
+		c.others.Go(c.writer)
 	}
 }
 

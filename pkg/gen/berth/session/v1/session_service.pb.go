@@ -374,7 +374,9 @@ type RelayRequest struct {
 	// The request frame, without credentials.
 	Request *v1.Request `protobuf:"bytes,3,opt,name=request,proto3" json:"request,omitempty"`
 	// How long the gateway will wait.
-	Timeout       *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	Timeout *durationpb.Duration `protobuf:"bytes,4,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// The W3C traceparent of the call; empty: it is not traced.
+	Traceparent   string `protobuf:"bytes,5,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -435,6 +437,13 @@ func (x *RelayRequest) GetTimeout() *durationpb.Duration {
 		return x.Timeout
 	}
 	return nil
+}
+
+func (x *RelayRequest) GetTraceparent() string {
+	if x != nil {
+		return x.Traceparent
+	}
+	return ""
 }
 
 // ServerIdentity is a game server whose credentials were verified.
@@ -1008,12 +1017,13 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\tserver_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bserverId\x12#\n" +
 	"\rsession_epoch\x18\x02 \x01(\x03R\fsessionEpoch\x12!\n" +
 	"\finstance_ids\x18\x03 \x03(\tR\vinstanceIds\"\x16\n" +
-	"\x14CloseSessionResponse\"\xc3\x01\n" +
+	"\x14CloseSessionResponse\"\xe5\x01\n" +
 	"\fRelayRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12<\n" +
 	"\bidentity\x18\x02 \x01(\v2 .berth.session.v1.ServerIdentityR\bidentity\x120\n" +
 	"\arequest\x18\x03 \x01(\v2\x16.berth.link.v1.RequestR\arequest\x123\n" +
-	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\xc2\x01\n" +
+	"\atimeout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12 \n" +
+	"\vtraceparent\x18\x05 \x01(\tR\vtraceparent\"\xc2\x01\n" +
 	"\x0eServerIdentity\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x12\x17\n" +

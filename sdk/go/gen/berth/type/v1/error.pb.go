@@ -112,7 +112,7 @@ const (
 	ErrorReason_ERROR_REASON_CREDENTIALS_REVOKED ErrorReason = 41
 	// RESOURCE_EXHAUSTED: too much came at once from the address, with the credential or over the connection. Nothing happened; repeat it after RetryInfo.
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 42
-	// PERMISSION_DENIED: the claim code was used before, with another nonce. If its server was not linked yet, the server is given up.
+	// PERMISSION_DENIED: the claim code was used before, with another nonce, or its server has linked without it. If the server was not linked yet, it is given up.
 	ErrorReason_ERROR_REASON_CLAIM_USED ErrorReason = 43
 )
 
