@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -25,6 +26,8 @@ type member struct {
 	host   *gameserver.Host
 	server *gameserver.Server
 	id     string // of the instance
+
+	orphaned atomic.Bool // the game was told that Berth does not know the instance any more
 }
 
 // join registers the server, connects it, makes its instance and opens it to players.
@@ -127,6 +130,8 @@ func (m *member) hear() {
 			m.ledger.Heard(noteIn(e.GameData))
 		case gameserver.Relinked:
 			m.ledger.Relinked(noteIn(e.Instance.GetGameData()))
+		case gameserver.Orphaned:
+			m.orphaned.Store(true)
 		case gameserver.Terminated:
 			m.ledger.Ended(errors.New(e.Message))
 		case gameserver.Superseded:
