@@ -27,7 +27,7 @@ func newWorld(t testing.TB, redis string, env ...string) *world {
 	t.Helper()
 	size := scaled()
 	w := &world{size: size}
-	w.Stack = stack.Start(t, stack.Config{Binaries: binaries, Redis: redis, File: "providers: [{name: hand, kind: attach, attach: {builds: [hand]}}]\n", Env: func(binary string) []string {
+	w.Stack = stack.Start(t, stack.Config{Binaries: binaries, Redis: redis, File: handProvider, Env: func(binary string) []string {
 		all := append([]string{"BERTH_LOG_LEVEL=info"}, env...)
 		if binary == "berth-gateway" {
 			all = append(all, fmt.Sprint("BERTH_HEARTBEAT=", size.heartbeat), fmt.Sprint("BERTH_LEASE=", size.lease), fmt.Sprint("BERTH_LEASE_INTERVAL=", size.lease/5))
@@ -118,3 +118,6 @@ func (w *world) conclude(t testing.TB, allowed ...string) {
 		t.Logf("what the servers' logs say:%s", strings.TrimRight(lost, "\n"))
 	}
 }
+
+// handProvider is the configuration of a provider that nobody asks for anything: the servers of a storm are registered.
+const handProvider = "providers: [{name: hand, kind: attach, attach: {builds: [hand]}}]\n"
