@@ -22,8 +22,12 @@ demo: build ## play one complete match and print its timeline
 test: ## run all tests; those that need a redis-server run where there is one (REQUIRE_REDIS=1: must)
 	go test $(TESTFLAGS) $(PKGS)
 
-endure: ## the long tests: the same suites again and again, with the race detector
+endure: ## the long tests: the same suites again and again, with the race detector, and the storms
 	go test -race -count=5 -timeout 60m ./test/e2e/... ./services/... ./sdk/go/...
+	$(MAKE) storm
+
+storm: ## hundreds of linked servers while gateways and Redis are stopped, killed, paused and failed over; counts at both ends
+	REQUIRE_REDIS=1 BERTH_STORM=long go test -v -count=1 -timeout 60m ./test/storm
 
 bench: build ## print the figures: name, value, unit, target (tab-separated)
 	@go run ./test/bench -bin $(BIN)
@@ -37,4 +41,4 @@ lint: ## buf lint and golangci-lint
 clean: ## remove what was built
 	rm -rf $(BIN) .cache .berth
 
-.PHONY: help build run demo test endure bench gen lint clean
+.PHONY: help build run demo test endure storm bench gen lint clean

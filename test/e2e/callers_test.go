@@ -10,7 +10,7 @@ import (
 
 // An API key that was made by rpc opens what its role and namespaces allow, on every service, until it is revoked.
 func TestAPIKeysAreMadeAndRevoked(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		var made tokenv1.CreateApiKeyResponse
 		s.ok(t, 0, "POST", "/v1/api-keys", `{"name":"lobby","role":"ROLE_SERVICE","namespaces":["default"]}`, &made)
 		as := func(method, path, body string) (int, string) {

@@ -14,7 +14,7 @@ import (
 
 // A whole match whose server is started without tokens: it claims them, links, is played and ends with its result.
 func TestAWholeMatchWithAClaimCode(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		id := s.create(t, "claim-hold", "ann").GetId()
 		s.becomes(t, id, running)
 		code := claimCode(t, id)
@@ -40,7 +40,7 @@ func TestAWholeMatchWithAClaimCode(t *testing.T) {
 
 // The answer is the same through each gateway, and so is the fate of a code that two have.
 func TestAClaimCodeThroughEachGateway(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		id, last := s.create(t, "claim-never-link", "ann").GetId(), len(s.edges)-1
 		s.becomes(t, id, instancev1.GameInstance_STATE_ALLOCATED)
 		code := claimCode(t, id)
@@ -75,7 +75,7 @@ func TestAClaimCodeThroughEachGateway(t *testing.T) {
 }
 
 // claim uses a claim code through the n-th gateway, and returns the reason of a refusal.
-func (s *stack) claim(t *testing.T, gateway int, code, nonce string) (string, *gameserverv1.ClaimTokensResponse) {
+func (s *berth) claim(t *testing.T, gateway int, code, nonce string) (string, *gameserverv1.ClaimTokensResponse) {
 	t.Helper()
 	status, body := do(t, "POST", s.edges[gateway]+"/v1/claim", fmt.Sprintf(`{"claim":%q,"nonce":%q}`, code, base64.StdEncoding.EncodeToString([]byte(nonce))))
 	if status != http.StatusOK {

@@ -27,7 +27,7 @@ import (
 // pair is the tokens of a game server that the test plays itself: its process never links.
 type pair struct{ instance, game, social string }
 
-func (s *stack) silentServer(t *testing.T) pair {
+func (s *berth) silentServer(t *testing.T) pair {
 	t.Helper()
 	id := s.create(t, "never-link", "ann").GetId()
 	s.becomes(t, id, instancev1.GameInstance_STATE_ALLOCATED)
@@ -39,7 +39,7 @@ func (s *stack) silentServer(t *testing.T) pair {
 type door func(t *testing.T, game, social, instance, method string, payload []byte) (code int32, reason string)
 
 // overLink sends raw frames over a socket of its own, which is opened with good tokens.
-func (s *stack) overLink(t *testing.T, p pair) door {
+func (s *berth) overLink(t *testing.T, p pair) door {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -90,7 +90,7 @@ func (s *stack) overLink(t *testing.T, p pair) door {
 }
 
 // overGRPC calls the edge's gRPC.
-func (s *stack) overGRPC(t *testing.T) door {
+func (s *berth) overGRPC(t *testing.T) door {
 	t.Helper()
 	conn, err := grpc.NewClient(strings.TrimPrefix(s.edges[0], "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -120,7 +120,7 @@ func (s *stack) overGRPC(t *testing.T) door {
 }
 
 // overREST calls the edge's REST with the JSON form of the same payloads.
-func (s *stack) overREST(t *testing.T) door {
+func (s *berth) overREST(t *testing.T) door {
 	t.Helper()
 	bodies := map[string]string{"": "{}", string(garbage): `{"players":`, string(tooDeep): `{"gameData":{"json":{"a":` + strings.Repeat("[", levels) + strings.Repeat("]", levels) + `}}}`}
 	return func(t *testing.T, game, social, instance, method string, payload []byte) (int32, string) {
@@ -179,7 +179,7 @@ var tooDeep = func() []byte {
 
 // Whatever is wrong with a call, it is answered with the same code and reason over each way, and changes nothing.
 func TestEachDoorGivesTheSameAnswer(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		p, other := s.silentServer(t), s.silentServer(t)
 		nobody := "11111111-1111-4111-8111-111111111111"
 		doors := map[string]door{"link": s.overLink(t, p), "gRPC": s.overGRPC(t), "REST": s.overREST(t)}

@@ -22,9 +22,9 @@ func TestAMatchSurvivesTheDeathOfEachService(t *testing.T) {
 	ann := s.join(t, id, "ann")
 	for n, name := range []string{"gateway-a", "game-instance", "token-issuer", "allocation", "gateway-b"} {
 		p := s.procs[name]
-		p.kill(t)
-		p.start(t)
-		p.ready(t)
+		p.Kill(t)
+		p.Start(t)
+		p.Ready(t)
 		// News from the backend still reaches the server, and the server's own calls the backend.
 		guest := fmt.Sprint("guest-", n)
 		eventually(t, "players can be added after the death of "+name, func() error {
@@ -50,14 +50,14 @@ func TestAMatchSurvivesTheDeathOfEverything(t *testing.T) {
 	s.becomes(t, id, running)
 	ann := s.join(t, id, "ann")
 	for _, p := range s.procs {
-		p.kill(t)
+		p.Kill(t)
 	}
 	ann.say(t, "END") // the result waits in the server until there is somebody to tell
 	for _, p := range s.procs {
-		p.start(t)
+		p.Start(t)
 	}
 	for _, p := range s.procs {
-		p.ready(t)
+		p.Ready(t)
 	}
 	if got := s.becomes(t, id, ended); got.GetResult() == nil {
 		t.Errorf("ended as %v", got)

@@ -19,7 +19,7 @@ import (
 
 // A game server that is killed is replaced by another one, which gets players and data and plays the match to its end.
 func TestALostServerIsReplaced(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		var out instancev1.CreateGameInstanceResponse
 		s.ok(t, 0, "POST", instances, `{"placement":{"build":"hold"},"players":[{"id":"ann"}],"onServerLoss":"ON_SERVER_LOSS_REPLACE"}`, &out)
 		id := out.GetInstance().GetId()
@@ -116,16 +116,12 @@ func TestAMatchSurvivesAFrozenService(t *testing.T) {
 	s.becomes(t, id, running)
 	ann := s.join(t, id, "ann")
 	frozen := s.procs["game-instance"]
-	if err := frozen.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	frozen.Pause(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 6*time.Second) // longer than leases and the gap that counts as an outage
 	defer cancel()
 	<-ctx.Done()
 	ann.say(t, "END") // while nobody is there to hear it
-	if err := frozen.cmd.Process.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	frozen.Resume(t)
 	if got := s.becomes(t, id, ended); got.GetResult() == nil {
 		t.Errorf("ended as %v", got)
 	}
@@ -169,7 +165,7 @@ func TestAStoreThatHasLostEverything(t *testing.T) {
 				return nil
 			})
 			for _, p := range s.procs {
-				p.ready(t)
+				p.Ready(t)
 			}
 			next := s.create(t, "hold", "bob").GetId()
 			s.becomes(t, next, running)

@@ -5,9 +5,10 @@ package e2e
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/berth-dev/berth/test/stack"
 )
 
 // binaries is the folder with all programs, built from this tree.
@@ -23,10 +24,8 @@ func run(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binaries = dir
-	build := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "./services/berth", "./services/gameinstance/cmd/...", "./services/tokenissuer/cmd/...",
-		"./services/allocation/cmd/...", "./services/gateway/cmd/...", "./examples/...")
-	build.Dir = filepath.Join("..", "..")
-	if out, err := build.CombinedOutput(); err != nil {
+	if out, err := stack.Build(filepath.Join("..", ".."), dir, "./services/berth", "./services/gameinstance/cmd/...", "./services/tokenissuer/cmd/...",
+		"./services/allocation/cmd/...", "./services/gateway/cmd/...", "./examples/..."); err != nil {
 		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
 		return 1
 	}

@@ -162,7 +162,7 @@ func TestATerminalThatIsClosedLeavesNothingBehind(t *testing.T) {
 	t.Setenv("TMPDIR", temp)
 	d := startDev(t, dir)
 	beside := startDev(t, dir) // two at once, each in a folder of its own
-	s := &stack{urls: []string{d.url}, key: d.key}
+	s := &berth{urls: []string{d.url}, key: d.key}
 	id := s.create(t, "hold", "ann").GetId()
 	s.becomes(t, id, instancev1.GameInstance_STATE_RUNNING)
 	for _, one := range []*berthDev{d, beside} {

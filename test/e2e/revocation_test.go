@@ -35,13 +35,13 @@ func TestARevokedServerStaysOut(t *testing.T) {
 		t.Errorf("another server: %v", err)
 	}
 	for _, p := range s.procs {
-		p.kill(t)
+		p.Kill(t)
 	}
 	for _, p := range s.procs {
-		p.start(t)
+		p.Start(t)
 	}
 	for _, p := range s.procs {
-		p.ready(t)
+		p.Ready(t)
 	}
 	out("after a restart")
 }

@@ -15,7 +15,7 @@ import (
 const gameServers = "/v1/namespaces/default/game-servers"
 
 // register registers a game server and returns the bootstrap document with which it connects through a gateway.
-func (s *stack) register(t testing.TB, gateway, capacity int) *bootstrap.Document {
+func (s *berth) register(t testing.TB, gateway, capacity int) *bootstrap.Document {
 	t.Helper()
 	var out gameserverv1.RegisterGameServerResponse
 	s.ok(t, 0, "POST", gameServers, fmt.Sprintf(`{"capacity":%d,"endpoints":[{"name":"game","host":"192.0.2.7","port":7777,"protocol":"PROTOCOL_UDP"}]}`, capacity), &out)
@@ -26,7 +26,7 @@ func (s *stack) register(t testing.TB, gateway, capacity int) *bootstrap.Documen
 }
 
 // place creates an instance on a registered server.
-func (s *stack) place(t *testing.T, server string, players string) string {
+func (s *berth) place(t *testing.T, server string, players string) string {
 	t.Helper()
 	var out instancev1.CreateGameInstanceResponse
 	s.ok(t, 0, "POST", instances, fmt.Sprintf(`{"serverId":%q,"players":[%s]}`, server, players), &out)
@@ -66,7 +66,7 @@ func accept(t *testing.T, host *gameserver.Host) *gameserver.Server {
 
 // A server that was registered has several instances over one link: of backends, and of its own making.
 func TestOneServerHasSeveralInstances(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		doc := s.register(t, len(s.edges)-1, 3)
 		early := s.place(t, doc.Server, `{"id":"ann"}`) // before it is there
 		host := open(t, doc)
@@ -129,12 +129,12 @@ func TestSeveralInstancesOutliveTheirGateway(t *testing.T) {
 		}
 		servers = append(servers, server)
 	}
-	s.procs["gateway-a"].kill(t)
+	s.procs["gateway-a"].Kill(t)
 	opened := make(chan error, len(servers))
 	for _, server := range servers {
 		go func() { opened <- server.ConnectPlayers(within(t)) }()
 	}
-	s.procs["gateway-a"].start(t)
+	s.procs["gateway-a"].Start(t)
 	for range servers {
 		if err := <-opened; err != nil {
 			t.Error(err)

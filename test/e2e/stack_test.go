@@ -21,10 +21,11 @@ import (
 
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	"github.com/berth-dev/berth/services/berth/dev"
+	"github.com/berth-dev/berth/test/stack"
 )
 
-// stack is a running Berth, of either shape.
-type stack struct {
+// berth is a running Berth, of either shape.
+type berth struct {
 	// api is the gRPC address of the API.
 	api string
 	// urls are the REST base URLs of the gateways' API listeners, edges those of their edge listeners.
@@ -33,12 +34,12 @@ type stack struct {
 	// dir has the game servers' logs and state.
 	dir string
 	// procs are the processes of the services, by name; empty for the all-in-one.
-	procs map[string]*service
+	procs map[string]*stack.Process
 	redis string
 }
 
 // shapes runs a test on both shapes.
-func shapes(t *testing.T, test func(t *testing.T, s *stack)) {
+func shapes(t *testing.T, test func(t *testing.T, s *berth)) {
 	t.Run("all-in-one", func(t *testing.T) { test(t, allInOne(t)) })
 	t.Run("processes", func(t *testing.T) { test(t, processes(t)) })
 }
@@ -83,7 +84,7 @@ func writeConfig(t testing.TB, content string) string {
 }
 
 // allInOne starts what `berth dev` runs, in this process, so that the race detector sees it all.
-func allInOne(t *testing.T) *stack {
+func allInOne(t *testing.T) *berth {
 	t.Helper()
 	dir := t.TempDir()
 	config := writeConfig(t, providers(""))
@@ -101,29 +102,17 @@ func allInOne(t *testing.T) *stack {
 		}
 	})
 	eventually(t, "the all-in-one is ready", func() error { return d.Ready(ctx) })
-	return &stack{api: d.API, urls: []string{d.APIURL}, edges: []string{d.Gateway}, key: d.Key, dir: dir}
+	return &berth{api: d.API, urls: []string{d.APIURL}, edges: []string{d.Gateway}, key: d.Key, dir: dir}
 }
 
 // eventually waits until a condition holds.
 func eventually(t testing.TB, what string, condition func() error) {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s: %v", what, err)
-		}
-		<-poll.C
-	}
+	stack.Eventually(t, what, condition)
 }
 
 // rest calls the API over REST through the n-th gateway and returns the status and body.
-func (s *stack) rest(t testing.TB, gateway int, method, path, body string, header ...string) (int, []byte) {
+func (s *berth) rest(t testing.TB, gateway int, method, path, body string, header ...string) (int, []byte) {
 	t.Helper()
 	return do(t, method, s.urls[gateway]+path, body, append([]string{"Authorization", "Bearer " + s.key}, header...)...)
 }
@@ -153,7 +142,7 @@ func do(t testing.TB, method, url, body string, header ...string) (int, []byte) 
 
 // ok is rest for calls that must succeed; it fills out. A call that changes nothing is repeated while the answer is UNAVAILABLE, as every
 // client does: a store that is failing over answers so for a moment, and a test that asks just then has found no defect.
-func (s *stack) ok(t testing.TB, gateway int, method, path, body string, out proto.Message) {
+func (s *berth) ok(t testing.TB, gateway int, method, path, body string, out proto.Message) {
 	t.Helper()
 	changes := method != http.MethodGet && !strings.HasSuffix(path, ":connect")
 	var raw []byte
@@ -179,7 +168,7 @@ func (s *stack) ok(t testing.TB, gateway int, method, path, body string, out pro
 const instances = "/v1/namespaces/default/instances"
 
 // create creates an instance over REST.
-func (s *stack) create(t testing.TB, build string, players ...string) *instancev1.GameInstance {
+func (s *berth) create(t testing.TB, build string, players ...string) *instancev1.GameInstance {
 	t.Helper()
 	var list []string
 	for _, p := range players {
@@ -190,7 +179,7 @@ func (s *stack) create(t testing.TB, build string, players ...string) *instancev
 	return out.GetInstance()
 }
 
-func (s *stack) get(t testing.TB, id string) *instancev1.GameInstance {
+func (s *berth) get(t testing.TB, id string) *instancev1.GameInstance {
 	t.Helper()
 	var out instancev1.GetGameInstanceResponse
 	s.ok(t, len(s.urls)-1, "GET", instances+"/"+id, "", &out)
@@ -198,7 +187,7 @@ func (s *stack) get(t testing.TB, id string) *instancev1.GameInstance {
 }
 
 // becomes waits until an instance is in a state; a final state that is not wanted fails at once.
-func (s *stack) becomes(t testing.TB, id string, want instancev1.GameInstance_State) *instancev1.GameInstance {
+func (s *berth) becomes(t testing.TB, id string, want instancev1.GameInstance_State) *instancev1.GameInstance {
 	t.Helper()
 	var inst *instancev1.GameInstance
 	eventually(t, "instance becomes "+want.String(), func() error {
@@ -215,7 +204,7 @@ func (s *stack) becomes(t testing.TB, id string, want instancev1.GameInstance_St
 }
 
 // events returns the names of an instance's history, in order.
-func (s *stack) events(t testing.TB, id string) []string {
+func (s *berth) events(t testing.TB, id string) []string {
 	t.Helper()
 	var out instancev1.ListHistoryResponse
 	s.ok(t, 0, "GET", instances+"/"+id+"/history", "", &out)
@@ -248,7 +237,7 @@ func errorOf(t *testing.T, body []byte) (reason, message string) {
 }
 
 // grpcClient returns a client of the API over gRPC, and a context with the key.
-func (s *stack) grpcClient(t *testing.T) (instancev1.GameInstanceServiceClient, context.Context) {
+func (s *berth) grpcClient(t *testing.T) (instancev1.GameInstanceServiceClient, context.Context) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.api, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -33,7 +33,7 @@ type player struct {
 }
 
 // connection asks for a player's endpoints and ticket.
-func (s *stack) connection(t *testing.T, id, playerID string) *instancev1.GetPlayerConnectionResponse {
+func (s *berth) connection(t *testing.T, id, playerID string) *instancev1.GetPlayerConnectionResponse {
 	t.Helper()
 	var out instancev1.GetPlayerConnectionResponse
 	s.ok(t, 0, "POST", fmt.Sprintf("%s/%s/players/%s:connect", instances, id, playerID), "{}", &out)
@@ -54,7 +54,7 @@ func dial(t *testing.T, e *typev1.Endpoint, ticket string) (*player, string) {
 }
 
 // join lets a player into the game.
-func (s *stack) join(t *testing.T, id, playerID string) *player {
+func (s *berth) join(t *testing.T, id, playerID string) *player {
 	t.Helper()
 	c := s.connection(t, id, playerID)
 	p, line := dial(t, c.GetEndpoints()[0], c.GetTicket())
@@ -114,7 +114,7 @@ func gone(t *testing.T, id string) {
 }
 
 func TestAWholeMatch(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, binary("matchmaker"), "--build", "example", "--players", "3", "--timeline")
@@ -147,7 +147,7 @@ func TestAWholeMatch(t *testing.T) {
 }
 
 func TestTicketsLetInWhoIsInvitedAndOnce(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		id := s.create(t, "hold", "ann", "bob").GetId()
 		s.becomes(t, id, running)
 		other := s.create(t, "hold", "ann").GetId()
@@ -174,7 +174,7 @@ func TestTicketsLetInWhoIsInvitedAndOnce(t *testing.T) {
 }
 
 func TestBackendsReachTheServerFromAnyGateway(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		id := s.create(t, "hold", "ann").GetId()
 		s.becomes(t, id, running)
 		last := len(s.urls) - 1 // the server is linked on the first gateway
@@ -190,7 +190,7 @@ func TestBackendsReachTheServerFromAnyGateway(t *testing.T) {
 }
 
 // playerIsExpected waits until the server has opened to a player that was added, which shows that the news has reached it.
-func (s *stack) playerIsExpected(t *testing.T, id, playerID string) {
+func (s *berth) playerIsExpected(t *testing.T, id, playerID string) {
 	t.Helper()
 	eventually(t, playerID+" is let in", func() error {
 		for _, p := range s.get(t, id).GetPlayers() {
@@ -204,7 +204,7 @@ func (s *stack) playerIsExpected(t *testing.T, id, playerID string) {
 }
 
 func TestTerminateTellsAndStopsTheServer(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		id := s.create(t, "hold", "ann").GetId()
 		s.becomes(t, id, running)
 		if serverPID(t, id) == 0 {
@@ -219,7 +219,7 @@ func TestTerminateTellsAndStopsTheServer(t *testing.T) {
 }
 
 func TestServersThatFailEndTheInstanceWithTheReason(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		for build, want := range map[string]struct {
 			reason  instancev1.GameInstance_Reason
 			message string
@@ -261,7 +261,7 @@ func TestServersThatFailEndTheInstanceWithTheReason(t *testing.T) {
 }
 
 func TestAnInstanceMayAskForItsServerLater(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		var out instancev1.CreateGameInstanceResponse
 		s.ok(t, 0, "POST", instances, `{"placement":{"build":"hold"},"skipAllocation":true}`, &out)
 		id := out.GetInstance().GetId()
@@ -276,7 +276,7 @@ func TestAnInstanceMayAskForItsServerLater(t *testing.T) {
 }
 
 func TestWatchOverREST(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		id := s.create(t, "example").GetId()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -304,7 +304,7 @@ func TestWatchOverREST(t *testing.T) {
 }
 
 func TestDoorsAreLocked(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		id := s.create(t, "hold").GetId()
 		before := s.becomes(t, id, running)
 		last := len(s.urls) - 1
@@ -348,7 +348,7 @@ func TestDoorsAreLocked(t *testing.T) {
 }
 
 func TestKeysArePublic(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		status, body := do(t, "GET", s.edges[0]+"/.well-known/jwks.json", "")
 		if status != http.StatusOK || !strings.Contains(string(body), `"kty":"OKP"`) && !strings.Contains(string(body), `"kty": "OKP"`) {
 			t.Errorf("%d %s", status, body)
@@ -360,7 +360,7 @@ func TestKeysArePublic(t *testing.T) {
 }
 
 func TestTheSameOverGRPC(t *testing.T) {
-	shapes(t, func(t *testing.T, s *stack) {
+	shapes(t, func(t *testing.T, s *berth) {
 		client, ctx := s.grpcClient(t)
 		made, err := client.CreateGameInstance(ctx, &instancev1.CreateGameInstanceRequest{RequestId: "once", Placement: &instancev1.Placement{Build: "hold"}})
 		if err != nil {

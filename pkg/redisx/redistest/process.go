@@ -43,6 +43,13 @@ func (p *Process) Kill(tb testing.TB) {
 	<-p.done
 }
 
+// Stop asks the server to end, as an operator would, and waits until it has written what it has.
+func (p *Process) Stop(tb testing.TB) {
+	tb.Helper()
+	p.signal(tb, syscall.SIGTERM)
+	<-p.done
+}
+
 // Pause stops the server in the middle of what it does; connections to it stay open.
 func (p *Process) Pause(tb testing.TB) {
 	tb.Helper()
@@ -57,7 +64,7 @@ func (p *Process) Resume(tb testing.TB) {
 	p.paused = false
 }
 
-// Restart starts a server that was killed again, with what its append-only file has.
+// Restart starts a server that has ended again, with what its append-only file has.
 func (p *Process) Restart(tb testing.TB) {
 	tb.Helper()
 	<-p.done

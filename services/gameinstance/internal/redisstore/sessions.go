@@ -66,25 +66,25 @@ func (s *Store) RenewGateway(ctx context.Context, id string, lease time.Duration
 
 // GatewayAlive implements session.Gateways.
 func (s *Store) GatewayAlive(ctx context.Context, id string) (bool, error) {
-	alive, _, err := s.gateways(ctx, id)
+	alive, _, _, err := s.gateways(ctx, id)
 	return alive, err
 }
 
 // ExpiredGateways implements session.Gateways.
-func (s *Store) ExpiredGateways(ctx context.Context) ([]string, error) {
-	_, expired, err := s.gateways(ctx, "")
-	return expired, err
+func (s *Store) ExpiredGateways(ctx context.Context) (released, ranOut []string, err error) {
+	_, released, ranOut, err = s.gateways(ctx, "")
+	return released, ranOut, err
 }
 
-func (s *Store) gateways(ctx context.Context, id string) (alive bool, expired []string, err error) {
+func (s *Store) gateways(ctx context.Context, id string) (alive bool, released, ranOut []string, err error) {
 	reply, err := s.redis.Read(ctx, s.scripts.gateways, []string{leasesKey}, id).Slice()
 	if err != nil {
-		return false, nil, err
+		return false, nil, nil, err
 	}
-	if len(reply) != 2 {
-		return false, nil, fmt.Errorf("gateways answered %d values", len(reply))
+	if len(reply) != 3 {
+		return false, nil, nil, fmt.Errorf("gateways answered %d values", len(reply))
 	}
-	return reply[0] == int64(1), texts(reply[1]), nil
+	return reply[0] == int64(1), texts(reply[1]), texts(reply[2]), nil
 }
 
 // ForgetGateway implements session.Gateways.

@@ -433,10 +433,12 @@ func TestAGatewayThatLapsedCannotRenew(t *testing.T) {
 			t.Errorf("alive: %v, %v", alive, err)
 		}
 		renew("b", time.Microsecond, true)
-		if expired, err := s.ExpiredGateways(ctx); err != nil || !slices.Equal(expired, []string{"b"}) {
-			t.Errorf("expired: %v, %v", expired, err)
+		renew("c", 0, true) // gives it back
+		if released, ranOut, err := s.ExpiredGateways(ctx); err != nil || !slices.Equal(released, []string{"c"}) || !slices.Equal(ranOut, []string{"b"}) {
+			t.Errorf("released: %v, ran out: %v, %v", released, ranOut, err)
 		}
-		renew("b", time.Minute, false)
+		renew("c", time.Minute, false)
+		renew("b", time.Microsecond, true) // nobody has seen to its links yet
 		if err := s.ForgetGateway(ctx, "b"); err != nil {
 			t.Fatal(err)
 		}

@@ -44,12 +44,12 @@ type Sessions interface {
 
 // Gateways stores the leases of gateways.
 type Gateways interface {
-	// RenewGateway keeps a lease; false if it ran out. A lease of 0 gives it back.
+	// RenewGateway keeps a lease; false if the life is over: it was given back, or its links were seen to. A lease of 0 gives it back.
 	RenewGateway(ctx context.Context, id string, lease time.Duration) (bool, error)
 	// GatewayAlive reports whether a lease stands.
 	GatewayAlive(ctx context.Context, id string) (bool, error)
-	// ExpiredGateways returns the lives whose lease ran out and whose links were not seen to yet.
-	ExpiredGateways(ctx context.Context) ([]string, error)
+	// ExpiredGateways returns the lives whose links have to be seen to: those that gave their lease back, and those whose lease ran out.
+	ExpiredGateways(ctx context.Context) (released, ranOut []string, err error)
 	// ForgetGateway says that a life's links were seen to; the life itself stays known as lapsed for a while.
 	ForgetGateway(ctx context.Context, id string) error
 	// Links returns the instances that are linked through any gateway.
@@ -96,11 +96,14 @@ type Config struct {
 	Log       *slog.Logger
 }
 
-// Service has the use-cases around sessions. It is safe for concurrent use.
-type Service struct{ Config }
+// Service has the use-cases around sessions. It is safe for concurrent use, but for Reap.
+type Service struct {
+	Config
+	reaping reaping
+}
 
 // New returns a Service.
-func New(cfg Config) *Service { return &Service{cfg} }
+func New(cfg Config) *Service { return &Service{Config: cfg} }
 
 // Hello is what a server says when it opens a socket.
 type Hello struct {
@@ -389,19 +392,6 @@ func (s *Service) Renew(ctx context.Context, gatewayID string, lease time.Durati
 	}
 	undelivered, err = s.Mailboxes.Undelivered(ctx, gatewayID, redeliverAfter)
 	return standing, undelivered, err
-}
-
-// Reap sees to the links of gateways whose lease ran out: they count as disconnected.
-func (s *Service) Reap(ctx context.Context) error {
-	expired, err := s.Gateways.ExpiredGateways(ctx)
-	if err != nil {
-		return err
-	}
-	var failed []error
-	for _, gateway := range expired {
-		failed = append(failed, s.reap(ctx, gateway))
-	}
-	return errors.Join(failed...)
 }
 
 func (s *Service) reap(ctx context.Context, gateway string) error {

@@ -1,0 +1,86 @@
+package storm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/sdk/go/gameserver"
+	"github.com/berth-dev/berth/test/stack"
+)
+
+// Redis comes back with an empty disk: nobody knows the instances any more. Their servers are told so, each soon and once, and then there is calm: nobody asks or
+// connects again and again for what will never be. Berth itself needs no restart to play new matches.
+func TestRedisComesBackEmpty(t *testing.T) {
+	redis := durable(t)
+	w := newWorld(t, redis.Addr)
+	before := w.requests(t)
+	redis.Kill(t)
+	w.unready(t, stack.GameInstance)
+	redistest.Start(t, t.TempDir(), redis.Addr)
+	w.ready(t)
+	for _, m := range w.fleet.members {
+		select {
+		case <-m.server.Done():
+		case <-time.After(w.size.patience):
+			t.Fatalf("%s has not been told that its instance is gone", m.ledger.Name)
+		}
+		var orphaned *gameserver.OrphanedError
+		if err := m.server.Err(); !errors.As(err, &orphaned) {
+			t.Errorf("%s was told %v", m.ledger.Name, err)
+		}
+		stack.Eventually(t, m.ledger.Name+"'s game is told", func() error {
+			if !m.orphaned.Load() {
+				return errors.New("there was no such event")
+			}
+			return nil
+		})
+	}
+	told := w.requests(t)
+	unknown := told["INSTANCE_UNKNOWN"] - before["INSTANCE_UNKNOWN"]
+	if most := float64(3 * w.size.servers); unknown > most {
+		t.Errorf("%v requests were answered INSTANCE_UNKNOWN: more than 3 a server", unknown)
+	}
+	connections, cpu := w.balancer.opened.Load(), w.cpu(t)
+	w.blow(t)
+	again, spent := w.balancer.opened.Load()-connections, w.cpu(t)-cpu
+	if now := w.requests(t); fmt.Sprint(now) != fmt.Sprint(told) || again > 0 {
+		t.Errorf("there is no calm: %d connections more, and requests (by outcome) went from %v to %v", again, told, now)
+	}
+	t.Logf("%v requests of %d servers were answered INSTANCE_UNKNOWN, and %d connections made anew; in %v of calm the services used %.2f s of CPU",
+		unknown, w.size.servers, connections-w.linked, w.size.storm, spent)
+
+	few := w.size
+	few.servers = 3
+	next := newFleet(t, w.API, "http://"+w.balancer.addr, few)
+	next.flows(t, w.size.patience)
+	next.quiet(w.size.patience)
+	if _, faults := next.settle(context.Background()); len(faults) > 0 {
+		t.Error(strings.Join(faults, "\n"))
+	}
+}
+
+// requests returns how many requests the gateways have answered, by the reason of their failure.
+func (w *world) requests(t testing.TB) map[string]float64 {
+	t.Helper()
+	all := map[string]float64{}
+	for _, name := range []string{stack.GatewayA, stack.GatewayB} {
+		for reason, n := range metric(t, w.Procs[name], "berth_gateway_requests_total") {
+			all[reason] += n
+		}
+	}
+	return all
+}
+
+// cpu returns how many seconds of a processor all processes have used.
+func (w *world) cpu(t testing.TB) (seconds float64) {
+	t.Helper()
+	for _, p := range w.Procs {
+		seconds += metric(t, p, "process_cpu_seconds_total")[""]
+	}
+	return seconds
+}
