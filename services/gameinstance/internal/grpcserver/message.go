@@ -67,7 +67,7 @@ func (s *Message) WatchMessages(req *instancev1.WatchMessagesRequest, stream grp
 		for {
 			select {
 			case m := <-durable:
-				if err := give(func() error { return stream.Send(&instancev1.WatchMessagesResponse{Message: m}) }); err != nil {
+				if err := give(func() error { return sendMessage(stream, m) }); err != nil {
 					return err
 				}
 			case err := <-done:
@@ -77,9 +77,26 @@ func (s *Message) WatchMessages(req *instancev1.WatchMessagesRequest, stream grp
 	})
 }
 
-// durable hands durable messages out until there can be no more.
+// sendMessage sends a message; nil says that the watch stands, which a caller would not see otherwise until there is a message.
+func sendMessage(stream grpc.ServerStreamingServer[instancev1.WatchMessagesResponse], m *instancev1.ServerMessage) error {
+	if m == nil {
+		return stream.SendHeader(nil)
+	}
+	return stream.Send(&instancev1.WatchMessagesResponse{Message: m})
+}
+
+// durable hands durable messages out until there can be no more, and nil before them.
 func (s *Message) durable(ctx context.Context, req *instancev1.WatchMessagesRequest, out chan<- *instancev1.ServerMessage) error {
-	return s.watches.Messages(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), func(instanceID string, m instance.Said) error {
+	hand := func(m *instancev1.ServerMessage) error {
+		select {
+		case out <- m:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	begun := func() error { return hand(nil) }
+	return s.watches.Messages(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), begun, func(instanceID string, m instance.Said) error {
 		if len(req.GetTopics()) > 0 && !slices.Contains(req.GetTopics(), m.Topic) {
 			return nil
 		}
@@ -87,16 +104,14 @@ func (s *Message) durable(ctx context.Context, req *instancev1.WatchMessagesRequ
 		if err != nil {
 			return err
 		}
-		select {
-		case out <- &instancev1.ServerMessage{InstanceId: instanceID, ServerId: m.ServerID, Offset: m.Offset, Topic: m.Topic, Data: data}:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		return hand(&instancev1.ServerMessage{InstanceId: instanceID, ServerId: m.ServerID, Offset: m.Offset, Topic: m.Topic, Data: data})
 	})
 }
 
 // StreamMessages implements the rpc.
-func (s *Message) StreamMessages(grpc.BidiStreamingServer[instancev1.StreamMessagesRequest, instancev1.StreamMessagesResponse]) error {
+func (s *Message) StreamMessages(stream grpc.BidiStreamingServer[instancev1.StreamMessagesRequest, instancev1.StreamMessagesResponse]) error {
+	if _, err := stream.Recv(); err != nil {
+		return err
+	}
 	return errs.New(errs.NotImplemented, "ephemeral messages are not built yet")
 }
