@@ -82,16 +82,33 @@ func (s *Message) WatchMessages(req *instancev1.WatchMessagesRequest, stream grp
 			case err := <-done:
 				return err
 			}
-			if err := give(func() error { return stream.Send(&instancev1.WatchMessagesResponse{Message: m}) }); err != nil {
+			if err := give(func() error { return sendMessage(stream, m) }); err != nil {
 				return err
 			}
 		}
 	})
 }
 
-// durable hands durable messages out until there can be no more.
+// sendMessage sends a message; nil says that the watch stands, which a caller would not see otherwise until there is a message.
+func sendMessage(stream grpc.ServerStreamingServer[instancev1.WatchMessagesResponse], m *instancev1.ServerMessage) error {
+	if m == nil {
+		return stream.SendHeader(nil)
+	}
+	return stream.Send(&instancev1.WatchMessagesResponse{Message: m})
+}
+
+// durable hands durable messages out until there can be no more, and nil before them.
 func (s *Message) durable(ctx context.Context, req *instancev1.WatchMessagesRequest, out chan<- *instancev1.ServerMessage) error {
-	return s.watches.Messages(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), func(instanceID string, m instance.Said) error {
+	hand := func(m *instancev1.ServerMessage) error {
+		select {
+		case out <- m:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	begun := func() error { return hand(nil) }
+	return s.watches.Messages(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), begun, func(instanceID string, m instance.Said) error {
 		if len(req.GetTopics()) > 0 && !slices.Contains(req.GetTopics(), m.Topic) {
 			return nil
 		}
@@ -99,12 +116,7 @@ func (s *Message) durable(ctx context.Context, req *instancev1.WatchMessagesRequ
 		if err != nil {
 			return err
 		}
-		select {
-		case out <- &instancev1.ServerMessage{InstanceId: instanceID, ServerId: m.ServerID, Offset: m.Offset, Topic: m.Topic, Data: data}:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		return hand(&instancev1.ServerMessage{InstanceId: instanceID, ServerId: m.ServerID, Offset: m.Offset, Topic: m.Topic, Data: data})
 	})
 }
 
