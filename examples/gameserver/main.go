@@ -30,6 +30,7 @@ Players speak lines over TCP:
   SCORE POINTS  once a round (0 to 1000); a round is announced as ROUND NUMBER
   SAY TEXT      to everybody, who get SAID PLAYER TEXT
   QUIT          leaves
+What a backend sends as a message with the topic "announce" and {"text": TEXT} is told as ANNOUNCED TEXT.
 The match begins when everybody who is invited has come, and its end is told as OVER WINNER.
 
 flags:

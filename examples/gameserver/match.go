@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -90,14 +91,19 @@ func (m *match) play(ctx context.Context, listener net.Listener) error {
 
 // loop returns the last word to the players.
 func (m *match) loop(ctx context.Context) (string, error) {
-	events := m.berth.Events()
+	events, over := m.berth.Events(), m.berth.Done()
 	for {
 		ended := false
 		select {
 		case <-ctx.Done():
 			m.log.Info("told to stop")
 			return "the server is stopping", nil
-		case <-m.berth.Done():
+		case <-over:
+			if orphaned(m.berth.Err()) { // nobody else can end the match now, and the players are here
+				m.log.Warn("Berth does not know this match any more, it is played to its end")
+				over = nil
+				continue
+			}
 			return "the server lost its place", fmt.Errorf("the link is over: %w", cmp.Or(m.berth.Err(), gameserver.ErrClosed))
 		case e, ok := <-events:
 			if !ok {
@@ -138,6 +144,8 @@ func (m *match) event(e gameserver.Event) (ended bool) {
 			m.log.Warn("game data is not understood", "error", err)
 		}
 		return data.End && m.hold
+	case gameserver.MessageReceived:
+		m.announce(e)
 	case gameserver.Relinked:
 		m.open(e.Instance.GetPlayers())
 		for id := range m.present {
@@ -148,6 +156,18 @@ func (m *match) event(e gameserver.Event) (ended bool) {
 		m.begin()
 	}
 	return false
+}
+
+// announce tells everybody what a backend has to say, under the topic "announce".
+func (m *match) announce(message gameserver.MessageReceived) {
+	var said struct {
+		Text string `json:"text"`
+	}
+	if err := gameserver.DecodeJSON(message.Data, &said); err != nil || message.Topic != "announce" {
+		m.log.Warn("a message is not understood", "topic", message.Topic, "error", err)
+		return
+	}
+	m.broadcast("ANNOUNCED " + strings.Join(strings.Fields(said.Text), " "))
 }
 
 // open lets further players in.
@@ -338,6 +358,10 @@ func (m *match) end(ctx context.Context) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if err := m.berth.End(ctx, data); err != nil {
+		if orphaned(err) { // a game that is worth it writes it to where somebody looks for it
+			m.log.Warn("the result could not be left with Berth", "winner", r.Winner, "scores", r.Scores, "rounds", r.Rounds)
+			return cmp.Or(r.Winner, "nobody"), nil
+		}
 		if m.berth.Instance().GetState() == instancev1.GameInstance_STATE_TERMINATED {
 			return "terminated", nil // a backend was faster
 		}
@@ -345,6 +369,12 @@ func (m *match) end(ctx context.Context) (string, error) {
 	}
 	m.log.Info("game over", "winner", r.Winner, "rounds", r.Rounds)
 	return cmp.Or(r.Winner, "nobody"), nil
+}
+
+// orphaned reports whether Berth does not know the match any more.
+func orphaned(err error) bool {
+	_, is := errors.AsType[*gameserver.OrphanedError](err)
+	return is
 }
 
 // winner is whoever has most points, the first by name among equals; empty if nobody scored.

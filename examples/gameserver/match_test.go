@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,7 @@ type fakeBerth struct {
 	opened   []string
 	result   *typev1.Data
 	endErr   error
+	err      error // why the link is over
 
 	events chan gameserver.Event
 	done   chan struct{}
@@ -114,7 +116,7 @@ func (f *fakeBerth) End(_ context.Context, result *typev1.Data) error {
 
 func (f *fakeBerth) Events() <-chan gameserver.Event { return f.events }
 func (f *fakeBerth) Done() <-chan struct{}           { return f.done }
-func (f *fakeBerth) Err() error                      { return errors.New("superseded") }
+func (f *fakeBerth) Err() error                      { return cmp.Or(f.err, errors.New("superseded")) }
 
 func (f *fakeBerth) tell(t *testing.T, e gameserver.Event) {
 	t.Helper()
@@ -294,6 +296,39 @@ func TestMatch(t *testing.T) {
 	if err := gameserver.DecodeJSON(f.instance.GetGameData(), &game); err != nil || game.Map != "dust" || game.Round != 2 || game.Scores["ann"] != 25 {
 		t.Errorf("the game data is %+v, %v", game, err)
 	}
+}
+
+// Berth has lost the match, but the players are here: it is played to its end.
+func TestAnOrphanedMatchIsPlayedOn(t *testing.T) {
+	f := newFakeBerth("ann")
+	f.err = &gameserver.OrphanedError{InstanceID: "lost"}
+	f.endErr = f.err
+	tab := start(t, f, patient(1))
+	ann := tab.join("ann")
+	ann.want("ROUND 1")
+	f.tell(t, gameserver.Orphaned{})
+	close(f.events)
+	close(f.done)
+	ann.say("SAY on we go")
+	ann.want("SAID ann on we go")
+	ann.say("SCORE 1")
+	ann.want("OVER ann")
+	if err := tab.wantEnd(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestBackendsAnnounce(t *testing.T) {
+	f := newFakeBerth("ann", "bob")
+	tab := start(t, f, patient(1))
+	ann := tab.join("ann")
+	text, err := gameserver.JSON(map[string]any{"text": "ten\nminutes"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.tell(t, gameserver.MessageReceived{Topic: "what is this", Data: text})
+	f.tell(t, gameserver.MessageReceived{Topic: "announce", Data: text})
+	ann.want("ANNOUNCED ten minutes")
 }
 
 func TestRoundEndsByItself(t *testing.T) {

@@ -17,6 +17,7 @@ var (
 	instanceSpace     = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("instance.berth.dev"))
 	registrationSpace = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("registration.berth.dev"))
 	serverSpace       = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("server.berth.dev"))
+	messageSpace      = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("message.berth.dev"))
 	pairSpace         = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("pair.berth.dev"))
 )
 
@@ -37,6 +38,11 @@ func Instance(namespace, caller, requestID string) string {
 // id does for a server that a provider starts: the server's id and its pair's follow from it.
 func Registration(namespace, caller, requestID string) string {
 	return made(registrationSpace, namespace, caller, requestID)
+}
+
+// Message returns the id of a durable message that a caller sends to an instance's server with a request id; a fresh one if it is empty.
+func Message(instanceID, caller, requestID string) string {
+	return made(messageSpace, instanceID, caller, requestID)
 }
 
 func made(space uuid.UUID, namespace, caller, requestID string) string {

@@ -82,7 +82,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	calls := outbox.New(instances, allocation, servers, log)
 	instances.SetDriver(calls)
 	sessions := session.New(session.Config{Sessions: records, Gateways: records, Mailboxes: records, Instances: instances, Servers: servers, Herald: news, Log: log})
-	watches := watch.New(watch.Config{Feed: records, Records: records, Instances: instances, Log: log})
+	watches := watch.New(watch.Config{Feed: records, Records: records, Instances: instances, Messages: records, Log: log})
 	sweeper := timer.New(timer.Config{
 		Store: redisstore.NewTimers(store), Instances: instances, Driver: calls, Reaper: sessions, Servers: servers, Log: log, Metrics: timer.NewMetrics(b.Metrics()),
 		Replica: uuid.NewString(), Gap: cfg.Timers.Gap, Hold: cfg.Timers.Hold,
@@ -111,6 +111,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	gameServers := grpcserver.NewGameServer(instances, sessions, issuer, revoked.GuardClaims(verifier))
 	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
+	instancev1.RegisterMessageServiceServer(server, grpcserver.NewMessage(instances, watches))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))
 	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))
@@ -144,7 +145,7 @@ func newServer(b *app.Builder, cfg Config, store *redisx.Store, pairs auth.Pairs
 	return rpc.NewServer(rpc.Config{
 		Services: []string{
 			instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
-			gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName,
+			instancev1.MessageService_ServiceDesc.ServiceName, gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName,
 			sessionv1.SessionService_ServiceDesc.ServiceName, attemptv1.AttemptService_ServiceDesc.ServiceName,
 			auditv1.AuditService_ServiceDesc.ServiceName,
 		},

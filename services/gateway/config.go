@@ -33,6 +33,8 @@ type Config struct {
 	APIListener  net.Listener `yaml:"-"`
 	// Now, where set, tells the time by which handles expire and rates are measured, instead of the system's clock.
 	Now func() time.Time `yaml:"-"`
+	// MemoryInUse, where set, tells how many bytes of memory are in use, instead of the runtime.
+	MemoryInUse func() int64 `yaml:"-"`
 
 	// TrustedProxies are the networks (CIDR) of proxies in front of the gateway: from them, the address of who sent a request is taken from
 	// X-Forwarded-For. Default: none.
@@ -92,6 +94,9 @@ type Limits struct {
 	// Queue and QueueBytes bound the frames that wait to be written to a socket; one more closes it with SLOW_CONSUMER. Defaults 1024 and 4 MiB.
 	Queue      int `yaml:"queue" env:"QUEUE"`
 	QueueBytes int `yaml:"queue_bytes" env:"QUEUE_BYTES"`
+	// MemoryBytes is how much memory the process may use before it takes no further link sockets. 0, the default: 90 % of GOMEMLIMIT, or else of the control
+	// group's limit; where there is neither, any.
+	MemoryBytes int64 `yaml:"memory_bytes" env:"MEMORY_BYTES"`
 	// Rates are how often each may do something.
 	Rates door.Rates `yaml:",inline"`
 }
@@ -137,6 +142,7 @@ func (c Config) Validate() error {
 	need(c.Limits.InFlight > 0 && c.Limits.InFlight <= maxInFlight, "limits.in_flight", "LIMIT_IN_FLIGHT", "must be 1 to %d, not %d", maxInFlight, c.Limits.InFlight)
 	need(c.Limits.Queue > 0, "limits.queue", "LIMIT_QUEUE", "must be positive, not %d", c.Limits.Queue)
 	need(c.Limits.QueueBytes > 0, "limits.queue_bytes", "LIMIT_QUEUE_BYTES", "must be positive, not %d", c.Limits.QueueBytes)
+	need(c.Limits.MemoryBytes >= 0, "limits.memory_bytes", "LIMIT_MEMORY_BYTES", "must not be negative, not %d", c.Limits.MemoryBytes)
 	bad = append(bad, c.Limits.Rates.Validate(), door.ValidateProxies(c.TrustedProxies), door.ValidateHosts(c.AllowedHosts), rest.ValidateOrigins(c.CORS.AllowedOrigins))
 	bad = append(bad, c.EdgeTLS.Validate("edge_tls"), c.APITLS.Validate("api_tls"), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate())
 	return errors.Join(append(bad, c.Auth.Validate())...)

@@ -27,7 +27,7 @@ import (
 
 const messagesLost = "berth_gateway_messages_lost_total"
 
-func binary(text string) *typev1.Data {
+func bytesOf(text string) *typev1.Data {
 	return &typev1.Data{Kind: &typev1.Data_Binary{Binary: []byte(text)}}
 }
 
@@ -36,7 +36,7 @@ func (s *socket) says(instance string, sequence int64, change func(*linkv1.Messa
 	s.tb.Helper()
 	m := &linkv1.Message{
 		InstanceId: instance, Auth: &linkv1.Credentials{Game: s.welcome.GetGameHandle(), Social: s.welcome.GetSocialHandle()}, LinkEpoch: 1, Sequence: sequence,
-		Topic: "chat:1/x_y.Z-0", Data: binary(fmt.Sprint(sequence)),
+		Topic: "chat:1/x_y.Z-0", Data: bytesOf(fmt.Sprint(sequence)),
 	}
 	if change != nil {
 		change(m)
@@ -129,7 +129,7 @@ func TestMessagesOfBackendsArriveInOrder(t *testing.T) {
 		s := w.linked(w.backend.issuer.pair(t), id)
 		const n = 200
 		for i := range n {
-			raw, err := proto.Marshal(binary(fmt.Sprint(i)))
+			raw, err := proto.Marshal(bytesOf(fmt.Sprint(i)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +180,7 @@ func TestMessagesThatAreNotPassedOn(t *testing.T) {
 		"without a number":               {func(m *linkv1.Message) { m.Sequence = 0 }, errs.ValidationFailed},
 		"about a topic that is too long": {func(m *linkv1.Message) { m.Topic = strings.Repeat("x", 65) }, errs.ValidationFailed},
 		"about a topic with odd letters": {func(m *linkv1.Message) { m.Topic = "a b" }, errs.ValidationFailed},
-		"that is too large":              {func(m *linkv1.Message) { m.Data = binary(strings.Repeat("x", 16<<10)) }, errs.ValidationFailed},
+		"that is too large":              {func(m *linkv1.Message) { m.Data = bytesOf(strings.Repeat("x", 16<<10)) }, errs.ValidationFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
 			id := uuid.NewString()
@@ -208,7 +208,7 @@ func TestMessagesInUnusualForm(t *testing.T) {
 	s := w.linked(c, id)
 	s.says(id, 1, func(m *linkv1.Message) { m.Auth = &linkv1.Credentials{Game: c.game, Social: c.social} })
 	raw, err := proto.Marshal(&linkv1.Frame{Kind: &linkv1.Frame_Message{Message: &linkv1.Message{
-		InstanceId: id, Auth: &linkv1.Credentials{Game: s.welcome.GetGameHandle(), Social: s.welcome.GetSocialHandle()}, LinkEpoch: 1, Sequence: 2, Data: binary("x"),
+		InstanceId: id, Auth: &linkv1.Credentials{Game: s.welcome.GetGameHandle(), Social: s.welcome.GetSocialHandle()}, LinkEpoch: 1, Sequence: 2, Data: bytesOf("x"),
 	}}})
 	if err != nil {
 		t.Fatal(err)
@@ -284,7 +284,7 @@ func TestMessagesThatAServerDoesNotReadAreDropped(t *testing.T) {
 	w := start(t, func(c *gateway.Config) { c.Limits.Queue, c.Limits.QueueBytes = 32, 64<<10 })
 	id, witness := uuid.NewString(), uuid.NewString()
 	s, other := w.linked(w.backend.issuer.pair(t), id), w.linked(w.backend.issuer.pair(t), witness)
-	big, err := proto.Marshal(binary(string(bytes.Repeat([]byte("x"), 15<<10))))
+	big, err := proto.Marshal(bytesOf(string(bytes.Repeat([]byte("x"), 15<<10))))
 	if err != nil {
 		t.Fatal(err)
 	}

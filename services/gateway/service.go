@@ -29,6 +29,7 @@ import (
 	"github.com/berth-dev/berth/services/gateway/internal/hub"
 	"github.com/berth-dev/berth/services/gateway/internal/incarnation"
 	"github.com/berth-dev/berth/services/gateway/internal/keys"
+	"github.com/berth-dev/berth/services/gateway/internal/memory"
 	"github.com/berth-dev/berth/services/gateway/internal/messages"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/rest"
@@ -131,25 +132,14 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	up := upstream.New(upstream.Config{Conn: conns.sessions, Streams: cfg.RelayStreams, CallTimeout: cfg.RequestTimeout, Log: b.Log(), Metrics: counts})
 	b.Run("upstream", up.Run)
 
-	subscription := broker.New(broker.Config{
-		Client: p.store, Log: b.Log(), Metrics: counts,
-		Deliver: func(e *eventv1.Envelope) {
-			sockets.Deliver(e)
-			for _, r := range e.GetReplaced() {
-				up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
-			}
-		},
-		Message: func(m broker.Message) {
-			if !sockets.Message(m.Instance, m.Topic, m.Data) {
-				counts.MessagesLost.WithLabelValues(string(errs.NotConnected)).Inc()
-			}
-		},
-	})
+	var keeper *incarnation.Keeper
+	alive := func() bool { _, err := keeper.Current(); return err == nil }
+	subscription := newSubscription(b.Log(), p, alive, sockets, up)
 	b.ReadyWhen("subscription", subscription.Ready)
 
-	keeper := incarnation.New(incarnation.Config{
+	keeper = incarnation.New(incarnation.Config{
 		Subscription: subscription, Leases: up, Lease: cfg.Lease, Interval: cfg.LeaseInterval,
-		Remind: sockets.Remind, Lapse: func() { sockets.Lapse(); up.Lapsed() },
+		Remind: sockets.Remind, Lapse: func() func(context.Context) { up.Lapsed(); return sockets.Lapse() },
 		Log: b.Log(), Metrics: counts,
 	})
 	b.Run("incarnation", keeper.Run)
@@ -157,6 +147,9 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 
 	publisher := messages.New(messages.Config{Store: p.store, Gateway: keeper.Current, Log: b.Log(), Metrics: counts})
 	b.Run("messages", publisher.Run)
+
+	mem := memory.New(memory.Config{Limit: cfg.Limits.MemoryBytes, InUse: cfg.MemoryInUse, Log: b.Log(), Short: counts.MemoryShort})
+	b.Run("memory", mem.Run)
 
 	server := wsserver.New(wsserver.Config{
 		Verify: func(ctx context.Context, game, social string) (session.Verified, error) {
@@ -169,6 +162,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 			_, err := keeper.Current()
 			return errors.Join(p.keys.Ready(ctx), p.revoked.Ready(ctx), err)
 		},
+		Short:   mem.Short,
 		Gateway: keeper.Current, Hub: sockets, Upstream: up, Messages: publisher,
 		Limits: wsserver.Limits{
 			MaxFrameBytes: cfg.Limits.FrameBytes, MaxInFlight: cfg.Limits.InFlight,
@@ -181,6 +175,29 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 	b.OnStop(app.StageDrain, "link", func(ctx context.Context) error { return leave(ctx, b.Log(), sockets, up, keeper) })
 	b.OnStop(app.StageWorkers, "link sockets", server.Wait)
 	return server
+}
+
+// newSubscription returns the subscription whose envelopes go to the sockets. While the gateway's lease may be over nothing is delivered: who serves these
+// instances may be decided elsewhere by then.
+func newSubscription(log *slog.Logger, p linkParts, alive func() bool, sockets *hub.Hub, up *upstream.Client) *broker.Broker {
+	return broker.New(broker.Config{
+		Client: p.store, Log: log, Metrics: p.counts,
+		Deliver: func(e *eventv1.Envelope) {
+			if !alive() { // that somebody took over is as true as ever
+				e = &eventv1.Envelope{Replaced: e.GetReplaced()}
+			}
+			sockets.Deliver(e)
+			for _, r := range e.GetReplaced() {
+				up.TakenOver(r.GetServerId(), r.GetSessionEpoch())
+			}
+		},
+		Message: func(m broker.Message) {
+			if !alive() || !sockets.Message(m.Instance, m.Topic, m.Data) {
+				p.counts.MessagesLost.WithLabelValues(string(errs.NotConnected)).Inc()
+			}
+		},
+		Again: sockets.RemindAll,
+	})
 }
 
 // What is left of the drain's deadline when the lease is given back, whether every session's end could be told or not, and when that is given up.

@@ -30,10 +30,11 @@ func (s *Server) ConnectPlayers(ctx context.Context, playerIDs ...string) error 
 // AddPlayers adds players whom the server itself brought in.
 func (s *Server) AddPlayers(ctx context.Context, players ...*instancev1.Player) error {
 	req := &gameserverv1.AddPlayersRequest{Players: players}
-	return s.call(ctx, "AddPlayers", req, effectOf(
-		func(m *match, q *gameserverv1.AddPlayersRequest, r *gameserverv1.AddPlayersResponse) {
-			m.added(q.GetPlayers(), r.GetAddTime())
-		}))
+	return s.call(ctx, "AddPlayers", req, func(m *match, number int64, payload, result []byte) (int64, error) {
+		return effectOf(func(m *match, q *gameserverv1.AddPlayersRequest, r *gameserverv1.AddPlayersResponse) {
+			m.added(m.stillThere(number, q.GetPlayers()), r.GetAddTime())
+		})(m, number, payload, result)
+	})
 }
 
 // RemovePlayers removes players from the instance for good.
@@ -138,7 +139,7 @@ func (s *Server) Unlink(ctx context.Context, message string) error {
 
 // effect takes over what a success means for the instance, and returns the revision that the answer told. The goroutine that keeps
 // the link runs it.
-type effect func(m *match, payload, result []byte) (revision int64, err error)
+type effect func(m *match, number int64, payload, result []byte) (revision int64, err error)
 
 // effectOf makes an effect of what the request and its answer mean. It sees both as they were sent, whatever the caller has done
 // with its own messages since.
@@ -150,7 +151,7 @@ func effectOf[PQ interface {
 	proto.Message
 	GetRevision() int64
 }, Q, A any](take func(*match, PQ, PA)) effect {
-	return func(m *match, payload, result []byte) (int64, error) {
+	return func(m *match, _ int64, payload, result []byte) (int64, error) {
 		req, answer := PQ(new(Q)), PA(new(A))
 		if err := errors.Join(proto.Unmarshal(payload, req), proto.Unmarshal(result, answer)); err != nil {
 			return 0, err
@@ -169,7 +170,7 @@ func (s *Server) call(ctx context.Context, method string, req proto.Message, e e
 	}
 	at, ok := req.(interface{ GetExpectedRevision() int64 })
 	c := &call{of: s.ledger, method: method, payload: payload, conditional: ok && at.GetExpectedRevision() != 0}
-	c.apply = func(result []byte) (int64, error) { return e(s.match, payload, result) }
+	c.apply = func(result []byte) (int64, error) { return e(s.match, c.id, payload, result) } // it has its number by then
 	return s.orphanedBy(s.host.outbox.do(ctx, &s.ending, c), nil)
 }
 

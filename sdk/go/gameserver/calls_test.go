@@ -354,3 +354,38 @@ func TestJSON(t *testing.T) {
 		t.Errorf("no data: %v", err)
 	}
 }
+
+// The answer to a call may come after the news of what became of it, as when it was lost and the call is repeated.
+func TestPlayersWhoWereRemovedMeanwhileAreNotAddedByTheAnswer(t *testing.T) {
+	g := newGateway(t)
+	s, p := g.connect([]string{"ann"})
+	add := func() error {
+		return s.AddPlayers(t.Context(), &instancev1.Player{Id: "bob"}, &instancev1.Player{Id: "cid"})
+	}
+	call := async(add)
+	p.request("AddPlayers")
+	p.cut() // it took effect, but the answer is lost
+	p = g.accept()
+	p.hello()
+	p.welcome("2", resumed(100))
+	again := p.request("AddPlayers")
+	p.notify(1001, 1000, playersRemoved("bob"))
+	p.reply(again, new(gameserverv1.AddPlayersResponse))
+	if err := receive(t, call, "the answer"); err != nil {
+		t.Fatal(err)
+	}
+	if in := s.Instance().GetPlayers(); len(in) != 2 || in[1].GetId() != "cid" {
+		t.Errorf("players are %v, want ann and cid", in)
+	}
+	// Whoever is added later is here.
+	receive(t, s.Events(), "an event")
+	p.wantAck(1001)
+	call = async(func() error { return s.AddPlayers(t.Context(), &instancev1.Player{Id: "bob"}) })
+	p.reply(p.request("AddPlayers"), new(gameserverv1.AddPlayersResponse))
+	if err := receive(t, call, "the answer"); err != nil {
+		t.Fatal(err)
+	}
+	if in := s.Instance().GetPlayers(); len(in) != 3 {
+		t.Errorf("players are %v, want bob, too", in)
+	}
+}

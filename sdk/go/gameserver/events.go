@@ -2,6 +2,7 @@ package gameserver
 
 import (
 	"context"
+	"iter"
 
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
@@ -113,6 +114,22 @@ func eventOf(e *gameserverv1.InstanceEvent) Event {
 //
 // The channel is closed after the link is over and the last event was received, and by Close.
 func (s *Server) Events() <-chan Event { return s.events }
+
+// All returns the events of Events for a loop, which ends with them or with ctx. An event counts as dealt with when the loop has received it.
+func (s *Server) All(ctx context.Context) iter.Seq[Event] {
+	return func(yield func(Event) bool) {
+		for ctx.Err() == nil {
+			select {
+			case e, more := <-s.events:
+				if !more || !yield(e) {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
 
 // deliver hands the queued events to the game, one by one.
 func (s *Server) deliver(ctx context.Context) {

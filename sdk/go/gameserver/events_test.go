@@ -1,6 +1,8 @@
 package gameserver_test
 
 import (
+	"context"
+	"slices"
 	"testing"
 
 	"github.com/berth-dev/berth/sdk/go/gameserver"
@@ -59,6 +61,31 @@ func TestEventsComeInOrderAndAreAcknowledgedWhenTaken(t *testing.T) {
 	p = g.accept()
 	if at := p.hello().GetInstances()[0].GetLastOffset(); at != 1009 {
 		t.Errorf("resumes after %d, want 1009", at)
+	}
+}
+
+func TestAllEndsWithItsContextOrTheLink(t *testing.T) {
+	g := newGateway(t)
+	s, p := g.connect(nil)
+	p.notify(1001, 1000, playersAdded("ann"))
+	p.notify(1002, 1001, playersAdded("bob"))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var got []string
+	for e := range s.All(ctx) {
+		got = append(got, e.(gameserver.PlayersAdded).Players[0].GetId())
+		cancel()
+	}
+	for e := range s.All(t.Context()) {
+		got = append(got, e.(gameserver.PlayersAdded).Players[0].GetId())
+		break
+	}
+	p.bye(linkv1.CloseCode_CLOSE_CODE_SUPERSEDED, true)
+	for e := range s.All(t.Context()) {
+		t.Errorf("got %v after the end", e)
+	}
+	if !slices.Equal(got, []string{"ann", "bob"}) {
+		t.Errorf("got %v", got)
 	}
 }
 

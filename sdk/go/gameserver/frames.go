@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"google.golang.org/protobuf/proto"
 )
@@ -91,7 +92,8 @@ func (h *Host) notified(sock *socket, n *linkv1.Notification) error {
 	if _, here := h.outbox.linkOf(s.ledger, sock); !here {
 		return nil
 	}
-	switch s.inbox.accept(n, s.match.apply) {
+	apply := func(e *gameserverv1.InstanceEvent) { s.match.apply(e, h.outbox.last()) }
+	switch s.inbox.accept(n, apply) {
 	case gap:
 		return errGap
 	case full:

@@ -16,6 +16,8 @@
 //
 // The tokens of the bootstrap document expire. The package has them refreshed well before, and also afterwards if Berth was away meanwhile;
 // nobody has to see to it.
+//
+// docs/sdk-go.md is the guide to all of it.
 package gameserver
 
 import (

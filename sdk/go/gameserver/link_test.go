@@ -23,7 +23,8 @@ import (
 
 func TestMain(m *testing.M) {
 	listenInMemory()
-	goleak.VerifyTestMain(m)
+	playBerth()
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
 func TestConnect(t *testing.T) {

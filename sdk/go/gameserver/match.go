@@ -15,6 +15,9 @@ import (
 type match struct {
 	mu       sync.RWMutex
 	instance *instancev1.GameInstance // nil before the first link
+	// gone are players whom a backend removed before the answer came to the call that had added them, and the newest number of a call by then;
+	// so there are no more than such calls brought in.
+	gone map[string]int64
 }
 
 func (m *match) snapshot() *instancev1.GameInstance {
@@ -45,15 +48,16 @@ func (m *match) start(in *instancev1.GameInstance) {
 	if in == nil {
 		in = new(instancev1.GameInstance)
 	}
-	m.instance = in
+	m.instance, m.gone = in, nil
 }
 
-// apply takes over what a backend did.
-func (m *match) apply(e *gameserverv1.InstanceEvent) {
+// apply takes over what a backend did. newest is the newest number of a call.
+func (m *match) apply(e *gameserverv1.InstanceEvent, newest int64) {
 	switch e := e.GetEvent().(type) {
 	case *gameserverv1.InstanceEvent_PlayersAdded:
 		m.added(e.PlayersAdded.GetPlayers(), nil)
 	case *gameserverv1.InstanceEvent_PlayersRemoved:
+		m.noteGone(e.PlayersRemoved.GetPlayerIds(), newest)
 		m.removed(e.PlayersRemoved.GetPlayerIds())
 	case *gameserverv1.InstanceEvent_PlayersUpdated:
 		m.added(e.PlayersUpdated.GetPlayers(), nil)
@@ -71,6 +75,7 @@ func (m *match) apply(e *gameserverv1.InstanceEvent) {
 func (m *match) added(players []*instancev1.Player, at *timestamppb.Timestamp) {
 	m.update(func(in *instancev1.GameInstance) {
 		for _, p := range players {
+			delete(m.gone, p.GetId())
 			p = proto.CloneOf(p)
 			if at != nil {
 				p.AddTime = proto.CloneOf(at)
@@ -85,6 +90,35 @@ func (m *match) added(players []*instancev1.Player, at *timestamppb.Timestamp) {
 			}
 		}
 	})
+}
+
+// noteGone notes who of those whom a backend removed was not known to be here.
+func (m *match) noteGone(ids []string, newest int64) {
+	m.update(func(*instancev1.GameInstance) {
+		for _, id := range ids {
+			if m.find(id) != nil {
+				continue
+			}
+			if m.gone == nil {
+				m.gone = make(map[string]int64)
+			}
+			m.gone[id] = newest
+		}
+	})
+}
+
+// stillThere returns those of the players whom a call has added who were not removed before its answer came.
+func (m *match) stillThere(number int64, players []*instancev1.Player) (there []*instancev1.Player) {
+	m.update(func(*instancev1.GameInstance) {
+		for _, p := range players {
+			if newest, gone := m.gone[p.GetId()]; gone && number <= newest {
+				delete(m.gone, p.GetId())
+			} else {
+				there = append(there, p)
+			}
+		}
+	})
+	return there
 }
 
 func (m *match) removed(ids []string) {

@@ -274,6 +274,19 @@ func (s *GameServer) EndGameInstance(ctx context.Context, req *gameserverv1.EndG
 	return &gameserverv1.EndGameInstanceResponse{Revision: inst.Revision, Result: stored}, err
 }
 
+// SendMessage implements the rpc.
+func (s *GameServer) SendMessage(ctx context.Context, req *gameserverv1.SendMessageRequest) (*gameserverv1.SendMessageResponse, error) {
+	data, err := wire.FromData("data", req.GetData())
+	if err != nil {
+		return nil, err
+	}
+	inst, err := s.apply(ctx, req, instance.MessageBackends{Server: caller(ctx), Topic: req.GetTopic(), Data: data})
+	if err != nil {
+		return nil, err
+	}
+	return &gameserverv1.SendMessageResponse{Revision: inst.Revision, Offset: inst.LastSaid}, nil
+}
+
 // RefreshTokens implements the rpc.
 func (s *GameServer) RefreshTokens(ctx context.Context, req *gameserverv1.RefreshTokensRequest) (*gameserverv1.RefreshTokensResponse, error) {
 	p := auth.FromContext(ctx)

@@ -79,7 +79,7 @@ func (s *Service) commitAll(ctx context.Context, id string, batch []*request) ([
 		done, err := s.cfg.Store.Commit(ctx, d.change, d.kept)
 		if err == nil {
 			s.committed(d.change, done)
-			d.settle(done.Revision)
+			d.settle(done)
 			return d.outcomes, nil
 		}
 		if !errors.Is(err, ErrConflict) {
@@ -186,14 +186,22 @@ func (d *decisions) repeat(done Done, env Envelope) (*Instance, error) {
 	}
 	was := *d.inst
 	was.Revision = done.Revision
+	was.LastSaid = 0 // where the command's own message is was said once
 	return &was, nil
 }
 
-// settle fills in the revision that the change has made.
-func (d *decisions) settle(revision int64) {
+// settle fills in the revision that the change has made, and the offsets of its messages to backends.
+func (d *decisions) settle(done Committed) {
 	for n := range d.outcomes {
-		if inst := d.outcomes[n].inst; inst != nil && inst.Revision == undecided {
-			inst.Revision = revision
+		inst := d.outcomes[n].inst
+		if inst == nil {
+			continue
+		}
+		if inst.Revision == undecided {
+			inst.Revision = done.Revision
+		}
+		if inst.LastSaid < 0 {
+			inst.LastSaid = done.FirstSaid - inst.LastSaid - 1
 		}
 	}
 }

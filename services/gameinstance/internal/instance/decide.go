@@ -188,7 +188,8 @@ func (c LinkServer) decide(t *turn) error {
 		return errs.New(errs.StateNotAllowed, "the instance is PENDING: no server was asked for")
 	}
 	if l := t.i.Link; l != nil && l.Connected && l.SessionEpoch == c.SessionEpoch {
-		return nil // linked through this very socket already
+		t.relink() // through this very socket already
+		return nil
 	}
 	if err := t.newest(c.Server.ServerID, c.SessionEpoch); err != nil {
 		return err
@@ -209,6 +210,13 @@ func (c LinkServer) decide(t *turn) error {
 	}
 	t.record("linked", "server %s %s", c.Server.ServerID, c.ServerVersion)
 	return nil
+}
+
+// relink begins a link anew that stands, for the start data that is asked for again: what waits of notifications is in it, and messages come behind it.
+func (t *turn) relink() {
+	if t.i.MailCount > 0 {
+		t.i.Link.Floor, t.ClearMailbox, t.changed = t.i.LastOffset, true, true
+	}
 }
 
 func (c AttachSession) decide(t *turn) error {

@@ -134,6 +134,10 @@ type Instance struct {
 	LastRequest int64
 	// MailCount and MailBytes are what waits in the mailbox.
 	MailCount, MailBytes int
+	// LastSaid is the newest offset of the messages to the instance's backends so far, 0 if there never was one; SaidCount and SaidBytes are what
+	// waits of them.
+	LastSaid             int64
+	SaidCount, SaidBytes int
 	// CreateDigest tells a repeated create from another one with the same request id.
 	CreateDigest []byte
 	Traceparent  string

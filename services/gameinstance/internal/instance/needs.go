@@ -31,6 +31,8 @@ func (AttachSession) needs() Needs   { return Needs{} }
 func (LoseSession) needs() Needs     { return Needs{} }
 func (LoseGateway) needs() Needs     { return Needs{} }
 func (Terminate) needs() Needs       { return Needs{} }
+func (MessageServer) needs() Needs   { return Needs{} }
+func (MessageBackends) needs() Needs { return Needs{} }
 
 // Those that may lead to another server close the instance to all its players until that one opens.
 func (ReportFailed) needs() Needs   { return Needs{AllPlayers: true} }

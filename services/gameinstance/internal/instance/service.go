@@ -21,6 +21,8 @@ type Store interface {
 	Commit(ctx context.Context, c *Change, commands []Kept) (Committed, error)
 	// Confirm returns once what was read of an instance is as safe as a commit's answer promises.
 	Confirm(ctx context.Context, id string) error
+	// AckMessages drops an instance's messages to its backends up to an offset.
+	AckMessages(ctx context.Context, namespace, id string, offset int64) error
 	// History returns what happened to an instance, oldest first.
 	History(ctx context.Context, id string) ([]HistoryEntry, error)
 }
@@ -59,8 +61,10 @@ type Committed struct {
 	Revision int64
 	// FirstOffset is the mailbox offset of the change's first event; the others follow one by one.
 	FirstOffset int64
-	// Previous is the mailbox's newest offset before.
+	// Previous is the offset of what the mailbox has before it.
 	Previous int64
+	// FirstSaid is the offset of the change's first message to backends, if it has any; the others follow one by one.
+	FirstSaid int64
 }
 
 // Cursor is a place in a list, newest first. The zero value is its beginning.

@@ -20,8 +20,13 @@ type Change struct {
 	History []HistoryEntry
 	// Events are for the server's mailbox, in order.
 	Events []Event
-	// ClearMailbox drops what the mailbox held: a fresh link begins with a snapshot.
+	// Said are messages to the instance's backends, in order.
+	Said []Said
+	// ClearMailbox drops the notifications that the mailbox held: a fresh link begins with a snapshot. Messages are no part of that, and get new
+	// offsets behind it.
 	ClearMailbox bool
+	// DropNotifications drops the notifications only; messages, and last words, stay where they are.
+	DropNotifications bool
 	// Delete removes the instance.
 	Delete bool
 	// RevisionFloor is the highest revision that anybody was told of, where the store has lost it.
@@ -44,11 +49,20 @@ func (c *Change) TouchedGameData() bool { return c.gameData }
 // then adds a change that was decided upon the outcome of this one.
 func (c *Change) then(next *Change) {
 	if next.ClearMailbox {
-		c.ClearMailbox, c.Events = true, nil
+		c.ClearMailbox, c.Events = true, slices.DeleteFunc(c.Events, func(e Event) bool { return e.Message == nil })
+	}
+	if next.DropNotifications {
+		c.DropNotifications, c.Events = true, slices.DeleteFunc(c.Events, func(e Event) bool { return e.Message == nil && !e.last() })
 	}
 	c.After = next.After
 	c.History = append(c.History, next.History...)
-	c.Events = append(c.Events, next.Events...)
+	for _, e := range next.Events {
+		if e.Resync != nil && e.Resync.Revision == undecided {
+			e.Resync.Revision = c.Before.Revision
+		}
+		c.Events = append(c.Events, e)
+	}
+	c.Said = append(c.Said, next.Said...)
 	c.Delete = c.Delete || next.Delete
 	c.RevisionFloor = max(c.RevisionFloor, next.RevisionFloor)
 	maps.Copy(c.players, next.players)
@@ -64,6 +78,17 @@ type Event struct {
 	GameDataUpdated *Data
 	Terminated      *Termination
 	Superseded      *Supersession
+	Message         *Message
+	Resync          *Resync
+}
+
+// last reports whether nothing follows for the server.
+func (e Event) last() bool { return e.Terminated != nil || e.Superseded != nil }
+
+// Resync stands for changes of the instance that found no room in the mailbox.
+type Resync struct {
+	// Revision that the instance had before.
+	Revision int64
 }
 
 // Supersession says why an instance was taken from its server.
@@ -79,6 +104,9 @@ func (e Event) Bytes() int {
 	}
 	if e.GameDataUpdated != nil {
 		sum += e.GameDataUpdated.Size
+	}
+	if e.Message != nil {
+		sum += e.Message.Data.Size
 	}
 	return sum
 }
@@ -97,8 +125,8 @@ func (e Event) size() int {
 // MaxPlayers is how many players an instance can have.
 const MaxPlayers = 1000
 
-// MaxMail and MaxMailBytes are how many notifications may wait for a server's acknowledgement, and how large they may be together. One always fits,
-// and so does the last word to a server.
+// MaxMail and MaxMailBytes are how many notifications and messages may wait for a server's acknowledgement, and how large they may be together. One
+// always fits, and so does the last word to a server. Notifications that do not fit are one Resync from then on.
 const (
 	MaxMail      = 1000
 	MaxMailBytes = 8 << 20
@@ -145,23 +173,36 @@ func (t *turn) fits() error {
 	return nil
 }
 
-// post counts the change's events into the mailbox, and refuses a change whose events do not fit.
+// post counts the change's events into the mailbox. It refuses a message that does not fit; notifications that do not, and those that wait, become
+// one Resync.
 func (t *turn) post() error {
-	if t.ClearMailbox {
-		t.i.MailCount, t.i.MailBytes = 0, 0
+	if t.ClearMailbox || t.DropNotifications {
+		t.i.MailCount, t.i.MailBytes = 0, 0 // the store counts the messages that stay
 	}
-	waiting := t.i.MailCount
+	waiting, message := t.i.MailCount, false
 	for _, e := range t.Events {
 		t.i.MailCount++
 		t.i.MailBytes += e.size()
-		if e.Terminated != nil || e.Superseded != nil {
+		if e.last() {
 			return nil
 		}
+		message = message || e.Message != nil
 	}
-	if len(t.Events) > 0 && (t.i.MailCount > MaxMail || waiting > 0 && t.i.MailBytes > MaxMailBytes) {
-		return errs.New(errs.MailboxFull, "the game server has %d notifications, or %d bytes of them, to deal with; nothing was changed, try again later", MaxMail, MaxMailBytes).Retry(time.Second)
+	switch {
+	case len(t.Events) == 0 || t.i.MailCount <= MaxMail && (waiting == 0 || t.i.MailBytes <= MaxMailBytes):
+		return nil
+	case message:
+		return errs.New(errs.MailboxFull, "the game server has %d notifications and messages, or %d bytes of them, to deal with; try again later", MaxMail, MaxMailBytes).Retry(time.Second)
 	}
+	t.resync()
 	return nil
+}
+
+// resync puts one notification into the place of all that wait and those of this change: a server that gets it asks for the instance as it is.
+func (t *turn) resync() {
+	t.DropNotifications = true
+	t.Events = []Event{{Resync: &Resync{Revision: t.Before.Revision}}}
+	t.i.MailCount, t.i.MailBytes = 1, t.Events[0].size()
 }
 
 // turn is one decision in the making.
@@ -294,7 +335,7 @@ func (t *turn) withdraw(message string) {
 			t.call(CallRelease, a.ID)
 		}
 	}
-	t.ClearMailbox = true
+	t.DropNotifications = true
 	t.tell(Event{Superseded: &Supersession{Message: message}})
 	t.i.Link, t.i.Endpoints = nil, nil
 	for id, p := range t.i.Players {

@@ -24,6 +24,7 @@ const (
 	fieldRevision = "rev"
 	fieldOffset   = "off"
 	fieldMail     = "mail"
+	fieldSaid     = "said"
 	fieldHead     = "head"
 	fieldData     = "data"
 	fieldResult   = "result"
@@ -162,6 +163,9 @@ func decodeInstance(fields map[string]string) (*instance.Instance, error) {
 		return nil, fmt.Errorf("decode %s: %w", fieldMail, err)
 	}
 	inst.MailBytes = int(mail)
+	if err := decodeTally(fields[fieldSaid], inst); err != nil {
+		return nil, err
+	}
 	var err error
 	if inst.GameData, err = decodeData(fields[fieldData]); err != nil {
 		return nil, err

@@ -22,7 +22,7 @@ type Store struct {
 
 // scripts are the programs that run at the store.
 type scripts struct {
-	load, commit, ack                     *redis.Script
+	load, commit, ack, ackMessages        *redis.Script
 	session, loadSession                  *redis.Script
 	register, assign, unassign            *redis.Script
 	renewGateway, gateways, forgetGateway *redis.Script
@@ -41,7 +41,7 @@ func New(s *redisx.Store) *Store {
 		return redis.NewScript(string(source))
 	}
 	return &Store{redis: s, scripts: scripts{
-		load: script("load"), commit: script("commit"), ack: script("ack"),
+		load: script("load"), commit: script("commit"), ack: script("ack"), ackMessages: script("ack_messages"),
 		session: script("session"), loadSession: script("load_session"),
 		register: script("register"), assign: script("assign"), unassign: script("unassign"),
 		renewGateway: script("renew_gateway"), gateways: script("gateways"), forgetGateway: script("forget_gateway"),
@@ -107,6 +107,7 @@ func (s *Store) Commit(ctx context.Context, c *instance.Change, commands []insta
 	keys := []string{
 		instanceKey(p, inst.ID), commandsKey(p, inst.ID), orderKey(p, inst.ID), historyKey(p, inst.ID), mailboxKey(p, inst.ID),
 		timersKey(p), undeliveredKey(p), indexKey(p, inst.Namespace), linksKey(p), linkedKey(p, inst.ID), lostKey(p), changedKey(p), goneKey(p),
+		saidKey(p, inst.ID), talkKey(p, inst.Namespace),
 	}
 	args, err := commitArgs(c, commands, changesChannel(p))
 	if err != nil {
@@ -152,6 +153,8 @@ func commitArgs(c *instance.Change, commands []instance.Kept, channel string) ([
 		mode = "delete"
 	case c.ClearMailbox:
 		mode = "clear"
+	case c.DropNotifications:
+		mode = "drop"
 	}
 	ids := make([]instance.CommandID, len(commands))
 	for n, k := range commands {
@@ -172,6 +175,14 @@ func commitArgs(c *instance.Change, commands []instance.Kept, channel string) ([
 	args = append(args, len(c.Events))
 	for _, e := range c.Events {
 		b, err := encodeEvent(e)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, b)
+	}
+	args = append(args, len(c.Said))
+	for _, m := range c.Said {
+		b, err := encodeSaid(m)
 		if err != nil {
 			return nil, err
 		}
@@ -198,10 +209,10 @@ func commitReply(reply []string) (instance.Committed, error) {
 	if len(reply) == 1 && reply[0] == "conflict" {
 		return instance.Committed{}, instance.ErrConflict
 	}
-	if len(reply) != 4 || reply[0] != "ok" {
+	if len(reply) != 5 || reply[0] != "ok" {
 		return instance.Committed{}, fmt.Errorf("commit answered %q", reply)
 	}
-	var n [3]int64
+	var n [4]int64
 	for i := range n {
 		v, err := strconv.ParseInt(reply[i+1], 10, 64)
 		if err != nil {
@@ -209,7 +220,7 @@ func commitReply(reply []string) (instance.Committed, error) {
 		}
 		n[i] = v
 	}
-	return instance.Committed{Revision: n[0], FirstOffset: n[1], Previous: n[2]}, nil
+	return instance.Committed{Revision: n[0], FirstOffset: n[1], Previous: n[2], FirstSaid: n[3]}, nil
 }
 
 // History implements instance.Store.

@@ -16,6 +16,7 @@ func orderKey(p int, id string) string    { return redisx.Key(p, "i:"+id+":o") }
 func linkedKey(p int, id string) string   { return redisx.Key(p, "i:"+id+":l") }
 func historyKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":h") }
 func mailboxKey(p int, id string) string  { return redisx.Key(p, "i:"+id+":m") }
+func saidKey(p int, id string) string     { return redisx.Key(p, "i:"+id+":s") }
 
 // Keys of a partition that concern all its instances.
 func timersKey(p int) string           { return redisx.Key(p, "timers") }
@@ -26,6 +27,7 @@ func changedKey(p int) string          { return redisx.Key(p, "changed") }
 func goneKey(p int) string             { return redisx.Key(p, "gone") }
 func sweptKey(p int) string            { return redisx.Key(p, "swept") }
 func indexKey(p int, ns string) string { return redisx.Key(p, "idx:"+ns) }
+func talkKey(p int, ns string) string  { return redisx.Key(p, "said:"+ns) }
 
 // Keys of a partition that concern game servers.
 func serverKey(p int, s string) string   { return redisx.Key(p, "s:"+s) }

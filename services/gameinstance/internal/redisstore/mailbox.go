@@ -89,6 +89,10 @@ func encodeEvent(e instance.Event) ([]byte, error) {
 		r.PlayersUpdated = encodePlayers(e.PlayersUpdated)
 	case e.GameDataUpdated != nil:
 		r.GameDataUpdated = encodeData(*e.GameDataUpdated)
+	case e.Message != nil:
+		r.Message = &recordv1.MessageRecord{Id: e.Message.ID, Topic: e.Message.Topic, Data: encodeStored(e.Message.Data)}
+	case e.Resync != nil:
+		r.Resync = &recordv1.ResyncRecord{Revision: e.Resync.Revision}
 	case e.Superseded != nil:
 		r.Superseded = &recordv1.SupersessionRecord{Message: e.Superseded.Message}
 	case e.Terminated != nil:
@@ -145,6 +149,11 @@ func decodeEvent(r *recordv1.EventRecord) instance.Event {
 	case r.GetGameDataUpdated() != nil:
 		data := decodeStored(r.GetGameDataUpdated())
 		return instance.Event{GameDataUpdated: &data}
+	case r.GetMessage() != nil:
+		m := r.GetMessage()
+		return instance.Event{Message: &instance.Message{ID: m.GetId(), Topic: m.GetTopic(), Data: decodeStored(m.GetData())}}
+	case r.GetResync() != nil:
+		return instance.Event{Resync: &instance.Resync{Revision: r.GetResync().GetRevision()}}
 	case r.GetTerminated() != nil:
 		return instance.Event{Terminated: &instance.Termination{Reason: instance.Reason(r.GetTerminated().GetReason()), Message: r.GetTerminated().GetMessage()}}
 	case r.GetSuperseded() != nil:

@@ -69,6 +69,11 @@ func (h *Hub) Many(ctx context.Context, namespace string, filter instance.Filter
 		return err
 	}
 	defer h.leave(w.remove)
+	return h.sender(ctx, func() error { return w.run(ctx) })
+}
+
+// sender runs what sends to a watcher, and leaves it behind when ctx ends.
+func (h *Hub) sender(ctx context.Context, run func() error) error {
 	done := make(chan error, 1)
 	h.senders.Go(func() {
 		defer func() {
@@ -76,7 +81,7 @@ func (h *Hub) Many(ctx context.Context, namespace string, filter instance.Filter
 				done <- fmt.Errorf("panic: %v\n%s", p, debug.Stack())
 			}
 		}()
-		done <- w.run(ctx)
+		done <- run()
 	})
 	select {
 	case err := <-done:
@@ -305,7 +310,22 @@ func (w *many) give(ctx context.Context, u Update) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	stall := time.AfterFunc(w.hub.cfg.Stall, func() { w.end(tooSlow("this watcher has taken nothing for %v", w.hub.cfg.Stall)) })
+	return w.hub.timed(w.end, func() error { return w.send(u) })
+}
+
+// timed ends a watch if a send takes too long.
+func (h *Hub) timed(end context.CancelCauseFunc, send func() error) error {
+	stall := time.AfterFunc(h.cfg.Stall, func() { end(tooSlow("this watcher has taken nothing for %v", h.cfg.Stall)) })
 	defer stall.Stop()
-	return w.send(u)
+	return send()
+}
+
+// Serve runs what sends to a watcher, step by step through give, until ctx is cancelled or run returns. A watcher that takes nothing for Config.Stall is
+// dropped with WATCH_TOO_SLOW; a step that hangs is then left behind, and must end when the caller's stream does.
+func (h *Hub) Serve(ctx context.Context, run func(ctx context.Context, give func(send func() error) error) error) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	return h.sender(ctx, func() error {
+		return run(ctx, func(send func() error) error { return h.timed(end, send) })
+	})
 }

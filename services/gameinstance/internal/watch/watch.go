@@ -39,11 +39,22 @@ type Instances interface {
 	Load(ctx context.Context, id string, needs instance.Needs) (instance.Loaded, error)
 }
 
+// Messages reads the messages of game servers to backends.
+type Messages interface {
+	// Messages returns the next of an instance above an offset, oldest first; none where there are no more.
+	Messages(ctx context.Context, instanceID string, after int64) ([]instance.Said, error)
+	// Newest returns, in the order of ids, the newest offset of those that have messages waiting and are of the namespace; 0 for others.
+	Newest(ctx context.Context, namespace string, instanceIDs []string) ([]int64, error)
+	// Talking returns the instances of a namespace that have messages waiting of which the newest has at least an offset, and that offset.
+	Talking(ctx context.Context, namespace string, since int64) (map[string]int64, error)
+}
+
 // Config names what a Hub needs. The zero value of a bound means its default.
 type Config struct {
 	Feed      Feed
 	Records   Records
 	Instances Instances
+	Messages  Messages
 	Log       *slog.Logger
 
 	// Recheck is how often the index of changes is read. Default 2 s.
@@ -97,6 +108,7 @@ type Hub struct {
 	look    chan struct{} // a value: recheck now
 	senders sync.WaitGroup
 	tracked atomic.Int64
+	talk    *talk
 
 	mu       sync.Mutex
 	dirty    map[string]struct{} // at most maxDirty
@@ -117,7 +129,7 @@ type Hub struct {
 // New returns a Hub.
 func New(cfg Config) *Hub {
 	return &Hub{
-		cfg: cfg.withDefaults(), wake: make(chan struct{}, 1), look: make(chan struct{}, 1), dirty: map[string]struct{}{},
+		cfg: cfg.withDefaults(), talk: newTalk(), wake: make(chan struct{}, 1), look: make(chan struct{}, 1), dirty: map[string]struct{}{},
 		ones: map[string]map[*one]struct{}{}, many: map[string]map[*many]struct{}{}, players: map[string]int{}, seen: map[string]int64{},
 	}
 }
@@ -126,6 +138,7 @@ func New(cfg Config) *Hub {
 func (h *Hub) Run(ctx context.Context) error {
 	var follower sync.WaitGroup
 	follower.Go(func() { h.cfg.Feed.Follow(ctx, h.hint, h.subscribed) })
+	follower.Go(func() { h.listen(ctx) })
 	h.read(ctx)
 	follower.Wait()
 	h.senders.Wait()
@@ -134,6 +147,7 @@ func (h *Hub) Run(ctx context.Context) error {
 
 // hint takes note of an instance that changed.
 func (h *Hub) hint(id string) {
+	h.talk.hint(id)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.many) == 0 && h.ones[id] == nil {
@@ -151,6 +165,7 @@ func (h *Hub) hint(id string) {
 func (h *Hub) subscribed() {
 	h.doubt()
 	signal(h.look)
+	signal(h.talk.look)
 }
 
 // doubt makes the next recheck read everything that watchers were sent.

@@ -167,6 +167,13 @@ func event(e instance.Event) (*gameserverv1.InstanceEvent, error) {
 	case e.GameDataUpdated != nil:
 		data, err := Data(*e.GameDataUpdated)
 		return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_GameDataUpdated{GameDataUpdated: &gameserverv1.GameDataUpdated{GameData: data}}}, err
+	case e.Message != nil:
+		data, err := Data(e.Message.Data)
+		return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_Message{Message: &gameserverv1.MessageReceived{
+			MessageId: e.Message.ID, Topic: e.Message.Topic, Data: data,
+		}}}, err
+	case e.Resync != nil:
+		return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_Resync{Resync: &gameserverv1.Resync{Revision: e.Resync.Revision}}}, nil
 	case e.Superseded != nil:
 		return &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_Superseded{Superseded: &gameserverv1.Superseded{Message: e.Superseded.Message}}}, nil
 	case e.Terminated != nil:

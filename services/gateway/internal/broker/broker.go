@@ -36,6 +36,9 @@ type Config struct {
 	Deliver func(*eventv1.Envelope)
 	// Message takes a message that may be lost. It must not block either.
 	Message func(Message)
+	// Again is called when a subscription that was lost has been made again and has proven itself: what was published in between did not arrive. It must not
+	// block.
+	Again func()
 	// Interval is how often the canary is sent. Default 1 s.
 	Interval time.Duration
 	// Log is where lost subscriptions are logged.
@@ -49,6 +52,7 @@ type Broker struct {
 	client   *redisx.Store
 	deliver  func(*eventv1.Envelope)
 	message  func(Message)
+	again    func()
 	interval time.Duration
 	log      *slog.Logger
 	metrics  *metrics.Metrics
@@ -60,7 +64,7 @@ func New(cfg Config) *Broker {
 	if cfg.Interval == 0 {
 		cfg.Interval = time.Second
 	}
-	return &Broker{client: cfg.Client, deliver: cfg.Deliver, message: cfg.Message, interval: cfg.Interval, log: cfg.Log, metrics: cfg.Metrics}
+	return &Broker{client: cfg.Client, deliver: cfg.Deliver, message: cfg.Message, again: cfg.Again, interval: cfg.Interval, log: cfg.Log, metrics: cfg.Metrics}
 }
 
 // Ready returns an error unless the subscription has proven itself lately.
@@ -82,7 +86,14 @@ func (b *Broker) Run(ctx context.Context, gatewayID string, proven func()) {
 		if !first {
 			b.metrics.Resubscribed.Inc()
 		}
-		err := b.subscribe(ctx, redisx.GatewayChannel(gatewayID), proven)
+		missed := !first
+		err := b.subscribe(ctx, redisx.GatewayChannel(gatewayID), func() {
+			if missed {
+				missed = false
+				b.again()
+			}
+			proven()
+		})
 		b.proven.Store(nil)
 		if ctx.Err() != nil {
 			return

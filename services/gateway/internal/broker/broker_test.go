@@ -46,6 +46,7 @@ func listen(t *testing.T, client *redisx.Store) (*broker.Broker, <-chan *eventv1
 		Client: client, Interval: 50 * time.Millisecond, Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(prometheus.NewRegistry()),
 		Deliver: func(e *eventv1.Envelope) { envelopes <- e },
 		Message: func(broker.Message) {},
+		Again:   func() {},
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup

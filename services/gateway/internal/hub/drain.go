@@ -29,7 +29,12 @@ type schedule struct {
 
 func planDrain(deadline time.Duration, sockets int) schedule {
 	kill := max(deadline-killMargin, deadline/4)
-	return schedule{slot: max(min(drainSlot, kill*9/20/time.Duration(max(1, sockets))), time.Microsecond), window: kill * 3 / 10, kill: kill}
+	return schedule{slot: slotOf(kill*9/20, sockets), window: kill * 3 / 10, kill: kill}
+}
+
+// slotOf returns the time between two sockets of so many, which have so much time together.
+func slotOf(all time.Duration, sockets int) time.Duration {
+	return max(min(drainSlot, all/time.Duration(max(1, sockets))), time.Microsecond)
 }
 
 // due returns how many sockets' turns have come, so long after the first one's.

@@ -3,7 +3,9 @@
 package hub
 
 import (
+	"context"
 	"errors"
+	"maps"
 	"sync"
 	"time"
 
@@ -241,6 +243,16 @@ func (h *Hub) Remind(instances []string) {
 	}
 }
 
+// RemindAll tells the sockets of all linked instances, of any of which something may have been missed.
+func (h *Hub) RemindAll() {
+	h.mu.RLock()
+	links := maps.Clone(h.links)
+	h.mu.RUnlock()
+	for id, s := range links {
+		s.Remind(id)
+	}
+}
+
 func (h *Hub) linked(instanceID string) Socket {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
@@ -271,12 +283,29 @@ func (h *Hub) replaced(serverID string, epoch int64) Socket {
 	return e.socket
 }
 
-// Lapse ends a life of the gateway: no session that is being opened in it counts, and every socket is closed.
-func (h *Hub) Lapse() {
+// Lapse ends a life of the gateway: no session that is being opened in it counts. It returns what closes the life's sockets, paced, so that their servers
+// do not all come back at once; those that are left when its context ends are left.
+func (h *Hub) Lapse() (closeAll func(context.Context)) {
 	h.mu.Lock()
 	h.life++
 	h.mu.Unlock()
-	for _, s := range h.Sockets() {
-		s.Close(linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, "the gateway lost its lease; connect again")
+	sockets := h.Sockets()
+	return func(ctx context.Context) {
+		began, slot := time.Now(), slotOf(lapseSpread, len(sockets))
+		tick := time.NewTicker(paceTick)
+		defer tick.Stop()
+		for closed := 0; closed < len(sockets); {
+			for ; closed < min(int(time.Since(began)/slot)+1, len(sockets)); closed++ {
+				sockets[closed].Close(linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, "the gateway lost its lease; connect again")
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
 	}
 }
+
+// lapseSpread is over how much time the sockets of a life that is over are closed at most. They are of no use until then.
+const lapseSpread = 2 * time.Second

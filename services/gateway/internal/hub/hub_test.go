@@ -202,7 +202,7 @@ func TestALapseClosesAllAndVoidsWhatIsBeingOpened(t *testing.T) {
 	}
 	o := h.Open("sb")
 	defer o.Done()
-	h.Lapse()
+	h.Lapse()(t.Context())
 	h.Add(b)
 	if a.code != linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE {
 		t.Errorf("closed with %v", a.code)
@@ -210,6 +210,30 @@ func TestALapseClosesAllAndVoidsWhatIsBeingOpened(t *testing.T) {
 	if err := o.Register(b, 1, nil); !errors.Is(err, hub.ErrLapsed) {
 		t.Errorf("registered: %v", err)
 	}
+}
+
+// The servers of a gateway whose lease ran out come back one after the other, and not only much later.
+func TestTheClosesOfALapseArePaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := hub.New(10_000)
+		var all []*fakeSocket
+		for range 5000 {
+			s := &fakeSocket{hub: h, leaves: true}
+			h.Add(s)
+			all = append(all, s)
+		}
+		began := time.Now()
+		h.Lapse()(t.Context())
+		slots := make(map[time.Duration]int)
+		for _, s := range all {
+			slots[s.closedAt.Sub(began).Truncate(100*time.Millisecond)]++
+		}
+		for slot, n := range slots {
+			if n > 300 || slot < 0 || slot > 2*time.Second {
+				t.Errorf("%d closed within 100 ms at %v", n, slot)
+			}
+		}
+	})
 }
 
 func TestTheHubIsBounded(t *testing.T) {

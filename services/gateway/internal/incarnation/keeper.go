@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -43,8 +44,9 @@ type Config struct {
 	Interval time.Duration
 	// Remind takes the instances whose mailboxes have waited too long. It must not block.
 	Remind func(instances []string)
-	// Lapse ends everything that belongs to the life whose lease ran out. It must not block.
-	Lapse func()
+	// Lapse ends everything that belongs to the life whose lease ran out. It must not block. What it returns may take its time; it runs beside the next life,
+	// and until its context ends at the latest.
+	Lapse func() (after func(context.Context))
 	// Log is where lapses are logged.
 	Log *slog.Logger
 	// Metrics is where they are counted.
@@ -55,13 +57,20 @@ type Config struct {
 type Keeper struct {
 	cfg Config
 
+	// held is the lease; nil while there is none. It is asked for with every frame.
+	held atomic.Pointer[lease]
+
 	mu      sync.Mutex
-	id      string
-	renewed time.Time // when the renewal that was last answered was sent; zero: the lease is not held yet
-	failing bool      // the last renewal failed
+	failing bool // the last renewal failed
 	started bool
 	stop    context.CancelFunc
 	stopped chan struct{} // closed when Run has ended its last life
+}
+
+// lease is one that was answered.
+type lease struct {
+	id      string    // of the life
+	renewed time.Time // when the renewal that was last answered was sent
 }
 
 // New returns a Keeper.
@@ -85,26 +94,29 @@ func (k *Keeper) Run(ctx context.Context) error {
 	k.mu.Lock()
 	k.started, k.stop = true, stop
 	k.mu.Unlock()
+	var ending sync.WaitGroup
 	for living.Err() == nil {
 		if err := k.live(living); errors.Is(err, errLapsed) {
 			k.cfg.Log.Error("the lease of this gateway ran out; closing its sockets and starting over")
 			k.cfg.Metrics.Lapses.Inc()
-			k.cfg.Lapse()
+			after := k.cfg.Lapse()
+			ending.Go(func() { after(living) })
 		}
 	}
+	ending.Wait()
 	close(k.stopped)
 	<-ctx.Done() // after Release, the program is about to end; a worker that returned would look like a failure
 	return nil
 }
 
-// Current returns the id of this life, or why there is none that can be relied on.
+// Current returns the id of this life, or why there is none that can be relied on. It goes by this machine's monotonic clock, which does not stand still while
+// the process does: one that was paused for longer than its lease knows at once when it goes on, before the store can tell.
 func (k *Keeper) Current() (string, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if since := time.Since(k.renewed); since > k.cfg.Lease {
+	held := k.held.Load()
+	if held == nil || time.Since(held.renewed) > k.cfg.Lease {
 		return "", errs.New(errs.ServiceUnavailable, "the gateway has no contact with the game-instance service").Retry(time.Second)
 	}
-	return k.id, nil
+	return held.id, nil
 }
 
 // Failing reports whether game-instance, or the store behind it, is known to be out of reach: the last renewal failed.
@@ -116,12 +128,11 @@ func (k *Keeper) Failing() bool {
 
 // Ready returns an error unless the lease is held.
 func (k *Keeper) Ready(context.Context) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.renewed.IsZero() {
+	held := k.held.Load()
+	if held == nil {
 		return errors.New("the lease is not held yet")
 	}
-	if since := time.Since(k.renewed); since > k.cfg.Lease {
+	if since := time.Since(held.renewed); since > k.cfg.Lease {
 		return fmt.Errorf("the lease was last renewed %v ago", since.Round(time.Second))
 	}
 	return nil
@@ -130,7 +141,7 @@ func (k *Keeper) Ready(context.Context) error {
 // Release ends this life and gives its lease back.
 func (k *Keeper) Release(ctx context.Context) error {
 	k.mu.Lock()
-	started, stop, id, held := k.started, k.stop, k.id, !k.renewed.IsZero()
+	started, stop := k.started, k.stop
 	k.mu.Unlock()
 	if !started {
 		return nil
@@ -141,10 +152,11 @@ func (k *Keeper) Release(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if !held {
+	held := k.held.Load()
+	if held == nil {
 		return nil
 	}
-	return k.cfg.Leases.Release(ctx, id, k.cfg.Lease)
+	return k.cfg.Leases.Release(ctx, held.id, k.cfg.Lease)
 }
 
 // live lives one life: first the subscription is made and proven, then the lease is taken and kept. It returns errLapsed, or the end of ctx.
@@ -152,9 +164,7 @@ func (k *Keeper) live(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	id := uuid.NewString()
-	k.mu.Lock()
-	k.id, k.renewed = id, time.Time{}
-	k.mu.Unlock()
+	k.held.Store(nil)
 
 	var listening sync.WaitGroup
 	defer listening.Wait()
@@ -197,17 +207,11 @@ func (k *Keeper) renew(ctx context.Context, id string) error {
 		}
 		return nil
 	}
-	k.mu.Lock()
-	first := k.renewed.IsZero()
-	if lapsed && !first { // a lease that is only being taken cannot have lapsed
-		k.renewed = time.Time{}
-	} else {
-		k.renewed = sent
-	}
-	k.mu.Unlock()
-	if lapsed && !first {
+	if lapsed && k.held.Load() != nil { // a lease that is only being taken cannot have lapsed
+		k.held.Store(nil)
 		return errLapsed
 	}
+	k.held.Store(&lease{id: id, renewed: sent})
 	k.cfg.Remind(undelivered)
 	return nil
 }

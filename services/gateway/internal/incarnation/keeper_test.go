@@ -67,7 +67,7 @@ func play(t *testing.T, s *stage, test func(t *testing.T, k *incarnation.Keeper)
 		k := incarnation.New(incarnation.Config{
 			Subscription: s, Leases: s, Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(prometheus.NewRegistry()),
 			Remind: func(ids []string) { s.reminded = append(s.reminded, ids...) },
-			Lapse:  func() { s.lapses++ },
+			Lapse:  func() func(context.Context) { s.lapses++; return func(ctx context.Context) { <-ctx.Done() } },
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)

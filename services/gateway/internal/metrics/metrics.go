@@ -15,6 +15,8 @@ type Metrics struct {
 	Closed *prometheus.CounterVec
 	// Refused counts upgrades that were refused, by reason.
 	Refused *prometheus.CounterVec
+	// MemoryShort is 1 while memory is short and upgrades are refused for it.
+	MemoryShort prometheus.Gauge
 	// Requests counts requests over sockets, by the reason of their failure ("" for success).
 	Requests *prometheus.CounterVec
 	// RateLimited counts requests, upgrades and frames that came too fast, by the limit: address, credential, refused, upgrades or frames.
@@ -49,6 +51,7 @@ func New(reg prometheus.Registerer) *Metrics {
 		Sockets:       app.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "berth_gateway_sockets", Help: "Open link sockets."})),
 		Closed:        vector("berth_gateway_sockets_closed_total", "Link sockets that ended, by the close code that was sent; LOST where none was.", "code"),
 		Refused:       vector("berth_gateway_upgrades_refused_total", "Link upgrades that were refused, by reason.", "reason"),
+		MemoryShort:   app.Register(reg, prometheus.NewGauge(prometheus.GaugeOpts{Name: "berth_gateway_memory_short", Help: "1 while memory is short and link upgrades are refused for it."})),
 		Requests:      vector("berth_gateway_requests_total", "Requests over link sockets, by the reason of their failure; empty for success.", "reason"),
 		RateLimited:   vector("berth_gateway_rate_limited_total", "Requests, upgrades and frames that came too fast, by the limit.", "what"),
 		InUse:         vector("berth_gateway_credentials_in_use_total", "Connections refused because another one uses their pair, by the resume key that they showed: none, wrong.", "resume_key"),

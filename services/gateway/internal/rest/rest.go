@@ -72,6 +72,9 @@ func API(cfg Config) (http.Handler, error) {
 	if err := instancerest.RegisterGameInstanceServiceHandlerClient(cfg.Stopping, mux, instancev1.NewGameInstanceServiceClient(instances)); err != nil {
 		return nil, fmt.Errorf("REST of game instances: %w", err)
 	}
+	if err := instancerest.RegisterMessageServiceHandlerClient(cfg.Stopping, mux, instancev1.NewMessageServiceClient(instances)); err != nil {
+		return nil, fmt.Errorf("REST of messages: %w", err)
+	}
 	if err := gameserverrest.RegisterGameServerRegistryServiceHandlerClient(cfg.Stopping, mux, gameserverv1.NewGameServerRegistryServiceClient(instances)); err != nil {
 		return nil, fmt.Errorf("REST of registered game servers: %w", err)
 	}

@@ -212,14 +212,15 @@ func (s *Session) ResumePull(n int) []string {
 
 // Ack records an acknowledgement. It returns false when the instance is not linked here.
 //
-// An offset that was not sent on this connection is taken: a server may finish with a notification of the connection before.
+// What is above all that was sent is remembered, and counts once it was sent: a server may finish with a notification of the connection before, but what
+// it was never given must not be dropped for its word.
 func (s *Session) Ack(instance string, offset int64) (Position, bool) {
 	l, ok := s.links[instance]
 	if !ok {
 		return Position{}, false
 	}
 	l.acked = max(l.acked, offset)
-	return Position{instance, l.epoch, l.acked}, true
+	return Position{instance, l.epoch, min(l.acked, l.sent)}, true
 }
 
 // Acked returns what was last acknowledged on this connection; false when nothing was.
@@ -228,5 +229,5 @@ func (s *Session) Acked(instance string) (Position, bool) {
 	if !ok || l.acked == 0 {
 		return Position{}, false
 	}
-	return Position{instance, l.epoch, l.acked}, true
+	return Position{instance, l.epoch, min(l.acked, l.sent)}, true
 }

@@ -225,8 +225,12 @@ func TestAcks(t *testing.T) {
 	if _, ok := s.Ack("j", 1); ok {
 		t.Error("an unlinked instance was acknowledged")
 	}
-	if at, ok := s.Ack("i", 12); !ok || at != (session.Position{Instance: "i", Epoch: 3, Offset: 12}) {
-		t.Errorf("%v, %v", at, ok)
+	if at, ok := s.Ack("i", 12); !ok || at != (session.Position{Instance: "i", Epoch: 3, Offset: 10}) {
+		t.Errorf("of what was not sent: %v, %v", at, ok)
+	}
+	s.Offer("i", 12, 10)
+	if at, ok := s.Acked("i"); !ok || at != (session.Position{Instance: "i", Epoch: 3, Offset: 12}) {
+		t.Errorf("once it was sent: %v, %v", at, ok)
 	}
 	if at, _ := s.Ack("i", 11); at.Offset != 12 {
 		t.Errorf("an acknowledgement went back to %d", at.Offset)

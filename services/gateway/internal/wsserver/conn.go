@@ -14,6 +14,7 @@ import (
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 
+	"github.com/berth-dev/berth/services/gateway/internal/codec"
 	"github.com/berth-dev/berth/services/gateway/internal/limit"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
 )
@@ -25,6 +26,7 @@ type conn struct {
 	pair        *session.Pair
 	ws          *websocket.Conn
 	raw         *gatheringConn
+	codec       codec.Codec    // of the sub-protocol that was agreed
 	remote      string         // whose connection it is, host:port
 	traceparent string         // the trace in which the server was allocated; may be empty
 	frames      *limit.Bucket  // of the pair's requests
@@ -35,6 +37,7 @@ type conn struct {
 	state   *session.Session
 	caller  *sessionv1.ServerIdentity // of the session; nil before Welcome
 	epoch   int64                     // of the session; 0 before Welcome
+	life    string                    // of the gateway, in which the session was opened; "" before Welcome
 	pinged  time.Time
 	out     outbox
 	writer  func()           // write; a method's value made anew each time would cost an allocation
@@ -53,7 +56,7 @@ type conn struct {
 }
 
 func newConn(s *Server, pair *session.Pair) *conn {
-	c := &conn{srv: s, pair: pair, state: session.New(s.cfg.Limits.MaxInFlight), pinged: time.Now()}
+	c := &conn{srv: s, pair: pair, codec: codec.Proto, state: session.New(s.cfg.Limits.MaxInFlight), pinged: time.Now()}
 	c.writer = c.write
 	c.hear()
 	return c
@@ -117,7 +120,7 @@ func (c *conn) close(code linkv1.CloseCode, message string) {
 	if code == linkv1.CloseCode_CLOSE_CODE_SLOW_CONSUMER {
 		c.out.drop() // it would have to be read first; it will be asked or read for again after the reconnect
 	}
-	if raw, err := encode(goodbyeFrame(code, message)); err == nil {
+	if raw, err := c.codec.Encode(goodbyeFrame(code, message)); err == nil {
 		c.out.add(raw)
 	}
 	c.closing = code

@@ -1,25 +1,12 @@
 package wsserver
 
 import (
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	"github.com/berth-dev/berth/pkg/rpc"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 )
-
-// decode reads a frame of sub-protocol berth.v1.proto. A kind that is not known leaves the frame without one.
-func decode(raw []byte) (*linkv1.Frame, error) {
-	f := new(linkv1.Frame)
-	if err := proto.Unmarshal(raw, f); err != nil {
-		return nil, err
-	}
-	return f, nil
-}
-
-// encode writes a frame. It does not fail for frames that this package makes: their strings come out of valid messages.
-func encode(f *linkv1.Frame) ([]byte, error) { return proto.Marshal(f) }
 
 func responseFrame(r *linkv1.Response) *linkv1.Frame {
 	return &linkv1.Frame{Kind: &linkv1.Frame_Response{Response: r}}

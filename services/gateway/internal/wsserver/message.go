@@ -5,8 +5,11 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 
 	"github.com/berth-dev/berth/services/gateway/internal/messages"
 )
@@ -53,10 +56,13 @@ func (c *conn) passOn(m message) error {
 		c.mu.Unlock()
 		return nil
 	}
-	caller := c.caller
+	caller, life := c.caller, c.life
 	instance, linked := c.state.LinkedUnder(m.instance, m.epoch)
 	c.mu.Unlock()
 	if err := c.srv.cfg.Door.Frame(c.frames, c.remote); err != nil { // before credentials are looked at, which may take time
+		return c.lost(err)
+	}
+	if err := c.alive(life); err != nil {
 		return c.lost(err)
 	}
 	if err := c.admitMessage(m); err != nil {
@@ -115,7 +121,8 @@ func (m message) check() error {
 func topical(topic []byte) bool {
 	for _, c := range topic {
 		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
-		if !letter && !(c >= '-' && c <= ':') && c != '_' { // from - to : there are . / and the digits
+		other := c == '_' || c >= '-' && c <= ':' // from - to : there are . / and the digits
+		if !letter && !other {
 			return false
 		}
 	}
@@ -133,8 +140,20 @@ func (c *conn) Message(instance, topic, data []byte) {
 		c.srv.cfg.Metrics.MessagesLost.WithLabelValues(metricsSlow).Inc()
 	default:
 		c.srv.cfg.Metrics.MessagesOut.Inc()
+		c.queueMessage(instance, topic, data)
+	}
+}
+
+// queueMessage queues a message for the server. One whose data is none is dropped. The caller holds mu.
+func (c *conn) queueMessage(instance, topic, data []byte) {
+	if !c.codec.Text() {
 		c.out.add(encodeMessage(instance, topic, data))
 		c.startWriter()
+		return
+	}
+	said := new(typev1.Data)
+	if proto.Unmarshal(data, said) == nil {
+		c.send(&linkv1.Frame{Kind: &linkv1.Frame_Message{Message: &linkv1.Message{InstanceId: string(instance), Topic: string(topic), Data: said}}})
 	}
 }
 

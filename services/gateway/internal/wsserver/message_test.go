@@ -8,6 +8,7 @@ import (
 
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/services/gateway/internal/codec"
 )
 
 func aMessage(tb testing.TB) (frame *linkv1.Frame, raw []byte) {
@@ -46,7 +47,7 @@ func TestAMessageIsWrittenInOneAllocation(t *testing.T) {
 	}
 	instance, topic := []byte("i"), []byte("t")
 	raw := encodeMessage(instance, topic, data)
-	f, err := decode(raw)
+	f, err := codec.Proto.Decode(raw)
 	if m := f.GetMessage(); err != nil || m.GetInstanceId() != "i" || m.GetTopic() != "t" || len(m.GetData().GetBinary()) != 200 || len(raw) != cap(raw) {
 		t.Errorf("%v, %v", f, err)
 	}
@@ -68,7 +69,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		got.data = bytes.Clone(got.data)
-		frame, err := decode(raw)
+		frame, err := codec.Proto.Decode(raw)
 		if err != nil {
 			if d := new(typev1.Data); proto.Unmarshal(got.data, d) == nil { // Data is passed on unread
 				t.Fatalf("%x: %v", raw, err)

@@ -46,8 +46,8 @@ func (c *conn) read() {
 			c.Close(linkv1.CloseCode_CLOSE_CODE_FRAME_TOO_LARGE, "the frame is larger than Welcome allows")
 			_, err = io.Copy(io.Discard, r)
 		case err != nil:
-		case typ != websocket.MessageBinary:
-			c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the sub-protocol "+Subprotocol+" has binary frames only")
+		case typ != messageType(c.codec):
+			c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "frames of the sub-protocol "+c.codec.Subprotocol()+" are no "+typeName(typ)+" messages")
 		default:
 			c.handle(*buf)
 		}
@@ -58,6 +58,14 @@ func (c *conn) read() {
 			return
 		}
 	}
+}
+
+// typeName is how messages of a type are called in docs/link-protocol.md.
+func typeName(t websocket.MessageType) string {
+	if t == websocket.MessageText {
+		return "text"
+	}
+	return "binary"
 }
 
 // readAll reads a frame.
@@ -82,11 +90,13 @@ func (c *conn) readAll(r io.Reader, buf []byte) ([]byte, error) {
 
 // handle deals with one frame. raw is not kept.
 func (c *conn) handle(raw []byte) {
-	if m, ok := decodeMessage(raw); ok {
-		c.message(m)
-		return
+	if !c.codec.Text() {
+		if m, ok := decodeMessage(raw); ok {
+			c.message(m)
+			return
+		}
 	}
-	frame, err := decode(raw)
+	frame, err := c.codec.Decode(raw)
 	if err != nil {
 		c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the frame is not a berth.link.v1.Frame")
 		return
@@ -141,7 +151,7 @@ func (c *conn) greet(h *linkv1.Hello) {
 		c.Close(code, linkError(err).GetMessage())
 		return
 	}
-	c.welcome(opened)
+	c.welcome(gatewayID, opened)
 	c.srv.cfg.Upstream.TakenOver(server.ID, opened.GetSessionEpoch())
 	switch err := opening.Register(c, opened.GetSessionEpoch(), instancesOf(opened.GetLinks())); {
 	case errors.Is(err, hub.ErrReplaced):
@@ -172,7 +182,7 @@ func (s *Server) countInUse(h *linkv1.Hello, err error) {
 }
 
 // welcome opens the session and queues Welcome.
-func (c *conn) welcome(opened *sessionv1.OpenSessionResponse) {
+func (c *conn) welcome(gatewayID string, opened *sessionv1.OpenSessionResponse) {
 	game, social := c.pair.Handles()
 	w := &linkv1.Welcome{
 		SessionId:    opened.GetSessionId(),
@@ -194,7 +204,7 @@ func (c *conn) welcome(opened *sessionv1.OpenSessionResponse) {
 	defer c.mu.Unlock()
 	server := c.pair.Server()
 	c.caller = &sessionv1.ServerIdentity{Namespace: server.Namespace, ServerId: server.ID, PairId: server.PairID, SessionId: opened.GetSessionId(), SessionEpoch: opened.GetSessionEpoch()}
-	c.epoch = opened.GetSessionEpoch()
+	c.epoch, c.life = opened.GetSessionEpoch(), gatewayID
 	c.state.Open(links)
 	c.send(&linkv1.Frame{Kind: &linkv1.Frame_Welcome{Welcome: w}})
 }
@@ -241,7 +251,7 @@ func (c *conn) request(r *linkv1.Request) {
 	if breach != nil {
 		c.close(breachCode(breach), breach.Message)
 	}
-	caller := c.caller
+	caller, life := c.caller, c.life
 	call.epoch = c.state.Epoch(call.instance)
 	full := (call.method == methodLink || call.method == methodCreateAndLink) && c.state.Full(call.instance)
 	c.mu.Unlock()
@@ -252,6 +262,10 @@ func (c *conn) request(r *linkv1.Request) {
 		c.refuse(call, err)
 		return
 	}
+	if err := c.alive(life); err != nil {
+		c.refuse(call, err)
+		return
+	}
 	caller, err := c.admit(r, caller)
 	if err != nil {
 		c.refuse(call, err)
@@ -259,6 +273,10 @@ func (c *conn) request(r *linkv1.Request) {
 	}
 	if full {
 		c.refuse(call, errs.New(errs.LimitExceeded, "this connection has too many linked instances; end or unlink some over it, and acknowledge the notifications of those that are over"))
+		return
+	}
+	if r.Payload, err = c.codec.Payload(call.method, r.GetPayload()); err != nil {
+		c.refuse(call, err)
 		return
 	}
 	r.Auth = nil // they go no further
@@ -287,13 +305,27 @@ func (c *conn) relayed(call call, resp *sessionv1.RelayResponse, err error) {
 	if err == nil {
 		reason = errs.Reason(answer.GetError().GetReason())
 		answer.Id = call.id
-		deliver = func() { c.answer(call, responseFrame(answer), reason, resp.GetLink()) }
+		deliver = func() { c.answer(call, responseFrame(c.translated(call, answer)), reason, resp.GetLink()) }
 	}
 	if call.method == methodRefresh {
 		c.refreshed(answer.GetResult(), reason, deliver)
 		return
 	}
 	deliver()
+}
+
+// translated returns an answer as it is written on this connection.
+func (c *conn) translated(call call, answer *linkv1.Response) *linkv1.Response {
+	result, ok := answer.GetOutcome().(*linkv1.Response_Result)
+	if !ok {
+		return answer
+	}
+	raw, err := c.codec.Result(call.method, result.Result)
+	if err != nil {
+		c.srv.cfg.Log.Error("a result could not be translated", append(identity(c.pair.Server()), "method", call.method, "error", err)...)
+		return failureFrame(call.id, errs.New(errs.Internal, "internal error")).GetResponse()
+	}
+	return &linkv1.Response{Id: answer.GetId(), Outcome: &linkv1.Response_Result{Result: raw}}
 }
 
 // refuse answers a request with an error that was found here.
@@ -340,8 +372,9 @@ func (c *conn) follow(call call, reason errs.Reason) {
 func (c *conn) ack(a *linkv1.Ack) {
 	c.mu.Lock()
 	at, ok := c.state.Ack(a.GetInstanceId(), a.GetOffset())
+	life := c.life
 	c.mu.Unlock()
-	if ok {
+	if ok && c.alive(life) == nil { // else it is passed on when the mailbox is found to wait
 		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
 	}
 }

@@ -59,6 +59,8 @@ type Config struct {
 	Outage func() bool
 	// Ready returns an error while nobody can be let in.
 	Ready func(context.Context) error
+	// Short reports whether memory is too short for another connection. Default: it never is.
+	Short func() bool
 	// Gateway returns the id of the gateway's life, or an *errs.Error while sessions cannot be opened.
 	Gateway func() (string, error)
 	// Hub routes to the connections.
@@ -128,6 +130,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.Revoked == nil {
 		cfg.Revoked = func(token.Server) bool { return false }
+	}
+	if cfg.Short == nil {
+		cfg.Short = func() bool { return false }
 	}
 	cfg.Verify = bounded(cfg.Verify)
 	return &Server{

@@ -18,11 +18,9 @@ import (
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 
+	"github.com/berth-dev/berth/services/gateway/internal/codec"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
 )
-
-// Subprotocol is the link's binary sub-protocol.
-const Subprotocol = "berth.v1.proto"
 
 // ServeHTTP upgrades a request to a link connection, after its credentials were verified.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -42,7 +40,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, http.StatusServiceUnavailable, notReady(err))
 		return
 	}
-	if s.cfg.Hub.Full() {
+	if s.cfg.Hub.Full() || s.cfg.Short() {
 		s.refuse(w, http.StatusServiceUnavailable, notReady(nil))
 		return
 	}
@@ -82,8 +80,8 @@ func checkRequest(r *http.Request) (int, error) {
 		return http.StatusForbidden, errs.New(errs.RoleRequired, "the link is for game servers; a request with an Origin comes from a browser")
 	case r.URL.RawQuery != "":
 		return http.StatusBadRequest, errs.New(errs.Malformed, "the link takes no query parameters; tokens belong into the headers Authorization and Berth-Social-Token")
-	case !slices.Contains(subprotocols(r.Header), Subprotocol):
-		return http.StatusBadRequest, errs.New(errs.Malformed, "Sec-WebSocket-Protocol: must offer %q", Subprotocol)
+	case !slices.ContainsFunc(subprotocols(r.Header), func(p string) bool { return slices.Contains(codec.Subprotocols(), p) }):
+		return http.StatusBadRequest, errs.New(errs.Malformed, "Sec-WebSocket-Protocol: must offer %s", strings.Join(codec.Subprotocols(), " or "))
 	}
 	return 0, nil
 }
@@ -133,7 +131,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, pair *session.Pa
 	c.remote, c.frames = strings.Clone(r.RemoteAddr), s.cfg.Door.Frames(pair.Server().PairID)
 	hj := &hijacker{ResponseWriter: w, buffers: &s.batches}
 	ws, err := websocket.Accept(hj, r, &websocket.AcceptOptions{
-		Subprotocols:    []string{Subprotocol},
+		Subprotocols:    codec.Subprotocols(),
 		CompressionMode: websocket.CompressionDisabled, // with context takeover it costs 1.2 MB a connection, for ever
 		OnPongReceived:  func(context.Context, []byte) { c.hear() },
 		OnPingReceived:  func(context.Context, []byte) bool { c.hear(); return true },
@@ -143,7 +141,7 @@ func (s *Server) accept(w http.ResponseWriter, r *http.Request, pair *session.Pa
 		return
 	}
 	ws.SetReadLimit(-1) // the read loop has its own limit, because its close code is not the library's
-	c.ws, c.raw = ws, hj.conn
+	c.ws, c.raw, c.codec = ws, hj.conn, codec.Of(ws.Subprotocol())
 	if !s.cfg.Hub.Add(c) { // it began to drain, or filled up, meanwhile
 		c.Close(linkv1.CloseCode_CLOSE_CODE_GOING_AWAY, "this gateway takes no connections now; try again, or another one")
 	}

@@ -7,6 +7,8 @@ import (
 	"github.com/coder/websocket"
 
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+
+	"github.com/berth-dev/berth/services/gateway/internal/codec"
 )
 
 // outbox holds the frames that wait to be written to one socket. It is bounded by Limits.MaxQueue and MaxQueueBytes; when it overflows, the connection is
@@ -66,7 +68,7 @@ func (c *conn) send(f *linkv1.Frame) {
 	if c.over || c.closing != 0 {
 		return
 	}
-	raw, err := encode(f)
+	raw, err := c.codec.Encode(f)
 	if err != nil {
 		c.srv.cfg.Log.Error("a frame could not be encoded", append(identity(c.pair.Server()), "error", err)...)
 		c.close(linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, "internal error; connect again")
@@ -116,12 +118,21 @@ func (c *conn) write() {
 
 // writeBatch writes frames with as few calls of the kernel as possible.
 func (c *conn) writeBatch(batch [][]byte) error {
+	typ := messageType(c.codec)
 	c.raw.gather()
 	for _, frame := range batch {
-		if err := c.ws.Write(context.Background(), websocket.MessageBinary, frame); err != nil {
+		if err := c.ws.Write(context.Background(), typ, frame); err != nil {
 			_ = c.raw.flush()
 			return err
 		}
 	}
 	return c.raw.flush()
+}
+
+// messageType is the type of WebSocket messages that frames are.
+func messageType(c codec.Codec) websocket.MessageType {
+	if c.Text() {
+		return websocket.MessageText
+	}
+	return websocket.MessageBinary
 }

@@ -1186,7 +1186,11 @@ type EventRecord struct {
 	// The instance is over.
 	Terminated *TerminationRecord `protobuf:"bytes,5,opt,name=terminated,proto3" json:"terminated,omitempty"`
 	// The instance was taken from the server.
-	Superseded    *SupersessionRecord `protobuf:"bytes,6,opt,name=superseded,proto3" json:"superseded,omitempty"`
+	Superseded *SupersessionRecord `protobuf:"bytes,6,opt,name=superseded,proto3" json:"superseded,omitempty"`
+	// A backend sent a message. The store's programs know an entry with a message, and one with the last word to a server (5, 6), by its first byte.
+	Message *MessageRecord `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
+	// More happened than found room.
+	Resync        *ResyncRecord `protobuf:"bytes,8,opt,name=resync,proto3" json:"resync,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1263,6 +1267,194 @@ func (x *EventRecord) GetSuperseded() *SupersessionRecord {
 	return nil
 }
 
+func (x *EventRecord) GetMessage() *MessageRecord {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *EventRecord) GetResync() *ResyncRecord {
+	if x != nil {
+		return x.Resync
+	}
+	return nil
+}
+
+// MessageRecord is a message of a backend.
+type MessageRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What it is about.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The message.
+	Data          *StoredData `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MessageRecord) Reset() {
+	*x = MessageRecord{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MessageRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MessageRecord) ProtoMessage() {}
+
+func (x *MessageRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MessageRecord.ProtoReflect.Descriptor instead.
+func (*MessageRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MessageRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *MessageRecord) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *MessageRecord) GetData() *StoredData {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// ResyncRecord stands for notifications that found no room.
+type ResyncRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance's revision before the change that found none.
+	Revision      int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResyncRecord) Reset() {
+	*x = ResyncRecord{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResyncRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResyncRecord) ProtoMessage() {}
+
+func (x *ResyncRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResyncRecord.ProtoReflect.Descriptor instead.
+func (*ResyncRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ResyncRecord) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// ServerMessageRecord is a message to an instance's backends, after "OFFSET:".
+type ServerMessageRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server that sent it.
+	ServerId string `protobuf:"bytes,1,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// What it is about.
+	Topic string `protobuf:"bytes,2,opt,name=topic,proto3" json:"topic,omitempty"`
+	// The message.
+	Data          *StoredData `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServerMessageRecord) Reset() {
+	*x = ServerMessageRecord{}
+	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServerMessageRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServerMessageRecord) ProtoMessage() {}
+
+func (x *ServerMessageRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServerMessageRecord.ProtoReflect.Descriptor instead.
+func (*ServerMessageRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ServerMessageRecord) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *ServerMessageRecord) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *ServerMessageRecord) GetData() *StoredData {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // SupersessionRecord says why an instance was taken from a server.
 type SupersessionRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1274,7 +1466,7 @@ type SupersessionRecord struct {
 
 func (x *SupersessionRecord) Reset() {
 	*x = SupersessionRecord{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1478,7 @@ func (x *SupersessionRecord) String() string {
 func (*SupersessionRecord) ProtoMessage() {}
 
 func (x *SupersessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[10]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1491,7 @@ func (x *SupersessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SupersessionRecord.ProtoReflect.Descriptor instead.
 func (*SupersessionRecord) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{10}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SupersessionRecord) GetMessage() string {
@@ -1320,7 +1512,7 @@ type PlayerRecords struct {
 
 func (x *PlayerRecords) Reset() {
 	*x = PlayerRecords{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1332,7 +1524,7 @@ func (x *PlayerRecords) String() string {
 func (*PlayerRecords) ProtoMessage() {}
 
 func (x *PlayerRecords) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[11]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1345,7 +1537,7 @@ func (x *PlayerRecords) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayerRecords.ProtoReflect.Descriptor instead.
 func (*PlayerRecords) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{11}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PlayerRecords) GetPlayers() []*PlayerRecord {
@@ -1366,7 +1558,7 @@ type PlayerIds struct {
 
 func (x *PlayerIds) Reset() {
 	*x = PlayerIds{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1378,7 +1570,7 @@ func (x *PlayerIds) String() string {
 func (*PlayerIds) ProtoMessage() {}
 
 func (x *PlayerIds) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[12]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1391,7 +1583,7 @@ func (x *PlayerIds) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlayerIds.ProtoReflect.Descriptor instead.
 func (*PlayerIds) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{12}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PlayerIds) GetIds() []string {
@@ -1414,7 +1606,7 @@ type TerminationRecord struct {
 
 func (x *TerminationRecord) Reset() {
 	*x = TerminationRecord{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1618,7 @@ func (x *TerminationRecord) String() string {
 func (*TerminationRecord) ProtoMessage() {}
 
 func (x *TerminationRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[13]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1631,7 @@ func (x *TerminationRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminationRecord.ProtoReflect.Descriptor instead.
 func (*TerminationRecord) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{13}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TerminationRecord) GetReason() v1.GameInstance_Reason {
@@ -1485,7 +1677,7 @@ type SessionRecord struct {
 
 func (x *SessionRecord) Reset() {
 	*x = SessionRecord{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[14]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1689,7 @@ func (x *SessionRecord) String() string {
 func (*SessionRecord) ProtoMessage() {}
 
 func (x *SessionRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[14]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1702,7 @@ func (x *SessionRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRecord.ProtoReflect.Descriptor instead.
 func (*SessionRecord) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{14}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SessionRecord) GetServerId() string {
@@ -1604,7 +1796,7 @@ type ServerRecord struct {
 
 func (x *ServerRecord) Reset() {
 	*x = ServerRecord{}
-	mi := &file_berth_record_v1_instance_proto_msgTypes[15]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1808,7 @@ func (x *ServerRecord) String() string {
 func (*ServerRecord) ProtoMessage() {}
 
 func (x *ServerRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_record_v1_instance_proto_msgTypes[15]
+	mi := &file_berth_record_v1_instance_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1821,7 @@ func (x *ServerRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServerRecord.ProtoReflect.Descriptor instead.
 func (*ServerRecord) Descriptor() ([]byte, []int) {
-	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{15}
+	return file_berth_record_v1_instance_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ServerRecord) GetId() string {
@@ -1783,7 +1975,7 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"from_state\x18\x03 \x01(\x0e2%.berth.instance.v1.GameInstance.StateR\tfromState\x12@\n" +
 	"\bto_state\x18\x04 \x01(\x0e2%.berth.instance.v1.GameInstance.StateR\atoState\x12\x14\n" +
 	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06detail\x18\x06 \x01(\tR\x06detail\"\xb2\x03\n" +
+	"\x06detail\x18\x06 \x01(\tR\x06detail\"\xa3\x04\n" +
 	"\vEventRecord\x12C\n" +
 	"\rplayers_added\x18\x01 \x01(\v2\x1e.berth.record.v1.PlayerRecordsR\fplayersAdded\x12C\n" +
 	"\x0fplayers_removed\x18\x02 \x01(\v2\x1a.berth.record.v1.PlayerIdsR\x0eplayersRemoved\x12G\n" +
@@ -1794,7 +1986,19 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"terminated\x12C\n" +
 	"\n" +
 	"superseded\x18\x06 \x01(\v2#.berth.record.v1.SupersessionRecordR\n" +
-	"superseded\".\n" +
+	"superseded\x128\n" +
+	"\amessage\x18\a \x01(\v2\x1e.berth.record.v1.MessageRecordR\amessage\x125\n" +
+	"\x06resync\x18\b \x01(\v2\x1d.berth.record.v1.ResyncRecordR\x06resync\"f\n" +
+	"\rMessageRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12/\n" +
+	"\x04data\x18\x03 \x01(\v2\x1b.berth.record.v1.StoredDataR\x04data\"*\n" +
+	"\fResyncRecord\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"y\n" +
+	"\x13ServerMessageRecord\x12\x1b\n" +
+	"\tserver_id\x18\x01 \x01(\tR\bserverId\x12\x14\n" +
+	"\x05topic\x18\x02 \x01(\tR\x05topic\x12/\n" +
+	"\x04data\x18\x03 \x01(\v2\x1b.berth.record.v1.StoredDataR\x04data\".\n" +
 	"\x12SupersessionRecord\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"H\n" +
 	"\rPlayerRecords\x127\n" +
@@ -1858,7 +2062,7 @@ func file_berth_record_v1_instance_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_record_v1_instance_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_berth_record_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_berth_record_v1_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_berth_record_v1_instance_proto_goTypes = []any{
 	(DeadlineKind)(0),                 // 0: berth.record.v1.DeadlineKind
 	(OutboxKind)(0),                   // 1: berth.record.v1.OutboxKind
@@ -1872,58 +2076,65 @@ var file_berth_record_v1_instance_proto_goTypes = []any{
 	(*StoredData)(nil),                // 9: berth.record.v1.StoredData
 	(*HistoryRecord)(nil),             // 10: berth.record.v1.HistoryRecord
 	(*EventRecord)(nil),               // 11: berth.record.v1.EventRecord
-	(*SupersessionRecord)(nil),        // 12: berth.record.v1.SupersessionRecord
-	(*PlayerRecords)(nil),             // 13: berth.record.v1.PlayerRecords
-	(*PlayerIds)(nil),                 // 14: berth.record.v1.PlayerIds
-	(*TerminationRecord)(nil),         // 15: berth.record.v1.TerminationRecord
-	(*SessionRecord)(nil),             // 16: berth.record.v1.SessionRecord
-	(*ServerRecord)(nil),              // 17: berth.record.v1.ServerRecord
-	nil,                               // 18: berth.record.v1.InstanceHead.LabelsEntry
-	nil,                               // 19: berth.record.v1.ServerRecord.LabelsEntry
-	(v1.GameInstance_State)(0),        // 20: berth.instance.v1.GameInstance.State
-	(v1.GameInstance_Reason)(0),       // 21: berth.instance.v1.GameInstance.Reason
-	(*v1.Placement)(nil),              // 22: berth.instance.v1.Placement
-	(*v11.Endpoint)(nil),              // 23: berth.type.v1.Endpoint
-	(v1.GameInstance_OnServerLoss)(0), // 24: berth.instance.v1.GameInstance.OnServerLoss
-	(v1.Attempt_Fate)(0),              // 25: berth.instance.v1.Attempt.Fate
-	(v1.Player_Presence)(0),           // 26: berth.instance.v1.Player.Presence
-	(v11.Data_Visibility)(0),          // 27: berth.type.v1.Data.Visibility
+	(*MessageRecord)(nil),             // 12: berth.record.v1.MessageRecord
+	(*ResyncRecord)(nil),              // 13: berth.record.v1.ResyncRecord
+	(*ServerMessageRecord)(nil),       // 14: berth.record.v1.ServerMessageRecord
+	(*SupersessionRecord)(nil),        // 15: berth.record.v1.SupersessionRecord
+	(*PlayerRecords)(nil),             // 16: berth.record.v1.PlayerRecords
+	(*PlayerIds)(nil),                 // 17: berth.record.v1.PlayerIds
+	(*TerminationRecord)(nil),         // 18: berth.record.v1.TerminationRecord
+	(*SessionRecord)(nil),             // 19: berth.record.v1.SessionRecord
+	(*ServerRecord)(nil),              // 20: berth.record.v1.ServerRecord
+	nil,                               // 21: berth.record.v1.InstanceHead.LabelsEntry
+	nil,                               // 22: berth.record.v1.ServerRecord.LabelsEntry
+	(v1.GameInstance_State)(0),        // 23: berth.instance.v1.GameInstance.State
+	(v1.GameInstance_Reason)(0),       // 24: berth.instance.v1.GameInstance.Reason
+	(*v1.Placement)(nil),              // 25: berth.instance.v1.Placement
+	(*v11.Endpoint)(nil),              // 26: berth.type.v1.Endpoint
+	(v1.GameInstance_OnServerLoss)(0), // 27: berth.instance.v1.GameInstance.OnServerLoss
+	(v1.Attempt_Fate)(0),              // 28: berth.instance.v1.Attempt.Fate
+	(v1.Player_Presence)(0),           // 29: berth.instance.v1.Player.Presence
+	(v11.Data_Visibility)(0),          // 30: berth.type.v1.Data.Visibility
 }
 var file_berth_record_v1_instance_proto_depIdxs = []int32{
-	20, // 0: berth.record.v1.InstanceHead.state:type_name -> berth.instance.v1.GameInstance.State
-	21, // 1: berth.record.v1.InstanceHead.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	22, // 2: berth.record.v1.InstanceHead.placement:type_name -> berth.instance.v1.Placement
-	18, // 3: berth.record.v1.InstanceHead.labels:type_name -> berth.record.v1.InstanceHead.LabelsEntry
-	23, // 4: berth.record.v1.InstanceHead.endpoints:type_name -> berth.type.v1.Endpoint
+	23, // 0: berth.record.v1.InstanceHead.state:type_name -> berth.instance.v1.GameInstance.State
+	24, // 1: berth.record.v1.InstanceHead.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	25, // 2: berth.record.v1.InstanceHead.placement:type_name -> berth.instance.v1.Placement
+	21, // 3: berth.record.v1.InstanceHead.labels:type_name -> berth.record.v1.InstanceHead.LabelsEntry
+	26, // 4: berth.record.v1.InstanceHead.endpoints:type_name -> berth.type.v1.Endpoint
 	3,  // 5: berth.record.v1.InstanceHead.link:type_name -> berth.record.v1.LinkRecord
 	4,  // 6: berth.record.v1.InstanceHead.attempts:type_name -> berth.record.v1.AttemptRecord
 	5,  // 7: berth.record.v1.InstanceHead.timeouts:type_name -> berth.record.v1.TimeoutsRecord
 	6,  // 8: berth.record.v1.InstanceHead.deadlines:type_name -> berth.record.v1.DeadlineRecord
 	7,  // 9: berth.record.v1.InstanceHead.outbox:type_name -> berth.record.v1.OutboxCall
-	24, // 10: berth.record.v1.InstanceHead.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
-	25, // 11: berth.record.v1.AttemptRecord.fate:type_name -> berth.instance.v1.Attempt.Fate
+	27, // 10: berth.record.v1.InstanceHead.on_server_loss:type_name -> berth.instance.v1.GameInstance.OnServerLoss
+	28, // 11: berth.record.v1.AttemptRecord.fate:type_name -> berth.instance.v1.Attempt.Fate
 	0,  // 12: berth.record.v1.DeadlineRecord.kind:type_name -> berth.record.v1.DeadlineKind
 	1,  // 13: berth.record.v1.OutboxCall.kind:type_name -> berth.record.v1.OutboxKind
 	9,  // 14: berth.record.v1.PlayerRecord.data:type_name -> berth.record.v1.StoredData
-	26, // 15: berth.record.v1.PlayerRecord.presence:type_name -> berth.instance.v1.Player.Presence
-	27, // 16: berth.record.v1.StoredData.visibility:type_name -> berth.type.v1.Data.Visibility
-	20, // 17: berth.record.v1.HistoryRecord.from_state:type_name -> berth.instance.v1.GameInstance.State
-	20, // 18: berth.record.v1.HistoryRecord.to_state:type_name -> berth.instance.v1.GameInstance.State
-	13, // 19: berth.record.v1.EventRecord.players_added:type_name -> berth.record.v1.PlayerRecords
-	14, // 20: berth.record.v1.EventRecord.players_removed:type_name -> berth.record.v1.PlayerIds
-	13, // 21: berth.record.v1.EventRecord.players_updated:type_name -> berth.record.v1.PlayerRecords
+	29, // 15: berth.record.v1.PlayerRecord.presence:type_name -> berth.instance.v1.Player.Presence
+	30, // 16: berth.record.v1.StoredData.visibility:type_name -> berth.type.v1.Data.Visibility
+	23, // 17: berth.record.v1.HistoryRecord.from_state:type_name -> berth.instance.v1.GameInstance.State
+	23, // 18: berth.record.v1.HistoryRecord.to_state:type_name -> berth.instance.v1.GameInstance.State
+	16, // 19: berth.record.v1.EventRecord.players_added:type_name -> berth.record.v1.PlayerRecords
+	17, // 20: berth.record.v1.EventRecord.players_removed:type_name -> berth.record.v1.PlayerIds
+	16, // 21: berth.record.v1.EventRecord.players_updated:type_name -> berth.record.v1.PlayerRecords
 	9,  // 22: berth.record.v1.EventRecord.game_data_updated:type_name -> berth.record.v1.StoredData
-	15, // 23: berth.record.v1.EventRecord.terminated:type_name -> berth.record.v1.TerminationRecord
-	12, // 24: berth.record.v1.EventRecord.superseded:type_name -> berth.record.v1.SupersessionRecord
-	8,  // 25: berth.record.v1.PlayerRecords.players:type_name -> berth.record.v1.PlayerRecord
-	21, // 26: berth.record.v1.TerminationRecord.reason:type_name -> berth.instance.v1.GameInstance.Reason
-	19, // 27: berth.record.v1.ServerRecord.labels:type_name -> berth.record.v1.ServerRecord.LabelsEntry
-	23, // 28: berth.record.v1.ServerRecord.endpoints:type_name -> berth.type.v1.Endpoint
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	18, // 23: berth.record.v1.EventRecord.terminated:type_name -> berth.record.v1.TerminationRecord
+	15, // 24: berth.record.v1.EventRecord.superseded:type_name -> berth.record.v1.SupersessionRecord
+	12, // 25: berth.record.v1.EventRecord.message:type_name -> berth.record.v1.MessageRecord
+	13, // 26: berth.record.v1.EventRecord.resync:type_name -> berth.record.v1.ResyncRecord
+	9,  // 27: berth.record.v1.MessageRecord.data:type_name -> berth.record.v1.StoredData
+	9,  // 28: berth.record.v1.ServerMessageRecord.data:type_name -> berth.record.v1.StoredData
+	8,  // 29: berth.record.v1.PlayerRecords.players:type_name -> berth.record.v1.PlayerRecord
+	24, // 30: berth.record.v1.TerminationRecord.reason:type_name -> berth.instance.v1.GameInstance.Reason
+	22, // 31: berth.record.v1.ServerRecord.labels:type_name -> berth.record.v1.ServerRecord.LabelsEntry
+	26, // 32: berth.record.v1.ServerRecord.endpoints:type_name -> berth.type.v1.Endpoint
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_berth_record_v1_instance_proto_init() }
@@ -1941,7 +2152,7 @@ func file_berth_record_v1_instance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_record_v1_instance_proto_rawDesc), len(file_berth_record_v1_instance_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   18,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

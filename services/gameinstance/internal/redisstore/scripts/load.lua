@@ -14,7 +14,7 @@ if ARGV[2] == '*' then
   pairs_of = redis.call('HGETALL', KEYS[1])
   link = redis.call('HMGET', KEYS[1], 'ls', 'lf')
 else
-  local wanted = {'ls', 'lf', 'rev', 'off', 'mail', 'head'}
+  local wanted = {'ls', 'lf', 'rev', 'off', 'mail', 'said', 'head'}
   for i = 4, 3 + fields do wanted[#wanted + 1] = ARGV[i] end
   link = redis.call('HMGET', KEYS[1], unpack(wanted))
   for i = 3, #wanted do

@@ -956,10 +956,10 @@ const file_berth_instance_v1_message_service_proto_rawDesc = "" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage2\xc9\x05\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage2\xcc\x05\n" +
 	"\x0eMessageService\x12\xad\x01\n" +
-	"\vSendMessage\x12%.berth.instance.v1.SendMessageRequest\x1a&.berth.instance.v1.SendMessageResponse\"O\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02C:\x01*\">/v1/namespaces/{namespace}/instances/{instance_id}:sendMessage\x12\xe2\x01\n" +
-	"\rWatchMessages\x12'.berth.instance.v1.WatchMessagesRequest\x1a(.berth.instance.v1.WatchMessagesResponse\"|\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02pZC\x12A/v1/namespaces/{namespace}/instances/{instance_id}/messages:watch\x12)/v1/namespaces/{namespace}/messages:watch0\x01\x12\xae\x01\n" +
+	"\vSendMessage\x12%.berth.instance.v1.SendMessageRequest\x1a&.berth.instance.v1.SendMessageResponse\"O\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02C:\x01*\">/v1/namespaces/{namespace}/instances/{instance_id}:sendMessage\x12\xe5\x01\n" +
+	"\rWatchMessages\x12'.berth.instance.v1.WatchMessagesRequest\x1a(.berth.instance.v1.WatchMessagesResponse\"\x7f\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02pZC\x12A/v1/namespaces/{namespace}/instances/{instance_id}/messages:watch\x12)/v1/namespaces/{namespace}/messages:watch\x90\x02\x010\x01\x12\xae\x01\n" +
 	"\vAckMessages\x12%.berth.instance.v1.AckMessagesRequest\x1a&.berth.instance.v1.AckMessagesResponse\"P\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02D:\x01*\"?/v1/namespaces/{namespace}/instances/{instance_id}/messages:ack\x12q\n" +
 	"\x0eStreamMessages\x12(.berth.instance.v1.StreamMessagesRequest\x1a).berth.instance.v1.StreamMessagesResponse\"\x06\xea\xe0\x18\x02\b\x03(\x010\x01BDZBgithub.com/berth-dev/berth/sdk/go/gen/berth/instance/v1;instancev1b\x06proto3"
 

@@ -41,7 +41,7 @@ type MessageServiceClient interface {
 	// connected. Role SERVICE. A durable one is idempotent by request_id.
 	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (the instance is over), MAILBOX_FULL, LIMIT_EXCEEDED.
 	SendMessage(ctx context.Context, in *SendMessageRequest, opts ...grpc.CallOption) (*SendMessageResponse, error)
-	// WatchMessages sends what game servers say: first the durable messages that wait for an acknowledgement, oldest first, then what comes,
+	// WatchMessages sends what game servers say: first the durable messages that wait for an acknowledgement, oldest first of each instance, then what comes,
 	// durable and ephemeral. Everybody who watches is sent everything. It goes on until the caller ends it, or all that it is about is over and
 	// acknowledged. Over REST one JSON object a line. Role SERVICE. Reasons: INSTANCE_UNKNOWN, WATCH_TOO_SLOW.
 	WatchMessages(ctx context.Context, in *WatchMessagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMessagesResponse], error)
@@ -130,7 +130,7 @@ type MessageServiceServer interface {
 	// connected. Role SERVICE. A durable one is idempotent by request_id.
 	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (the instance is over), MAILBOX_FULL, LIMIT_EXCEEDED.
 	SendMessage(context.Context, *SendMessageRequest) (*SendMessageResponse, error)
-	// WatchMessages sends what game servers say: first the durable messages that wait for an acknowledgement, oldest first, then what comes,
+	// WatchMessages sends what game servers say: first the durable messages that wait for an acknowledgement, oldest first of each instance, then what comes,
 	// durable and ephemeral. Everybody who watches is sent everything. It goes on until the caller ends it, or all that it is about is over and
 	// acknowledged. Over REST one JSON object a line. Role SERVICE. Reasons: INSTANCE_UNKNOWN, WATCH_TOO_SLOW.
 	WatchMessages(*WatchMessagesRequest, grpc.ServerStreamingServer[WatchMessagesResponse]) error

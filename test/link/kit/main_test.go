@@ -1,0 +1,108 @@
+package kit_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	"github.com/berth-dev/berth/services/berth/dev"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// stack is all of Berth in this process.
+type stack struct{ *dev.Stack }
+
+func start(t *testing.T) *stack {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	d, err := dev.New(ctx, dev.Options{Attach: true, AnyPort: true, Dir: t.TempDir(), LogLevel: "error", Out: io.Discard})
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- d.Serve(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-stopped; err != nil {
+			t.Errorf("stop: %v", err)
+		}
+		http.DefaultClient.CloseIdleConnections()
+	})
+	deadline := time.After(60 * time.Second)
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for d.Ready(ctx) != nil {
+		select {
+		case <-poll.C:
+		case <-deadline:
+			t.Fatal("Berth does not become ready")
+		}
+	}
+	return &stack{d}
+}
+
+// call calls the API over REST.
+func (s *stack) call(ctx context.Context, path string, body any, out proto.Message) error {
+	var raw []byte
+	var err error
+	if m, ok := body.(proto.Message); ok {
+		raw, err = protojson.Marshal(m)
+	} else {
+		raw, err = json.Marshal(body)
+	}
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, "POST", s.APIURL+"/v1/namespaces/default/"+path, bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+s.Key)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	answer, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %d %s", path, resp.StatusCode, answer)
+	}
+	if err != nil || out == nil {
+		return err
+	}
+	return protojson.Unmarshal(answer, out)
+}
+
+// server registers a game server with an instance of its own, as created by create.
+func (s *stack) server(ctx context.Context, create map[string]any) (*bootstrap.Document, error) {
+	var server gameserverv1.RegisterGameServerResponse
+	if err := s.call(ctx, "game-servers", map[string]any{"capacity": 1, "endpoints": []any{map[string]any{"name": "game", "host": "127.0.0.1", "port": 7777, "protocol": "PROTOCOL_TCP"}}}, &server); err != nil {
+		return nil, err
+	}
+	if create == nil {
+		create = map[string]any{}
+	}
+	create["serverId"] = server.GetServer().GetId()
+	var instance instancev1.CreateGameInstanceResponse
+	err := s.call(ctx, "instances", create, &instance)
+	return &bootstrap.Document{
+		Version: bootstrap.Version, Namespace: "default", Server: server.GetServer().GetId(), Gateway: s.Gateway, Instance: instance.GetInstance().GetId(),
+		Game: bootstrap.Secret(server.GetGameToken()), Social: bootstrap.Secret(server.GetSocialToken()),
+	}, err
+}
