@@ -34,15 +34,15 @@ func TestTenThousandLinksComeBack(t *testing.T) {
 	redis := redistest.Start(t, t.TempDir(), freeport.Addr(t)) // written to disk every second, as usual
 	s := stack.Start(t, stack.Config{Binaries: binaries, Redis: redis.Addr, File: handProvider, Env: func(string) []string { return []string{"BERTH_LOG_LEVEL=warn"} }})
 	watched := newWatch(t, s)
-	all := linkRaw(t, s, links)
 	store := redistest.Node(t, redis.Addr)
 
 	var linked, returned, onward, tries atomic.Int64
-	linked.Store(int64(links))
 	ctx, cancel := context.WithCancel(context.Background())
 	var living sync.WaitGroup
 	t.Cleanup(func() { cancel(); living.Wait() })
-	for _, l := range all {
+	// From the first moment on they read, and so answer pings.
+	linkRaw(t, s, links, func(l *rawLink) {
+		linked.Add(1)
 		living.Go(func() {
 			l.live(ctx, func() { linked.Add(-1) }, func(goesOn bool, n int) {
 				tries.Add(int64(n))
@@ -53,6 +53,9 @@ func TestTenThousandLinksComeBack(t *testing.T) {
 				linked.Add(1)
 			})
 		})
+	})
+	if n := returned.Load(); n > 0 {
+		t.Errorf("%d links were lost before anything happened", n)
 	}
 	lost := int64(links / 2)
 	before, calls := readLoad(t, store), issuerCalls(t, s)
@@ -86,8 +89,8 @@ func TestTenThousandLinksComeBack(t *testing.T) {
 	t.Logf("calls to token-issuer: %v", subtract(issuerCalls(t, s), calls))
 }
 
-// linkRaw registers and links servers, one half through each gateway.
-func linkRaw(t *testing.T, s *stack.Stack, n int) []*rawLink {
+// linkRaw registers and links servers, one half through each gateway, and hands each over once it is linked.
+func linkRaw(t *testing.T, s *stack.Stack, n int, hold func(*rawLink)) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.API, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(withKey))
 	if err != nil {
@@ -97,7 +100,6 @@ func linkRaw(t *testing.T, s *stack.Stack, n int) []*rawLink {
 	registry := gameserverv1.NewGameServerRegistryServiceClient(conn)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	all := make([]*rawLink, n)
 	next := make(chan int)
 	failed := make(chan error, n)
 	var workers sync.WaitGroup
@@ -105,8 +107,11 @@ func linkRaw(t *testing.T, s *stack.Stack, n int) []*rawLink {
 		workers.Go(func() {
 			for i := range next {
 				l := &rawLink{gateways: s.Edges, at: i % len(s.Edges), nonce: fmt.Sprintf("nonce-of-server-%06d", i)}
-				failed <- l.begin(ctx, registry)
-				all[i] = l
+				err := l.begin(ctx, registry)
+				if err == nil {
+					hold(l)
+				}
+				failed <- err
 			}
 		})
 	}
@@ -125,7 +130,6 @@ func linkRaw(t *testing.T, s *stack.Stack, n int) []*rawLink {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	return all
 }
 
 // begin registers the server and links an instance of its own.
