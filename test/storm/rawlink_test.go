@@ -119,12 +119,13 @@ func (l *rawLink) until(ctx context.Context, wanted func(*linkv1.Frame) bool) (*
 	}
 }
 
-// live holds the link until ctx ends, connecting again with the waits of the protocol whenever it is lost. Each time it is back it says so, and whether the
-// instance was still linked.
-func (l *rawLink) live(ctx context.Context, back func(goesOn bool, tries int)) {
+// live holds the link until ctx ends, connecting again with the waits of the protocol whenever it is lost. It says when it is lost, and when it is back, after
+// how many tries and whether the instance was still linked.
+func (l *rawLink) live(ctx context.Context, lost func(), back func(goesOn bool, tries int)) {
 	for ctx.Err() == nil {
 		_, _ = l.until(ctx, func(*linkv1.Frame) bool { return false })
 		_ = l.conn.CloseNow()
+		lost()
 		l.again(ctx, back)
 	}
 	_ = l.conn.CloseNow()

@@ -26,7 +26,7 @@ func TestRedisIsStopped(t *testing.T) {
 	w.unready(t, everybody...)
 	w.blow(t)
 	redis.Restart(t)
-	w.conclude(t)
+	w.conclude(t, false)
 }
 
 // Redis does not answer, and goes on where it was.
@@ -37,7 +37,7 @@ func TestRedisIsPaused(t *testing.T) {
 	w.unready(t, everybody...)
 	w.blow(t)
 	redis.Resume(t)
-	w.conclude(t)
+	w.conclude(t, false)
 }
 
 // What comes from Redis is late, and connections to it break at random, some of them with an answer under way.
@@ -51,7 +51,7 @@ func TestRedisIsFarAwayAndItsConnectionsBreak(t *testing.T) {
 	if line.mend() == 0 {
 		t.Error("no connection was cut: the test shows nothing")
 	}
-	w.conclude(t)
+	w.conclude(t, false)
 }
 
 // Masters of a Redis Cluster are failed over while everybody writes: one in good order, and one dies.
@@ -64,5 +64,5 @@ func TestAClusterFailsOver(t *testing.T) {
 	dead.Kill(t)
 	cluster.Failover(t, 5)
 	dead.Restart(t)
-	w.conclude(t)
+	w.conclude(t, false)
 }

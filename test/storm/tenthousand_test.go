@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/berth-dev/berth/pkg/freeport"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
@@ -30,26 +31,31 @@ func TestTenThousandLinksComeBack(t *testing.T) {
 	if !long() {
 		links = 200
 	}
-	redis := durable(t)
+	redis := redistest.Start(t, t.TempDir(), freeport.Addr(t)) // written to disk every second, as usual
 	s := stack.Start(t, stack.Config{Binaries: binaries, Redis: redis.Addr, File: handProvider, Env: func(string) []string { return []string{"BERTH_LOG_LEVEL=warn"} }})
 	watched := newWatch(t, s)
-	all := linkRaw(t, s, links)
 	store := redistest.Node(t, redis.Addr)
 
-	var returned, onward, tries atomic.Int64
+	var linked, returned, onward, tries atomic.Int64
 	ctx, cancel := context.WithCancel(context.Background())
 	var living sync.WaitGroup
 	t.Cleanup(func() { cancel(); living.Wait() })
-	for _, l := range all {
+	// From the first moment on they read, and so answer pings.
+	linkRaw(t, s, links, func(l *rawLink) {
+		linked.Add(1)
 		living.Go(func() {
-			l.live(ctx, func(goesOn bool, n int) {
+			l.live(ctx, func() { linked.Add(-1) }, func(goesOn bool, n int) {
 				tries.Add(int64(n))
 				if goesOn {
 					onward.Add(1)
 				}
 				returned.Add(1)
+				linked.Add(1)
 			})
 		})
+	})
+	if n := returned.Load(); n > 0 {
+		t.Errorf("%d links were lost before anything happened", n)
 	}
 	lost := int64(links / 2)
 	before, calls := readLoad(t, store), issuerCalls(t, s)
@@ -58,15 +64,16 @@ func TestTenThousandLinksComeBack(t *testing.T) {
 	watched.leave(stack.GatewayA)
 	s.Procs[stack.GatewayA].Kill(t)
 	stack.EventuallyIn(t, 5*time.Minute, "all links are back", func() error {
-		if n := returned.Load(); n < lost {
-			return fmt.Errorf("%d of %d", n, lost)
+		if n, again := linked.Load(), returned.Load(); n < int64(links) || again < lost {
+			return fmt.Errorf("%d of %d are linked; %d came back", n, links, again)
 		}
 		return nil
 	})
 	took := time.Since(began)
 	after, peak := readLoad(t, store), gauge.stop()
+	t.Logf("sockets that the other gateway closed meanwhile: %v", metric(t, s.Procs[stack.GatewayB], "berth_gateway_sockets_closed_total"))
 	if n := returned.Load(); n != lost || onward.Load() != n {
-		t.Errorf("%d links came back, of which %d went on; want %d", n, onward.Load(), lost)
+		t.Errorf("links came back %d times, and %d times the instance was linked still; want %d", n, onward.Load(), lost)
 	}
 	if open := metric(t, s.Procs[stack.GatewayB], "berth_gateway_sockets")[""]; open != float64(links) {
 		t.Errorf("the gateway that is left has %v sockets", open)
@@ -82,8 +89,8 @@ func TestTenThousandLinksComeBack(t *testing.T) {
 	t.Logf("calls to token-issuer: %v", subtract(issuerCalls(t, s), calls))
 }
 
-// linkRaw registers and links servers, one half through each gateway.
-func linkRaw(t *testing.T, s *stack.Stack, n int) []*rawLink {
+// linkRaw registers and links servers, one half through each gateway, and hands each over once it is linked.
+func linkRaw(t *testing.T, s *stack.Stack, n int, hold func(*rawLink)) {
 	t.Helper()
 	conn, err := grpc.NewClient(s.API, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(withKey))
 	if err != nil {
@@ -93,7 +100,6 @@ func linkRaw(t *testing.T, s *stack.Stack, n int) []*rawLink {
 	registry := gameserverv1.NewGameServerRegistryServiceClient(conn)
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
-	all := make([]*rawLink, n)
 	next := make(chan int)
 	failed := make(chan error, n)
 	var workers sync.WaitGroup
@@ -101,8 +107,11 @@ func linkRaw(t *testing.T, s *stack.Stack, n int) []*rawLink {
 		workers.Go(func() {
 			for i := range next {
 				l := &rawLink{gateways: s.Edges, at: i % len(s.Edges), nonce: fmt.Sprintf("nonce-of-server-%06d", i)}
-				failed <- l.begin(ctx, registry)
-				all[i] = l
+				err := l.begin(ctx, registry)
+				if err == nil {
+					hold(l)
+				}
+				failed <- err
 			}
 		})
 	}
@@ -121,7 +130,6 @@ func linkRaw(t *testing.T, s *stack.Stack, n int) []*rawLink {
 	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	return all
 }
 
 // begin registers the server and links an instance of its own.

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/berth-dev/berth/pkg/errs"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	"github.com/berth-dev/berth/pkg/rpc"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
@@ -24,6 +25,11 @@ const (
 	unaryTimeout = 5 * time.Second
 	// perInstance is how much longer a call may take for each instance that it names: they are dealt with one after the other.
 	perInstance = 5 * time.Millisecond
+	// maxOpening is how many sessions are opened at once. When another gateway dies, its servers all come here within a second; asked for all at once, their
+	// sessions would take longer to open than anybody waits, and all would have to be opened again.
+	maxOpening = 64
+	// openingWait is how long a session waits for its turn: less than a server waits for Welcome.
+	openingWait = 5 * time.Second
 	// expiryTick is how exact the timeouts of relayed calls are.
 	expiryTick = 100 * time.Millisecond
 )
@@ -51,6 +57,7 @@ type Client struct {
 	lanes    []*lane
 	acks     *acks
 	closes   *closes
+	opening  chan struct{} // holds a value for each session that is being opened
 }
 
 // New returns a Client.
@@ -68,6 +75,7 @@ func New(cfg Config) *Client {
 		seed:     maphash.MakeSeed(),
 		acks:     newAcks(sessions, cfg.Log),
 		closes:   newCloses(sessions, cfg.Log),
+		opening:  make(chan struct{}, maxOpening), // overflow: the next one waits for its turn, and is then refused
 	}
 	for range cfg.Streams {
 		c.lanes = append(c.lanes, newLane(sessions, cfg.Log, cfg.Metrics))
@@ -114,8 +122,18 @@ func (c *Client) Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, tr
 	})
 }
 
-// OpenSession makes a socket its server's session.
+// OpenSession makes a socket its server's session. When many are being opened it waits for its turn, and fails with SERVICE_UNAVAILABLE if that does not come.
 func (c *Client) OpenSession(ctx context.Context, server token.Server, gatewayID string, hello *linkv1.Hello) (*sessionv1.OpenSessionResponse, error) {
+	turn := time.NewTimer(openingWait)
+	defer turn.Stop()
+	select {
+	case c.opening <- struct{}{}:
+		defer func() { <-c.opening }()
+	case <-turn.C:
+		return nil, errs.New(errs.ServiceUnavailable, "too many servers connect at once; try again").Retry(time.Second)
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	ctx, cancel := context.WithTimeout(ctx, timeoutFor(len(hello.GetInstances())))
 	defer cancel()
 	resp, err := c.sessions.OpenSession(ctx, &sessionv1.OpenSessionRequest{

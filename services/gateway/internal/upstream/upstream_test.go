@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -193,7 +194,7 @@ func TestAnEndThatNobodyNeedsIsNotTold(t *testing.T) {
 func TestACallAboutManyInstancesMayTakeLonger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeService{}
-		c := &Client{sessions: f}
+		c := &Client{sessions: f, opening: make(chan struct{}, maxOpening)}
 		for n, want := range map[int]time.Duration{1: 5005 * time.Millisecond, 1000: 10 * time.Second} {
 			if _, err := c.OpenSession(t.Context(), token.Server{}, "g", &linkv1.Hello{Instances: make([]*linkv1.HelloInstance, n)}); err != nil || f.left != want {
 				t.Errorf("%d instances: a session may take %v to open, want %v (%v)", n, f.left, want, err)
@@ -201,6 +202,46 @@ func TestACallAboutManyInstancesMayTakeLonger(t *testing.T) {
 			if newCloses(f, quiet()).send(t.Context(), &sessionv1.CloseSessionRequest{InstanceIds: make([]string, n)}); f.left != want {
 				t.Errorf("%d instances: its end may take %v to tell, want %v", n, f.left, want)
 			}
+		}
+	})
+}
+
+// slowOpening opens sessions one a second.
+type slowOpening struct {
+	sessionv1.SessionServiceClient
+	now, most atomic.Int64
+}
+
+func (s *slowOpening) OpenSession(context.Context, *sessionv1.OpenSessionRequest, ...grpc.CallOption) (*sessionv1.OpenSessionResponse, error) {
+	s.most.Store(max(s.most.Load(), s.now.Add(1)))
+	defer s.now.Add(-1)
+	<-time.After(time.Second)
+	return &sessionv1.OpenSessionResponse{}, nil
+}
+
+// The servers of a gateway that died all came at once, every session took too long to open, and all came again.
+func TestSessionsAreOpenedAFewAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowOpening{}
+		c := &Client{sessions: s, opening: make(chan struct{}, maxOpening)}
+		var opened, refused atomic.Int64
+		var all sync.WaitGroup
+		for range 10 * maxOpening {
+			all.Go(func() {
+				switch _, err := c.OpenSession(t.Context(), token.Server{}, "g", &linkv1.Hello{}); {
+				case err == nil:
+					opened.Add(1)
+				case errs.Is(err, errs.ServiceUnavailable):
+					refused.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		// Those of the second in which the wait ends may be served or not.
+		if n := opened.Load(); n < 5*maxOpening || n > 6*maxOpening || refused.Load() != 10*maxOpening-n || s.most.Load() > maxOpening {
+			t.Errorf("%d opened, %d refused, %d at once", n, refused.Load(), s.most.Load())
 		}
 	})
 }
