@@ -43,9 +43,9 @@ func launch(dir, path string, env []string, args ...string) (*child, error) {
 }
 
 // role starts a program that says where it serves, takes orders on its standard input, and ends with that.
-func role(path string, args ...string) (*child, error) {
+func role(path string, env []string, args ...string) (*child, error) {
 	cmd := exec.Command(path, args...)
-	cmd.Stderr = os.Stderr
+	cmd.Env, cmd.Stderr = append(os.Environ(), env...), os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
@@ -66,12 +66,12 @@ func role(path string, args ...string) (*child, error) {
 }
 
 // part starts this program in one of its roles.
-func part(name string, args ...string) (*child, error) {
+func part(env []string, name string, args ...string) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	return role(self, append([]string{"-role", name}, args...)...)
+	return role(self, env, append([]string{"-role", name}, args...)...)
 }
 
 // order has one of the roles do something.

@@ -1,11 +1,5 @@
 package main
 
-import (
-	"os"
-	"os/exec"
-	"path/filepath"
-)
-
 // atOnce is how many instances have a command under way at once in what is durable: one each, so that nothing is folded into one commit.
 const atOnce = 64
 
@@ -20,7 +14,7 @@ func durable(o options) error {
 		return err
 	}
 	defer s.stop()
-	l, err := part("load")
+	l, err := part(nil, "load")
 	if err != nil {
 		return err
 	}
@@ -62,15 +56,4 @@ func durable(o options) error {
 		figure(f.name+"_to_commit_alone", f.of.to(commit), "ratio", f.target)
 	}
 	return nil
-}
-
-// inside starts what is measured of game-instance without its service, against the stack's store.
-func (s *stack) inside(o options, args ...string) (*child, error) {
-	path := filepath.Join(o.dir, "inside")
-	build := exec.Command("go", "build", "-o", path, "./services/gameinstance/internal/bench")
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		return nil, err
-	}
-	return role(path, append(args, s.redis.addr)...)
 }

@@ -18,6 +18,12 @@ const (
 	frameMessage      = 10
 )
 
+// topic is what all messages are about.
+const topic = "bench"
+
+// dataHeader is what stands before the payload in an encoded berth.type.v1.Data.
+const dataHeader = 3
+
 // payloadSize is the size of everything that is sent. The first 8 bytes say when.
 const payloadSize = 128
 

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
-	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 )
 
 // What a set of connections can be ordered to do.
@@ -23,6 +22,8 @@ const (
 	workMessage = "message" // ephemeral messages that a backend sends back
 	workRequest = "request" // UpdateGameData over the link
 	workNotify  = "notify"  // UpdateGameData by a backend, until the server is notified, which it acknowledges
+	workUnary   = "unary"   // ephemeral messages of a backend to the server, a call of SendMessage each
+	workStream  = "stream"  // the same over one StreamMessages
 )
 
 // load is the process that holds the other ends of the connections, and works for those that are measured. Its own cost counts nowhere.
@@ -65,7 +66,9 @@ type set struct {
 	load    *load
 	sockets []*socket
 	api     instancev1.GameInstanceServiceClient
+	talk    instancev1.MessageServiceClient
 	as      context.Context // with an API key
+	stream  *sender         // made when it is first needed
 
 	remaining atomic.Int64
 	done      chan struct{}
@@ -83,7 +86,8 @@ func (s *set) open(o order) (report, error) {
 		if err != nil {
 			return report{}, err
 		}
-		s.api, s.as = instancev1.NewGameInstanceServiceClient(conn), metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+o.Key)
+		s.api, s.talk = instancev1.NewGameInstanceServiceClient(conn), instancev1.NewMessageServiceClient(conn)
+		s.as = metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+o.Key)
 		links := newLinks(s, conn, o.Gateway)
 		open = links.open
 	}
@@ -134,6 +138,12 @@ func (s *set) fire(o order) (report, error) {
 	total := o.Total / o.Conns * o.Conns
 	s.remaining.Store(int64(total))
 	s.done = make(chan struct{})
+	if o.Work == workStream && s.stream == nil {
+		var err error
+		if s.stream, err = newSender(s); err != nil {
+			return report{}, err
+		}
+	}
 	for _, socket := range sockets {
 		socket.ready(o.Work, total/o.Conns)
 	}
@@ -181,7 +191,7 @@ func (c *socket) notify(times int) {
 	for range times {
 		at := c.set.load.now()
 		_, err := c.set.api.UpdateGameData(c.set.as, &instancev1.UpdateGameDataRequest{
-			InstanceId: c.instance, GameData: &typev1.Data{Kind: &typev1.Data_Binary{Binary: binaryData(at)[3:]}},
+			InstanceId: c.instance, GameData: payloadOf(at),
 		})
 		if err != nil {
 			c.set.fail(err)

@@ -33,6 +33,7 @@ var groups = []group{
 	{"socket", "durable requests a second over one socket", func(o options) error {
 		return onRedis(o.dir, func(redis string) error { return oneSocket(o.dir, redis, o.requests) })
 	}},
+	{"routed", "CPU time of ephemeral messages from a server to a backend and back, beside an echo and two PUBLISH", routed},
 	{"durable", "CPU time of durable requests and notifications, beside a commit alone", durable},
 	{"memory", "the gateway's memory for each of 10,000 idle links", memory},
 	{"parts", "the Go benchmarks of packages that cannot be measured from outside", func(o options) error { return parts(o.short) }},

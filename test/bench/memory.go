@@ -19,7 +19,7 @@ func memory(o options) error {
 		return err
 	}
 	defer s.stop()
-	l, err := part("load")
+	l, err := part(nil, "load")
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,9 @@ import (
 	"os"
 )
 
+// keyVariable has an API key for roles that need one from their start.
+const keyVariable = "BERTH_BENCH_KEY"
+
 // play is one of the processes that bench starts beside Berth.
 func play(role string, args []string) error {
 	switch role {
@@ -19,6 +22,8 @@ func play(role string, args []string) error {
 		return naiveGateway(args[0])
 	case "naive-backend":
 		return naiveBackend(args[0])
+	case "backend":
+		return streamBackend(args[0])
 	case "publish":
 		return obey("", publisher(args[0]))
 	case "load":

@@ -31,7 +31,7 @@ type socket struct {
 	instance    string
 	epoch       int64
 	game, other string        // handles
-	head        []byte        // of every message: all but sequence and data
+	head        []byte        // of every message: what stands before its sequence, fields being in order as every encoder writes them
 	tail        []byte        // of every request: credentials, instance, epoch and method
 	arrived     chan struct{} // a notification
 
@@ -88,10 +88,10 @@ func (c *socket) next() {
 	c.buf = c.buf[:0]
 	switch c.work {
 	case workEcho:
-		c.buf = append(c.buf, binaryData(now)[3:]...)
+		c.buf = append(c.buf, binaryData(now)[dataHeader:]...)
 	case workMessage:
 		c.sequence++
-		body := number(append([]byte(nil), c.head...), 4, c.sequence)
+		body := text(number(append([]byte(nil), c.head...), 4, c.sequence), 5, topic)
 		c.buf = raw(c.buf, frameMessage, raw(body, 6, binaryData(now)))
 	case workRequest:
 		c.last++
@@ -99,6 +99,12 @@ func (c *socket) next() {
 		body := number(append([]byte(nil), c.tail...), 1, c.last)
 		body = number(raw(body, 6, raw(nil, 3, binaryData(now))), 7, c.answered)
 		c.buf = raw(c.buf, frameRequest, body)
+	case workUnary:
+		go c.say(now)
+		return
+	case workStream:
+		c.set.stream.send(c.instance, now)
+		return
 	}
 	if err := c.ws.Write(context.Background(), websocket.MessageBinary, c.buf); err != nil {
 		c.set.fail(err)
@@ -215,7 +221,7 @@ func (l *links) open() (*socket, error) {
 	if err := c.call(ctx, "ConnectPlayers", &gameserverv1.ConnectPlayersRequest{}, new(gameserverv1.ConnectPlayersResponse)); err != nil {
 		return nil, err
 	}
-	c.head = text(number(append(text(nil, 1, c.instance), credentials(2, c.game, c.other)...), 3, c.epoch), 5, "bench")
+	c.head = number(append(text(nil, 1, c.instance), credentials(2, c.game, c.other)...), 3, c.epoch)
 	c.tail = text(number(text(credentials(2, c.game, c.other), 3, c.instance), 4, c.epoch), 5, "UpdateGameData")
 	return c, nil
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"crypto/rand"
 	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
 
 	"github.com/berth-dev/berth/pkg/apikey"
@@ -19,6 +21,11 @@ type stack struct {
 // startStack starts all of it. Everything that costs something is on, as it is by default; limits are on, and higher than any of the work that is measured
 // here gets.
 func startStack(o options, appendonly string) (*stack, error) {
+	dir, err := os.MkdirTemp(o.dir, "stack-")
+	if err != nil {
+		return nil, err
+	}
+	o.dir = dir
 	s := &stack{key: apikey.Prefix + rand.Text()}
 	if err := s.start(o, appendonly); err != nil {
 		s.stop()
@@ -83,4 +90,15 @@ func (s *stack) stop() {
 	for n := len(s.all) - 1; n >= 0; n-- {
 		s.all[n].stop()
 	}
+}
+
+// inside starts what is measured of game-instance without its service, against the stack's store.
+func (s *stack) inside(o options, args ...string) (*child, error) {
+	path := filepath.Join(o.dir, "inside")
+	build := exec.Command("go", "build", "-o", path, "./services/gameinstance/internal/bench")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return nil, err
+	}
+	return role(path, nil, append(args, s.redis.addr)...)
 }

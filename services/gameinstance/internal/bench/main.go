@@ -1,23 +1,25 @@
-// Command bench is what test/bench needs of game-instance and cannot reach from outside: the least that a commit costs, without gRPC and gateway. It says
-// where it serves, takes orders on its standard input, a line of JSON each, and ends with that.
+// Command bench is what test/bench needs of game-instance and cannot reach from outside: a commit without gRPC and gateway, and a backend that sends messages
+// back without gRPC. It says that it is there, takes orders on its standard input, a line of JSON each, and ends with that.
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/messages"
 	"github.com/berth-dev/berth/services/gameinstance/internal/redisstore"
 )
 
@@ -29,22 +31,44 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	if len(args) != 2 || args[0] != "commit" {
-		return errors.New("usage: bench commit REDIS")
+	if len(args) != 2 {
+		return errors.New("usage: bench commit|messages REDIS")
 	}
 	redis, err := redisx.Open(ctx, redisx.Config{Addrs: []string{args[1]}})
 	if err != nil {
 		return err
 	}
 	defer redis.Close()
-	c := &commits{store: redisstore.New(redis)}
-	c.service = instance.NewService(instance.Config{Store: c.store})
-	out, in := json.NewEncoder(os.Stdout), json.NewDecoder(bufio.NewReader(os.Stdin))
+	store := redisstore.New(redis)
+	switch args[0] {
+	case "commit":
+		c := &commits{store: store, service: instance.NewService(instance.Config{Store: store})}
+		return obey(func(o order) (int, error) { return c.do(ctx, o.Conns, o.Total) })
+	case "messages":
+		exchange := messages.New(messages.Config{Store: redis, Instances: instance.NewService(instance.Config{Store: store}), Log: slog.Default(), Metrics: messages.NewMetrics(prometheus.NewRegistry())})
+		go func() { _ = exchange.Run(ctx) }() // until the process ends
+		if err := echo(ctx, exchange); err != nil {
+			return err
+		}
+		return obey(func(order) (int, error) { return 0, errors.New("nothing can be ordered here") })
+	}
+	return fmt.Errorf("what is %q?", args[0])
+}
+
+// order is how much is to be done.
+type order struct {
+	Conns int // how many at once
+	Total int // how often
+}
+
+// obey says that the process is there, and does what it is ordered.
+func obey(do func(order) (int, error)) error {
+	out, in := json.NewEncoder(os.Stdout), json.NewDecoder(os.Stdin)
 	if err := out.Encode(""); err != nil {
 		return err
 	}
 	for {
-		var o struct{ Conns, Total int }
+		var o order
 		if err := in.Decode(&o); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
@@ -54,13 +78,25 @@ func run(ctx context.Context, args []string) error {
 			Err  string
 			Done int
 		}
-		if answer.Done, err = c.do(ctx, o.Conns, o.Total); err != nil {
+		var err error
+		if answer.Done, err = do(o); err != nil {
 			answer.Err = err.Error()
 		}
 		if err := out.Encode(answer); err != nil {
 			return err
 		}
 	}
+}
+
+// echo sends each message of a server back, with what StreamMessages is made of.
+func echo(ctx context.Context, exchange *messages.Exchange) error {
+	_, err := exchange.Watch(ctx, messages.Watch{Namespace: "default", Take: func(m messages.Message) {
+		// The way back was learnt from the message, so this does not wait for the store.
+		if err := exchange.Send(ctx, "default", string(m.Instance), string(m.Topic), m.Data); err != nil {
+			slog.Error("a message is lost", "error", err)
+		}
+	}})
+	return err
 }
 
 // commits updates the custom data of running instances, each by its server, as a request over the link does.
