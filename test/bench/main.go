@@ -35,6 +35,7 @@ var groups = []group{
 	}},
 	{"routed", "CPU time of ephemeral messages from a server to a backend and back, beside an echo and two PUBLISH", routed},
 	{"durable", "CPU time of durable requests and notifications, beside a commit alone", durable},
+	{"ingress", "CPU time of messages of a backend over a stream, beside a call for each", ingress},
 	{"memory", "the gateway's memory for each of 10,000 idle links", memory},
 	{"parts", "the Go benchmarks of packages that cannot be measured from outside", func(o options) error { return parts(o.short) }},
 }

@@ -20,7 +20,7 @@ func routed(o options) error {
 		return err
 	}
 	defer b.stop()
-	if err := compare(b.rounds, b.echo, b.publish, b.naive, b.routed); err != nil {
+	if err := compare(b.rounds, b.echo, b.publish, b.naive, b.routed, b.streamed); err != nil {
 		return err
 	}
 	if err := compare(b.rounds, b.echoLate, b.routedLate); err != nil {
@@ -35,13 +35,14 @@ type bench struct {
 	rounds  int
 	many    int // operations in a round, of what is cheap
 	stack   *stack
+	second  *stack // whose backend comes over gRPC
 	all     []*child
 	load    *child
 	mallocs []float64 // a value a round
 	late    map[string][]report
 
-	echo, publish, naive, routed *work
-	echoLate, routedLate         *work
+	echo, publish, naive, routed, streamed *work
+	echoLate, routedLate                   *work
 }
 
 func newBench(o options) (*bench, error) {
@@ -60,8 +61,10 @@ func (b *bench) stop() {
 	for _, c := range b.all {
 		c.stop()
 	}
-	if b.stack != nil {
-		b.stack.stop()
+	for _, s := range []*stack{b.stack, b.second} {
+		if s != nil {
+			s.stop()
+		}
 	}
 }
 
@@ -93,7 +96,20 @@ func (b *bench) prepare(o options) (err error) {
 	b.routed.do = b.counted(b.routed.do)
 	b.routedLate = &work{name: "routed, one in flight", do: b.fireLate("links", workMessage)}
 	b.echoLate = &work{name: "echo, one in flight", do: b.fireLate("echo", workEcho)}
-	return nil
+	return b.overGRPC(o)
+}
+
+// overGRPC is the same with a backend that is a client of StreamMessages. Everybody who watches gets all messages, so it has a Berth of its own.
+func (b *bench) overGRPC(o options) (err error) {
+	if b.second, err = startStack(o, "no"); err != nil {
+		return err
+	}
+	backend, err := b.keep(part([]string{keyVariable + "=" + b.second.key}, "backend", b.second.instance.addr))
+	if err != nil {
+		return err
+	}
+	b.streamed, err = b.path("routed_grpc", "links of the second", b.second, map[string]*child{"game-instance": b.second.instance, "backend": backend})
+	return err
 }
 
 // path is the way of a message through a stack and back. of are the processes in it beside gateway and store.
@@ -176,7 +192,7 @@ func (b *bench) counted(do func() (int, error)) func() (int, error) {
 func (b *bench) report() {
 	figure("floor_echo_cpu", b.echo.cost(), "us", "-")
 	figure("floor_publish_redis_cpu", b.publish.cost(), "us", "-")
-	for _, w := range []*work{b.naive, b.routed} {
+	for _, w := range []*work{b.naive, b.routed, b.streamed} {
 		figure(w.name+"_cpu", w.cost(), "us", "-")
 		for _, p := range slices.Sorted(maps.Keys(w.of)) {
 			figure(fmt.Sprintf("%s_%s_cpu", w.name, p), w.cost(p), "us", "-")
@@ -186,6 +202,7 @@ func (b *bench) report() {
 	routed, echo, publish, naive := b.routed.spent, b.echo.spent, b.publish.spent, b.naive.spent
 	figure("routed_to_floor", ratio(func(n int) float64 { return routed[n].sum() / (echo[n].sum() + 2*publish[n].sum()) }), "ratio", "<=1.3")
 	figure("routed_to_naive", b.routed.to(b.naive), "ratio", "<=0.15")
+	figure("routed_grpc_to_routed", b.streamed.to(b.routed), "ratio", "-")
 	figure("naive_to_floor", ratio(func(n int) float64 { return naive[n].sum() / (echo[n].sum() + 2*publish[n].sum()) }), "ratio", "-")
 	figure("routed_gateway_to_echo", ratio(func(n int) float64 { return routed[n].sum("gateway") / echo[n].sum() }), "ratio", "<=1.2")
 	figure("routed_redis_to_two_publish", ratio(func(n int) float64 { return routed[n].sum("redis") / (2 * publish[n].sum()) }), "ratio", "<=0.5")

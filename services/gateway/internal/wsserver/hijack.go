@@ -12,8 +12,12 @@ import (
 	"sync"
 )
 
-// socketBuffer is the size of the two buffers that an idle connection keeps. Reads and writes of more go around them.
-const socketBuffer = 512
+// The sizes of the two buffers that an idle connection keeps. Reads of more go around the one; into the other the library writes control frames, of at most 127
+// bytes, and nothing else.
+const (
+	readBuffer  = 512
+	writeBuffer = 128
+)
 
 // hijacker is a ResponseWriter whose Hijack gives small buffers, so that an idle connection does not hold the 8 KiB of net/http's, and a connection
 // onto which whole batches of frames can be written.
@@ -41,9 +45,9 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if len(early) > 0 {
 		source = io.MultiReader(bytes.NewReader(bytes.Clone(early)), h.conn)
 	}
-	r := bufio.NewReaderSize(source, max(socketBuffer, len(early)))
+	r := bufio.NewReaderSize(source, max(readBuffer, len(early)))
 	_, _ = r.Peek(len(early)) // it must lie in this reader's own buffer: from there the library takes it
-	return h.conn, bufio.NewReadWriter(r, bufio.NewWriterSize(h.conn, socketBuffer)), nil
+	return h.conn, bufio.NewReadWriter(r, bufio.NewWriterSize(h.conn, writeBuffer)), nil
 }
 
 // gatherLimit is how much is gathered before it is written.
