@@ -43,7 +43,7 @@ func (w *world) ack(id string, offset int64) {
 // pull reads the mailbox of an instance's server.
 func (w *world) pull(id string, after int64) []*eventv1.Delivery {
 	w.t.Helper()
-	out, err := w.sessions.PullNotifications(internally(), &sessionv1.PullNotificationsRequest{InstanceId: id, AfterOffset: after})
+	out, err := w.sessions.PullNotifications(internally(), &sessionv1.PullNotificationsRequest{InstanceId: id, LinkEpoch: w.get(id).GetLink().GetEpoch(), AfterOffset: after})
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -228,15 +228,15 @@ func TestNewsReachTheGatewayAndStayInTheMailbox(t *testing.T) {
 		t.Fatalf("published %v, %v", &e, err)
 	}
 	d := e.GetDeliveries()[0]
-	pulled, err := w.sessions.PullNotifications(internally(), &sessionv1.PullNotificationsRequest{InstanceId: inst.GetId()})
+	pulled, err := w.sessions.PullNotifications(internally(), &sessionv1.PullNotificationsRequest{InstanceId: inst.GetId(), LinkEpoch: inst.GetLink().GetEpoch()})
 	if err != nil || len(pulled.GetDeliveries()) != 1 || !proto.Equal(pulled.GetDeliveries()[0], d) {
 		t.Errorf("pulled %v, %v; published %v", pulled, err, d)
 	}
-	ack := &sessionv1.AckNotificationsRequest{Acks: []*sessionv1.MailboxAck{{InstanceId: inst.GetId(), Offset: d.GetOffset()}}}
+	ack := &sessionv1.AckNotificationsRequest{Acks: []*sessionv1.MailboxAck{{InstanceId: inst.GetId(), LinkEpoch: inst.GetLink().GetEpoch(), Offset: d.GetOffset()}}}
 	if _, err := w.sessions.AckNotifications(internally(), ack); err != nil {
 		t.Fatal(err)
 	}
-	if pulled, err = w.sessions.PullNotifications(internally(), &sessionv1.PullNotificationsRequest{InstanceId: inst.GetId()}); err != nil || len(pulled.GetDeliveries()) != 0 {
+	if pulled, err = w.sessions.PullNotifications(internally(), &sessionv1.PullNotificationsRequest{InstanceId: inst.GetId(), LinkEpoch: inst.GetLink().GetEpoch()}); err != nil || len(pulled.GetDeliveries()) != 0 {
 		t.Errorf("pulled after the ack: %v, %v", pulled, err)
 	}
 }
