@@ -1,7 +1,6 @@
 package wsserver
 
 import (
-	"context"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -242,7 +241,7 @@ func (c *conn) resume() {
 }
 
 // beat pings the connection when that is due, and cuts it when it was silent for two heartbeats.
-func (c *conn) beat(ctx context.Context, now time.Time) {
+func (c *conn) beat(now time.Time) {
 	heartbeat := c.srv.cfg.Heartbeat
 	if now.Sub(c.srv.made)-time.Duration(c.heard.Load()) > 2*heartbeat {
 		c.Kill()

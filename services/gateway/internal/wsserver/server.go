@@ -176,7 +176,7 @@ func (s *Server) heartbeats(ctx context.Context) {
 		case <-tick.C:
 			for _, socket := range s.cfg.Hub.Sockets() {
 				if c, ok := socket.(*conn); ok {
-					c.beat(ctx, time.Now())
+					c.beat(time.Now())
 				}
 			}
 		case <-ctx.Done():
