@@ -168,6 +168,7 @@ type world struct {
 	store     *redisx.Store
 	conn      *grpc.ClientConn
 	instances instancev1.GameInstanceServiceClient
+	messages  instancev1.MessageServiceClient
 	servers   gameserverv1.GameServerServiceClient
 	registry  gameserverv1.GameServerRegistryServiceClient
 	sessions  sessionv1.SessionServiceClient
@@ -227,7 +228,7 @@ func startAt(t *testing.T, store *redisx.Store, p *peers, configure func(*gamein
 	t.Cleanup(stop)
 	return &world{
 		t: t, peers: p, store: store, conn: conn, instances: instancev1.NewGameInstanceServiceClient(conn), servers: gameserverv1.NewGameServerServiceClient(conn),
-		registry: gameserverv1.NewGameServerRegistryServiceClient(conn),
+		messages: instancev1.NewMessageServiceClient(conn), registry: gameserverv1.NewGameServerRegistryServiceClient(conn),
 		sessions: sessionv1.NewSessionServiceClient(conn), attempts: attemptv1.NewAttemptServiceClient(conn),
 		epochs: map[string]int64{}, sessionIDs: map[string]string{}, stop: stop,
 	}

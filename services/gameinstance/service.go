@@ -26,6 +26,7 @@ import (
 	"github.com/berth-dev/berth/services/gameinstance/internal/courier"
 	"github.com/berth-dev/berth/services/gameinstance/internal/grpcserver"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/messages"
 	"github.com/berth-dev/berth/services/gameinstance/internal/outbox"
 	"github.com/berth-dev/berth/services/gameinstance/internal/peers"
 	"github.com/berth-dev/berth/services/gameinstance/internal/redisstore"
@@ -92,6 +93,8 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 		return err
 	}
 
+	exchange := messages.New(messages.Config{Store: store, Instances: instances, Log: log, Metrics: messages.NewMetrics(b.Metrics())})
+	b.Run("messages", exchange.Run)
 	b.Run("news", news.Run)
 	b.Run("outbox", calls.Run)
 	b.Run("watches", watches.Run)
@@ -111,7 +114,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	}
 	gameServers := grpcserver.NewGameServer(instances, sessions, issuer, revoked.GuardClaims(verifier))
 	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
-	instancev1.RegisterMessageServiceServer(server, grpcserver.NewMessage(instances, watches))
+	instancev1.RegisterMessageServiceServer(server, grpcserver.NewMessage(instances, watches, exchange))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
 	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))
 	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))

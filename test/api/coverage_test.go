@@ -234,6 +234,7 @@ func noteRules(at string, rules protoreflect.Message, out map[string]int) {
 			return true
 		}
 		switch name {
+		case "ignore": // is when the others count
 		case "gt", "gte", "lt", "lte":
 			out[at+"range"]++
 		default:

@@ -30,6 +30,7 @@ var services = []struct {
 	edge bool
 }{
 	{"berth.instance.v1.GameInstanceService", gameInstance, false},
+	{"berth.instance.v1.MessageService", gameInstance, false},
 	{"berth.gameserver.v1.GameServerRegistryService", gameInstance, false},
 	{"berth.gameserver.v1.GameServerService", gameInstance, true},
 	{"berth.token.v1.TokenService", tokenIssuer, false},
@@ -45,6 +46,7 @@ var unasked = map[protoreflect.FullName]string{
 // neverGood are the rpcs that answer nobody, and why.
 var neverGood = map[string]string{
 	"AllocationService.DrainProvider": "it is not built yet",
+	"MessageService.StreamMessages":   "it is not built yet",
 }
 
 // neverRefused are the ways over which an rpc refuses nobody, and why.

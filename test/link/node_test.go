@@ -1,4 +1,4 @@
-package link_test
+package main_test
 
 import (
 	"encoding/json"
@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/berth-dev/berth/services/berth/dev"
+	"github.com/berth-dev/berth/test/link/kit"
 )
 
 // node returns the path of Node and that of the client, or skips the test. With REQUIRE_NODE=1 it must be there.
@@ -155,5 +156,16 @@ func write(t *testing.T, path, content string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What the kit asks of an SDK of level 1 can be done by somebody who has only the document.
+func TestTheClientInNodeConforms(t *testing.T) {
+	program, client := node(t)
+	var table, log strings.Builder
+	results := kit.SDK{Command: []string{program, filepath.Join(filepath.Dir(client), "conformance.mjs")}, Level: 1, Log: &log}.Check(t.Context())
+	kit.Print(&table, results)
+	if kit.Failed(results) {
+		t.Errorf("%s\nwhat they printed:\n%s", table.String(), log.String())
 	}
 }

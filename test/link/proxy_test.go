@@ -1,4 +1,4 @@
-package link_test
+package main_test
 
 import (
 	"bytes"

@@ -1,5 +1,5 @@
-// Package link_test holds the link to docs/link-protocol.md: conversations with a real gateway, and matches of clients that share no code with this tree.
-package link_test
+// Package main_test holds the link to docs/link-protocol.md: conversations with a real gateway, and matches of clients that share no code with this tree.
+package main_test
 
 import (
 	"bytes"

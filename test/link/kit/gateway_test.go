@@ -11,9 +11,15 @@ import (
 )
 
 func TestOurGatewayConforms(t *testing.T) {
+	for _, subprotocol := range []string{wire.Proto, wire.JSON} {
+		t.Run(subprotocol, func(t *testing.T) { conforms(t, subprotocol) })
+	}
+}
+
+func conforms(t *testing.T, subprotocol string) {
 	s := start(t)
 	g := kit.Gateway{
-		Subprotocol: wire.Proto,
+		Subprotocol: subprotocol,
 		Bootstrap:   func(ctx context.Context) (*bootstrap.Document, error) { return s.server(ctx, nil) },
 		Notify: func(ctx context.Context, id string) error {
 			return s.call(ctx, "instances/"+id+":updateGameData", map[string]any{"gameData": map[string]any{"json": map[string]any{"seen": true}}}, nil)

@@ -84,6 +84,17 @@ func errTooSlow() error {
 	return errs.New(errs.WatchTooSlow, "more than %d messages wait to be read; read faster, or choose fewer by instances or topics", maxWaiting)
 }
 
+// watch begins to fill an inbox with the messages that a request asks for; stop ends that.
+func (e ephemeral) watch(ctx context.Context, req *instancev1.WatchMessagesRequest) (in *inbox, stop func(), err error) {
+	in = newInbox()
+	w := messages.Watch{Namespace: ids.Namespace(req.GetNamespace()), Topics: req.GetTopics(), Take: in.take}
+	if id := req.GetInstanceId(); id != "" {
+		w.Instances = []string{id}
+	}
+	stop, err = e.exchange.Watch(ctx, w)
+	return in, stop, err
+}
+
 // stream serves StreamMessages.
 func (e ephemeral) stream(stream grpc.BidiStreamingServer[instancev1.StreamMessagesRequest, instancev1.StreamMessagesResponse]) error {
 	first, err := stream.Recv()

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/berth-dev/berth/pkg/auth"
-	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
@@ -21,17 +20,21 @@ type Message struct {
 	instancev1.UnimplementedMessageServiceServer
 	instances *instance.Service
 	watches   *watch.Hub
+	ephemeral ephemeral
 }
 
 // NewMessage returns the handlers of MessageService.
-func NewMessage(instances *instance.Service, watches *watch.Hub) *Message {
-	return &Message{instances: instances, watches: watches}
+func NewMessage(instances *instance.Service, watches *watch.Hub, exchange Exchange) *Message {
+	return &Message{instances: instances, watches: watches, ephemeral: ephemeral{exchange}}
 }
 
 // SendMessage implements the rpc.
 func (s *Message) SendMessage(ctx context.Context, req *instancev1.SendMessageRequest) (*instancev1.SendMessageResponse, error) {
 	if req.GetDelivery() == instancev1.SendMessageRequest_DELIVERY_EPHEMERAL {
-		return nil, errs.New(errs.NotImplemented, "delivery: ephemeral messages are not built yet")
+		if err := s.ephemeral.send(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), req.GetTopic(), req.GetData()); err != nil {
+			return nil, err
+		}
+		return &instancev1.SendMessageResponse{Sent: true}, nil
 	}
 	data, err := wire.FromData("data", req.GetData())
 	if err != nil {
@@ -64,22 +67,48 @@ func (s *Message) WatchMessages(req *instancev1.WatchMessagesRequest, stream grp
 		defer reader.Wait()
 		defer end()
 		reader.Go(func() { done <- s.durable(ctx, req, durable) })
+		in, stop, err := s.ephemeral.watch(ctx, req)
+		if err != nil {
+			return err
+		}
+		defer stop()
 		for {
+			var m *instancev1.ServerMessage
 			select {
-			case m := <-durable:
-				if err := give(func() error { return stream.Send(&instancev1.WatchMessagesResponse{Message: m}) }); err != nil {
-					return err
-				}
+			case m = <-durable:
+			case m = <-in.waiting:
+			case <-in.slow:
+				return errTooSlow()
 			case err := <-done:
+				return err
+			}
+			if err := give(func() error { return sendMessage(stream, m) }); err != nil {
 				return err
 			}
 		}
 	})
 }
 
-// durable hands durable messages out until there can be no more.
+// sendMessage sends a message; nil says that the watch stands, which a caller would not see otherwise until there is a message.
+func sendMessage(stream grpc.ServerStreamingServer[instancev1.WatchMessagesResponse], m *instancev1.ServerMessage) error {
+	if m == nil {
+		return stream.SendHeader(nil)
+	}
+	return stream.Send(&instancev1.WatchMessagesResponse{Message: m})
+}
+
+// durable hands durable messages out until there can be no more, and nil before them.
 func (s *Message) durable(ctx context.Context, req *instancev1.WatchMessagesRequest, out chan<- *instancev1.ServerMessage) error {
-	return s.watches.Messages(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), func(instanceID string, m instance.Said) error {
+	hand := func(m *instancev1.ServerMessage) error {
+		select {
+		case out <- m:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	begun := func() error { return hand(nil) }
+	return s.watches.Messages(ctx, ids.Namespace(req.GetNamespace()), req.GetInstanceId(), begun, func(instanceID string, m instance.Said) error {
 		if len(req.GetTopics()) > 0 && !slices.Contains(req.GetTopics(), m.Topic) {
 			return nil
 		}
@@ -87,16 +116,11 @@ func (s *Message) durable(ctx context.Context, req *instancev1.WatchMessagesRequ
 		if err != nil {
 			return err
 		}
-		select {
-		case out <- &instancev1.ServerMessage{InstanceId: instanceID, ServerId: m.ServerID, Offset: m.Offset, Topic: m.Topic, Data: data}:
-			return nil
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
+		return hand(&instancev1.ServerMessage{InstanceId: instanceID, ServerId: m.ServerID, Offset: m.Offset, Topic: m.Topic, Data: data})
 	})
 }
 
 // StreamMessages implements the rpc.
-func (s *Message) StreamMessages(grpc.BidiStreamingServer[instancev1.StreamMessagesRequest, instancev1.StreamMessagesResponse]) error {
-	return errs.New(errs.NotImplemented, "ephemeral messages are not built yet")
+func (s *Message) StreamMessages(stream grpc.BidiStreamingServer[instancev1.StreamMessagesRequest, instancev1.StreamMessagesResponse]) error {
+	return s.ephemeral.stream(stream)
 }

@@ -17,6 +17,7 @@ type listener struct {
 	hub       *Hub
 	namespace string
 	only      string // the instance; empty: all
+	begun     func() error
 	send      func(instanceID string, m instance.Said) error
 	news      chan struct{} // a value: there is something in offers
 
@@ -27,9 +28,10 @@ type listener struct {
 }
 
 // Messages sends the messages of game servers, of one instance or, where id is empty, of all in a namespace: first those that wait, of each instance the
-// oldest first, and then what comes, until ctx is cancelled or send fails. Of one instance it ends when that is over and no message of it waits.
-func (h *Hub) Messages(ctx context.Context, namespace, id string, send func(instanceID string, m instance.Said) error) error {
-	l := &listener{hub: h, namespace: namespace, only: id, send: send, news: make(chan struct{}, 1), offers: map[string]int64{}, sent: map[string]int64{}}
+// oldest first, and then what comes, until ctx is cancelled or send fails. begun is called before, once it is known that there is something to watch. Of
+// one instance it ends when that is over and no message of it waits.
+func (h *Hub) Messages(ctx context.Context, namespace, id string, begun func() error, send func(instanceID string, m instance.Said) error) error {
+	l := &listener{hub: h, namespace: namespace, only: id, begun: begun, send: send, news: make(chan struct{}, 1), offers: map[string]int64{}, sent: map[string]int64{}}
 	// Watching begins before reading, so that no message falls between the two.
 	if err := h.enter(ctx, func() { h.talk.add(l) }); err != nil {
 		return err
@@ -53,6 +55,9 @@ func (l *listener) begin(ctx context.Context) (over bool, err error) {
 		if _, err := l.hub.get(ctx, l.namespace, l.only); err != nil {
 			return false, err
 		}
+		if err := l.begun(); err != nil {
+			return false, err
+		}
 		if err := l.sendFrom(ctx, l.only); err != nil {
 			return false, err
 		}
@@ -60,6 +65,9 @@ func (l *listener) begin(ctx context.Context) (over bool, err error) {
 	}
 	talking, err := l.hub.cfg.Messages.Talking(ctx, l.namespace, 0)
 	if err != nil {
+		return false, err
+	}
+	if err := l.begun(); err != nil {
 		return false, err
 	}
 	for _, id := range slices.SortedFunc(maps.Keys(talking), func(a, b string) int { return cmp.Compare(talking[a], talking[b]) }) {
