@@ -44,7 +44,9 @@ func TestRedisIsPaused(t *testing.T) {
 func TestRedisIsFarAwayAndItsConnectionsBreak(t *testing.T) {
 	redis := durable(t)
 	line := newLine(t, redis.Addr)
-	w := newWorld(t, line.addr)
+	size := scaled()
+	size.servers = min(size.servers, 40) // a service has some 20 connections, each good for 8 commands a second here: more servers would only wait for each other
+	w := newWorldOf(t, size, line.addr)
 	line.worsen(t)
 	w.blow(t)
 	w.flows(t)
