@@ -46,7 +46,6 @@ var unasked = map[protoreflect.FullName]string{
 // neverGood are the rpcs that answer nobody, and why.
 var neverGood = map[string]string{
 	"AllocationService.DrainProvider": "it is not built yet",
-	"MessageService.StreamMessages":   "it is not built yet",
 }
 
 // neverRefused are the ways over which an rpc refuses nobody, and why.

@@ -1,43 +1,86 @@
-// Command bench measures Berth as a whole and prints one line a figure: name, value, unit and target, tab-separated; progress goes to standard error.
+// Command bench measures Berth and prints one line a figure: name, value, unit and target, tab-separated; progress goes to standard error.
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"sync"
-	"time"
-
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/metadata"
-
-	"github.com/berth-dev/berth/sdk/go/bootstrap"
-	"github.com/berth-dev/berth/sdk/go/gameserver"
-	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
-	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
-	"github.com/berth-dev/berth/services/berth/dev"
+	"strings"
 )
 
+// options say what to measure.
+type options struct {
+	bin      string
+	matches  int
+	requests int
+	short    bool
+	profiles string
+	dir      string // of the group, which is empty
+}
+
+// group is what is measured together.
+type group struct {
+	name, about string
+	run         func(options) error
+}
+
+var groups = []group{
+	{"starts", "from creating an instance until its server runs", func(o options) error {
+		return onRedis(o.dir, func(redis string) error { return starts(o.bin, o.dir, redis, o.matches) })
+	}},
+	{"socket", "durable requests a second over one socket", func(o options) error {
+		return onRedis(o.dir, func(redis string) error { return oneSocket(o.dir, redis, o.requests) })
+	}},
+	{"routed", "CPU time of ephemeral messages from a server to a backend and back, beside an echo and two PUBLISH", routed},
+	{"durable", "CPU time of durable requests and notifications, beside a commit alone", durable},
+	{"ingress", "CPU time of messages of a backend over a stream, beside a call for each", ingress},
+	{"memory", "the gateway's memory for each of 10,000 idle links", memory},
+	{"parts", "the Go benchmarks of packages that cannot be measured from outside", func(o options) error { return parts(o.short) }},
+}
+
 func main() {
-	bin := flag.String("bin", "bin", "folder with the built binaries")
-	matches := flag.Int("matches", 100, "matches to start, one after the other")
-	requests := flag.Int("requests", 20000, "requests to send over one socket")
-	short := flag.Bool("short", false, "do little of everything: the figures say only that it works")
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin", "folder with the built binaries")
+	flag.IntVar(&o.matches, "matches", 100, "matches to start, one after the other")
+	flag.IntVar(&o.requests, "requests", 20000, "requests to send over one socket")
+	flag.BoolVar(&o.short, "short", false, "do little of everything: the figures say only that it works")
+	flag.StringVar(&o.profiles, "profiles", "", "folder for profiles of the gateway, which explain a figure; taking them costs time, so those figures do not count")
+	only := flag.String("only", "", "measure only these groups, with commas between: "+strings.Join(names(), ", "))
+	role := flag.String("role", "", "be one of the processes that are measured; bench starts them itself")
+	flag.Usage = usage
 	flag.Parse()
-	if *short {
-		*matches, *requests = min(*matches, 5), min(*requests, 640)
+	if o.short {
+		o.matches, o.requests = min(o.matches, 5), min(o.requests, 640)
 	}
-	if err := run(*bin, *matches, *requests, *short); err != nil {
+	err := error(nil)
+	if *role != "" {
+		err = play(*role, flag.Args())
+	} else {
+		err = run(o, *only)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
+	}
+}
+
+func names() []string {
+	var all []string
+	for _, g := range groups {
+		all = append(all, g.name)
+	}
+	return all
+}
+
+func usage() {
+	out := flag.CommandLine.Output()
+	fmt.Fprintln(out, "Usage: bench [flags]\n\nPrints figures: name, value, unit and target, tab-separated. docs/benchmarks.md says what they are.\n\nFlags:")
+	flag.PrintDefaults()
+	fmt.Fprintln(out, "\nGroups:")
+	for _, g := range groups {
+		fmt.Fprintf(out, "  %-8s %s\n", g.name, g.about)
 	}
 }
 
@@ -47,246 +90,32 @@ func figure(name string, value float64, unit, target string) {
 	fmt.Printf("%s\t%s\t%s\t%s\n", name, strconv.FormatFloat(value, 'g', 4, 64), unit, target)
 }
 
-func run(bin string, matches, requests int, short bool) error {
+// run measures the groups that are wanted, each in a folder of its own.
+func run(o options, only string) error {
+	wanted := map[string]bool{}
+	for _, name := range strings.FieldsFunc(only, func(r rune) bool { return r == ',' }) {
+		wanted[name] = true
+	}
 	dir, err := os.MkdirTemp("", "berth-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if err := onRedis(filepath.Join(dir, "starts"), func(dir, redis string) error { return starts(bin, dir, redis, matches) }); err != nil {
-		return fmt.Errorf("starts: %w", err)
+	for _, g := range groups {
+		if only != "" && !wanted[g.name] {
+			continue
+		}
+		delete(wanted, g.name)
+		o.dir = filepath.Join(dir, g.name)
+		if err := os.Mkdir(o.dir, 0o700); err != nil {
+			return err
+		}
+		if err := g.run(o); err != nil {
+			return fmt.Errorf("%s: %w", g.name, err)
+		}
 	}
-	if err := onRedis(filepath.Join(dir, "socket"), func(dir, redis string) error { return oneSocket(dir, redis, requests) }); err != nil {
-		return fmt.Errorf("one socket: %w", err)
-	}
-	if err := parts(short); err != nil {
-		return fmt.Errorf("parts: %w", err)
+	for name := range wanted {
+		return fmt.Errorf("there is no group %q; there are %s", name, strings.Join(names(), ", "))
 	}
 	return nil
-}
-
-// onRedis measures on an empty redis-server, or on the embedded store where there is none.
-func onRedis(dir string, measure func(dir, redis string) error) error {
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return err
-	}
-	redis, stop, err := startRedis(dir)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	if redis == "" {
-		progress("no redis-server on the PATH: the figures are for the embedded store, which is far slower at commits")
-	}
-	return measure(dir, redis)
-}
-
-// startRedis starts a real redis-server where there is one; without one it returns an empty address.
-func startRedis(dir string) (addr string, stop func(), err error) {
-	path, missing := exec.LookPath("redis-server")
-	if missing != nil {
-		return "", func() {}, nil
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", nil, err
-	}
-	addr = ln.Addr().String()
-	if err := ln.Close(); err != nil {
-		return "", nil, err
-	}
-	_, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "", nil, err
-	}
-	cmd := exec.Command(path, "--port", port, "--bind", "127.0.0.1", "--dir", dir, "--save", "", "--appendonly", "yes")
-	if err := cmd.Start(); err != nil {
-		return "", nil, err
-	}
-	stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := net.Dial("tcp", addr)
-		if err == nil {
-			return addr, stop, conn.Close()
-		}
-		if time.Now().After(deadline) {
-			stop()
-			return "", nil, err
-		}
-	}
-}
-
-// with runs f against a running Berth.
-func with(o dev.Options, f func(context.Context, *dev.Stack, instancev1.GameInstanceServiceClient) error) error {
-	o.AnyPort, o.LogLevel, o.Out = true, "error", io.Discard
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	s, err := dev.New(ctx, o)
-	if err != nil {
-		return err
-	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- s.Serve(ctx) }()
-	for s.Ready(ctx) != nil {
-		time.Sleep(10 * time.Millisecond)
-	}
-	conn, err := grpc.NewClient(s.API, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return err
-	}
-	err = f(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+s.Key), s, instancev1.NewGameInstanceServiceClient(conn))
-	_ = conn.Close()
-	cancel()
-	if stopErr := <-stopped; err == nil {
-		err = stopErr
-	}
-	return err
-}
-
-// starts measures how long it takes from creating an instance until its server, a process of its own, is linked and running.
-func starts(bin, dir, redis string, matches int) error {
-	server, err := filepath.Abs(filepath.Join(bin, "gameserver"))
-	if err != nil {
-		return err
-	}
-	config := filepath.Join(dir, "berth.yaml")
-	content := fmt.Sprintf("providers:\n  - name: local\n    kind: process\n    process:\n      builds:\n        hold: {command: %q, args: [--hold], endpoints: [{name: game, protocol: tcp}]}\n", server)
-	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
-		return err
-	}
-	var linked, running, seen []time.Duration
-	err = with(dev.Options{Config: config, Dir: filepath.Join(dir, "starts"), Redis: redis}, func(ctx context.Context, _ *dev.Stack, api instancev1.GameInstanceServiceClient) error {
-		for n := range matches {
-			begin := time.Now()
-			inst, err := create(ctx, api, "hold")
-			if err != nil {
-				return err
-			}
-			if inst, err = until(ctx, api, inst.GetId(), instancev1.GameInstance_STATE_RUNNING); err != nil {
-				return err
-			}
-			seen = append(seen, time.Since(begin))
-			created := inst.GetCreateTime().AsTime()
-			linked = append(linked, inst.GetLink().GetLinkTime().AsTime().Sub(created))
-			running = append(running, inst.GetStartTime().AsTime().Sub(created))
-			if _, err := api.TerminateGameInstance(ctx, &instancev1.TerminateGameInstanceRequest{InstanceId: inst.GetId()}); err != nil {
-				return err
-			}
-			if (n+1)%25 == 0 {
-				progress("%d of %d matches", n+1, matches)
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		name string
-		all  []time.Duration
-		p50  string
-	}{{"create_to_linked", linked, "-"}, {"create_to_running", running, "<150"}, {"create_to_running_seen_by_watcher", seen, "-"}} {
-		slices.Sort(f.all)
-		figure(f.name+"_p50", ms(f.all[len(f.all)/2]), "ms", f.p50)
-		figure(f.name+"_p99", ms(f.all[len(f.all)*99/100]), "ms", "-")
-	}
-	return nil
-}
-
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-func create(ctx context.Context, api instancev1.GameInstanceServiceClient, build string) (*instancev1.GameInstance, error) {
-	out, err := api.CreateGameInstance(ctx, &instancev1.CreateGameInstanceRequest{Placement: &instancev1.Placement{Build: build}, Players: []*instancev1.Player{{Id: "ann"}, {Id: "bob"}}})
-	return out.GetInstance(), err
-}
-
-// until watches an instance until it is in a state.
-func until(ctx context.Context, api instancev1.GameInstanceServiceClient, id string, want instancev1.GameInstance_State) (*instancev1.GameInstance, error) {
-	stream, err := api.WatchGameInstance(ctx, &instancev1.WatchGameInstanceRequest{InstanceId: id})
-	if err != nil {
-		return nil, err
-	}
-	for {
-		m, err := stream.Recv()
-		if err != nil {
-			return nil, fmt.Errorf("watch: %w", err)
-		}
-		if inst := m.GetInstance(); inst.GetState() == want {
-			return inst, nil
-		}
-	}
-}
-
-// oneSocket measures how many durable requests (each a commit) a linked server gets answered in a second over its one socket.
-func oneSocket(dir, redis string, requests int) error {
-	const inFlight = 32
-	attach, config := filepath.Join(dir, "attach"), filepath.Join(dir, "socket.yaml")
-	// As with --attach, but for the limit on a pair's requests: this is about what a socket can do, and not what it may.
-	content := fmt.Sprintf("providers:\n  - {name: attach, kind: attach, attach: {file: %q, builds: [attach], endpoints: [{name: game, port: 7777, protocol: tcp}]}}\nlimits: {frames: {per_second: 0}}\n",
-		filepath.Join(attach, "bootstrap.json"))
-	if err := os.WriteFile(config, []byte(content), 0o600); err != nil {
-		return err
-	}
-	return with(dev.Options{Config: config, Dir: attach, Redis: redis}, func(ctx context.Context, _ *dev.Stack, api instancev1.GameInstanceServiceClient) error {
-		inst, err := create(ctx, api, "attach")
-		if err != nil {
-			return err
-		}
-		if _, err := until(ctx, api, inst.GetId(), instancev1.GameInstance_STATE_ALLOCATED); err != nil {
-			return err
-		}
-		raw, err := os.ReadFile(filepath.Join(attach, "bootstrap.json"))
-		if err != nil {
-			return err
-		}
-		doc, err := bootstrap.Parse(raw)
-		if err != nil {
-			return err
-		}
-		server, err := gameserver.Connect(ctx, gameserver.WithBootstrap(doc))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = server.Close(ctx) }()
-		if err := server.ConnectPlayers(ctx); err != nil {
-			return err
-		}
-		for _, f := range []struct {
-			name     string
-			parallel int
-			total    int
-		}{{"socket_requests_one_at_a_time", 1, requests / 10}, {"socket_requests_32_in_flight", inFlight, requests}} {
-			rate, err := fire(ctx, server, f.parallel, f.total)
-			if err != nil {
-				return err
-			}
-			figure(f.name, rate, "req/s", "-")
-		}
-		return nil
-	})
-}
-
-// fire sends requests from several goroutines and returns how many were answered in a second.
-func fire(ctx context.Context, server *gameserver.Server, parallel, total int) (float64, error) {
-	data := &typev1.Data{Kind: &typev1.Data_Binary{Binary: make([]byte, 128)}}
-	failed := make(chan error, parallel)
-	begin := time.Now()
-	var all sync.WaitGroup
-	for range parallel {
-		all.Go(func() {
-			for range total / parallel {
-				if err := server.UpdateGameData(ctx, data); err != nil {
-					failed <- err
-					return
-				}
-			}
-		})
-	}
-	all.Wait()
-	select {
-	case err := <-failed:
-		return 0, err
-	default:
-		return float64(total) / time.Since(begin).Seconds(), nil
-	}
 }

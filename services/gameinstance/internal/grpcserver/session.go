@@ -70,7 +70,7 @@ func (s *Session) CloseSession(ctx context.Context, req *sessionv1.CloseSessionR
 
 // PullNotifications implements the rpc.
 func (s *Session) PullNotifications(ctx context.Context, req *sessionv1.PullNotificationsRequest) (*sessionv1.PullNotificationsResponse, error) {
-	deliveries, more, err := s.sessions.Pull(ctx, req.GetInstanceId(), req.GetAfterOffset())
+	deliveries, more, err := s.sessions.Pull(ctx, req.GetInstanceId(), req.GetLinkEpoch(), req.GetAfterOffset())
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +89,7 @@ func (s *Session) PullNotifications(ctx context.Context, req *sessionv1.PullNoti
 func (s *Session) AckNotifications(ctx context.Context, req *sessionv1.AckNotificationsRequest) (*sessionv1.AckNotificationsResponse, error) {
 	var failed []error
 	for _, a := range req.GetAcks() { // one that fails keeps none of the others
-		failed = append(failed, s.sessions.Ack(ctx, a.GetInstanceId(), a.GetOffset()))
+		failed = append(failed, s.sessions.Ack(ctx, a.GetInstanceId(), a.GetLinkEpoch(), a.GetOffset()))
 	}
 	return &sessionv1.AckNotificationsResponse{}, errors.Join(failed...)
 }

@@ -135,6 +135,9 @@ func commitArgs(c *instance.Change, commands []instance.Kept, channel string) ([
 		return nil, err
 	}
 	inst := c.After
+	if c.ClearMailbox && inst.Link != nil { // what the mailbox has from now on is for this link and those that resume it
+		set = append(set, fenceField, inst.Link.Epoch)
+	}
 	before, due, gateway, lost, mode := int64(0), int64(0), "", int64(0), ""
 	if c.Before != nil {
 		before = c.Before.Revision

@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/berth-dev/berth/pkg/errs"
 	recordv1 "github.com/berth-dev/berth/pkg/gen/berth/record/v1"
 	"github.com/berth-dev/berth/pkg/redisx"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
@@ -20,14 +21,24 @@ import (
 // maxPull bounds one read, so that it fits into one message; a first entry is returned whatever its size.
 const maxPull = 2 << 20
 
+// fenceField of an instance has the epoch of its last fresh link. The mailbox is not for links of lower ones, whose server, or life of it, is another.
+const fenceField = "fence"
+
 // Pull implements session.Mailboxes.
-func (s *Store) Pull(ctx context.Context, instanceID string, after int64, limit int) (deliveries []instance.Delivery, more bool, err error) {
-	entries, err := s.redis.ZRangeByScore(ctx, mailboxKey(s.redis.Partition(instanceID), instanceID), &redis.ZRangeBy{
+func (s *Store) Pull(ctx context.Context, instanceID string, linkEpoch, after int64, limit int) (deliveries []instance.Delivery, more bool, err error) {
+	p := s.redis.Partition(instanceID)
+	pipe := s.redis.Pipeline()
+	read := pipe.ZRangeByScore(ctx, mailboxKey(p, instanceID), &redis.ZRangeBy{
 		Min: "(" + strconv.FormatInt(after, 10), Max: "+inf", Count: int64(limit) + 1,
-	}).Result()
-	if err != nil {
+	})
+	fence := pipe.HGet(ctx, instanceKey(p, instanceID), fenceField) // after the mailbox: what was read before a fresh link is nobody else's
+	if _, err := pipe.Exec(ctx); err != nil && !errors.Is(err, redis.Nil) {
 		return nil, false, redisx.Err(err)
 	}
+	if epoch, err := fence.Int64(); err == nil && linkEpoch < epoch {
+		return nil, false, errs.New(errs.StaleLinkEpoch, "link_epoch: the instance was linked anew since %d", linkEpoch)
+	}
+	entries := read.Val()
 	size := 0
 	for n, e := range entries {
 		d, err := decodeDelivery(instanceID, e)
@@ -43,9 +54,9 @@ func (s *Store) Pull(ctx context.Context, instanceID string, after int64, limit 
 }
 
 // Ack implements session.Mailboxes.
-func (s *Store) Ack(ctx context.Context, instanceID string, offset int64) error {
+func (s *Store) Ack(ctx context.Context, instanceID string, linkEpoch, offset int64) error {
 	p := s.redis.Partition(instanceID)
-	return s.redis.Write(ctx, s.scripts.ack, []string{instanceKey(p, instanceID), mailboxKey(p, instanceID), undeliveredKey(p)}, instanceID, offset).Err()
+	return s.redis.Write(ctx, s.scripts.ack, []string{instanceKey(p, instanceID), mailboxKey(p, instanceID), undeliveredKey(p)}, instanceID, offset, linkEpoch).Err()
 }
 
 // undeliveredLimit bounds how many mailboxes of a partition are looked at in one round.

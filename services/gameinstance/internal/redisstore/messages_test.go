@@ -28,10 +28,13 @@ func notify(t *testing.T, s *redisstore.Store, id, what string) instance.Committ
 	return done
 }
 
+// anyEpoch is that of a link that is newer than all.
+const anyEpoch = 1 << 52
+
 // mail returns what a mailbox has: m:ID, d:DATA, resync or last.
 func mail(t *testing.T, s *redisstore.Store, id string) (all []instance.Delivery, kinds []string) {
 	t.Helper()
-	all, _, err := s.Pull(context.Background(), id, 0, 2000)
+	all, _, err := s.Pull(context.Background(), id, anyEpoch, 0, 2000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,12 +92,40 @@ func TestAMessageWaitsForALinkAndOutlivesIt(t *testing.T) {
 		if got.LastOffset != all[1].Offset || got.MailCount != 2 {
 			t.Errorf("%d entries up to %d, want 2 up to %d", got.MailCount, got.LastOffset, all[1].Offset)
 		}
-		if err := s.Ack(context.Background(), id, all[1].Offset); err != nil {
+		if err := s.Ack(context.Background(), id, anyEpoch, all[1].Offset); err != nil {
 			t.Fatal(err)
 		}
 		if got := load(t, s, id); got.MailCount != 0 || got.MailBytes != 0 {
 			t.Errorf("after all was acknowledged: %d entries, %d bytes", got.MailCount, got.MailBytes)
 		}
+	})
+}
+
+// A gateway that did not hear that its server was replaced neither reads nor drops what is for the next one, and one whose link was only resumed does both.
+func TestTheMailboxIsNotForLinksFromBeforeTheLastFreshOne(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		ctx := context.Background()
+		id := linked(t, s)
+		old := load(t, s, id).Link
+		must(t, s, id, instance.AttachSession{ServerID: old.ServerID, SessionEpoch: 2, GatewayID: "other", LinkEpoch: old.Epoch})
+		m := tell(t, s, id, "m")
+		if all, _, err := s.Pull(ctx, id, old.Epoch, 0, 10); err != nil || len(all) != 1 {
+			t.Errorf("over a link that was resumed since: %v, %v", all, err)
+		}
+		must(t, s, id, instance.Replace{Message: "m", ServerID: "00000000-0000-0000-0000-000000000001"})
+		must(t, s, id, instance.ReportAllocated{AttemptID: load(t, s, id).Attempt().ID})
+		linkAgain(t, s, id, 1)
+		if all, _, err := s.Pull(ctx, id, old.Epoch, 0, 10); !errs.Is(err, errs.StaleLinkEpoch) {
+			t.Errorf("the server before reads %v, %v", all, err)
+		}
+		if err := s.Ack(ctx, id, old.Epoch, m.FirstOffset+1e12); err != nil {
+			t.Fatal(err)
+		}
+		all := holds(t, s, id, "m:m")
+		if err := s.Ack(ctx, id, load(t, s, id).Link.Epoch, all[0].Offset); err != nil {
+			t.Fatal(err)
+		}
+		holds(t, s, id)
 	})
 }
 

@@ -271,7 +271,7 @@ func TestAMailboxIsReadInPiecesThatFit(t *testing.T) {
 		}
 		read, after := 0, int64(0)
 		for more := true; more; {
-			page, rest, err := s.Pull(ctx, id, after, 100)
+			page, rest, err := s.Pull(ctx, id, anyEpoch, after, 100)
 			if err != nil || len(page) == 0 || len(page) > 2 {
 				t.Fatalf("read %d entries, %v", len(page), err)
 			}
@@ -280,7 +280,7 @@ func TestAMailboxIsReadInPiecesThatFit(t *testing.T) {
 		if read != 7 {
 			t.Errorf("read %d of 7 entries", read)
 		}
-		if err := s.Ack(ctx, id, after); err != nil {
+		if err := s.Ack(ctx, id, anyEpoch, after); err != nil {
 			t.Fatal(err)
 		}
 		for range 7 { // the room is free again
@@ -315,7 +315,7 @@ func TestTheMailboxKeepsEntriesUntilTheyAreAcknowledged(t *testing.T) {
 			_, done := must(t, s, id, instance.AddPlayers{Players: []instance.Player{{ID: fmt.Sprint("p", n)}}})
 			offsets = append(offsets, done.FirstOffset)
 		}
-		all, _, err := s.Pull(ctx, id, 0, 10)
+		all, _, err := s.Pull(ctx, id, anyEpoch, 0, 10)
 		if err != nil || len(all) != 3 {
 			t.Fatalf("pull: %d entries, %v", len(all), err)
 		}
@@ -324,13 +324,13 @@ func TestTheMailboxKeepsEntriesUntilTheyAreAcknowledged(t *testing.T) {
 				t.Errorf("entry %d: %+v", n, d)
 			}
 		}
-		if rest, _, err := s.Pull(ctx, id, offsets[0], 10); err != nil || len(rest) != 2 {
+		if rest, _, err := s.Pull(ctx, id, anyEpoch, offsets[0], 10); err != nil || len(rest) != 2 {
 			t.Errorf("pull after the first: %d entries, %v", len(rest), err)
 		}
-		if err := s.Ack(ctx, id, offsets[1]); err != nil {
+		if err := s.Ack(ctx, id, anyEpoch, offsets[1]); err != nil {
 			t.Fatal(err)
 		}
-		if rest, _, err := s.Pull(ctx, id, 0, 10); err != nil || len(rest) != 1 || rest[0].Offset != offsets[2] {
+		if rest, _, err := s.Pull(ctx, id, anyEpoch, 0, 10); err != nil || len(rest) != 1 || rest[0].Offset != offsets[2] {
 			t.Errorf("pull after an ack: %+v, %v", rest, err)
 		}
 		waiting := func() []string {
@@ -345,14 +345,14 @@ func TestTheMailboxKeepsEntriesUntilTheyAreAcknowledged(t *testing.T) {
 			t.Errorf("undelivered: %v", got)
 		}
 		// An acknowledgement from the future counts for what is there, and no more.
-		if err := s.Ack(ctx, id, offsets[2]+1e12); err != nil {
+		if err := s.Ack(ctx, id, anyEpoch, offsets[2]+1e12); err != nil {
 			t.Fatal(err)
 		}
 		if got := waiting(); len(got) != 0 {
 			t.Errorf("undelivered after everything was acknowledged: %v", got)
 		}
 		must(t, s, id, instance.UpdateGameData{})
-		if rest, _, err := s.Pull(ctx, id, 0, 10); err != nil || len(rest) != 1 {
+		if rest, _, err := s.Pull(ctx, id, anyEpoch, 0, 10); err != nil || len(rest) != 1 {
 			t.Errorf("pull after a new entry: %+v, %v", rest, err)
 		}
 		if ids, err := s.Undelivered(ctx, "other", 0); err != nil || len(ids) != 0 {
@@ -366,7 +366,7 @@ func TestAFreshLinkEmptiesTheMailbox(t *testing.T) {
 		id := linked(t, s)
 		_, done := must(t, s, id, instance.UpdateGameData{})
 		must(t, s, id, instance.LinkServer{Server: instance.Caller{ServerID: load(t, s, id).Attempt().ServerID}, SessionEpoch: 2, GatewayID: "gw"})
-		if rest, _, err := s.Pull(context.Background(), id, 0, 10); err != nil || len(rest) != 0 {
+		if rest, _, err := s.Pull(context.Background(), id, anyEpoch, 0, 10); err != nil || len(rest) != 0 {
 			t.Errorf("mailbox after a fresh link: %v, %v", rest, err)
 		}
 		if got := load(t, s, id); got.LastOffset != done.FirstOffset || got.Link.Floor != done.FirstOffset {

@@ -60,10 +60,11 @@ type Gateways interface {
 
 // Mailboxes stores what servers have not acknowledged.
 type Mailboxes interface {
-	// Pull returns at most limit entries after an offset, oldest first, and whether there are more.
-	Pull(ctx context.Context, instanceID string, after int64, limit int) (deliveries []instance.Delivery, more bool, err error)
-	// Ack drops entries up to an offset.
-	Ack(ctx context.Context, instanceID string, offset int64) error
+	// Pull returns at most limit entries after an offset, oldest first, and whether there are more. It fails with STALE_LINK_EPOCH when the instance was
+	// linked afresh since the link of that epoch.
+	Pull(ctx context.Context, instanceID string, linkEpoch, after int64, limit int) (deliveries []instance.Delivery, more bool, err error)
+	// Ack drops entries up to an offset; none where the instance was linked afresh since the link of that epoch.
+	Ack(ctx context.Context, instanceID string, linkEpoch, offset int64) error
 	// Undelivered returns the instances linked through a gateway whose entries have waited for an acknowledgement for at least age.
 	Undelivered(ctx context.Context, gatewayID string, age time.Duration) ([]string, error)
 }
@@ -252,7 +253,7 @@ func (s *Service) attach(ctx context.Context, h Hello, current Session, l HelloL
 	if inst.Link == nil || inst.Link.SessionEpoch != current.Epoch {
 		return Link{}, errs.New(errs.StateRolledBack, "the store has lost writes of instance %s; link again", l.InstanceID)
 	}
-	if err := s.Mailboxes.Ack(ctx, l.InstanceID, l.LastOffset); err != nil {
+	if err := s.Mailboxes.Ack(ctx, l.InstanceID, l.Epoch, l.LastOffset); err != nil {
 		return Link{}, err
 	}
 	return Link{InstanceID: l.InstanceID, Epoch: inst.Link.Epoch, Offset: min(l.LastOffset, inst.LastOffset)}, nil
@@ -372,13 +373,13 @@ func (s *Service) Audit(ctx context.Context) error {
 const pullLimit = 256
 
 // Pull returns an instance's mailbox entries after an offset, and whether there are more.
-func (s *Service) Pull(ctx context.Context, instanceID string, after int64) (deliveries []instance.Delivery, more bool, err error) {
-	return s.Mailboxes.Pull(ctx, instanceID, after, pullLimit)
+func (s *Service) Pull(ctx context.Context, instanceID string, linkEpoch, after int64) (deliveries []instance.Delivery, more bool, err error) {
+	return s.Mailboxes.Pull(ctx, instanceID, linkEpoch, after, pullLimit)
 }
 
 // Ack drops what a server has dealt with.
-func (s *Service) Ack(ctx context.Context, instanceID string, offset int64) error {
-	return s.Mailboxes.Ack(ctx, instanceID, offset)
+func (s *Service) Ack(ctx context.Context, instanceID string, linkEpoch, offset int64) error {
+	return s.Mailboxes.Ack(ctx, instanceID, linkEpoch, offset)
 }
 
 // redeliverAfter is how long an entry may wait for its acknowledgement before the gateway is reminded of it.

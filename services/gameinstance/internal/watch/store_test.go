@@ -30,7 +30,7 @@ func hub(t *testing.T, r *redisx.Store, feed func(*redisstore.Store) watch.Feed,
 	t.Helper()
 	s := redisstore.New(r)
 	h := watch.New(watch.Config{
-		Feed: feed(s), Records: s, Instances: instance.NewService(instance.Config{Store: s}), Log: slog.New(slog.DiscardHandler), Recheck: recheck,
+		Feed: feed(s), Records: s, Messages: s, Instances: instance.NewService(instance.Config{Store: s}), Log: slog.New(slog.DiscardHandler), Recheck: recheck,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)

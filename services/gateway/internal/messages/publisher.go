@@ -21,8 +21,8 @@ const (
 	// The queue of each channel holds as much as one envelope may: the next one. A message that finds it full is dropped, and its sender is told.
 	maxBytes = 1 << 20
 	maxCount = 8192
-	// keptBytes is the size up to which a queue's memory is kept for the next batch.
-	keptBytes = 64 << 10
+	// keptBytes is the size up to which a queue's memory is kept for the next batch: what 2,048 messages of 128 bytes need, spread over the channels.
+	keptBytes = 256 << 10
 	// publishTimeout bounds one publishing. What is queued meanwhile waits, and what does not fit is dropped.
 	publishTimeout = time.Second
 )

@@ -25,7 +25,7 @@ type conn struct {
 	srv         *Server
 	pair        *session.Pair
 	ws          *websocket.Conn
-	raw         *gatheringConn
+	raw         *frameConn
 	codec       codec.Codec    // of the sub-protocol that was agreed
 	remote      string         // whose connection it is, host:port
 	traceparent string         // the trace in which the server was allocated; may be empty
@@ -256,9 +256,5 @@ func (c *conn) beat(ctx context.Context, now time.Time) {
 		return
 	}
 	c.pinged = now
-	c.others.Go(func() {
-		ctx, cancel := context.WithTimeout(ctx, heartbeat)
-		defer cancel()
-		_ = c.ws.Ping(ctx) // silence is noticed by heard
-	})
+	c.others.Go(func() { _ = c.raw.ping() }) // silence is noticed by heard
 }

@@ -9,11 +9,15 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
+	"slices"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"github.com/berth-dev/berth/pkg/errs"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
@@ -87,43 +91,67 @@ func (c *countingConn) Write(p []byte) (int, error) {
 
 func TestABatchIsOneWrite(t *testing.T) {
 	under := new(countingConn)
-	c := &gatheringConn{Conn: under, buffers: new(sync.Pool)}
-	var want bytes.Buffer
-	write := func(size int) {
-		p := bytes.Repeat([]byte{byte(size)}, size)
-		want.Write(p)
-		if n, err := c.Write(p); n != size || err != nil {
-			t.Fatalf("%d, %v", n, err)
-		}
-	}
-	c.gather()
-	for range 100 {
-		write(100)
-	}
-	if err := c.flush(); err != nil || under.writes != 1 {
+	c := &frameConn{Conn: under, buffers: new(sync.Pool)}
+	batch := slices.Repeat([][]byte{bytes.Repeat([]byte{7}, 100)}, 100)
+	if err := c.writeMessages(binaryFrame, batch); err != nil || under.writes != 1 {
 		t.Errorf("%d writes, %v", under.writes, err)
-	}
-	write(1)
-	if under.writes != 2 {
-		t.Error("a write outside a batch waits")
-	}
-	c.gather()
-	write(gatherLimit - 1)
-	write(2)
-	write(10 * gatherLimit)
-	write(3)
-	if err := c.flush(); err != nil || under.writes > 6 {
-		t.Errorf("%d writes, %v", under.writes, err)
-	}
-	if !bytes.Equal(under.got.Bytes(), want.Bytes()) {
-		t.Error("bytes were lost or changed places")
 	}
 	under.err = io.ErrClosedPipe
-	c.gather()
-	write(1)
-	if err := c.flush(); !errors.Is(err, io.ErrClosedPipe) {
-		t.Errorf("flush: %v", err)
+	if err := c.writeMessages(binaryFrame, batch); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("a write that fails: %v", err)
 	}
+}
+
+// The frames that are written past the library are those that it reads, of every size at which their header changes, and pings between them.
+func TestFramesAreReadByTheLibrary(t *testing.T) {
+	sizes := []int{0, 1, 125, 126, gatherLimit - 10, gatherLimit, gatherLimit + 1, 1<<16 - 1, 1 << 16, 1 << 17, 3}
+	pinged := make(chan struct{}, 2)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hj := &hijacker{ResponseWriter: w, buffers: new(sync.Pool)}
+		ws, err := websocket.Accept(hj, r, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer ws.CloseNow()
+		var batch [][]byte
+		for n, size := range sizes {
+			batch = append(batch, bytes.Repeat([]byte{byte(n)}, size))
+		}
+		for _, typ := range []byte{binaryFrame, textFrame} {
+			if err := errors.Join(hj.conn.writeMessages(typ, batch), hj.conn.ping()); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = ws.Close(websocket.StatusNormalClosure, "")
+		if err := hj.conn.writeMessages(binaryFrame, batch); !errors.Is(err, errClosing) {
+			t.Errorf("after the close frame: %v", err)
+		}
+		if err := hj.conn.ping(); !errors.Is(err, errClosing) {
+			t.Errorf("after the close frame: %v", err)
+		}
+	}))
+	defer srv.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	ws, _, err := websocket.Dial(ctx, srv.URL, &websocket.DialOptions{OnPingReceived: func(context.Context, []byte) bool { pinged <- struct{}{}; return true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ws.CloseNow()
+	ws.SetReadLimit(-1)
+	for _, want := range []websocket.MessageType{websocket.MessageBinary, websocket.MessageText} {
+		for n, size := range sizes {
+			typ, got, err := ws.Read(ctx)
+			if err != nil || typ != want || !bytes.Equal(got, bytes.Repeat([]byte{byte(n)}, size)) {
+				t.Fatalf("%v message of %d bytes: %v of %d, %v", want, size, typ, len(got), err)
+			}
+		}
+	}
+	if _, _, err := ws.Read(ctx); websocket.CloseStatus(err) != websocket.StatusNormalClosure {
+		t.Errorf("the end: %v", err)
+	}
+	<-pinged
 }
 
 // What a peer sends together with its upgrade request, without waiting for the answer, is not lost with net/http's buffer.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/coder/websocket"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -96,6 +97,14 @@ func (c *conn) handle(raw []byte) {
 			return
 		}
 	}
+	var deep sync.WaitGroup
+	deep.Go(func() { c.deal(raw) })
+	deep.Wait()
+}
+
+// deal deals with a frame on a goroutine of its own, for which the reader waits. It takes a deep stack, which the runtime would not take back from the reader,
+// and an idle connection has little else.
+func (c *conn) deal(raw []byte) {
 	frame, err := c.codec.Decode(raw)
 	if err != nil {
 		c.Close(linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME, "the frame is not a berth.link.v1.Frame")

@@ -99,7 +99,7 @@ type Server struct {
 	pulls   *puller
 	running sync.WaitGroup // the upgrades under way and a goroutine of each connection
 	frames  sync.Pool      // of *[]byte, for reading frames
-	batches sync.Pool      // of *bytes.Buffer, for writing several frames at once
+	batches sync.Pool      // of *[]byte, for writing several frames at once
 }
 
 // New returns a Server.

@@ -1,7 +1,6 @@
 package wsserver
 
 import (
-	"context"
 	"time"
 
 	"github.com/coder/websocket"
@@ -109,24 +108,11 @@ func (c *conn) write() {
 			return
 		}
 		c.mu.Unlock()
-		if err := c.writeBatch(batch); err != nil {
+		if err := c.raw.writeMessages(frameType(c.codec), batch); err != nil {
 			c.Kill() // ends the reader, which winds up
 		}
 		written = batch
 	}
-}
-
-// writeBatch writes frames with as few calls of the kernel as possible.
-func (c *conn) writeBatch(batch [][]byte) error {
-	typ := messageType(c.codec)
-	c.raw.gather()
-	for _, frame := range batch {
-		if err := c.ws.Write(context.Background(), typ, frame); err != nil {
-			_ = c.raw.flush()
-			return err
-		}
-	}
-	return c.raw.flush()
 }
 
 // messageType is the type of WebSocket messages that frames are.
@@ -135,4 +121,12 @@ func messageType(c codec.Codec) websocket.MessageType {
 		return websocket.MessageText
 	}
 	return websocket.MessageBinary
+}
+
+// frameType is the first byte of their frames.
+func frameType(c codec.Codec) byte {
+	if c.Text() {
+		return textFrame
+	}
+	return binaryFrame
 }

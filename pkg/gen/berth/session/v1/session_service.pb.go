@@ -606,7 +606,7 @@ type PullNotificationsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The instance.
 	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	// The epoch of the link that asks, for logs: reading harms nobody.
+	// The epoch of the link that asks; STALE_LINK_EPOCH if the instance was linked afresh since.
 	LinkEpoch int64 `protobuf:"varint,2,opt,name=link_epoch,json=linkEpoch,proto3" json:"link_epoch,omitempty"`
 	// Entries after this offset are wanted.
 	AfterOffset   int64 `protobuf:"varint,3,opt,name=after_offset,json=afterOffset,proto3" json:"after_offset,omitempty"`
@@ -771,7 +771,8 @@ type MailboxAck struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The instance.
 	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	// The epoch of the link that acknowledges, for logs: what was dealt with over an older link was dealt with.
+	// The epoch of the link that acknowledges. One that was only resumed since is good; where the instance was linked afresh, the mailbox is another
+	// server's, and nothing is dropped.
 	LinkEpoch int64 `protobuf:"varint,2,opt,name=link_epoch,json=linkEpoch,proto3" json:"link_epoch,omitempty"`
 	// Up to here, included.
 	Offset        int64 `protobuf:"varint,3,opt,name=offset,proto3" json:"offset,omitempty"`

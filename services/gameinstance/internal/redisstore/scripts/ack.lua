@@ -1,8 +1,10 @@
--- Drops what a server has dealt with from an instance's mailbox.
+-- Drops what a server has dealt with from an instance's mailbox. A link that is older than the last fresh one drops nothing.
 --
 -- KEYS 1 instance (hash)   2 mailbox (zset)   3 undelivered mailboxes (zset)
--- ARGV 1 instance id   2 offset, included
+-- ARGV 1 instance id   2 offset, included   3 epoch of the link that acknowledges
 -- Returns how many entries were dropped.
+local fence = redis.call('HGET', KEYS[1], 'fence')
+if fence and tonumber(ARGV[3]) < tonumber(fence) then return 0 end
 local offset = tonumber(ARGV[2])
 local newest = tonumber(redis.call('HGET', KEYS[1], 'off') or '0')
 if offset > newest then offset = newest end
