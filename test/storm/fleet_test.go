@@ -27,6 +27,7 @@ type fleet struct {
 	pace      time.Duration
 	registry  gameserverv1.GameServerRegistryServiceClient
 	instances instancev1.GameInstanceServiceClient
+	messages  instancev1.MessageServiceClient
 	log       *slog.Logger
 	losses    *losses
 	members   []*member
@@ -48,6 +49,7 @@ func newFleet(t testing.TB, api, gateway string, size scale) *fleet {
 	f := &fleet{
 		gateway: gateway, pace: size.pace, losses: &losses{by: map[string]int{}}, stop: make(chan struct{}),
 		registry: gameserverv1.NewGameServerRegistryServiceClient(conn), instances: instancev1.NewGameInstanceServiceClient(conn),
+		messages: instancev1.NewMessageServiceClient(conn),
 	}
 	f.log = slog.New(f.losses)
 	t.Cleanup(func() { f.close(t) })
@@ -103,10 +105,7 @@ func (f *fleet) quiet(patience time.Duration) {
 	defer limit.Stop()
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
-	for slices.ContainsFunc(f.members, func(m *member) bool {
-		written, seen, _ := m.ledger.Counts()
-		return seen < written
-	}) {
+	for slices.ContainsFunc(f.members, func(m *member) bool { return m.ledger.Waiting() }) {
 		select {
 		case <-poll.C:
 		case <-limit.C:

@@ -9,7 +9,8 @@ import (
 
 // Ledger is what both ends have counted of one instance. Its backend writes notes, numbered from 1, each of which its server is notified of; its server makes
 // requests, numbered from 1: odd ones add a player, even ones remove that player again, so that one that is done twice is either refused or recorded. A number
-// is only used once the one before it was answered with success. It is safe for concurrent use.
+// is only used once the one before it was answered with success. The backend's durable messages are numbered, too; no start data has them. It is safe for
+// concurrent use.
 type Ledger struct {
 	// Name is for reports.
 	Name string
@@ -21,6 +22,8 @@ type Ledger struct {
 	snapshots int64 // and in start data, when it was linked anew
 	relinks   int64
 	asked     int64 // the newest request that was answered with success
+	said      int64 // the newest message that Berth has accepted
+	told      int64 // the newest message that the server has received
 	faults    []string
 }
 
@@ -52,11 +55,11 @@ func (l *Ledger) Written(note int64) {
 	l.written = note
 }
 
-// Refused notes that Berth has not accepted a note, for good.
-func (l *Ledger) Refused(note int64, why error) {
+// Refused notes that Berth has not accepted a note or a message, for good.
+func (l *Ledger) Refused(what string, n int64, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.fault("note %d was refused: %v", note, why)
+	l.fault("%s %d was refused: %v", what, n, why)
 }
 
 // Heard notes a notification of a note.
@@ -72,6 +75,34 @@ func (l *Ledger) Heard(note int64) {
 	}
 	l.seen = note
 	l.events++
+}
+
+// Said notes that Berth has accepted the backend's message.
+func (l *Ledger) Said(message int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.said = message
+}
+
+// Told notes that the server has received a message.
+func (l *Ledger) Told(message int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case message <= l.told:
+		l.fault("message doubled: %d came after %d", message, l.told)
+		return
+	case message > l.told+1:
+		l.fault("messages lost: %d came after %d", message, l.told)
+	}
+	l.told = message
+}
+
+// Waiting reports whether something that Berth has accepted has not reached the server yet.
+func (l *Ledger) Waiting() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seen < l.written || l.told < l.said
 }
 
 // Relinked notes start data that the server got when it was linked anew; it stands for all notifications up to its note.
@@ -128,6 +159,7 @@ func (l *Ledger) Settle(s Stored) []string {
 		l.fault("the history has %s", e)
 	}
 	same(l.seen, l.written, "notes lost: the newest that the server has heard of")
+	same(l.told, l.said, "messages lost: the newest that the server has received")
 	same(s.Note, l.written, "notes lost in the store: the newest in the instance's data")
 	same(s.Notes, l.written, "notes lost or written twice: those in the history")
 	same(s.Told, l.written, "the newest note in the server's copy of the instance")
@@ -146,7 +178,7 @@ func (l *Ledger) fault(format string, args ...any) {
 }
 
 // Sum is the account of many ledgers.
-type Sum struct{ Written, Events, Snapshots, Relinks, Asked int64 }
+type Sum struct{ Written, Events, Snapshots, Relinks, Asked, Told int64 }
 
 // Add adds a ledger.
 func (s *Sum) Add(l *Ledger) {
@@ -157,9 +189,11 @@ func (s *Sum) Add(l *Ledger) {
 	s.Snapshots += l.snapshots
 	s.Relinks += l.relinks
 	s.Asked += l.asked
+	s.Told += l.told
 }
 
 // String says it in words.
 func (s *Sum) String() string {
-	return fmt.Sprintf("%d notes written, %d heard of by notification and %d in start data; %d requests done; %d times linked anew", s.Written, s.Events, s.Snapshots, s.Asked, s.Relinks)
+	return fmt.Sprintf("%d notes written, %d heard of by notification and %d in start data; %d messages received; %d requests done; %d times linked anew",
+		s.Written, s.Events, s.Snapshots, s.Told, s.Asked, s.Relinks)
 }

@@ -35,6 +35,9 @@ func TestALedgerTellsWhatWentWrong(t *testing.T) {
 		"notifications are swapped":           {hear(1, 3, 2), good, "lost"},
 		"one comes again after start data":    {func(l *Ledger) { l.Relinked(3); l.Heard(3) }, good, "doubled"},
 		"start data from before":              {func(l *Ledger) { hear(1, 2, 3)(l); l.Relinked(2) }, good, "older"},
+		"a message is lost":                   {func(l *Ledger) { hear(1, 2, 3)(l); l.Said(3); l.Told(3) }, good, "messages lost: 3 came after 1"},
+		"the last message is lost":            {func(l *Ledger) { hear(1, 2, 3)(l); l.Said(2) }, good, "the newest that the server has received"},
+		"a message is doubled":                {func(l *Ledger) { hear(1, 2, 3)(l); l.Told(1) }, good, "message doubled"},
 		"a note is lost in the store":         {hear(1, 2, 3), stored(func(s *Stored) { s.Note = 2 }), "lost in the store"},
 		"a note is written twice":             {hear(1, 2, 3), stored(func(s *Stored) { s.Notes = 4 }), "written twice"},
 		"a request is done twice":             {hear(1, 2, 3), stored(func(s *Stored) { s.Added = 3 }), "done twice"},
@@ -52,6 +55,8 @@ func TestALedgerTellsWhatWentWrong(t *testing.T) {
 				l.Written(n + 1)
 				l.Asked(n+1, nil)
 			}
+			l.Said(1)
+			l.Told(1)
 			c.server(l)
 			got := strings.Join(l.Settle(c.stored), "\n")
 			if c.want == "" && got != "" || !strings.Contains(got, c.want) {

@@ -50,10 +50,11 @@ func (m *member) join(ctx context.Context) error {
 	return m.server.ConnectPlayers(ctx)
 }
 
-// live plays the three parts until stop is closed, and what was under way is answered.
+// live plays the parts of backend and game until stop is closed, and what was under way is answered.
 func (m *member) live(ctx context.Context, stop <-chan struct{}) {
 	var parts sync.WaitGroup
 	parts.Go(func() { m.write(ctx, stop) })
+	parts.Go(func() { m.say(ctx, stop) })
 	parts.Go(func() { m.ask(ctx, stop) })
 	parts.Wait()
 }
@@ -81,10 +82,26 @@ func (m *member) write(ctx context.Context, stop <-chan struct{}) {
 			return err
 		})
 		if err != nil {
-			m.ledger.Refused(n, err)
+			m.ledger.Refused("note", n, err)
 			return
 		}
 		m.ledger.Written(n)
+	}
+}
+
+// say is the backend, too: it sends durable messages.
+func (m *member) say(ctx context.Context, stop <-chan struct{}) {
+	for n := int64(1); wait(ctx, stop, m.fleet.pace); n++ {
+		req := &instancev1.SendMessageRequest{InstanceId: m.id, RequestId: fmt.Sprint("message-", n), Topic: "storm", Data: note(n)}
+		err := insist(ctx, func(ctx context.Context) error {
+			_, err := m.fleet.messages.SendMessage(ctx, req)
+			return err
+		})
+		if err != nil {
+			m.ledger.Refused("message", n, err)
+			return
+		}
+		m.ledger.Said(n)
 	}
 }
 
@@ -128,6 +145,8 @@ func (m *member) hear() {
 		switch e := e.(type) {
 		case gameserver.GameDataUpdated:
 			m.ledger.Heard(noteIn(e.GameData))
+		case gameserver.MessageReceived:
+			m.ledger.Told(noteIn(e.Data))
 		case gameserver.Relinked:
 			m.ledger.Relinked(noteIn(e.Instance.GetGameData()))
 		case gameserver.Orphaned:

@@ -3,6 +3,7 @@ package storm
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/berth-dev/berth/pkg/freeport"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
@@ -44,7 +45,11 @@ func TestRedisIsPaused(t *testing.T) {
 func TestRedisIsFarAwayAndItsConnectionsBreak(t *testing.T) {
 	redis := durable(t)
 	line := newLine(t, redis.Addr)
-	w := newWorld(t, line.addr)
+	// A service has some 20 connections, each good for 8 commands a second here: more servers would only wait for each other. And a lease has to be longer than some
+	// tries to renew it over such a line.
+	size := scaled()
+	size.servers, size.lease = 12, 10*time.Second
+	w := newWorldOf(t, size, line.addr)
 	line.worsen(t)
 	w.blow(t)
 	w.flows(t)

@@ -25,7 +25,12 @@ type world struct {
 // newWorld starts Berth on a store and links the fleet; both talk from then on. env is more for the services' environment.
 func newWorld(t testing.TB, redis string, env ...string) *world {
 	t.Helper()
-	size := scaled()
+	return newWorldOf(t, scaled(), redis, env...)
+}
+
+// newWorldOf is newWorld of another size.
+func newWorldOf(t testing.TB, size scale, redis string, env ...string) *world {
+	t.Helper()
 	w := &world{size: size}
 	w.Stack = stack.Start(t, stack.Config{Binaries: binaries, Redis: redis, File: handProvider, Env: func(binary string) []string {
 		all := append([]string{"BERTH_LOG_LEVEL=info"}, env...)

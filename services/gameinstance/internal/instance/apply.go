@@ -126,6 +126,15 @@ type decisions struct {
 // undecided stands in for the revision that a change will make. No caller can have been told of it.
 const undecided = -1
 
+// told returns the highest revision that anybody can have been told of: a command that is decided upon another one of its batch must not take who knows what
+// was before for somebody who knows more than the store.
+func (i *Instance) told() int64 {
+	if i.Revision == undecided {
+		return i.stored
+	}
+	return i.Revision
+}
+
 func decideAll(id string, loaded Loaded, batch []*request) *decisions {
 	d := &decisions{inst: loaded.Instance, done: loaded.Done}
 	for _, r := range batch {
@@ -158,6 +167,9 @@ func (d *decisions) decide(id string, loaded Loaded, r *request) (*Instance, err
 		d.change.then(change)
 	}
 	d.inst = change.After
+	if loaded.Instance != nil {
+		d.inst.stored = loaded.Instance.Revision
+	}
 	d.inst.Revision = undecided
 	if r.env.ID != (CommandID{}) {
 		d.kept = append(d.kept, Kept{ID: r.env.ID, Digest: r.env.Digest})
@@ -198,7 +210,7 @@ func (d *decisions) settle(done Committed) {
 			continue
 		}
 		if inst.Revision == undecided {
-			inst.Revision = done.Revision
+			inst.Revision, inst.stored = done.Revision, 0
 		}
 		if inst.LastSaid < 0 {
 			inst.LastSaid = done.FirstSaid - inst.LastSaid - 1

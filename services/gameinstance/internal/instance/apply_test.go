@@ -117,6 +117,36 @@ func TestCommandsThatWaitAreFolded(t *testing.T) {
 	})
 }
 
+// A server that came back in the very moment in which somebody else wrote was taken for one that knows more than the store, and the store for one that has lost
+// writes.
+func TestAReconnectThatIsFoldedLosesNothing(t *testing.T) {
+	for revision, attached := range map[int64]bool{1: true, 5: false} { // what the server knows of; the store has 1 by then
+		synctest.Test(t, func(t *testing.T) {
+			m := &memory{let: make(chan struct{})}
+			s := serve(m)
+			m.inst = begin(t).do(link, ConnectPlayers{Server: me}).inst
+			epoch := m.inst.Link.Epoch
+			var all sync.WaitGroup
+			apply := func(cmd Command) {
+				all.Go(func() {
+					if _, err := s.Apply(t.Context(), "default", id, Envelope{}, cmd); err != nil {
+						t.Error(err)
+					}
+				})
+				synctest.Wait()
+			}
+			apply(adding("a"))
+			apply(adding("b")) // waits, and with it
+			apply(AttachSession{ServerID: server1, SessionEpoch: 2, GatewayID: "b", LinkEpoch: epoch, Revision: revision})
+			close(m.let)
+			all.Wait()
+			if got := m.inst.Link.SessionEpoch == 2; m.commits != 2 || got != attached {
+				t.Errorf("revision %d: %d commits, attached: %v", revision, m.commits, got)
+			}
+		})
+	}
+}
+
 // Nothing that was decided upon the outcome of a commit that failed may be told as certain.
 func TestAFailedCommitIsEverybodys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

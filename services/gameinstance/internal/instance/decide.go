@@ -224,7 +224,7 @@ func (c AttachSession) decide(t *turn) error {
 		return err
 	}
 	l := t.i.Link
-	if c.LinkEpoch > t.i.LastLinkEpoch || c.LastOffset > t.i.LastOffset || c.Revision > t.i.Revision || t.forgot(c.Session, c.LastRequest) {
+	if c.LinkEpoch > t.i.LastLinkEpoch || c.LastOffset > t.i.LastOffset || c.Revision > t.i.told() || t.forgot(c.Session, c.LastRequest) {
 		return t.rolledBack(c)
 	}
 	// The answer to an earlier attach may have been lost, so an older epoch is as good as the newest; but a server that does not know what was
@@ -253,7 +253,7 @@ func (t *turn) newest(serverID string, sessionEpoch int64) error {
 // the server, which is not attached, has to link and so gets the state as it is now. A repeat of this is stale, not rolled back again.
 func (t *turn) rolledBack(c AttachSession) error {
 	t.record("state_rolled_back", "server %s knows of revision %d, offset %d, link %d and request %d; the store knew of %d, %d, %d and %d",
-		c.ServerID, c.Revision, c.LastOffset, c.LinkEpoch, c.LastRequest, t.i.Revision, t.i.LastOffset, t.i.LastLinkEpoch, t.i.LastRequest)
+		c.ServerID, c.Revision, c.LastOffset, c.LinkEpoch, c.LastRequest, t.i.told(), t.i.LastOffset, t.i.LastLinkEpoch, t.i.LastRequest)
 	t.RevisionFloor = c.Revision
 	t.i.LastOffset = max(t.i.LastOffset, c.LastOffset)
 	t.i.LastLinkEpoch = max(t.i.LastLinkEpoch, c.LinkEpoch)

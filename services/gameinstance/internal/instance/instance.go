@@ -98,6 +98,7 @@ const (
 // Instance is a game instance as it is at one revision.
 type Instance struct {
 	Revision  int64
+	stored    int64 // the revision before, where Revision is undecided
 	Namespace string
 	ID        string
 	State     State
