@@ -139,7 +139,8 @@ type sessions struct {
 	mu          sync.Mutex
 	epoch       int64
 	gatewayID   string
-	lapseOnce   bool
+	lapseOnce   bool   // the life that renews next is over
+	lapsed      string // the life that is over
 	undelivered []string
 	mailbox     map[string][]*eventv1.Delivery
 	opens       func(*sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error)
@@ -308,12 +309,11 @@ func (s *sessions) RenewGateway(_ context.Context, req *sessionv1.RenewGatewayRe
 	if s.renewErr != nil {
 		return nil, s.renewErr
 	}
-	resp := &sessionv1.RenewGatewayResponse{UndeliveredInstanceIds: s.undelivered, Lapsed: s.lapseOnce && s.gatewayID == req.GetGatewayId()}
-	if resp.GetLapsed() {
-		s.lapseOnce = false
+	if s.lapseOnce && s.gatewayID == req.GetGatewayId() {
+		s.lapseOnce, s.lapsed = false, req.GetGatewayId() // for good: the gateway asks again when the answer is lost
 	}
 	s.gatewayID = req.GetGatewayId()
-	return resp, nil
+	return &sessionv1.RenewGatewayResponse{UndeliveredInstanceIds: s.undelivered, Lapsed: s.lapsed == req.GetGatewayId()}, nil
 }
 
 // instances is a GameInstanceService that knows one instance.

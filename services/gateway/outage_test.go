@@ -1,6 +1,7 @@
 package gateway_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -134,6 +136,24 @@ func TestPausedGatewayProcess(t *testing.T) {
 	select {} // until it is killed
 }
 
+// stopped returns nil when no thread of a process runs any more: the signal stops them one after the other.
+func stopped(pid int) error {
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil {
+		return err
+	}
+	for _, stat := range stats {
+		raw, err := os.ReadFile(stat)
+		if err != nil {
+			return err
+		}
+		if state := raw[bytes.LastIndexByte(raw, ')')+2]; state != 'T' {
+			return fmt.Errorf("%s is in state %c", stat, state)
+		}
+	}
+	return nil
+}
+
 // A gateway that was stopped for longer than its lease and goes on must not serve what has queued before it meanwhile: others may serve it by now.
 func TestAGatewayThatWasPausedBeyondItsLease(t *testing.T) {
 	store, ses := redistest.Embedded(t), newSessions()
@@ -159,6 +179,7 @@ func TestAGatewayThatWasPausedBeyondItsLease(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "it stands still", func() error { return stopped(cmd.Process.Pid) })
 	ses.set(func(s *sessions) {
 		s.lapseOnce = true // the store will say so, too, when it is asked
 		s.relays = func(r *sessionv1.RelayRequest) (*sessionv1.RelayResponse, error) {

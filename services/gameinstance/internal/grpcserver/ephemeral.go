@@ -3,9 +3,12 @@ package grpcserver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"regexp"
+	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -17,13 +20,15 @@ import (
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/gameinstance/internal/messages"
+	"github.com/berth-dev/berth/services/gameinstance/internal/watch"
 )
 
 const (
 	// maxEphemeral is the most that an ephemeral message may have, encoded.
 	maxEphemeral = 16 << 10
-	// maxWaiting is how many messages wait for a watcher to read; one that has more is ended with WATCH_TOO_SLOW.
-	maxWaiting = 4096
+	// maxWaiting and maxWaitingBytes are how many messages wait for a watcher to read; one that has more is ended with WATCH_TOO_SLOW.
+	maxWaiting      = 4096
+	maxWaitingBytes = 4 << 20
 )
 
 var topicPattern = regexp.MustCompile(`^[A-Za-z0-9._:/-]{0,64}$`)
@@ -37,7 +42,10 @@ type Exchange interface {
 }
 
 // ephemeral has the parts of MessageService's rpcs that are about ephemeral messages.
-type ephemeral struct{ exchange Exchange }
+type ephemeral struct {
+	exchange Exchange
+	watches  *watch.Hub
+}
 
 // send sends one message.
 func (e ephemeral) send(ctx context.Context, namespace, instanceID, topic string, data *typev1.Data) error {
@@ -57,8 +65,9 @@ func (e ephemeral) send(ctx context.Context, namespace, instanceID, topic string
 
 // inbox holds messages of game servers for one watcher that reads them at its own speed.
 type inbox struct {
-	waiting chan *instancev1.ServerMessage // of maxWaiting; what does not fit ends the watch
-	slow    chan struct{}                  // closed then
+	waiting chan *instancev1.ServerMessage // of maxWaiting, and maxWaitingBytes; what does not fit ends the watch
+	bytes   atomic.Int64
+	slow    chan struct{} // closed then
 	once    sync.Once
 }
 
@@ -73,15 +82,21 @@ func (i *inbox) take(m messages.Message) {
 		return
 	}
 	out := &instancev1.ServerMessage{InstanceId: string(m.Instance), ServerId: string(m.Server), Topic: string(m.Topic), Data: data}
-	select {
-	case i.waiting <- out:
-	default:
-		i.once.Do(func() { close(i.slow) })
+	if i.bytes.Add(int64(proto.Size(out))) <= maxWaitingBytes {
+		select {
+		case i.waiting <- out:
+			return
+		default:
+		}
 	}
+	i.once.Do(func() { close(i.slow) })
 }
 
+// taken makes room for what comes after a message that was read.
+func (i *inbox) taken(m *instancev1.ServerMessage) { i.bytes.Add(-int64(proto.Size(m))) }
+
 func errTooSlow() error {
-	return errs.New(errs.WatchTooSlow, "more than %d messages wait to be read; read faster, or choose fewer by instances or topics", maxWaiting)
+	return errs.New(errs.WatchTooSlow, "more than %d messages, or %d bytes of them, wait to be read; read faster, or choose fewer by instances or topics", maxWaiting, maxWaitingBytes)
 }
 
 // watch begins to fill an inbox with the messages that a request asks for; stop ends that.
@@ -118,31 +133,47 @@ func (e ephemeral) stream(stream grpc.BidiStreamingServer[instancev1.StreamMessa
 		}
 		defer stop()
 	}
-	refused := make(chan *instancev1.MessageRefused) // not buffered: who reads no refusals sends no further messages
-	ended := make(chan error, 1)
-	go func() { ended <- e.sendAll(stream, namespace, refused) }() // a stream's Recv returns when its handler has
-	for {
-		var out instancev1.StreamMessagesResponse
-		select {
-		case m := <-in.waiting:
-			out.Step = &instancev1.StreamMessagesResponse_Message{Message: m}
-		case r := <-refused:
-			out.Step = &instancev1.StreamMessagesResponse_Refused{Refused: r}
-		case <-in.slow:
-			return errTooSlow()
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-ended:
-			if err != nil || want.GetNothing() {
+	if err := stream.SendHeader(nil); err != nil { // what is said from now on arrives
+		return err
+	}
+	return e.watches.Serve(ctx, func(ctx context.Context, give func(func() error) error) error {
+		refused := make(chan *instancev1.MessageRefused) // not buffered: who reads no refusals sends no further messages
+		ended := make(chan error, 1)
+		go func() { ended <- guarded(func() error { return e.sendAll(stream, namespace, refused) }) }() // its Recv returns when the stream's handler has
+		for {
+			var out instancev1.StreamMessagesResponse
+			select {
+			case m := <-in.waiting:
+				in.taken(m)
+				out.Step = &instancev1.StreamMessagesResponse_Message{Message: m}
+			case r := <-refused:
+				out.Step = &instancev1.StreamMessagesResponse_Refused{Refused: r}
+			case <-in.slow:
+				return errTooSlow()
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case err := <-ended:
+				if err != nil || want.GetNothing() {
+					return err
+				}
+				ended = nil // it has no more to send, and still listens
+				continue
+			}
+			if err := give(func() error { return stream.Send(&out) }); err != nil {
 				return err
 			}
-			ended = nil // it has no more to send, and still listens
-			continue
 		}
-		if err := stream.Send(&out); err != nil {
-			return err
+	})
+}
+
+// guarded makes a panic of a goroutine of ours the failure of its call.
+func guarded(run func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("panic: %v\n%s", r, debug.Stack())
 		}
-	}
+	}()
+	return run()
 }
 
 // sendAll sends what comes over the stream until the caller has no more.

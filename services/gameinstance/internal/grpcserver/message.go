@@ -25,7 +25,7 @@ type Message struct {
 
 // NewMessage returns the handlers of MessageService.
 func NewMessage(instances *instance.Service, watches *watch.Hub, exchange Exchange) *Message {
-	return &Message{instances: instances, watches: watches, ephemeral: ephemeral{exchange}}
+	return &Message{instances: instances, watches: watches, ephemeral: ephemeral{exchange, watches}}
 }
 
 // SendMessage implements the rpc.
@@ -66,7 +66,7 @@ func (s *Message) WatchMessages(req *instancev1.WatchMessagesRequest, stream grp
 		var reader sync.WaitGroup
 		defer reader.Wait()
 		defer end()
-		reader.Go(func() { done <- s.durable(ctx, req, durable) })
+		reader.Go(func() { done <- guarded(func() error { return s.durable(ctx, req, durable) }) })
 		in, stop, err := s.ephemeral.watch(ctx, req)
 		if err != nil {
 			return err
@@ -77,6 +77,7 @@ func (s *Message) WatchMessages(req *instancev1.WatchMessagesRequest, stream grp
 			select {
 			case m = <-durable:
 			case m = <-in.waiting:
+				in.taken(m)
 			case <-in.slow:
 				return errTooSlow()
 			case err := <-done:

@@ -220,14 +220,15 @@ func (s *Session) Ack(instance string, offset int64) (Position, bool) {
 		return Position{}, false
 	}
 	l.acked = max(l.acked, offset)
-	return Position{instance, l.epoch, min(l.acked, l.sent)}, true
+	return s.Acked(instance)
 }
 
 // Acked returns what was last acknowledged on this connection; false when nothing was.
 func (s *Session) Acked(instance string) (Position, bool) {
 	l, ok := s.links[instance]
-	if !ok || l.acked == 0 {
+	if !ok {
 		return Position{}, false
 	}
-	return Position{instance, l.epoch, min(l.acked, l.sent)}, true
+	known := min(l.acked, l.sent)
+	return Position{instance, l.epoch, known}, known > 0
 }
