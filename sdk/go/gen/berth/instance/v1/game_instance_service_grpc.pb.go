@@ -84,18 +84,17 @@ type GameInstanceServiceClient interface {
 	// STATE_NOT_ALLOWED (the instance is not RUNNING, or the server has not opened to this player).
 	GetPlayerConnection(ctx context.Context, in *GetPlayerConnectionRequest, opts ...grpc.CallOption) (*GetPlayerConnectionResponse, error)
 	// AddPlayers adds players to an instance that is not over; a linked server is notified. Role SERVICE. Idempotent by
-	// request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_EXISTS, LIMIT_EXCEEDED, MAILBOX_FULL.
+	// request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_EXISTS, LIMIT_EXCEEDED.
 	AddPlayers(ctx context.Context, in *AddPlayersRequest, opts ...grpc.CallOption) (*AddPlayersResponse, error)
 	// RemovePlayers removes players from an instance that is not over; a linked server is notified. Role SERVICE.
-	// Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, MAILBOX_FULL.
+	// Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN.
 	RemovePlayers(ctx context.Context, in *RemovePlayersRequest, opts ...grpc.CallOption) (*RemovePlayersResponse, error)
 	// UpdateGameData replaces the custom data of an instance that is not over, or merges into it; a linked server is notified.
-	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, REVISION_MISMATCH, LIMIT_EXCEEDED,
-	// MAILBOX_FULL.
+	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, REVISION_MISMATCH, LIMIT_EXCEEDED.
 	UpdateGameData(ctx context.Context, in *UpdateGameDataRequest, opts ...grpc.CallOption) (*UpdateGameDataResponse, error)
 	// UpdatePlayers replaces the data of players in an instance that is not over, or merges into it; a linked server is notified.
 	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, REVISION_MISMATCH,
-	// LIMIT_EXCEEDED, MAILBOX_FULL.
+	// LIMIT_EXCEEDED.
 	UpdatePlayers(ctx context.Context, in *UpdatePlayersRequest, opts ...grpc.CallOption) (*UpdatePlayersResponse, error)
 	// TerminateGameInstance stops an instance: its server is told and then released. Terminating an instance that is over
 	// changes nothing and returns it. Role SERVICE. Reasons: INSTANCE_UNKNOWN.
@@ -341,18 +340,17 @@ type GameInstanceServiceServer interface {
 	// STATE_NOT_ALLOWED (the instance is not RUNNING, or the server has not opened to this player).
 	GetPlayerConnection(context.Context, *GetPlayerConnectionRequest) (*GetPlayerConnectionResponse, error)
 	// AddPlayers adds players to an instance that is not over; a linked server is notified. Role SERVICE. Idempotent by
-	// request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_EXISTS, LIMIT_EXCEEDED, MAILBOX_FULL.
+	// request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_EXISTS, LIMIT_EXCEEDED.
 	AddPlayers(context.Context, *AddPlayersRequest) (*AddPlayersResponse, error)
 	// RemovePlayers removes players from an instance that is not over; a linked server is notified. Role SERVICE.
-	// Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, MAILBOX_FULL.
+	// Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN.
 	RemovePlayers(context.Context, *RemovePlayersRequest) (*RemovePlayersResponse, error)
 	// UpdateGameData replaces the custom data of an instance that is not over, or merges into it; a linked server is notified.
-	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, REVISION_MISMATCH, LIMIT_EXCEEDED,
-	// MAILBOX_FULL.
+	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, REVISION_MISMATCH, LIMIT_EXCEEDED.
 	UpdateGameData(context.Context, *UpdateGameDataRequest) (*UpdateGameDataResponse, error)
 	// UpdatePlayers replaces the data of players in an instance that is not over, or merges into it; a linked server is notified.
 	// Role SERVICE. Idempotent by request_id. Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED, PLAYER_UNKNOWN, REVISION_MISMATCH,
-	// LIMIT_EXCEEDED, MAILBOX_FULL.
+	// LIMIT_EXCEEDED.
 	UpdatePlayers(context.Context, *UpdatePlayersRequest) (*UpdatePlayersResponse, error)
 	// TerminateGameInstance stops an instance: its server is told and then released. Terminating an instance that is over
 	// changes nothing and returns it. Role SERVICE. Reasons: INSTANCE_UNKNOWN.

@@ -173,7 +173,7 @@ type SendMessageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id of a durable message, by which the server knows it; empty for an ephemeral one.
 	MessageId string `protobuf:"bytes,1,opt,name=message_id,json=messageId,proto3" json:"message_id,omitempty"`
-	// An ephemeral message: whether a server was connected to whom it was sent.
+	// An ephemeral message is on its way to the server that is connected.
 	Sent          bool `protobuf:"varint,2,opt,name=sent,proto3" json:"sent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

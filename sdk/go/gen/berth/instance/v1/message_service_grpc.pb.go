@@ -37,9 +37,10 @@ const (
 // SERVICE_UNAVAILABLE where they apply; each names the further reasons of its own.
 type MessageServiceClient interface {
 	// SendMessage sends a message to the server of an instance. A durable one waits in the instance's mailbox, for a server that has yet to
-	// link, too, and is given to the next server if the one before did not acknowledge it. An ephemeral one is lost where no server is
-	// connected. Role SERVICE. A durable one is idempotent by request_id.
-	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (the instance is over), MAILBOX_FULL, LIMIT_EXCEEDED.
+	// link, too, and is given to the next server if the one before did not acknowledge it. An ephemeral one is refused where no server is
+	// connected, and may be lost otherwise. Role SERVICE. A durable one is idempotent by request_id.
+	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (the instance is over), MAILBOX_FULL, LIMIT_EXCEEDED; NOT_CONNECTED (an ephemeral one, and no
+	// server is connected).
 	SendMessage(ctx context.Context, in *SendMessageRequest, opts ...grpc.CallOption) (*SendMessageResponse, error)
 	// WatchMessages sends what game servers say: first the durable messages that wait for an acknowledgement, oldest first of each instance, then what comes,
 	// durable and ephemeral. Everybody who watches is sent everything. It goes on until the caller ends it, or all that it is about is over and
@@ -126,9 +127,10 @@ type MessageService_StreamMessagesClient = grpc.BidiStreamingClient[StreamMessag
 // SERVICE_UNAVAILABLE where they apply; each names the further reasons of its own.
 type MessageServiceServer interface {
 	// SendMessage sends a message to the server of an instance. A durable one waits in the instance's mailbox, for a server that has yet to
-	// link, too, and is given to the next server if the one before did not acknowledge it. An ephemeral one is lost where no server is
-	// connected. Role SERVICE. A durable one is idempotent by request_id.
-	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (the instance is over), MAILBOX_FULL, LIMIT_EXCEEDED.
+	// link, too, and is given to the next server if the one before did not acknowledge it. An ephemeral one is refused where no server is
+	// connected, and may be lost otherwise. Role SERVICE. A durable one is idempotent by request_id.
+	// Reasons: INSTANCE_UNKNOWN, STATE_NOT_ALLOWED (the instance is over), MAILBOX_FULL, LIMIT_EXCEEDED; NOT_CONNECTED (an ephemeral one, and no
+	// server is connected).
 	SendMessage(context.Context, *SendMessageRequest) (*SendMessageResponse, error)
 	// WatchMessages sends what game servers say: first the durable messages that wait for an acknowledgement, oldest first of each instance, then what comes,
 	// durable and ephemeral. Everybody who watches is sent everything. It goes on until the caller ends it, or all that it is about is over and

@@ -78,7 +78,7 @@ const (
 	ErrorReason_ERROR_REASON_PLAYER_EXISTS ErrorReason = 24
 	// ABORTED: too many writers at once; nothing changed, try again.
 	ErrorReason_ERROR_REASON_CONTENDED ErrorReason = 25
-	// RESOURCE_EXHAUSTED: the game server's mailbox is full; nothing changed.
+	// RESOURCE_EXHAUSTED: too many messages wait for the other side, a game server or the backends of an instance; nothing changed.
 	ErrorReason_ERROR_REASON_MAILBOX_FULL ErrorReason = 26
 	// RESOURCE_EXHAUSTED: a documented limit is reached. The message names it.
 	ErrorReason_ERROR_REASON_LIMIT_EXCEEDED ErrorReason = 27
