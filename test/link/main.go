@@ -39,7 +39,7 @@ func main() {
 
 func run(ctx context.Context, args []string) ([]kit.Result, error) {
 	if len(args) == 0 {
-		return nil, errors.New(usage)
+		return nil, fmt.Errorf("what is to be checked?\n%s", usage)
 	}
 	flags := flag.NewFlagSet("link "+args[0], flag.ContinueOnError)
 	flags.Usage = func() {

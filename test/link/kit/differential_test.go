@@ -100,7 +100,7 @@ func showData(d *typev1.Data) string {
 	if d == nil {
 		return "none"
 	}
-	return fmt.Sprint(d.GetJson().AsMap(), " ", d.GetBinary(), " ", d.GetVisibility())
+	return fmt.Sprint(d.GetJson().AsMap(), " ", string(d.GetBinary()), " ", d.GetVisibility())
 }
 
 func data(v map[string]any) *typev1.Data {

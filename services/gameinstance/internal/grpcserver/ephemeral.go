@@ -139,7 +139,7 @@ func (e ephemeral) stream(stream grpc.BidiStreamingServer[instancev1.StreamMessa
 	return e.watches.Serve(ctx, func(ctx context.Context, give func(func() error) error) error {
 		refused := make(chan *instancev1.MessageRefused) // not buffered: who reads no refusals sends no further messages
 		ended := make(chan error, 1)
-		go func() { ended <- guarded(func() error { return e.sendAll(stream, namespace, refused) }) }() // its Recv returns when the stream's handler has
+		go func() { ended <- guarded(func() error { return e.sendAll(stream, namespace, refused) }) }() //nolint:contextcheck // its Recv returns when the stream's handler has
 		for {
 			var out instancev1.StreamMessagesResponse
 			select {
