@@ -25,7 +25,8 @@ type Config struct {
 	Endpoint string `yaml:"endpoint" env:"ENDPOINT"`
 	// Insecure sends spans without TLS. They have ids and names of calls, and no data.
 	Insecure bool `yaml:"insecure" env:"INSECURE"`
-	// SampleRatio is which part of the traces that begin here is sent, 0 to 1. What comes with a trace follows the decision of where that began.
+	// SampleRatio is which part of the traces is sent, 0 to 1. It follows from a trace's id, so that all services send the same ones, and what callers ask for
+	// in their traceparent can only make it less: anybody can write one.
 	SampleRatio float64 `yaml:"sample_ratio" env:"SAMPLE_RATIO"`
 }
 
@@ -66,9 +67,10 @@ func Open(ctx context.Context, cfg Config, program string) (*Tracer, error) {
 }
 
 func newTracer(spans sdktrace.SpanProcessor, ratio float64, program string) *Tracer {
+	part := sdktrace.TraceIDRatioBased(ratio)
 	p := sdktrace.NewTracerProvider(
 		sdktrace.WithSpanProcessor(spans),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(ratio))),
+		sdktrace.WithSampler(sdktrace.ParentBased(part, sdktrace.WithRemoteParentSampled(part))),
 		sdktrace.WithResource(resource.NewSchemaless(attribute.String("service.name", program))),
 	)
 	return &Tracer{provider: p, tracer: p.Tracer("github.com/berth-dev/berth")}

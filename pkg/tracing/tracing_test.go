@@ -30,7 +30,7 @@ func tracer(t *testing.T, ratio float64) (*Tracer, *tracetest.InMemoryExporter) 
 }
 
 func TestATraceGoesOnWhereItIsHandedOver(t *testing.T) {
-	tr, spans := tracer(t, 0) // what began elsewhere is followed, whatever is sampled here
+	tr, spans := tracer(t, 1)
 	ctx, first := tr.Start(WithParent(t.Context(), sampled), "first")
 	_, second := tr.Start(WithParent(t.Context(), Traceparent(ctx)), "second") // as over a record or a frame
 	second.End("STATE_NOT_ALLOWED")
@@ -49,13 +49,14 @@ func TestATraceGoesOnWhereItIsHandedOver(t *testing.T) {
 	}
 }
 
-func TestWhatIsSentFollowsTheDecisionOfWhereItBegan(t *testing.T) {
+func TestWhatIsSent(t *testing.T) {
 	for name, c := range map[string]struct {
 		parent string
 		ratio  float64
 		want   int
 	}{
-		"sampled elsewhere":     {sampled, 0, 1},
+		"sampled elsewhere":     {sampled, 1, 1},
+		"and not here":          {sampled, 0, 0}, // anybody can write a traceparent
 		"not sampled elsewhere": {unsampled, 1, 0},
 		"begins here, all":      {"", 1, 1},
 		"begins here, none":     {"", 0, 0},

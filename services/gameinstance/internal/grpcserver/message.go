@@ -72,11 +72,15 @@ func (s *Message) WatchMessages(req *instancev1.WatchMessagesRequest, stream grp
 			return err
 		}
 		defer stop()
+		var ephemeral <-chan *instancev1.ServerMessage // nothing goes out before it is known that there is something to watch
 		for {
 			var m *instancev1.ServerMessage
 			select {
 			case m = <-durable:
-			case m = <-in.waiting:
+				if m == nil {
+					ephemeral = in.waiting
+				}
+			case m = <-ephemeral:
 				in.taken(m)
 			case <-in.slow:
 				return errTooSlow()

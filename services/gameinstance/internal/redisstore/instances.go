@@ -22,10 +22,10 @@ type Store struct {
 
 // scripts are the programs that run at the store.
 type scripts struct {
-	load, commit, ack, ackMessages        *redis.Script
-	session, loadSession                  *redis.Script
-	register, assign, unassign            *redis.Script
-	renewGateway, gateways, forgetGateway *redis.Script
+	load, commit, ack, ackMessages                        *redis.Script
+	session, loadSession                                  *redis.Script
+	register, assign, unassign                            *redis.Script
+	renewGateway, gateways, condemnGateway, forgetGateway *redis.Script
 }
 
 //go:embed scripts/*.lua
@@ -44,7 +44,7 @@ func New(s *redisx.Store) *Store {
 		load: script("load"), commit: script("commit"), ack: script("ack"), ackMessages: script("ack_messages"),
 		session: script("session"), loadSession: script("load_session"),
 		register: script("register"), assign: script("assign"), unassign: script("unassign"),
-		renewGateway: script("renew_gateway"), gateways: script("gateways"), forgetGateway: script("forget_gateway"),
+		renewGateway: script("renew_gateway"), gateways: script("gateways"), condemnGateway: script("condemn_gateway"), forgetGateway: script("forget_gateway"),
 	}}
 }
 
@@ -135,8 +135,12 @@ func commitArgs(c *instance.Change, commands []instance.Kept, channel string) ([
 		return nil, err
 	}
 	inst := c.After
-	if c.ClearMailbox && inst.Link != nil { // what the mailbox has from now on is for this link and those that resume it
-		set = append(set, fenceField, inst.Link.Epoch)
+	if c.ClearMailbox { // what the mailbox has from now on is for this link and those that resume it, or for the next one
+		epoch := inst.LastLinkEpoch
+		if inst.Link != nil {
+			epoch = inst.Link.Epoch
+		}
+		set = append(set, fenceField, epoch)
 	}
 	before, due, gateway, lost, mode := int64(0), int64(0), "", int64(0), ""
 	if c.Before != nil {

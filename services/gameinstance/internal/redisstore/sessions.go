@@ -87,6 +87,12 @@ func (s *Store) gateways(ctx context.Context, id string) (alive bool, released, 
 	return reply[0] == int64(1), texts(reply[1]), texts(reply[2]), nil
 }
 
+// CondemnGateway implements session.Gateways.
+func (s *Store) CondemnGateway(ctx context.Context, id string) (bool, error) {
+	over, err := s.redis.Write(ctx, s.scripts.condemnGateway, []string{leasesKey}, id).Int()
+	return over == 1, err
+}
+
 // ForgetGateway implements session.Gateways.
 func (s *Store) ForgetGateway(ctx context.Context, id string) error {
 	return s.redis.Write(ctx, s.scripts.forgetGateway, []string{leasesKey, lapsedKey}, id, lapsedLife.Microseconds()).Err()

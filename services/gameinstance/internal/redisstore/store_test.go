@@ -439,6 +439,16 @@ func TestAGatewayThatLapsedCannotRenew(t *testing.T) {
 		}
 		renew("c", time.Minute, false)
 		renew("b", time.Microsecond, true) // nobody has seen to its links yet
+		if over, err := s.CondemnGateway(ctx, "a"); err != nil || over {
+			t.Errorf("a lease that stands was ended: %v, %v", over, err)
+		}
+		if over, err := s.CondemnGateway(ctx, "b"); err != nil || !over {
+			t.Errorf("a lease that ran out was not ended: %v, %v", over, err)
+		}
+		renew("b", time.Minute, false) // although its links are still to be seen to: that may have begun
+		if released, ranOut, err := s.ExpiredGateways(ctx); err != nil || !slices.Equal(released, []string{"b", "c"}) || len(ranOut) != 0 {
+			t.Errorf("released: %v, ran out: %v, %v", released, ranOut, err)
+		}
 		if err := s.ForgetGateway(ctx, "b"); err != nil {
 			t.Fatal(err)
 		}

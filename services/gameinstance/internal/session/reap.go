@@ -36,10 +36,15 @@ func (s *Service) Reap(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.reaping.saw(time.Now()) {
-		gone = append(gone, ranOut...)
-	}
 	var failed []error
+	if s.reaping.saw(time.Now()) {
+		for _, gateway := range ranOut { // first: a gateway that has lost some of its links must not go on with the others
+			over, err := s.Gateways.CondemnGateway(ctx, gateway)
+			if failed = append(failed, err); over {
+				gone = append(gone, gateway)
+			}
+		}
+	}
 	for _, gateway := range gone {
 		failed = append(failed, s.reap(ctx, gateway))
 	}

@@ -50,6 +50,8 @@ type Gateways interface {
 	GatewayAlive(ctx context.Context, id string) (bool, error)
 	// ExpiredGateways returns the lives whose links have to be seen to: those that gave their lease back, and those whose lease ran out.
 	ExpiredGateways(ctx context.Context) (released, ranOut []string, err error)
+	// CondemnGateway ends a life whose lease has run out; false if it was renewed meanwhile. From then on it is among those that gave their lease back.
+	CondemnGateway(ctx context.Context, id string) (bool, error)
 	// ForgetGateway says that a life's links were seen to; the life itself stays known as lapsed for a while.
 	ForgetGateway(ctx context.Context, id string) error
 	// Links returns the instances that are linked through any gateway.
@@ -405,7 +407,7 @@ func (s *Service) reap(ctx context.Context, gateway string) error {
 		failed = append(failed, s.lose(ctx, id, instance.LoseGateway{GatewayID: gateway}))
 	}
 	if err := errors.Join(failed...); err != nil {
-		return err // the lease stays expired, and the next round tries again
+		return err // the life is over all the same, and the next round goes on
 	}
 	level := slog.LevelInfo // it said goodbye, or nobody was on it
 	if len(links) > 0 {

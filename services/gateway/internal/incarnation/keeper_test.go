@@ -66,8 +66,17 @@ func play(t *testing.T, s *stage, test func(t *testing.T, k *incarnation.Keeper)
 	synctest.Test(t, func(t *testing.T) {
 		k := incarnation.New(incarnation.Config{
 			Subscription: s, Leases: s, Log: slog.New(slog.DiscardHandler), Metrics: metrics.New(prometheus.NewRegistry()),
-			Remind: func(ids []string) { s.reminded = append(s.reminded, ids...) },
-			Lapse:  func() func(context.Context) { s.lapses++; return func(ctx context.Context) { <-ctx.Done() } },
+			Remind: func(ids []string) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.reminded = append(s.reminded, ids...)
+			},
+			Lapse: func() func(context.Context) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.lapses++
+				return func(ctx context.Context) { <-ctx.Done() }
+			},
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
@@ -81,15 +90,18 @@ func play(t *testing.T, s *stage, test func(t *testing.T, k *incarnation.Keeper)
 	})
 }
 
-func pass(d time.Duration) {
+// pass lets time pass; afterwards the test may look at what has come of it.
+func (s *stage) pass(d time.Duration) {
 	time.Sleep(d) // of the bubble's clock
 	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock() //nolint:staticcheck // what was written under it is seen from now on
 }
 
 func TestALifeNeedsASubscriptionFirst(t *testing.T) {
 	s := &stage{silent: true}
 	play(t, s, func(t *testing.T, k *incarnation.Keeper) {
-		pass(time.Hour)
+		s.pass(time.Hour)
 		if _, err := k.Current(); err == nil || k.Ready(t.Context()) == nil {
 			t.Error("it lives without a subscription")
 		}
@@ -104,15 +116,15 @@ func TestRenewalsThatFailAreForgivenForAsLongAsTheLeaseLasts(t *testing.T) {
 		if err != nil || id != s.ids[0] || k.Ready(t.Context()) != nil {
 			t.Fatalf("%q, %v", id, err)
 		}
-		pass(7 * time.Second) // renewed at 6 s
+		s.pass(7 * time.Second) // renewed at 6 s
 		if _, err := k.Current(); err != nil || !slices.Equal(s.reminded, []string{"i"}) {
 			t.Errorf("%v, reminded of %v", err, s.reminded)
 		}
-		pass(9500 * time.Millisecond) // at 16.5 s, 10.5 s after it
+		s.pass(9500 * time.Millisecond) // at 16.5 s, 10.5 s after it
 		if _, err := k.Current(); err == nil || k.Ready(t.Context()) == nil {
 			t.Error("it relies on a lease that may have run out")
 		}
-		pass(4 * time.Second) // answered at 20 s
+		s.pass(4 * time.Second) // answered at 20 s
 		if again, err := k.Current(); err != nil || again != id || s.lapses != 0 {
 			t.Errorf("%q, %v, %d lapses", again, err, s.lapses)
 		}
@@ -126,7 +138,7 @@ func TestALapseEndsTheLife(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pass(5 * time.Second)
+		s.pass(5 * time.Second)
 		second, err := k.Current()
 		if err != nil || second == first || s.lapses != 1 || !slices.Equal(s.ids, []string{first, second}) {
 			t.Errorf("%q after %q, %v, %d lapses", second, first, err, s.lapses)
@@ -141,7 +153,7 @@ func TestReleaseEndsTheLifeAndRunWaits(t *testing.T) {
 		if err := k.Release(t.Context()); err != nil || s.released != id {
 			t.Errorf("released %q of %q: %v", s.released, id, err)
 		}
-		pass(time.Hour)
+		s.pass(time.Hour)
 		if len(s.ids) != 1 {
 			t.Error("another life began")
 		}

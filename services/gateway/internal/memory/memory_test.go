@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,8 +18,10 @@ import (
 func TestMemoryIsShortAboveTheLimitAndNotAfter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		inUse, gauge := int64(100), prometheus.NewGauge(prometheus.GaugeOpts{Name: "short"})
-		w := New(Config{Limit: 100, InUse: func() int64 { return inUse }, Log: slog.New(slog.NewTextHandler(&log, nil)), Short: gauge})
+		var inUse atomic.Int64
+		inUse.Store(100)
+		gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "short"})
+		w := New(Config{Limit: 100, InUse: inUse.Load, Log: slog.New(slog.NewTextHandler(&log, nil)), Short: gauge})
 		go func() { _ = w.Run(t.Context()) }()
 		for _, step := range []struct {
 			inUse int64
@@ -26,7 +29,7 @@ func TestMemoryIsShortAboveTheLimitAndNotAfter(t *testing.T) {
 			lines int
 		}{{100, false, 0}, {101, true, 1}, {200, true, 1}, {100, false, 2}} {
 			synctest.Wait()
-			inUse = step.inUse
+			inUse.Store(step.inUse)
 			time.Sleep(interval) // of the bubble's clock
 			synctest.Wait()
 			if w.Short() != step.short || (testutil.ToFloat64(gauge) == 1) != step.short || strings.Count(log.String(), "\n") != step.lines {
