@@ -124,7 +124,7 @@ var sessions = []gatewayCheck{
 	}},
 	{"heartbeat: the gateway pings", 1, func(g *gatewayRun) {
 		c := g.linked() // so that nothing else comes
-		along := c.ws.CloseRead(g.ctx)
+		along := c.reading()
 		select {
 		case <-c.pings:
 		case <-along.Done():
@@ -133,7 +133,7 @@ var sessions = []gatewayCheck{
 	}},
 	{"heartbeat: a ping of the server's is answered", 1, func(g *gatewayRun) {
 		c := g.linked()
-		if err := c.ws.Ping(c.ws.CloseRead(g.ctx)); err != nil {
+		if err := c.ws.Ping(c.reading()); err != nil {
 			fail("no pong: %v", err)
 		}
 	}},

@@ -79,6 +79,21 @@ func (c *client) send(f *linkv1.Frame) {
 	c.raw(raw)
 }
 
+// reading reads, and drops what comes, until the connection ends; then the context does. The library's own way of it would answer a frame with a
+// closing handshake, and outlive the check.
+func (c *client) reading() context.Context {
+	ctx, end := context.WithCancel(c.ctx)
+	go func() {
+		defer end()
+		for {
+			if _, _, err := c.ws.Read(c.ctx); err != nil {
+				return
+			}
+		}
+	}()
+	return ctx
+}
+
 // next waits for the next frame.
 func (c *client) next() *linkv1.Frame {
 	typ, raw, err := c.ws.Read(c.ctx)

@@ -24,6 +24,8 @@ type listener struct {
 	mu     sync.Mutex
 	offers map[string]int64 // id to newest offset, 0: nothing waits; at most Config.MaxPending, a listener that needs more is dropped
 	slow   bool
+	busy   bool             // it reads what waits already, and takes no offers
+	missed bool             // one found no room meanwhile
 	sent   map[string]int64 // id to the offset up to which messages were sent
 }
 
@@ -31,13 +33,14 @@ type listener struct {
 // oldest first, and then what comes, until ctx is cancelled or send fails. begun is called before, once it is known that there is something to watch. Of
 // one instance it ends when that is over and no message of it waits.
 func (h *Hub) Messages(ctx context.Context, namespace, id string, begun func() error, send func(instanceID string, m instance.Said) error) error {
-	l := &listener{hub: h, namespace: namespace, only: id, begun: begun, send: send, news: make(chan struct{}, 1), offers: map[string]int64{}, sent: map[string]int64{}}
+	l := &listener{hub: h, namespace: namespace, only: id, begun: begun, send: send, news: make(chan struct{}, 1), offers: map[string]int64{}, sent: map[string]int64{}, busy: true}
 	// Watching begins before reading, so that no message falls between the two.
 	if err := h.enter(ctx, func() { h.talk.add(l) }); err != nil {
 		return err
 	}
 	defer h.leave(func() { h.talk.remove(l) })
 	over, err := l.begin(ctx)
+	l.begins()
 	for !over && err == nil {
 		select {
 		case <-ctx.Done():
@@ -76,6 +79,17 @@ func (l *listener) begin(ctx context.Context) (over bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// begins says that offers are taken from now on. Where one found no room, everything is looked at again: by now most of it was sent.
+func (l *listener) begins() {
+	l.mu.Lock()
+	l.busy = false
+	missed := l.missed
+	l.mu.Unlock()
+	if missed {
+		l.hub.talk.unsure()
+	}
 }
 
 // over reports whether nothing can come any more of the one instance that is watched.
@@ -168,7 +182,9 @@ func (l *listener) offer(id string, newest int64) {
 	case l.only != "" && l.only != id, newest > 0 && newest <= sent && !waits, newest == 0 && !known && !waits && l.only == "":
 		return
 	case !waits && len(l.offers) >= l.hub.cfg.MaxPending:
-		l.slow = true
+		if l.slow, l.missed = !l.busy, l.busy; l.busy {
+			return
+		}
 	default:
 		l.offers[id] = newest
 	}

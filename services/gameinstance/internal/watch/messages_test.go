@@ -116,3 +116,49 @@ func TestAWatcherOfMessagesThatTakesNothingIsDropped(t *testing.T) {
 	close(stuck)
 	<-left
 }
+
+// ticking is a feed that tells of each look at the store.
+type ticking struct {
+	watch.Feed
+	looks chan struct{}
+}
+
+func (f ticking) Now(ctx context.Context) (time.Time, error) {
+	select {
+	case f.looks <- struct{}{}:
+	default:
+	}
+	return f.Feed.Now(ctx)
+}
+
+// What waits when a watch begins may be more than may wait for it later: it is read at the watcher's own speed.
+func TestAWatchOfABacklogIsNotDroppedForIt(t *testing.T) {
+	looks := make(chan struct{})
+	h, s := hubOf(t, redistest.Embedded(t), func(s *redisstore.Store) watch.Feed { return ticking{hearingNothing(s), looks} }, 10*time.Millisecond, 2)
+	waiting := make(map[string]bool)
+	var say func(string)
+	for range 6 {
+		id, sayThere := talker(t, s)
+		sayThere("backlog")
+		waiting[id], say = true, sayThere
+	}
+	all, done := listen(t, h, "")
+	delete(waiting, receive(t, all).id)
+	for range 6 { // the first message is taken, and the others are found again and again
+		receive(t, looks)
+	}
+	for len(waiting) > 0 {
+		m := receive(t, all)
+		if !waiting[m.id] {
+			t.Errorf("%+v came twice", m)
+		}
+		delete(waiting, m.id)
+	}
+	say("more")
+	if m := receive(t, all); m.Topic != "more" {
+		t.Errorf("heard %+v", m)
+	}
+	if len(done) > 0 {
+		t.Errorf("it ended with %v", <-done)
+	}
+}

@@ -28,9 +28,15 @@ func (deaf) Follow(ctx context.Context, _ func(string), _ func()) { <-ctx.Done()
 // hub returns a running hub on a real store.
 func hub(t *testing.T, r *redisx.Store, feed func(*redisstore.Store) watch.Feed, recheck time.Duration) (*watch.Hub, *redisstore.Store) {
 	t.Helper()
+	return hubOf(t, r, feed, recheck, 0)
+}
+
+// hubOf is hub for watchers for which so much may wait; 0: the default.
+func hubOf(t *testing.T, r *redisx.Store, feed func(*redisstore.Store) watch.Feed, recheck time.Duration, maxPending int) (*watch.Hub, *redisstore.Store) {
+	t.Helper()
 	s := redisstore.New(r)
 	h := watch.New(watch.Config{
-		Feed: feed(s), Records: s, Messages: s, Instances: instance.NewService(instance.Config{Store: s}), Log: slog.New(slog.DiscardHandler), Recheck: recheck,
+		Feed: feed(s), Records: s, Messages: s, Instances: instance.NewService(instance.Config{Store: s}), Log: slog.New(slog.DiscardHandler), Recheck: recheck, MaxPending: maxPending,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
