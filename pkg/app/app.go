@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 	"strings"
@@ -179,7 +180,7 @@ func New(ctx context.Context, cfg Config, modules ...Module) (*App, error) {
 	for _, m := range modules {
 		a.builder.log = log.With("service", m.Name)
 		if err := m.Build(ctx, a.builder); err != nil {
-			return nil, errors.Join(fmt.Errorf("start %s: %w", m.Name, err), a.close(context.WithoutCancel(ctx), func() {}))
+			return nil, errors.Join(fmt.Errorf("start %s: %w", m.Name, err), a.close(context.WithoutCancel(ctx), func(context.Context) error { return nil }))
 		}
 	}
 	return a, nil
@@ -216,9 +217,10 @@ func (a *App) Run(ctx context.Context) error {
 		err  error
 	}
 	exits := make(chan exit, len(a.builder.workers))
-	var workers sync.WaitGroup
+	working := newRoll()
 	for _, w := range a.builder.workers {
-		workers.Go(func() { exits <- exit{w.name, w.run(workCtx)} })
+		leave := working.enter(w.name)
+		go func() { defer leave(); exits <- exit{w.name, w.run(workCtx)} }()
 	}
 
 	var failure error
@@ -230,9 +232,9 @@ func (a *App) Run(ctx context.Context) error {
 	}
 
 	a.enter(stopping)
-	closeErr := a.close(context.WithoutCancel(ctx), func() {
+	closeErr := a.close(context.WithoutCancel(ctx), func(ctx context.Context) error {
 		cancelWork()
-		workers.Wait()
+		return working.wait(ctx)
 	})
 	for { // A worker that outlived its stage's deadline is not waited for again.
 		select {
@@ -254,12 +256,12 @@ func orUnexpected(err error) error {
 }
 
 // close runs the stop order; stopWorkers ends the workers and waits for them.
-func (a *App) close(ctx context.Context, stopWorkers func()) error {
+func (a *App) close(ctx context.Context, stopWorkers func(context.Context) error) error {
 	var errList []error
 	for s := range stages {
 		closers := slices.Clone(a.builder.closers[s])
 		if s == StageWorkers {
-			closers = append(closers, closer{"workers", func(context.Context) error { stopWorkers(); return nil }})
+			closers = append(closers, closer{"workers", stopWorkers})
 		}
 		errList = append(errList, closeStage(ctx, s, closers))
 	}
@@ -273,27 +275,81 @@ func (a *App) flush(ctx context.Context) error {
 	return a.builder.tracer.Close(ctx)
 }
 
+// lateness is how long a closer has to return after its deadline, with what it has to say.
+const lateness = 200 * time.Millisecond
+
 func closeStage(ctx context.Context, s Stage, closers []closer) error {
+	late, cancelLate := context.WithTimeout(ctx, stageDeadline(s)+lateness)
+	defer cancelLate()
 	ctx, cancel := context.WithTimeout(ctx, stageDeadline(s))
 	defer cancel()
 	results := make(chan error, len(closers))
+	closing := newRoll()
 	for _, c := range closers {
+		leave := closing.enter(c.name)
 		go func() {
+			defer leave()
 			if err := c.close(ctx); err != nil {
 				results <- fmt.Errorf("close %s: %w", c.name, err)
-				return
 			}
-			results <- nil
 		}()
 	}
-	var errList []error
-	for range closers {
+	err := closing.wait(late)
+	if err != nil {
+		err = fmt.Errorf("stop stage %d: %w", s, err)
+	}
+	for {
 		select {
-		case err := <-results:
-			errList = append(errList, err)
-		case <-ctx.Done():
-			return errors.Join(append(errList, fmt.Errorf("stop stage %d: %w", s, ctx.Err()))...)
+		case failed := <-results:
+			err = errors.Join(err, failed)
+		default:
+			return err
 		}
 	}
-	return errors.Join(errList...)
+}
+
+// roll knows who is still at it.
+type roll struct {
+	mu    sync.Mutex
+	names map[int]string
+	next  int
+	empty chan struct{} // closed when the last one has left, and wait was called
+	asked bool
+}
+
+func newRoll() *roll { return &roll{names: map[int]string{}, empty: make(chan struct{})} }
+
+func (r *roll) enter(name string) (leave func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := r.next
+	r.next++
+	r.names[n] = name
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.names, n)
+		if r.asked && len(r.names) == 0 {
+			close(r.empty)
+		}
+	}
+}
+
+// wait waits until all have left. When ctx ends before, its error names who has not.
+func (r *roll) wait(ctx context.Context) error {
+	r.mu.Lock()
+	r.asked = true
+	if len(r.names) == 0 {
+		r.mu.Unlock()
+		return nil
+	}
+	r.mu.Unlock()
+	select {
+	case <-r.empty:
+		return nil
+	case <-ctx.Done():
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return fmt.Errorf("%w; still at it: %s", ctx.Err(), strings.Join(slices.Sorted(maps.Values(r.names)), ", "))
 }

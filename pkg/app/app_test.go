@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"go.uber.org/goleak"
 
@@ -172,4 +173,25 @@ func TestAdminTellsLivenessFromReadiness(t *testing.T) {
 	if err := <-stopped; err != nil {
 		t.Error(err)
 	}
+}
+
+func TestAStopThatHangsSaysWhatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		a, err := app.New(t.Context(), app.Config{Log: slog.New(slog.DiscardHandler)}, app.Module{Name: "m", Build: func(_ context.Context, b *app.Builder) error {
+			b.Run("stubborn", func(context.Context) error { <-stuck; return nil })
+			b.Run("obedient", func(ctx context.Context) error { <-ctx.Done(); return nil })
+			return nil
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		err = a.Run(ctx)
+		if err == nil || !strings.Contains(err.Error(), "stubborn") || strings.Contains(err.Error(), "obedient") {
+			t.Errorf("it stopped with %v", err)
+		}
+		close(stuck)
+	})
 }
