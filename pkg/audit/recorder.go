@@ -168,9 +168,10 @@ func (r *Recorder) Run(ctx context.Context) error {
 	writers.Go(func() { r.write(ctx, ended) })
 	tick := time.NewTicker(r.cfg.Window)
 	defer tick.Stop()
-	for ctx.Err() == nil {
+	for over := false; !over; { // also one that is over before it began has something to write
 		select {
 		case <-ctx.Done():
+			over = true
 		case <-tick.C:
 		}
 		for _, e := range r.folds.flush() {
