@@ -2,7 +2,11 @@ package redisx
 
 import (
 	"context"
+	"errors"
+	"net"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -39,6 +43,69 @@ func (s *Store) SubscribeTo(ctx context.Context, channel string) *redis.PubSub {
 		return s.SSubscribe(ctx, channel)
 	}
 	return s.Subscribe(ctx, channel)
+}
+
+// Silences is how many intervals in a row nothing may arrive for a subscription of Listen to count as dead.
+const Silences = 3
+
+// Listen holds one subscription to a channel, as SubscribeTo makes it, until it is dead or ctx ends, and returns why. That it works is proven and not
+// believed: after a failover it may be on a server that nobody publishes to. So an empty message is published on the channel when the subscription stands,
+// and every interval; a failure shows in what does not arrive. receive is handed every message, these too. It must not block: while it does, the store's
+// buffer for this subscriber fills, and it is cut off when that is full.
+func (s *Store) Listen(ctx context.Context, channel string, interval time.Duration, receive func(payload string)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	sub := s.SubscribeTo(ctx, channel)
+	defer context.AfterFunc(ctx, func() { _ = sub.Close() })() // a read in the driver does not end with its context
+	defer func() { _ = sub.Close() }()
+	confirmed := make(chan struct{}, 1)
+	var proving sync.WaitGroup
+	proving.Go(func() { s.prove(ctx, channel, interval, confirmed) })
+	defer proving.Wait()
+	defer cancel()
+
+	heard := time.Now()
+	for {
+		msg, err := sub.ReceiveTimeout(ctx, interval)
+		var timeout net.Error
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.As(err, &timeout) && timeout.Timeout():
+			if time.Since(heard) > Silences*interval {
+				return errors.New("it went silent")
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		switch m := msg.(type) {
+		case *redis.Subscription:
+			select {
+			case confirmed <- struct{}{}:
+			default:
+			}
+		case *redis.Message:
+			heard = time.Now()
+			receive(m.Payload)
+		}
+	}
+}
+
+// prove publishes an empty message when a subscription is confirmed, and again and again.
+func (s *Store) prove(ctx context.Context, channel string, interval time.Duration, confirmed <-chan struct{}) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-confirmed:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		publishCtx, cancel := context.WithTimeout(ctx, interval)
+		_ = s.PublishAll(publishCtx, map[string][]byte{channel: nil})
+		cancel()
+	}
 }
 
 // PublishAll publishes one message on each of several channels of SubscribeTo, in one go. Nobody may be there to read them.

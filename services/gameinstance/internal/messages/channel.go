@@ -2,24 +2,17 @@ package messages
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/berth-dev/berth/pkg/redisx"
 )
 
 const (
-	// heartbeat is how often a channel is proven: something is published on it that has no messages, and has to arrive.
-	heartbeat = time.Second
-	// silences is how many heartbeats in a row must stay away for a subscription to count as dead.
-	silences = 3
-
+	// heartbeat is how often a channel is proven to work.
+	heartbeat  = time.Second
 	retryPause = 200 * time.Millisecond
 )
 
@@ -106,7 +99,7 @@ func (c *channel) run(ctx context.Context) {
 			if !ok {
 				break
 			}
-			if err := c.subscribe(living); living.Err() == nil {
+			if err := c.store.Listen(living, c.name, heartbeat, c.receive); living.Err() == nil {
 				c.log.Warn("a subscription to messages of game servers was lost; subscribing again", "channel", c.name, "error", err)
 				c.metrics.resubscribed.Inc()
 				c.exit()
@@ -141,51 +134,6 @@ func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-t.C:
 	case <-ctx.Done():
-	}
-}
-
-// subscribe holds one subscription until it is dead or ctx ends.
-func (c *channel) subscribe(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	sub := c.store.SubscribeTo(ctx, c.name)
-	defer context.AfterFunc(ctx, func() { _ = sub.Close() })() // a read in the driver does not end with its context
-	defer func() { _ = sub.Close() }()
-	var proving sync.WaitGroup
-	defer proving.Wait()
-	defer cancel()
-
-	heard := time.Now()
-	for {
-		msg, err := sub.ReceiveTimeout(ctx, heartbeat)
-		var timeout net.Error
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.As(err, &timeout) && timeout.Timeout():
-			if time.Since(heard) > silences*heartbeat {
-				return errors.New("it went silent")
-			}
-			continue
-		case err != nil:
-			return err
-		}
-		heard = time.Now()
-		switch m := msg.(type) {
-		case *redis.Subscription:
-			proving.Go(func() { c.prove(ctx) })
-		case *redis.Message:
-			c.receive(m.Payload)
-		}
-	}
-}
-
-// prove publishes on the channel again and again, at first at once. A failure shows in what does not arrive.
-func (c *channel) prove(ctx context.Context) {
-	for ctx.Err() == nil {
-		publishCtx, cancel := context.WithTimeout(ctx, heartbeat)
-		_ = c.store.PublishAll(publishCtx, map[string][]byte{c.name: nil})
-		cancel()
-		pause(ctx, heartbeat)
 	}
 }
 

@@ -7,11 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"sync/atomic"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 
@@ -19,14 +16,7 @@ import (
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 )
 
-const (
-	// canary is what the gateway sends itself: an empty envelope, which nobody else has reason to publish.
-	canary = ""
-	// silences is how many canaries in a row must stay away for the subscription to count as dead.
-	silences = 3
-
-	retryPause = 200 * time.Millisecond
-)
+const retryPause = 200 * time.Millisecond
 
 // Config configures a Broker.
 type Config struct {
@@ -39,7 +29,7 @@ type Config struct {
 	// Again is called when a subscription that was lost has been made again and has proven itself: what was published in between did not arrive. It must not
 	// block.
 	Again func()
-	// Interval is how often the canary is sent. Default 1 s.
+	// Interval is how often the subscription is proven to work. Default 1 s.
 	Interval time.Duration
 	// Log is where lost subscriptions are logged.
 	Log *slog.Logger
@@ -73,7 +63,7 @@ func (b *Broker) Ready(context.Context) error {
 	if at == nil {
 		return errors.New("the subscription is not made yet")
 	}
-	if silent := time.Since(*at); silent > silences*b.interval {
+	if silent := time.Since(*at); silent > redisx.Silences*b.interval {
 		return fmt.Errorf("nothing came back over the subscription for %v", silent.Round(time.Second))
 	}
 	return nil
@@ -87,7 +77,10 @@ func (b *Broker) Run(ctx context.Context, gatewayID string, proven func()) {
 			b.metrics.Resubscribed.Inc()
 		}
 		missed := !first
-		err := b.subscribe(ctx, redisx.GatewayChannel(gatewayID), func() {
+		err := b.client.Listen(ctx, redisx.GatewayChannel(gatewayID), b.interval, func(payload string) {
+			now := time.Now() // one of its own each time: others read it
+			b.proven.Store(&now)
+			b.receive(payload)
 			if missed {
 				missed = false
 				b.again()
@@ -108,72 +101,8 @@ func (b *Broker) Run(ctx context.Context, gatewayID string, proven func()) {
 	}
 }
 
-// subscribe holds one subscription until it is dead.
-func (b *Broker) subscribe(ctx context.Context, channel string, proven func()) error {
-	ctx, cancel := context.WithCancel(ctx)
-	sub := b.client.SubscribeTo(ctx, channel)
-	defer context.AfterFunc(ctx, func() { _ = sub.Close() })() // a read in the driver does not end with its context
-	defer func() { _ = sub.Close() }()
-
-	confirmed := make(chan struct{}, 1)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		b.sing(ctx, channel, confirmed)
-	}()
-	defer func() { <-done }()
-	defer cancel()
-
-	heard := time.Now()
-	for {
-		msg, err := sub.ReceiveTimeout(ctx, b.interval)
-		var timeout net.Error
-		switch {
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case errors.As(err, &timeout) && timeout.Timeout():
-			if time.Since(heard) > silences*b.interval {
-				return errors.New("it went silent")
-			}
-			continue
-		case err != nil:
-			return err
-		}
-		switch m := msg.(type) {
-		case *redis.Subscription:
-			select {
-			case confirmed <- struct{}{}:
-			default:
-			}
-		case *redis.Message:
-			now := time.Now() // one of its own each time: others read it
-			heard = now
-			b.proven.Store(&now)
-			b.receive(m.Payload)
-			proven()
-		}
-	}
-}
-
-// sing sends the canary at once when the subscription is confirmed, and then again and again. A failure shows in the canary's absence.
-func (b *Broker) sing(ctx context.Context, channel string, confirmed <-chan struct{}) {
-	tick := time.NewTicker(b.interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-confirmed:
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		publishCtx, cancel := context.WithTimeout(ctx, b.interval)
-		_ = b.client.PublishAll(publishCtx, map[string][]byte{channel: []byte(canary)})
-		cancel()
-	}
-}
-
 func (b *Broker) receive(payload string) {
-	if payload == canary {
+	if payload == "" { // the proof
 		return
 	}
 	envelope, err := readEnvelope([]byte(payload), b.message)
