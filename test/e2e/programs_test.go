@@ -19,6 +19,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/freeport"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	"github.com/berth-dev/berth/test/stack"
 )
 
 // runProgram runs a program until it ends, and returns its exit code and what it wrote.
@@ -126,7 +127,7 @@ var (
 // startDev starts one in a folder and waits for its banner.
 func startDev(t *testing.T, dir string) *berthDev {
 	t.Helper()
-	config := writeConfig(t, providers(""))
+	config := stack.WriteConfig(t, providers(""))
 	out := filepath.Join(t.TempDir(), "out")
 	file, err := os.Create(out)
 	if err != nil {

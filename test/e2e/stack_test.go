@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -73,35 +72,11 @@ func providers(stateDir string) string {
 	return b.String()
 }
 
-// writeConfig writes a configuration file and returns its path.
-func writeConfig(t testing.TB, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "berth.yaml")
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-// allInOne starts what `berth dev` runs, in this process, so that the race detector sees it all.
+// allInOne starts what `berth dev` runs.
 func allInOne(t *testing.T) *berth {
 	t.Helper()
 	dir := t.TempDir()
-	config := writeConfig(t, providers(""))
-	ctx, cancel := context.WithCancel(context.Background())
-	d, err := dev.New(ctx, dev.Options{Config: config, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard})
-	if err != nil {
-		t.Fatal(err)
-	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- d.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Errorf("stop: %v", err)
-		}
-	})
-	eventually(t, "the all-in-one is ready", func() error { return d.Ready(ctx) })
+	d := stack.AllInOne(t, dev.Options{Config: stack.WriteConfig(t, providers("")), Dir: dir})
 	return &berth{api: d.API, urls: []string{d.APIURL}, edges: []string{d.Gateway}, key: d.Key, dir: dir}
 }
 

@@ -21,7 +21,7 @@ import (
 // play is a conversation that is being held.
 type play struct {
 	t      *testing.T
-	stack  *stack
+	berth  *berth
 	doc    document
 	ws     *websocket.Conn
 	values map[string]string // what stands in the document for values that are different each time: names in capitals, and numbers of 16 digits
@@ -45,7 +45,7 @@ func TestTheConversationOfTheDocument(t *testing.T) {
 	}
 	s := start(t, dev.Options{Attach: true})
 	id := s.create(t, "attach")
-	p := &play{t: t, stack: s, doc: readDocument(t, filepath.Join(s.dir, "bootstrap.json")), values: map[string]string{"INSTANCE-ID": id}}
+	p := &play{t: t, berth: s, doc: readDocument(t, filepath.Join(s.dir, "bootstrap.json")), values: map[string]string{"INSTANCE-ID": id}}
 	p.connect()
 	defer func() { _ = p.ws.CloseNow() }()
 	lines := bufio.NewScanner(strings.NewReader(script))
@@ -69,7 +69,7 @@ func (p *play) line(line string) {
 	case who == "backend>":
 		verb, rest, _ := strings.Cut(what, " ")
 		call, body, _ := strings.Cut(rest, " ")
-		p.stack.call(p.t, verb, "/"+p.values["INSTANCE-ID"]+call, body)
+		p.berth.call(p.t, verb, "/"+p.values["INSTANCE-ID"]+call, body)
 	case strings.HasPrefix(what, "the connection breaks"):
 		_ = p.ws.CloseNow()
 	case what == "the server connects again":
@@ -88,7 +88,7 @@ func (p *play) connect() {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	header := http.Header{"Authorization": {"Bearer " + p.doc.Game}, "Berth-Social-Token": {p.doc.Social}}
-	ws, _, err := websocket.Dial(ctx, strings.Replace(p.stack.Gateway, "http", "ws", 1)+"/v1/link", &websocket.DialOptions{HTTPHeader: header, Subprotocols: []string{"berth.v1.json"}})
+	ws, _, err := websocket.Dial(ctx, strings.Replace(p.berth.Gateway, "http", "ws", 1)+"/v1/link", &websocket.DialOptions{HTTPHeader: header, Subprotocols: []string{"berth.v1.json"}})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/berth-dev/berth/services/berth/dev"
 	"github.com/berth-dev/berth/test/link/kit"
+	"github.com/berth-dev/berth/test/stack"
 )
 
 // node returns the path of Node and that of the client, or skips the test. With REQUIRE_NODE=1 it must be there.
@@ -66,21 +67,21 @@ func TestAClientInNodePlaysAMatch(t *testing.T) {
 			s.plays(t, id, "ann")
 			s.call(t, "POST", "/"+id+":addPlayers", `{"players":[{"id":"bob"}]}`)
 			s.plays(t, id, "ann", "bob")
-			eventually(t, "the tokens are refreshed", func() error { return way.carried(`"gameToken"`) })
+			stack.Eventually(t, "the tokens are refreshed", func() error { return way.carried(`"gameToken"`) })
 
 			way.cut()
 			s.call(t, "POST", "/"+id+":addPlayers", `{"players":[{"id":"cid"}]}`)
 			way.mend()
 			s.plays(t, id, "ann", "bob", "cid")
 			s.call(t, "POST", "/"+id+":updateGameData", `{"gameData":{"json":{"finish":true}}}`)
-			eventually(t, "the game is over", func() error {
+			stack.Eventually(t, "the game is over", func() error {
 				if state := s.instance(t, id)["state"]; state != "STATE_ENDED" {
 					return fmt.Errorf("it is %v", state)
 				}
 				return nil
 			})
 			s.judge(t, id, c.events)
-			eventually(t, "the server has left in good order", func() error {
+			stack.Eventually(t, "the server has left in good order", func() error {
 				if out := s.output(t); !strings.Contains(out, `"reason":"left"`) {
 					return fmt.Errorf("it says %s", out)
 				}
@@ -91,9 +92,9 @@ func TestAClientInNodePlaysAMatch(t *testing.T) {
 }
 
 // plays waits until the server has written down who plays.
-func (s *stack) plays(t *testing.T, id string, players ...string) {
+func (s *berth) plays(t *testing.T, id string, players ...string) {
 	t.Helper()
-	eventually(t, fmt.Sprint("these play: ", players), func() error {
+	stack.Eventually(t, fmt.Sprint("these play: ", players), func() error {
 		inst := s.instance(t, id)
 		data, _ := inst["gameData"].(object)
 		game, _ := data["json"].(object)
@@ -108,7 +109,7 @@ func (s *stack) plays(t *testing.T, id string, players ...string) {
 }
 
 // judge looks at the result: everybody was there, each event came once and in order, and it took two connections and a refresh.
-func (s *stack) judge(t *testing.T, id string, events int) {
+func (s *berth) judge(t *testing.T, id string, events int) {
 	t.Helper()
 	inst := s.instance(t, id)
 	raw, err := json.Marshal(inst["result"])
@@ -135,7 +136,7 @@ func (s *stack) judge(t *testing.T, id string, events int) {
 }
 
 // output returns what the game servers wrote.
-func (s *stack) output(t *testing.T) string {
+func (s *berth) output(t *testing.T) string {
 	t.Helper()
 	var all strings.Builder
 	err := filepath.WalkDir(s.dir, func(path string, e os.DirEntry, err error) error {

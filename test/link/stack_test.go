@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/berth-dev/berth/services/berth/dev"
+	"github.com/berth-dev/berth/test/stack"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,40 +24,24 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience is how long a test waits for what must happen.
 const patience = 60 * time.Second
 
-// stack is all of Berth in this process.
-type stack struct {
+// berth is all of Berth in this process.
+type berth struct {
 	*dev.Stack
 	dir string
 }
 
 // start runs what `berth dev` runs.
-func start(t *testing.T, o dev.Options) *stack {
+func start(t *testing.T, o dev.Options) *berth {
 	t.Helper()
-	o.Dir, o.AnyPort, o.LogLevel, o.Out = t.TempDir(), true, "error", io.Discard
-	ctx, cancel := context.WithCancel(context.Background())
-	d, err := dev.New(ctx, o)
-	if err != nil {
-		cancel()
-		t.Fatal(err)
-	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- d.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Errorf("stop: %v", err)
-		}
-		http.DefaultClient.CloseIdleConnections()
-	})
-	eventually(t, "Berth is ready", func() error { return d.Ready(ctx) })
-	return &stack{Stack: d, dir: o.Dir}
+	o.Dir = t.TempDir()
+	return &berth{Stack: stack.AllInOne(t, o), dir: o.Dir}
 }
 
 // object is a JSON object.
 type object = map[string]any
 
 // call calls the API over REST, which must succeed.
-func (s *stack) call(t *testing.T, method, path, body string) object {
+func (s *berth) call(t *testing.T, method, path, body string) object {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -79,7 +64,7 @@ func (s *stack) call(t *testing.T, method, path, body string) object {
 }
 
 // create creates an instance and returns its id.
-func (s *stack) create(t *testing.T, build string) string {
+func (s *berth) create(t *testing.T, build string) string {
 	t.Helper()
 	out := s.call(t, "POST", "", fmt.Sprintf(`{"placement":{"build":%q},"players":[{"id":"ann"}]}`, build))
 	inst, _ := out["instance"].(object)
@@ -88,7 +73,7 @@ func (s *stack) create(t *testing.T, build string) string {
 }
 
 // instance returns an instance as it is now.
-func (s *stack) instance(t *testing.T, id string) object {
+func (s *berth) instance(t *testing.T, id string) object {
 	t.Helper()
 	inst, _ := s.call(t, "GET", "/"+id, "")["instance"].(object)
 	return inst
@@ -97,28 +82,10 @@ func (s *stack) instance(t *testing.T, id string) object {
 // document is what tests need of a bootstrap document.
 type document struct{ Instance, Game, Social string }
 
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, condition func() error) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		err := condition()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s: %v", what, err)
-		}
-		<-poll.C
-	}
-}
-
 // readDocument waits for the bootstrap document in a file.
 func readDocument(t *testing.T, path string) (d document) {
 	t.Helper()
-	eventually(t, "the bootstrap is written", func() error {
+	stack.Eventually(t, "the bootstrap is written", func() error {
 		raw, err := os.ReadFile(path)
 		return errors.Join(err, json.Unmarshal(raw, &d))
 	})

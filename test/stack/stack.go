@@ -1,5 +1,5 @@
-// Package stack starts Berth for tests as it runs in production: four services, one of them twice, each a process of its own. They speak over loopback with
-// the internal key, and share a Redis that the test has started.
+// Package stack starts Berth for tests: as it runs in production (Start), four services, one of them twice, each a process of its own, which speak over
+// loopback with the internal key and share a Redis that the test has started; or all in the test's own process (AllInOne).
 package stack
 
 import (
@@ -107,7 +107,7 @@ func (s *Stack) configure(t testing.TB, cfg Config) {
 	add(GameInstance, "berth-game-instance", cfg.Redis, "BERTH_GRPC_ADDR="+s.API)
 	var file []string
 	if cfg.File != "" {
-		file = append(file, "BERTH_CONFIG="+writeConfig(t, cfg.File))
+		file = append(file, "BERTH_CONFIG="+WriteConfig(t, cfg.File))
 	}
 	add(Allocation, "berth-allocation", cfg.Redis, append(file, "BERTH_GRPC_ADDR="+allocation, "BERTH_GATEWAY_URL=http://"+edges[0])...)
 	for n, name := range []string{GatewayA, GatewayB} {
@@ -116,8 +116,8 @@ func (s *Stack) configure(t testing.TB, cfg Config) {
 	}
 }
 
-// writeConfig writes a configuration file and returns its path.
-func writeConfig(t testing.TB, content string) string {
+// WriteConfig writes a configuration file and returns its path.
+func WriteConfig(t testing.TB, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "berth.yaml")
 	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {

@@ -229,7 +229,7 @@ func fakeWorld(t *testing.T) world {
 	}
 }
 
-func (s *stack) world(t *testing.T) world {
+func (s *berth) world(t *testing.T) world {
 	t.Helper()
 	ctx := t.Context()
 	doc, err := s.server(ctx, map[string]any{

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -18,47 +17,23 @@ import (
 	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	"github.com/berth-dev/berth/services/berth/dev"
+	"github.com/berth-dev/berth/test/stack"
 )
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// stack is all of Berth in this process.
-type stack struct{ *dev.Stack }
+// berth is all of Berth in this process.
+type berth struct{ *dev.Stack }
 
-func start(t *testing.T) *stack {
+func start(t *testing.T) *berth {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	d, err := dev.New(ctx, dev.Options{Attach: true, AnyPort: true, Dir: t.TempDir(), LogLevel: "error", Out: io.Discard})
-	if err != nil {
-		cancel()
-		t.Fatal(err)
-	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- d.Serve(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-stopped; err != nil {
-			t.Errorf("stop: %v", err)
-		}
-		http.DefaultClient.CloseIdleConnections()
-	})
-	deadline := time.After(60 * time.Second)
-	poll := time.NewTicker(20 * time.Millisecond)
-	defer poll.Stop()
-	for d.Ready(ctx) != nil {
-		select {
-		case <-poll.C:
-		case <-deadline:
-			t.Fatal("Berth does not become ready")
-		}
-	}
-	return &stack{d}
+	return &berth{stack.AllInOne(t, dev.Options{Attach: true, Dir: t.TempDir()})}
 }
 
 // call calls the API over REST.
-func (s *stack) call(ctx context.Context, path string, body any, out proto.Message) error {
+func (s *berth) call(ctx context.Context, path string, body any, out proto.Message) error {
 	var raw []byte
 	var err error
 	if m, ok := body.(proto.Message); ok {
@@ -90,7 +65,7 @@ func (s *stack) call(ctx context.Context, path string, body any, out proto.Messa
 }
 
 // server registers a game server with an instance of its own, as created by create.
-func (s *stack) server(ctx context.Context, create map[string]any) (*bootstrap.Document, error) {
+func (s *berth) server(ctx context.Context, create map[string]any) (*bootstrap.Document, error) {
 	var server gameserverv1.RegisterGameServerResponse
 	if err := s.call(ctx, "game-servers", map[string]any{"capacity": 1, "endpoints": []any{map[string]any{"name": "game", "host": "127.0.0.1", "port": 7777, "protocol": "PROTOCOL_TCP"}}}, &server); err != nil {
 		return nil, err
