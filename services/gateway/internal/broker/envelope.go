@@ -60,7 +60,8 @@ func readEnvelope(raw []byte, message func(Message)) (*eventv1.Envelope, error) 
 		}
 		at = end
 	}
-	return rest, flush(len(raw))
+	err := flush(len(raw)) // before rest is looked at, which it sets
+	return rest, err
 }
 
 func readMessage(raw []byte) (m Message, err error) {
