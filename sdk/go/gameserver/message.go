@@ -51,7 +51,11 @@ func (s *Server) SendEphemeral(topic string, data *typev1.Data) error {
 			Code: codes.InvalidArgument, Reason: reasonInvalid, Message: "topic: it may have at most 64 characters A-Z a-z 0-9 . _ : / -",
 		})
 	}
-	if size := proto.Size(data); size > maxEphemeral {
+	raw, err := proto.Marshal(data)
+	if err != nil { // it would fail in the writer, too, and cost the connection
+		return fmt.Errorf("gameserver: SendEphemeral: %w", &Error{Code: codes.InvalidArgument, Reason: reasonInvalid, Message: "data: it cannot be encoded: " + err.Error()})
+	}
+	if size := len(raw); size > maxEphemeral {
 		return fmt.Errorf("gameserver: SendEphemeral: %w", errorOf(tooLarge(
 			fmt.Sprintf("data: it takes %d bytes; an ephemeral message may have %d. SendMessage takes more", size, maxEphemeral))))
 	}

@@ -15,6 +15,7 @@ import (
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 func message(id, topic string) *gameserverv1.InstanceEvent {
@@ -131,13 +132,20 @@ func TestSendEphemeral(t *testing.T) {
 func TestSendEphemeralRefuses(t *testing.T) {
 	g := newGateway(t)
 	s, _ := g.connect(nil)
-	for want, err := range map[string]error{
-		"VALIDATION_FAILED": s.SendEphemeral("no spaces", nil),
-		"LIMIT_EXCEEDED":    s.SendEphemeral("x", &typev1.Data{Kind: &typev1.Data_Binary{Binary: make([]byte, 16<<10)}}),
+	object := func(text string) *typev1.Data {
+		return &typev1.Data{Kind: &typev1.Data_Json{Json: &structpb.Struct{Fields: map[string]*structpb.Value{"name": structpb.NewStringValue(text)}}}}
+	}
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"a topic that is none":       {s.SendEphemeral("no spaces", nil), "VALIDATION_FAILED"},
+		"text that is not UTF-8":     {s.SendEphemeral("x", object("\xff")), "VALIDATION_FAILED"}, // and not the end of the connection
+		"data that is far too large": {s.SendEphemeral("x", &typev1.Data{Kind: &typev1.Data_Binary{Binary: make([]byte, 16<<10)}}), "LIMIT_EXCEEDED"},
 	} {
 		var refused *gameserver.Error
-		if !errors.As(err, &refused) || refused.Reason != want {
-			t.Errorf("got %v, want %s", err, want)
+		if !errors.As(c.err, &refused) || refused.Reason != c.want {
+			t.Errorf("%s: got %v, want %s", name, c.err, c.want)
 		}
 	}
 	if err := s.Close(t.Context()); err != nil {
