@@ -8,6 +8,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
 
+	"github.com/berth-dev/berth/pkg/errs"
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
@@ -80,6 +81,10 @@ func TestAMovingServersConnectionIsNotClosedWhenItHasAnother(t *testing.T) {
 	w.deliver(delivery(id, 1, 0))
 	s.notified() // so the gateway knows
 	s.call("Echo", "", nil)
+	s.says(id, 1, nil)
+	if r := s.answer(0); r.GetError().GetReason() != string(errs.StaleLinkEpoch) { // it speaks over the other one
+		t.Errorf("a message over the old connection is answered with %v", r)
+	}
 	if err := s.ws.Close(websocket.StatusNormalClosure, ""); err != nil {
 		t.Errorf("%v", err)
 	}

@@ -58,6 +58,7 @@ func (c *conn) passOn(m message) error {
 	}
 	caller, life := c.caller, c.life
 	instance, linked := c.state.LinkedUnder(m.instance, m.epoch)
+	linked = linked && !c.replaced // a newer connection has it, under another epoch
 	c.mu.Unlock()
 	if err := c.srv.cfg.Door.Frame(c.frames, c.remote); err != nil { // before credentials are looked at, which may take time
 		return c.lost(err)

@@ -10,7 +10,8 @@ import (
 )
 
 // decodeMessage reads a frame that is a message and nothing else, as everybody writes them, without an allocation. Everything else, be it wrong or only
-// unusual, is left to decode, so that the two cannot differ in what they make of a frame.
+// unusual, is left to the codec, so that the two do not differ in what they make of a frame; but what is within data is not looked at here: whoever reads
+// it drops what is no berth.type.v1.Data.
 func decodeMessage(raw []byte) (m message, ok bool) {
 	number, typ, n := protowire.ConsumeTag(raw)
 	if n < 0 || number != frameMessage || typ != protowire.BytesType {
