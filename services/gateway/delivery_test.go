@@ -14,7 +14,9 @@ import (
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 
 	"github.com/berth-dev/berth/services/gateway"
 )
@@ -269,5 +271,23 @@ func TestTheSubscriptionComesBackAfterTheStoreWasAway(t *testing.T) {
 	w.deliver(delivery(id, 1, 0))
 	if got := s.notified(); got != 1 {
 		t.Errorf("%d", got)
+	}
+}
+
+// A large notification behind a small one needs the queue for itself. It waits for it, and costs the connection nothing; the next one would have met the same.
+func TestALargeNotificationWaitsForAnEmptyQueue(t *testing.T) {
+	w := start(t, func(c *gateway.Config) { c.Limits.QueueBytes = 64 << 10 })
+	id := uuid.NewString()
+	s := w.linked(w.backend.issuer.pair(t), id)
+	large := delivery(id, 2, 1)
+	large.Event = &gameserverv1.InstanceEvent{Event: &gameserverv1.InstanceEvent_GameDataUpdated{GameDataUpdated: &gameserverv1.GameDataUpdated{
+		GameData: &typev1.Data{Kind: &typev1.Data_Binary{Binary: make([]byte, 200<<10)}},
+	}}}
+	w.commit(delivery(id, 1, 0), large, delivery(id, 3, 2))
+	w.backend.sessions.set(func(s *sessions) { s.undelivered = []string{id} })
+	for want := int64(1); want <= 3; want++ {
+		if got := s.notified(); got != want {
+			t.Fatalf("%d, want %d", got, want)
+		}
 	}
 }

@@ -18,6 +18,8 @@ import (
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+
+	"github.com/berth-dev/berth/services/gateway/internal/codec"
 )
 
 // object is a JSON object.
@@ -230,5 +232,14 @@ func TestGoodbyeIsInJSON(t *testing.T) {
 	s.sendRaw(websocket.MessageBinary, []byte(`{}`))
 	if code := s.gone(); code != linkv1.CloseCode_CLOSE_CODE_MALFORMED_FRAME {
 		t.Errorf("closed with %v", code)
+	}
+}
+
+// Text of a game's is written with no more bytes than JSON needs.
+func TestTextIsNotMadeLarger(t *testing.T) {
+	text := strings.Repeat("<&>", 100)
+	raw, err := codec.JSON.Encode(&linkv1.Frame{Kind: &linkv1.Frame_Goodbye{Goodbye: &linkv1.Goodbye{Message: text}}})
+	if err != nil || !strings.Contains(string(raw), text) {
+		t.Errorf("%s, %v", raw, err)
 	}
 }

@@ -136,17 +136,17 @@ func (c *conn) Deliver(d *eventv1.Delivery) {
 	defer c.mu.Unlock()
 	switch c.state.Offer(d.GetInstanceId(), d.GetOffset(), d.GetPrevious()) {
 	case session.Send:
-		c.notify(d)
+		c.notify(d, c.encode(notificationFrame(d)))
 	case session.Pull:
 		c.pull(d.GetInstanceId())
 	case session.Drop:
 	}
 }
 
-// notify queues a notification. One that takes the instance from the server is the last of its link. The caller holds mu.
-func (c *conn) notify(d *eventv1.Delivery) {
+// notify queues a notification, which raw is the frame of. One that takes the instance from the server is the last of its link. The caller holds mu.
+func (c *conn) notify(d *eventv1.Delivery, raw []byte) {
 	c.srv.cfg.Metrics.Notifications.Inc()
-	c.send(notificationFrame(d))
+	c.queue(raw)
 	instance := d.GetInstanceId()
 	switch d.GetEvent().GetEvent().(type) {
 	case *gameserverv1.InstanceEvent_Superseded:
@@ -214,12 +214,13 @@ func (c *conn) pulled(from session.Position, answer *sessionv1.PullNotifications
 		return
 	}
 	for _, d := range answer.GetDeliveries() {
-		if c.out.crowded(c.srv.cfg.Limits) {
+		raw := c.encode(notificationFrame(d))
+		if c.out.crowded(c.srv.cfg.Limits) || c.out.full(len(raw), c.srv.cfg.Limits) { // a large one needs an empty queue
 			c.state.PausePull(from)
 			return
 		}
 		if c.state.Accept(from, d.GetOffset()) {
-			c.notify(d)
+			c.notify(d, raw)
 		}
 	}
 	if c.state.EndPull(from) || answer.GetMore() {

@@ -67,10 +67,25 @@ func (c *conn) send(f *linkv1.Frame) {
 	if c.over || c.closing != 0 {
 		return
 	}
+	if raw := c.encode(f); raw != nil {
+		c.queue(raw)
+	}
+}
+
+// encode returns a frame as it is written. One that cannot be costs the connection; then it is nil. The caller holds mu.
+func (c *conn) encode(f *linkv1.Frame) []byte {
 	raw, err := c.codec.Encode(f)
 	if err != nil {
 		c.srv.cfg.Log.Error("a frame could not be encoded", append(identity(c.pair.Server()), "error", err)...)
 		c.close(linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, "internal error; connect again")
+		return nil
+	}
+	return raw
+}
+
+// queue queues an encoded frame. The caller holds mu.
+func (c *conn) queue(raw []byte) {
+	if c.over || c.closing != 0 {
 		return
 	}
 	if c.out.full(len(raw), c.srv.cfg.Limits) {
