@@ -269,3 +269,15 @@ func TestPingsKeepAnIdlePeer(t *testing.T) {
 		t.Errorf("the connection ended: %v", err)
 	}
 }
+
+// A payload that is larger than what services take, as JSON can become when it is encoded for them, must not break the stream that others' requests go over.
+func TestAPayloadThatServicesDoNotTakeIsRefused(t *testing.T) {
+	w := start(t, func(c *gateway.Config) { c.Limits.FrameBytes, c.RelayStreams = 10<<20, 1 })
+	s, other := w.open(w.backend.issuer.pair(t), &linkv1.Hello{}), w.open(w.backend.issuer.pair(t), &linkv1.Hello{})
+	if r := s.call("Echo", "", make([]byte, 9<<20)); r.GetError().GetReason() != string(errs.LimitExceeded) {
+		t.Errorf("answered %v", r.GetError())
+	}
+	if r := other.call("Echo", "", nil); r.GetError() != nil {
+		t.Errorf("another's request is answered %v", r)
+	}
+}

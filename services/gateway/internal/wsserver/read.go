@@ -21,6 +21,10 @@ import (
 	"github.com/berth-dev/berth/services/gateway/internal/session"
 )
 
+// maxPayload bounds what is relayed: a message between services has 8 MiB, and one that is larger would break the stream for all whose requests go over it.
+// Of JSON within the default limit of a frame less comes.
+const maxPayload = 7 << 20
+
 // keptBuffer is the size up to which a buffer that a frame was read into is used again.
 const keptBuffer = 64 << 10
 
@@ -286,6 +290,10 @@ func (c *conn) request(r *linkv1.Request) {
 	}
 	if r.Payload, err = c.codec.Payload(call.method, r.GetPayload()); err != nil {
 		c.refuse(call, err)
+		return
+	}
+	if len(r.GetPayload()) > maxPayload {
+		c.refuse(call, errs.New(errs.LimitExceeded, "payload: has %d bytes as encoded for Berth's services, and may have %d", len(r.GetPayload()), maxPayload))
 		return
 	}
 	r.Auth = nil // they go no further
