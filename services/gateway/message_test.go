@@ -11,6 +11,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/freeport"
@@ -180,6 +181,7 @@ func TestMessagesThatAreNotPassedOn(t *testing.T) {
 		"without a number":               {func(m *linkv1.Message) { m.Sequence = 0 }, errs.ValidationFailed},
 		"about a topic that is too long": {func(m *linkv1.Message) { m.Topic = strings.Repeat("x", 65) }, errs.ValidationFailed},
 		"about a topic with odd letters": {func(m *linkv1.Message) { m.Topic = "a b" }, errs.ValidationFailed},
+		"that is nested too deep":        {func(m *linkv1.Message) { m.Data = nested(65) }, errs.ValidationFailed},
 		"that is too large":              {func(m *linkv1.Message) { m.Data = bytesOf(strings.Repeat("x", 16<<10)) }, errs.ValidationFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -200,7 +202,16 @@ func TestMessagesThatAreNotPassedOn(t *testing.T) {
 	}
 }
 
-// Tokens may stand in the places of their handles, and what is unusual in an encoding is still read.
+// nested is an object with arrays in it, so many deep in all.
+func nested(depth int) *typev1.Data {
+	v := structpb.NewNullValue()
+	for range depth - 1 {
+		v = structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{v}})
+	}
+	return &typev1.Data{Kind: &typev1.Data_Json{Json: &structpb.Struct{Fields: map[string]*structpb.Value{"a": v}}}}
+}
+
+// Tokens may stand in the places of their handles, data may be as deep as that of requests, and what is unusual in an encoding is still read.
 func TestMessagesInUnusualForm(t *testing.T) {
 	w := start(t, nil)
 	heard := w.hears()
@@ -214,7 +225,8 @@ func TestMessagesInUnusualForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.sendRaw(websocket.MessageBinary, append(raw, 0xf8, 0x07, 0x01)) // field 127 of a later version
-	for want := int64(1); want <= 2; {
+	s.says(id, 3, func(m *linkv1.Message) { m.Data = nested(64) })
+	for want := int64(1); want <= 3; {
 		for _, m := range next(t, "a message", heard).GetMessages() {
 			if m.GetSequence() != want || len(m.GetData()) == 0 {
 				t.Errorf("%v", m)
@@ -231,6 +243,7 @@ func TestAMessageThatIsNoEncodingEndsTheConnection(t *testing.T) {
 		"a field cut off":    {0x52, 0x03, 0x0a, 0x05, 'x'},
 		"no UTF-8":           {0x52, 0x03, 0x0a, 0x01, 0xff},
 		"data of no message": {0x52, 0x03, 0x32, 0x7f, 0x00},
+		"data that is none":  {0x52, 0x05, 0x32, 0x03, 0x0a, 0x7f, 0x00},
 	} {
 		s := w.open(w.backend.issuer.pair(t), &linkv1.Hello{})
 		s.sendRaw(websocket.MessageBinary, raw)

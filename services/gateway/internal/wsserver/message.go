@@ -28,6 +28,7 @@ type message struct {
 	epoch, sequence        int64
 	topic                  []byte
 	data                   []byte // an encoded berth.type.v1.Data
+	deep                   bool   // data is nested deeper than it may be
 }
 
 // message passes a message on, or drops it and, not too often, says why.
@@ -114,6 +115,8 @@ func (m message) check() error {
 		return errs.New(errs.ValidationFailed, "topic: must be at most %d characters A-Z a-z 0-9 . _ : / -", maxTopic)
 	case len(m.data) > maxData:
 		return errs.New(errs.ValidationFailed, "data: has %d bytes as encoded, and a message may have %d; send a durable one, or less", len(m.data), maxData)
+	case m.deep:
+		return errs.New(errs.ValidationFailed, "data: objects and arrays may be nested at most %d deep", maxDepth)
 	}
 	return nil
 }

@@ -5,13 +5,13 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 )
 
 // decodeMessage reads a frame that is a message and nothing else, as everybody writes them, without an allocation. Everything else, be it wrong or only
-// unusual, is left to the codec, so that the two do not differ in what they make of a frame; but what is within data is not looked at here: whoever reads
-// it drops what is no berth.type.v1.Data.
+// unusual, is left to the codec, so that the two do not differ in what they make of a frame: data, too, that is none or nested deeper than most.
 func decodeMessage(raw []byte) (m message, ok bool) {
 	number, typ, n := protowire.ConsumeTag(raw)
 	if n < 0 || number != frameMessage || typ != protowire.BytesType {
@@ -64,7 +64,7 @@ func (m *message) take(number protowire.Number, typ protowire.Type, value []byte
 		m.topic = v
 	case messageData:
 		m.data = v
-		return true
+		return data.holds(v, quickDepth)
 	default:
 		return false
 	}
@@ -98,9 +98,10 @@ func (m *message) takeAuth(raw []byte) bool {
 
 // messageOf is a message that was decoded as every other frame is.
 func messageOf(in *linkv1.Message) (message, error) {
-	data, err := proto.Marshal(in.GetData())
+	raw, err := proto.Marshal(in.GetData())
 	return message{
 		instance: []byte(in.GetInstanceId()), game: []byte(in.GetAuth().GetGame()), social: []byte(in.GetAuth().GetSocial()),
-		epoch: in.GetLinkEpoch(), sequence: in.GetSequence(), topic: []byte(in.GetTopic()), data: data,
+		epoch: in.GetLinkEpoch(), sequence: in.GetSequence(), topic: []byte(in.GetTopic()), data: raw,
+		deep: deeper(structpb.NewStructValue(in.GetData().GetJson()), maxDepth),
 	}, err
 }
