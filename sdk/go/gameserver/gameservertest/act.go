@@ -34,7 +34,7 @@ func (b *Backend) act(what string, req proto.Message, change func() (*gameserver
 
 // tell puts something into the mailbox of the server, if there is one, and sends it. The caller holds mu.
 func (b *Backend) tell(e *gameserverv1.InstanceEvent) {
-	if !b.match.linked {
+	if !b.match.linked || b.match.folding {
 		return
 	}
 	n := b.match.tell(e)

@@ -43,6 +43,7 @@ type conn struct {
 	game, social         string // the handles
 	silent               bool   // nothing is heard of the gateway any more, and nothing it is told
 	linked               bool   // the instance is linked over it
+	rolledBack           bool   // STATE_ROLLED_BACK was answered over it
 	hello, move          *time.Timer
 	closed               websocket.StatusCode
 	unwelcome            string // with which code it was closed

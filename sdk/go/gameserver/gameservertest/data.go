@@ -37,6 +37,11 @@ func validate(req proto.Message) *linkv1.Error {
 			}
 		}
 		return uniqueIDs("players", ids, 1)
+	case *gameserverv1.CreateAndLinkRequest:
+		if refused := validate(&gameserverv1.AddPlayersRequest{Players: q.GetPlayers()}); refused != nil && len(q.GetPlayers()) > 0 {
+			return refused
+		}
+		return checkData("game_data", q.GetGameData())
 	case *gameserverv1.UpdatePlayersRequest:
 		ids := make([]string, 0, len(q.GetPlayers()))
 		for _, u := range q.GetPlayers() {

@@ -154,7 +154,7 @@ func (b *Backend) refreshREST(w http.ResponseWriter, r *http.Request) {
 		reason = reasonRevoked
 	case err != nil:
 		reason = reasonMalformed
-	case b.faults.expired && (body.ResumeKey == "" || body.ResumeKey != b.session.resumeKey || body.InstanceID != b.match.in.GetId()):
+	case b.faults.expired && (body.ResumeKey == "" || body.ResumeKey != b.session.resumeKey || body.InstanceID != b.named()):
 		reason = reasonExpired
 	}
 	if reason != "" {

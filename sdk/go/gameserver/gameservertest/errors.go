@@ -26,6 +26,8 @@ const (
 	reasonNotImplemented   = "NOT_IMPLEMENTED"
 	reasonRequestIDReused  = "REQUEST_ID_REUSED"
 	reasonGameServer       = "GAME_SERVER_UNKNOWN"
+	reasonFull             = "GAME_SERVER_FULL"
+	reasonRolledBack       = "STATE_ROLLED_BACK"
 	reasonUnavailable      = "SERVICE_UNAVAILABLE"
 
 	reasonMissing    = "CREDENTIALS_MISSING"
@@ -49,13 +51,13 @@ func codeOf(reason string) codes.Code {
 		return codes.Unauthenticated
 	case reasonNotAssigned, "CREDENTIALS_IN_USE", "ROLE_REQUIRED":
 		return codes.PermissionDenied
-	case reasonStateNotAllowed, reasonSuperseded, reasonStaleLinkEpoch, "NOT_CONNECTED", "STATE_ROLLED_BACK", "REQUEST_TOO_OLD":
+	case reasonStateNotAllowed, reasonSuperseded, reasonStaleLinkEpoch, "NOT_CONNECTED", reasonRolledBack, "REQUEST_TOO_OLD":
 		return codes.FailedPrecondition
 	case reasonRequestIDReused, reasonPlayerExists:
 		return codes.AlreadyExists
 	case reasonRevisionMismatch, "CONTENDED":
 		return codes.Aborted
-	case reasonMailboxFull, reasonLimitExceeded, "RATE_LIMITED", "GAME_SERVER_FULL":
+	case reasonMailboxFull, reasonLimitExceeded, "RATE_LIMITED", reasonFull:
 		return codes.ResourceExhausted
 	case reasonUnavailable, "STORE_UNAVAILABLE":
 		return codes.Unavailable

@@ -5,11 +5,11 @@
 //	server, err := gameserver.Connect(ctx, gameserver.WithBootstrap(backend.Bootstrap()))
 //
 // The test plays the backends' part (AddPlayers, UpdateGameData, Terminate …), waits for what the game server does (WaitForCall, WaitForState), and
-// has things go wrong (Disconnect, Fail, Supersede …). What a game server does against the protocol, docs/link-protocol.md, fails the test.
+// has things go wrong (Disconnect, Fail, Supersede, LoseWrites …). What a game server does against the protocol, docs/link-protocol.md, fails the test.
 //
-// What it leaves out: registered servers with several instances (CreateAndLink), claim codes, time-outs, limits on rates and on data other than those
-// that a game server meets by mistake, and the players' visibility of data. A server written in another language can be tested, too: it is given the
-// bootstrap document by Setenv or Document, and may speak either sub-protocol.
+// What it leaves out: several instances on one server, those that are placed on a registered one (it makes its own, see Config.Registered), claim codes,
+// time-outs, limits on rates and on data other than those that a game server meets by mistake, and the players' visibility of data. A server written in
+// another language can be tested, too: it is given the bootstrap document by Setenv or Document, and may speak either sub-protocol.
 package gameservertest
 
 import (
@@ -51,6 +51,10 @@ type Config struct {
 	Labels map[string]string
 	// Endpoints are the server's public addresses; nil: one named "game" at 127.0.0.1:7777, TCP.
 	Endpoints []bootstrap.Endpoint
+	// Registered makes the server a registered one (RegisterGameServer) with room for one instance. The bootstrap document names none: the server makes it with
+	// CreateAndLink (gameserver.Open and Host.Create), which says what is in it, so that Players, GameData, Settings and Labels have no effect. It can do so
+	// once: another one is refused with GAME_SERVER_FULL, also after the end of the first. A backend that acts on it before it is made fails the test.
+	Registered bool
 	// Strict fails the test also when the game server leaves, or is still there at the end of the test, without having ended the game or given it up; and
 	// when it leaves although it has not acknowledged all that had been sent to it when it did so.
 	Strict bool
@@ -126,9 +130,17 @@ func (b *Backend) Bootstrap() *bootstrap.Document {
 	defer b.mu.Unlock()
 	pair := b.pairs[len(b.pairs)-1]
 	return &bootstrap.Document{
-		Version: bootstrap.Version, Namespace: b.match.in.GetNamespace(), Instance: b.match.in.GetId(), Server: b.server, Gateway: b.srv.URL,
+		Version: bootstrap.Version, Namespace: b.match.in.GetNamespace(), Instance: b.named(), Server: b.server, Gateway: b.srv.URL,
 		Game: bootstrap.Secret(pair.game), Social: bootstrap.Secret(pair.social), Endpoints: b.cfg.Endpoints,
 	}
+}
+
+// named returns the instance that the bootstrap document names: none, for a registered server. The caller holds mu.
+func (b *Backend) named() string {
+	if b.cfg.Registered {
+		return ""
+	}
+	return b.match.in.GetId()
 }
 
 // Document returns the bootstrap document as it is handed to a process, in the environment variable BERTH_BOOTSTRAP.

@@ -32,7 +32,14 @@ type match struct {
 	last    *linkv1.Notification   // the newest that was made
 	posted  []Message              // durable messages of the server
 	taken   string                 // why the instance is not this server's any more
-	lost    bool                   // the store has forgotten it
+	folding bool                   // changes are not told one by one
+	loss    *loss                  // the store has lost writes, and the instance was not linked since
+	told    int64                  // the highest revision before the store lost it; none comes twice
+
+	made   bool   // there is an instance
+	madeBy string // the request id with which the server made it
+	madeAs int64  // the number of that request
+	lost   bool   // the store has forgotten it
 }
 
 func newMatch(cfg Config) *match {
@@ -52,7 +59,7 @@ func newMatch(cfg Config) *match {
 		in.Players = append(in.Players, newPlayer(p))
 	}
 	in.PlayerCount = int32(len(in.GetPlayers())) //nolint:gosec // at most a thousand
-	return &match{in: in, epoch: 100, offset: 1000}
+	return &match{in: in, epoch: 100, offset: 1000, made: !cfg.Registered}
 }
 
 func newPlayer(p *instancev1.Player) *instancev1.Player {
@@ -69,7 +76,7 @@ func (m *match) final() bool {
 }
 
 // finished reports whether the server has nothing to do with the instance any more.
-func (m *match) finished() bool { return m.final() || m.taken != "" || m.lost }
+func (m *match) finished() bool { return !m.made || m.final() || m.taken != "" || m.lost }
 
 func (m *match) stateName() string { return strings.TrimPrefix(m.in.GetState().String(), "STATE_") }
 
@@ -101,6 +108,9 @@ func (m *match) start() {
 func (m *match) tell(e *gameserverv1.InstanceEvent) *linkv1.Notification {
 	n := &linkv1.Notification{InstanceId: m.in.GetId(), Offset: m.offset + gapBetween, Previous: m.offset, Event: proto.CloneOf(e)}
 	m.offset, m.last = n.GetOffset(), n
+	if m.loss != nil {
+		m.loss.offset = m.offset
+	}
 	m.mailbox = append(m.mailbox, n)
 	return n
 }
@@ -112,7 +122,7 @@ func (m *match) trim(offset int64) {
 
 // touch notes a change and returns the revision that it made.
 func (m *match) touch() int64 {
-	m.in.Revision++
+	m.in.Revision = max(m.told, m.in.GetRevision()) + 1
 	m.in.UpdateTime = stamp(time.Now())
 	m.in.PlayerCount = int32(len(m.in.GetPlayers())) //nolint:gosec // at most a thousand
 	return m.in.GetRevision()
@@ -130,6 +140,9 @@ func (m *match) change(f func() *linkv1.Error) *linkv1.Error {
 }
 
 func (m *match) live() *linkv1.Error {
+	if !m.made {
+		return refusal(reasonInstanceUnknown, "the server has not made its instance yet")
+	}
 	if m.final() {
 		return refusal(reasonStateNotAllowed, "the instance is %s; nothing can change it any more", m.stateName())
 	}

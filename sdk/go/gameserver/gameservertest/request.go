@@ -50,11 +50,14 @@ func (b *Backend) request(c *conn, r *linkv1.Request) {
 	if refused != nil {
 		call.Reason = refused.GetReason()
 		out.Outcome = &linkv1.Response_Error{Error: refused}
-	} else if r.GetMethod() != methodLink && r.GetMethod() != methodRefresh {
+	} else if counts(r.GetMethod()) {
 		b.session.top = max(b.session.top, r.GetId())
+		if l := b.match.loss; l != nil { // the store knows of it
+			l.top = max(l.top, r.GetId())
+		}
 	}
 	c.send(&linkv1.Frame{Kind: &linkv1.Frame_Response{Response: out}})
-	if refused == nil && r.GetMethod() == methodLink {
+	if refused == nil && (r.GetMethod() == methodLink || r.GetMethod() == methodCreate) {
 		c.deliver(b.match.mailbox...)
 	}
 	if cut == cutAfterAnswer {
@@ -67,6 +70,11 @@ const (
 	methodRefresh = "RefreshTokens"
 	methodCreate  = "CreateAndLink"
 )
+
+// counts reports whether a method takes effect once, and its answer is one that last_request tells of.
+func counts(method string) bool {
+	return method != methodLink && method != methodRefresh && method != methodCreate
+}
 
 // answer returns the result of a request, or why it is refused. The caller holds mu.
 func (b *Backend) answer(c *conn, r *linkv1.Request, call *Call) ([]byte, *linkv1.Error) {
@@ -83,7 +91,7 @@ func (b *Backend) answer(c *conn, r *linkv1.Request, call *Call) ([]byte, *linkv
 		b.violation("request %d: the payload is no request of %s", r.GetId(), r.GetMethod())
 		return nil, refusal(reasonMalformed, "the payload is no request of %s", r.GetMethod())
 	}
-	fill(req, r.GetInstanceId())
+	name(req, r.GetInstanceId())
 	call.Request = proto.CloneOf(req)
 	if refused := b.faulty(r.GetMethod()); refused != nil {
 		return nil, refused
@@ -96,14 +104,14 @@ func (b *Backend) answer(c *conn, r *linkv1.Request, call *Call) ([]byte, *linkv
 	if err != nil {
 		return nil, refusal("INTERNAL", "the answer cannot be written")
 	}
-	if r.GetMethod() != methodLink && r.GetMethod() != methodRefresh && b.session.done[r.GetId()] == nil {
+	if counts(r.GetMethod()) && b.session.done[r.GetId()] == nil {
 		b.session.done[r.GetId()] = &answered{method: r.GetMethod(), payload: r.GetPayload(), result: out}
 	}
 	return out, nil
 }
 
-// fill puts the frame's instance into the request where it names none.
-func fill(req proto.Message, instance string) {
+// name puts the frame's instance into the request where it names none.
+func name(req proto.Message, instance string) {
 	m := req.ProtoReflect()
 	if fd := m.Descriptor().Fields().ByName("instance_id"); fd != nil && !m.Has(fd) && instance != "" {
 		m.Set(fd, protoreflect.ValueOfString(instance))
@@ -117,11 +125,12 @@ func (b *Backend) take(c *conn, r *linkv1.Request, req proto.Message) (proto.Mes
 	case r.GetMethod() == methodRefresh:
 		return b.refresh(), nil
 	case r.GetMethod() == methodCreate:
-		return nil, refusal(reasonGameServer, "this server is not registered")
+		q, _ := req.(*gameserverv1.CreateAndLinkRequest)
+		return b.create(c, r, q)
 	case r.GetInstanceId() != m.in.GetId():
 		b.violation("request %d (%s) names the instance %q, which is not this server's", r.GetId(), r.GetMethod(), r.GetInstanceId())
 		return nil, refusal(reasonInstanceUnknown, "there is no instance %q", r.GetInstanceId())
-	case m.lost:
+	case m.lost || !m.made:
 		return nil, refusal(reasonInstanceUnknown, "there is no instance %q", r.GetInstanceId())
 	}
 	if done := b.session.done[r.GetId()]; done != nil {
@@ -131,7 +140,8 @@ func (b *Backend) take(c *conn, r *linkv1.Request, req proto.Message) (proto.Mes
 		return nil, refusal(reasonSuperseded, "%s", m.taken)
 	}
 	if r.GetMethod() == methodLink {
-		return b.link(c)
+		linked, refused := b.link(c)
+		return linked, refused
 	}
 	if refused := b.checkLink(c, r); refused != nil {
 		return nil, refused
@@ -160,6 +170,9 @@ func (b *Backend) checkLink(c *conn, r *linkv1.Request) *linkv1.Error {
 	case !c.linked:
 		b.violation("request %d (%s) came before the instance was linked over this connection", r.GetId(), r.GetMethod())
 		return refusal(reasonStateNotAllowed, "link first")
+	case m.loss.noticed(r):
+		c.rolledBack = true
+		return refusal(reasonRolledBack, "the store has lost writes; link again, over a new connection")
 	case r.GetLinkEpoch() != m.epoch:
 		b.violation("request %d (%s) has the link epoch %d; the newest link or welcome gave %d", r.GetId(), r.GetMethod(), r.GetLinkEpoch(), m.epoch)
 		return refusal(reasonStaleLinkEpoch, "link_epoch: %d is not this link's", r.GetLinkEpoch())
@@ -168,9 +181,13 @@ func (b *Backend) checkLink(c *conn, r *linkv1.Request) *linkv1.Error {
 }
 
 // link binds the connection to the instance. The caller holds mu.
-func (b *Backend) link(c *conn) (proto.Message, *linkv1.Error) {
+func (b *Backend) link(c *conn) (*gameserverv1.LinkResponse, *linkv1.Error) {
 	m := b.match
-	if m.final() {
+	switch {
+	case c.rolledBack:
+		b.violation("the instance was linked over the connection over which STATE_ROLLED_BACK came; it must be another one")
+		return nil, refusal(reasonRolledBack, "the store has lost writes; link again, over a new connection")
+	case m.final():
 		return nil, refusal(reasonStateNotAllowed, "the instance is %s; nothing can change it any more", m.stateName())
 	}
 	if !c.linked {
@@ -178,7 +195,7 @@ func (b *Backend) link(c *conn) (proto.Message, *linkv1.Error) {
 		m.epoch++
 		c.linked = true
 	}
-	b.session.top = 0
+	b.session.top, m.loss = 0, nil
 	m.start()
 	return &gameserverv1.LinkResponse{Instance: proto.CloneOf(m.in), LinkEpoch: m.epoch, Offset: m.floor}, nil
 }

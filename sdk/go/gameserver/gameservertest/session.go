@@ -92,8 +92,11 @@ func (b *Backend) greet(c *conn, h *linkv1.Hello) {
 	}
 	c.phase = open
 	for _, in := range h.GetInstances() {
-		if b.resume(c, in, knows) {
+		switch {
+		case b.resume(c, in, knows):
 			w.Instances = append(w.Instances, &linkv1.ResumedInstance{InstanceId: in.GetInstanceId(), LinkEpoch: m.epoch})
+		case m.rolledBack(in):
+			w.RolledBackInstanceIds = append(w.RolledBackInstanceIds, in.GetInstanceId())
 		}
 	}
 	c.send(&linkv1.Frame{Kind: &linkv1.Frame_Welcome{Welcome: w}})
@@ -109,7 +112,7 @@ func (b *Backend) resume(c *conn, in *linkv1.HelloInstance, knows bool) bool {
 	case in.GetInstanceId() != m.in.GetId():
 		b.violation("hello names the instance %q, which is not this server's", in.GetInstanceId())
 		return false
-	case m.lost || b.faults.forgetLink || !m.linked:
+	case m.lost || !m.made || b.faults.forgetLink || !m.linked:
 		b.faults.forgetLink, m.linked = false, false
 		return false
 	case in.GetLinkEpoch() < 1 || in.GetLinkEpoch() > m.epoch:
@@ -118,15 +121,18 @@ func (b *Backend) resume(c *conn, in *linkv1.HelloInstance, knows bool) bool {
 	case in.GetLastOffset() > m.sent:
 		b.violation("hello acknowledges the offset %d, and no notification above %d was sent", in.GetLastOffset(), m.sent)
 		return false
-	case in.GetRevision() > m.in.GetRevision():
-		b.violation("hello knows of revision %d, and there is none above %d", in.GetRevision(), m.in.GetRevision())
+	case in.GetRevision() > max(m.told, m.in.GetRevision()):
+		b.violation("hello knows of revision %d, and there is none above %d", in.GetRevision(), max(m.told, m.in.GetRevision()))
 		return false
 	case in.GetLastRequest() > b.session.top:
 		b.violation("hello says that request %d was answered with a result since the link, and none above %d was", in.GetLastRequest(), b.session.top)
 		return false
 	case !knows:
 		return false
+	case m.rolledBack(in):
+		return false
 	}
+	m.loss = nil // it has nothing to do with this server
 	m.epoch++
 	m.trim(in.GetLastOffset())
 	c.linked = true
