@@ -1,6 +1,7 @@
 package kit
 
 import (
+	"slices"
 	"time"
 
 	"github.com/berth-dev/berth/sdk/go/gameserver/gameservertest"
@@ -59,6 +60,30 @@ func (r *sdkRun) repeated(method string) {
 	first, again := r.WaitForCall(method), r.WaitForCall(method)
 	if !again.Repeated || again.Number != first.Number {
 		fail("%s was sent as request %d and again as %d; a request keeps its number", method, first.Number, again.Number)
+	}
+}
+
+// relinked waits for another Link, which must be a new request, over the connection.
+func (r *sdkRun) relinked(connection int) {
+	switch c := r.WaitForCall("Link"); {
+	case c.Repeated:
+		fail("Link was sent again as request %d; it must have a new number", c.Number)
+	case c.Connection != connection:
+		fail("the instance was linked again over connection %d, not %d", c.Connection, connection)
+	}
+}
+
+// repaired fails unless a call that was lost was made again before any newer one took effect after it.
+func (r *sdkRun) repaired(lost gameservertest.Call) {
+	calls := r.Calls()
+	i := slices.IndexFunc(calls, func(c gameservertest.Call) bool { return c.Number == lost.Number && c.Repeated })
+	if i < 0 {
+		fail("request %d was answered, and lost by the store; it was not sent again", lost.Number)
+	}
+	for _, c := range calls[:i] {
+		if c.Number > lost.Number && c.Method != "Link" && c.Reason == "" {
+			fail("request %d took effect before the lost request %d was sent again", c.Number, lost.Number)
+		}
 	}
 }
 
@@ -173,6 +198,60 @@ var matches = []sdkCheck{
 		if n := r.Connections(); n != 1 {
 			fail("the server left the connection over it")
 		}
+		r.over()
+	}},
+	{"snapshots: after resync the instance is linked again, under a new number", 1, func(r *sdkRun) {
+		r.started()
+		r.WaitForCall("Link")
+		r.Resync(func() { r.AddPlayers(&instancev1.Player{Id: "ann"}) })
+		r.relinked(1)
+		r.WaitForAcks()
+		r.seen(1)
+		r.over()
+	}},
+	{"lost writes: after STATE_ROLLED_BACK the instance is linked again, under a new number, over another connection", 1, func(r *sdkRun) {
+		r.started()
+		r.WaitForCall("Link")
+		disk := r.Checkpoint()
+		r.Disconnect()
+		r.WaitForConnection(2) // over which the link has an epoch that the store will not know
+		r.LoseWrites(disk)
+		r.seen(1)
+		r.relinked(3)
+		r.over()
+	}},
+	{"lost writes: an instance in rolled_back_instance_ids is linked again, under a new number", 1, func(r *sdkRun) {
+		r.started()
+		r.WaitForCall("Link")
+		disk := r.Checkpoint()
+		r.Disconnect()
+		r.WaitForConnection(2)
+		r.LoseWrites(disk)
+		r.Disconnect()
+		r.relinked(3)
+		r.seen(1)
+		r.over()
+	}},
+	{"lost writes: a Link that is answered STATE_ROLLED_BACK is not repeated: there is a new one over another connection, even where welcome says that the instance goes on", 1, func(r *sdkRun) {
+		r.started()
+		r.WaitForCall("Link")
+		r.Fail(1, "STATE_ROLLED_BACK", 0)
+		r.Resync(func() { r.AddPlayers(&instancev1.Player{Id: "ann"}) })
+		if c := r.WaitForCall("Link"); c.Reason != "STATE_ROLLED_BACK" {
+			fail("Link was answered %q", c.Reason)
+		}
+		r.relinked(2)
+		r.seen(1)
+		r.over()
+	}},
+	{"lost writes: what was answered is sent again under its number, before anything newer", 2, func(r *sdkRun) {
+		r.started()
+		disk := r.Checkpoint()
+		r.seen(1)
+		lost := r.WaitForCall("UpdateGameData")
+		r.LoseWrites(disk)
+		r.seen(2)
+		r.repaired(lost)
 		r.over()
 	}},
 	{"move: the next connection is opened, and the instance resumed there, before this one is left", 2, func(r *sdkRun) {

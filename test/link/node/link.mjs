@@ -147,6 +147,7 @@ export class Link extends EventEmitter {
     this.watchdog = setInterval(() => { if (Date.now() - this.heard > silence) this.ws.terminate() }, 1000)
     if (this.opened === 1) this.refreshIn(this.refreshAfter ?? this.halfLife())
     const resumed = (w.instances ?? []).find((i) => i.instanceId === this.doc.instance)
+    if ((w.rolledBackInstanceIds ?? []).includes(this.doc.instance)) this.rolledBack()
     say('welcome', { connection: this.opened, resumed: Boolean(resumed) })
     this.ready = true
     this.linked = Boolean(resumed) && !this.mustLink
@@ -172,7 +173,8 @@ export class Link extends EventEmitter {
       this.linked = false
       this.link()
     } else if (error.reason === 'STATE_ROLLED_BACK') { // to be linked again, over another connection
-      this.mustLink = true
+      this.rolledBack()
+      this.ready = false
       this.ws.terminate()
     } else if (retried) {
       if (error.reason === 'CREDENTIALS_EXPIRED') this.refresh()
@@ -235,6 +237,7 @@ export class Link extends EventEmitter {
     for (const r of this.requests.values()) if (r.method === 'Link') return
     try {
       const start = await this.call('Link', { serverVersion: 'node-level-1' })
+      if (!start) return // given up
       this.linkEpoch = start.linkEpoch
       this.lastOffset = start.offset ?? 0
       this.mustLink = false
@@ -243,6 +246,17 @@ export class Link extends EventEmitter {
       this.flush()
     } catch (err) {
       this.end(`the instance could not be linked: ${err.message}`)
+    }
+  }
+
+  // rolledBack takes note that the store has lost writes: the instance is linked anew, even if welcome says that it goes on. A Link without an answer is
+  // given up, for it must be a new one.
+  rolledBack() {
+    this.mustLink = true
+    for (const r of this.requests.values()) {
+      if (r.method !== 'Link') continue
+      this.requests.delete(r.id)
+      r.resolve(null)
     }
   }
 
