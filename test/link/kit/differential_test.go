@@ -11,6 +11,7 @@ import (
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	"github.com/berth-dev/berth/sdk/go/gameserver"
 	"github.com/berth-dev/berth/sdk/go/gameserver/gameservertest"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -19,6 +20,7 @@ import (
 // world is Berth, the real one or the fake, as a backend sees it.
 type world struct {
 	doc            *bootstrap.Document
+	registered     *bootstrap.Document // of a server that has no instance yet
 	addPlayer      func(id string)
 	removePlayer   func(id string)
 	updatePlayer   func(id string, data map[string]any)
@@ -169,18 +171,70 @@ func playUnlinked(p *script) {
 	p.event()
 }
 
+// playCreated is a registered server that makes its instance itself.
+func playCreated(t *testing.T, w world) (log []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	h, err := gameserver.Open(ctx, gameserver.WithBootstrap(w.registered))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = h.Close(ctx) }()
+	create := func(what string, req *gameserverv1.CreateAndLinkRequest) *gameserver.Server {
+		s, err := h.Create(ctx, req)
+		var e *gameserver.Error
+		if errors.As(err, &e) {
+			log = append(log, fmt.Sprint(what, ": ", e.Code, " ", e.Reason))
+		} else {
+			log = append(log, fmt.Sprint(what, ": ", err))
+		}
+		if s != nil {
+			log = append(log, show(s.Instance()))
+		}
+		return s
+	}
+	twice := []*instancev1.Player{{Id: "zoe"}, {Id: "zoe"}}
+	create("one player twice", &gameserverv1.CreateAndLinkRequest{Players: twice})
+	create("data of no kind", &gameserverv1.CreateAndLinkRequest{GameData: &typev1.Data{}})
+	one := &gameserverv1.CreateAndLinkRequest{
+		RequestId: "one", Players: []*instancev1.Player{{Id: "ann", Data: data(map[string]any{"team": "red"})}}, GameData: data(map[string]any{"map": "harbour"}),
+		Settings: data(map[string]any{"rounds": 3}).GetJson(),
+	}
+	s := create("one", one)
+	if s == nil {
+		t.Fatal(log)
+	}
+	p := &script{t: t, ctx: ctx, s: s}
+	p.call("open", s.ConnectPlayers(ctx))
+	if again := create("the same again", one); again != s {
+		log = append(log, "it is another one")
+	}
+	create("another one", &gameserverv1.CreateAndLinkRequest{RequestId: "two"})
+	p.call("end", s.End(ctx, data(map[string]any{"winner": "ann"})))
+	return append(log, p.log...)
+}
+
+func TestTheFakeMakesInstancesLikeBerth(t *testing.T) {
+	alike(t, playCreated(t, start(t).world(t)), playCreated(t, fakeWorld(t)))
+}
+
 // The fake must not drift from Berth: a game server that plays the same match on both sees the same.
 func TestTheFakeIsLikeBerth(t *testing.T) {
 	s := start(t)
 	for name, play := range map[string]func(*script){"match": playMatch, "terminated": playTerminated, "unlinked": playUnlinked} {
 		t.Run(name, func(t *testing.T) {
-			real, fake := perform(t, s.world(t), play), perform(t, fakeWorld(t), play)
-			for i := range max(len(real), len(fake)) {
-				if i >= len(real) || i >= len(fake) || real[i] != fake[i] {
-					t.Fatalf("step %d:\nBerth: %s\nfake:  %s", i, at(real, i), at(fake, i))
-				}
-			}
+			alike(t, perform(t, s.world(t), play), perform(t, fakeWorld(t), play))
 		})
+	}
+}
+
+func alike(t *testing.T, real, fake []string) {
+	t.Helper()
+	for i := range max(len(real), len(fake)) {
+		if i >= len(real) || i >= len(fake) || real[i] != fake[i] {
+			t.Fatalf("step %d:\nBerth: %s\nfake:  %s", i, at(real, i), at(fake, i))
+		}
 	}
 }
 
@@ -213,7 +267,7 @@ func perform(t *testing.T, w world, play func(*script)) []string {
 func fakeWorld(t *testing.T) world {
 	b := gameservertest.Start(t, gameservertest.Config{Players: []*instancev1.Player{{Id: "ann"}}, GameData: data(map[string]any{"map": "harbour"}), Settings: data(map[string]any{"rounds": 3}).GetJson()})
 	return world{
-		doc: b.Bootstrap(), terminate: b.Terminate,
+		doc: b.Bootstrap(), terminate: b.Terminate, registered: gameservertest.Start(t, gameservertest.Config{Registered: true}).Bootstrap(),
 		addPlayer:    func(id string) { b.AddPlayers(&instancev1.Player{Id: id}) },
 		removePlayer: func(id string) { b.RemovePlayers(id) },
 		updatePlayer: func(id string, v map[string]any) {
@@ -244,8 +298,13 @@ func (s *berth) world(t *testing.T) world {
 			t.Fatal(err)
 		}
 	}
+	registered, err := s.registered(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return world{
 		doc:          doc,
+		registered:   registered,
 		terminate:    func(message string) { act("terminate", map[string]any{"message": message}) },
 		addPlayer:    func(id string) { act("addPlayers", map[string]any{"players": []any{map[string]any{"id": id}}}) },
 		removePlayer: func(id string) { act("removePlayers", map[string]any{"playerIds": []any{id}}) },

@@ -66,18 +66,26 @@ func (s *berth) call(ctx context.Context, path string, body any, out proto.Messa
 
 // server registers a game server with an instance of its own, as created by create.
 func (s *berth) server(ctx context.Context, create map[string]any) (*bootstrap.Document, error) {
-	var server gameserverv1.RegisterGameServerResponse
-	if err := s.call(ctx, "game-servers", map[string]any{"capacity": 1, "endpoints": []any{map[string]any{"name": "game", "host": "127.0.0.1", "port": 7777, "protocol": "PROTOCOL_TCP"}}}, &server); err != nil {
+	doc, err := s.registered(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if create == nil {
 		create = map[string]any{}
 	}
-	create["serverId"] = server.GetServer().GetId()
+	create["serverId"] = doc.Server
 	var instance instancev1.CreateGameInstanceResponse
-	err := s.call(ctx, "instances", create, &instance)
+	err = s.call(ctx, "instances", create, &instance)
+	doc.Instance = instance.GetInstance().GetId()
+	return doc, err
+}
+
+// registered registers a game server.
+func (s *berth) registered(ctx context.Context) (*bootstrap.Document, error) {
+	var server gameserverv1.RegisterGameServerResponse
+	err := s.call(ctx, "game-servers", map[string]any{"capacity": 1, "endpoints": []any{map[string]any{"name": "game", "host": "127.0.0.1", "port": 7777, "protocol": "PROTOCOL_TCP"}}}, &server)
 	return &bootstrap.Document{
-		Version: bootstrap.Version, Namespace: "default", Server: server.GetServer().GetId(), Gateway: s.Gateway, Instance: instance.GetInstance().GetId(),
+		Version: bootstrap.Version, Namespace: "default", Server: server.GetServer().GetId(), Gateway: s.Gateway,
 		Game: bootstrap.Secret(server.GetGameToken()), Social: bootstrap.Secret(server.GetSocialToken()),
 	}, err
 }
