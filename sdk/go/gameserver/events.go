@@ -146,6 +146,6 @@ func (s *Server) deliver(ctx context.Context) {
 				return
 			}
 		}
-		s.inbox.took(next.offset)
+		s.inbox.took()
 	}
 }

@@ -113,6 +113,10 @@ func (in *inbox) relink(offset int64, e *Relinked) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.seen, in.acked, in.told, in.leftOut = offset, offset, offset, false
+	// What waits came before the start data was here, though it may have happened after. Then it comes again, and it is that which counts.
+	for i := range in.queue {
+		in.queue[i].offset = 0
+	}
 	if e == nil {
 		return
 	}
@@ -167,9 +171,10 @@ func (in *inbox) head(ctx context.Context) (entry, bool) {
 }
 
 // took drops the first entry of the queue, which the game has taken.
-func (in *inbox) took(offset int64) {
+func (in *inbox) took() {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	offset := in.queue[0].offset // since head it may have lost its place in the sequence
 	in.queue[0] = entry{}
 	in.queue = in.queue[1:]
 	if offset > in.acked {

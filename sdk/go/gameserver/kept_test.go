@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -141,5 +142,30 @@ func TestRelinkedTellsOfLostWritesThatItReplaces(t *testing.T) {
 	}
 	if e, ok := in.queue[1].event.(Relinked); !ok || !e.LostWrites {
 		t.Errorf("the last is %v", in.queue[1].event)
+	}
+}
+
+// What came while a Link was on its way happened after the start data, perhaps. It comes again then, and must not be acknowledged before: what follows would be missed
+// for ever.
+func TestWhatOvertookTheStartDataIsNotAcknowledgedForIt(t *testing.T) {
+	in := newInbox(func() {}, make(chan struct{}, 1))
+	apply := func(*gameserverv1.InstanceEvent) {}
+	in.relink(1, nil)
+	for offset := int64(2); offset <= 3; offset++ {
+		if got := in.accept(&linkv1.Notification{Offset: offset, Previous: offset - 1}, apply); got != queued {
+			t.Fatalf("%d: %v", offset, got)
+		}
+	}
+	if _, ok := in.head(t.Context()); !ok { // on its way to the game
+		t.Fatal("nothing waits")
+	}
+	in.relink(2, &Relinked{})
+	in.took()
+	in.took()
+	if got := in.offset(); got != 2 {
+		t.Errorf("%d is acknowledged; the start data stands for 2", got)
+	}
+	if got := in.accept(&linkv1.Notification{Offset: 3, Previous: 2}, apply); got != queued {
+		t.Errorf("when it comes again: %v", got)
 	}
 }
