@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
@@ -13,7 +14,7 @@ import (
 const (
 	// maxTries bounds how often commands are decided again because another replica has committed first.
 	maxTries = 12
-	// applyDeadline bounds a batch, whatever became of those who wait for it.
+	// applyDeadline bounds a batch, however long those who wait for it would.
 	applyDeadline = 10 * time.Second
 )
 
@@ -35,8 +36,12 @@ type outcome struct {
 // Apply decides a command upon an instance and commits what comes of it. It returns the instance as it is then: all of it if the envelope asks for
 // that, otherwise its head and what the command looked at. A namespace other than "" must be the instance's own.
 //
-// Commands for one instance that wait at the same time are committed together, in the order in which they came. If ctx ends first, the outcome is unknown.
+// Commands for one instance that wait at the same time are committed together, in the order in which they came. If ctx ends first, the outcome is unknown;
+// if it had ended before, nothing is done.
 func (s *Service) Apply(ctx context.Context, namespace, id string, env Envelope, cmd Command) (*Instance, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	r := &request{ctx: ctx, namespace: namespace, env: env, cmd: cmd, answer: make(chan outcome, 1)}
 	out := s.queues.pass(id, r, func(batch []*request) { s.applyAll(id, batch) }) //nolint:contextcheck // a batch is everybody's
 	return out.inst, out.err
@@ -44,7 +49,7 @@ func (s *Service) Apply(ctx context.Context, namespace, id string, env Envelope,
 
 // applyAll answers a batch of commands for one instance.
 func (s *Service) applyAll(id string, batch []*request) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(batch[0].ctx), applyDeadline)
+	ctx, cancel := whileWanted(batch)
 	defer cancel()
 	outcomes, err := s.commitAll(ctx, id, batch)
 	for n, r := range batch {
@@ -53,6 +58,28 @@ func (s *Service) applyAll(id string, batch []*request) {
 		} else {
 			r.answer <- outcomes[n]
 		}
+	}
+}
+
+// whileWanted returns the context of a batch. The end of one request's context does not end it, because the others want their outcomes; but with the last one
+// it ends too. A stop of the program depends on it: its workers must not go on at a store that hangs.
+func whileWanted(batch []*request) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(batch[0].ctx), applyDeadline)
+	var wanted atomic.Int64
+	wanted.Store(int64(len(batch)))
+	forget := make([]func() bool, len(batch))
+	for n, r := range batch {
+		forget[n] = context.AfterFunc(r.ctx, func() {
+			if wanted.Add(-1) == 0 {
+				cancel()
+			}
+		})
+	}
+	return ctx, func() {
+		for _, stop := range forget {
+			stop()
+		}
+		cancel()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,6 +198,81 @@ func TestACallerWhoGoesAwayHoldsNobodyUp(t *testing.T) {
 		if _, in := m.inst.Players["gone"]; in {
 			t.Error("a command was decided whose caller had gone before its turn")
 		}
+	})
+}
+
+// hung is a store that answers nothing until whoever asks gives up.
+type hung struct {
+	Store
+	asked, givenUp atomic.Int64
+}
+
+func (h *hung) Load(ctx context.Context, _ string, _ Needs, _ []CommandID) (Loaded, error) {
+	h.asked.Add(1)
+	<-ctx.Done()
+	h.givenUp.Add(1)
+	return Loaded{}, ctx.Err()
+}
+
+// Nobody waits at a store that hangs for a caller who has gone, be it the one that serves the batch or not; and for one who had gone before, nobody asks it. A stop
+// depends on it.
+func TestNothingIsDoneForNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hung{}
+		s := NewService(Config{Store: store, Courier: nobody{}})
+		s.SetDriver(nobody{})
+		began := time.Now()
+		ctx, leave := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for n := range 3 { // the first is served alone, the others together
+			all.Go(func() {
+				if _, err := s.Apply(ctx, "default", id, Envelope{}, adding(fmt.Sprint(n))); !errors.Is(err, context.Canceled) {
+					t.Errorf("%d: %v", n, err)
+				}
+			})
+			synctest.Wait()
+		}
+		leave()
+		all.Wait()
+		asked := store.asked.Load()
+		for range 50 {
+			if _, err := s.Apply(ctx, "default", id, Envelope{}, adding("late")); !errors.Is(err, context.Canceled) {
+				t.Errorf("late: %v", err)
+			}
+		}
+		if got := store.asked.Load(); got != asked || time.Since(began) != 0 {
+			t.Errorf("the store was asked %d times for who had gone before; all took %v", got-asked, time.Since(began))
+		}
+	})
+}
+
+// A batch goes on as long as one of those in it waits.
+func TestABatchIsServedForWhoStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &hung{}
+		s := NewService(Config{Store: store, Courier: nobody{}})
+		s.SetDriver(nobody{})
+		first, leaveFirst := context.WithCancel(t.Context())
+		gone, leave := context.WithCancel(t.Context())
+		stays, end := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for _, ctx := range []context.Context{first, gone, stays} {
+			all.Go(func() { _, _ = s.Apply(ctx, "default", id, Envelope{}, adding("a")) })
+			synctest.Wait()
+		}
+		leaveFirst()
+		synctest.Wait() // the other two are served together now
+		leave()
+		synctest.Wait()
+		if asked, givenUp := store.asked.Load(), store.givenUp.Load(); asked != 2 || givenUp != 1 {
+			t.Errorf("of %d batches %d were given up, want 1 of 2", asked, givenUp)
+		}
+		end()
+		synctest.Wait()
+		if givenUp := store.givenUp.Load(); givenUp != 2 {
+			t.Errorf("%d batches were given up; the second outlives the last of those in it", givenUp)
+		}
+		all.Wait()
 	})
 }
 

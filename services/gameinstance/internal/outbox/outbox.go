@@ -114,8 +114,9 @@ func (d *Driver) done(id string) (again bool) {
 	return false
 }
 
-func (d *Driver) drive(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(ctx, callDeadline)
+// drive makes the calls of an instance that are due. All of them together have one deadline; living is the driver's own context.
+func (d *Driver) drive(living context.Context, id string) {
+	ctx, cancel := context.WithTimeout(living, callDeadline)
 	defer cancel()
 	loaded, err := d.instances.Load(ctx, id, instance.Needs{})
 	if err != nil {
@@ -129,13 +130,16 @@ func (d *Driver) drive(ctx context.Context, id string) {
 		if call.Tries > 0 && call.Due.After(loaded.Now) {
 			continue // backing off
 		}
-		if err := d.call(ctx, loaded.Instance, call); err != nil {
+		if living.Err() != nil {
+			return // whoever comes next finds it due
+		}
+		if err := d.call(living, ctx, loaded.Instance, call); err != nil {
 			d.log.Warn("outbox call failed; it is repeated", "instance_id", id, "attempt_id", call.AttemptID, "error", err)
 		}
 	}
 }
 
-func (d *Driver) call(ctx context.Context, inst *instance.Instance, call instance.Call) error {
+func (d *Driver) call(living, ctx context.Context, inst *instance.Instance, call instance.Call) error {
 	answered, err := d.make(ctx, inst, call)
 	env := instance.Envelope{Actor: actor}
 	switch {
@@ -150,7 +154,7 @@ func (d *Driver) call(ctx context.Context, inst *instance.Instance, call instanc
 		if err == nil {
 			retry = min(tellEvery<<min(call.Tries, 10), maxRetry)
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callDeadline) // the call may have used its time up
+		ctx, cancel := context.WithTimeout(living, callDeadline) // the call may have used its time up
 		defer cancel()
 		if _, applyErr := d.instances.Apply(ctx, "", inst.ID, env, instance.CallFailed{Kind: call.Kind, AttemptID: call.AttemptID, Retry: retry}); applyErr != nil {
 			return applyErr

@@ -96,12 +96,18 @@ func (s *Sweeper) release(id string) {
 	delete(s.busy, id)
 }
 
-// expire deals with what was claimed, a bounded number at a time over all sweeps.
+// expire deals with what was claimed, a bounded number at a time over all sweeps. When ctx ends, the rest is left to the next sweep.
 func (s *Sweeper) expire(ctx context.Context, found []due) error {
 	var all sync.WaitGroup
 	failed := make([]error, len(found))
 	for n, d := range found {
-		s.slots <- struct{}{}
+		select {
+		case s.slots <- struct{}{}:
+		case <-ctx.Done():
+			s.release(d.id)
+			failed[n] = ctx.Err()
+			continue
+		}
 		all.Go(func() {
 			defer func() { s.release(d.id); <-s.slots }()
 			failed[n] = s.one(ctx, d)

@@ -70,7 +70,7 @@ const (
 	sweepLimit    = 64
 	announceEvery = time.Second
 	announceLife  = 5 * time.Second
-	leaveDeadline = 2 * time.Second
+	leaveDeadline = time.Second // comes on top of an answer that the last round may wait for, and both must fit into a stop
 	reapEvery     = time.Second
 	auditEvery    = 30 * time.Second
 	// roundDeadline bounds one round of any of them; what is left over is done in the next.
