@@ -221,8 +221,10 @@ func (r *Recorder) line(ctx context.Context, e Entry) {
 const (
 	// batchSize is how many entries are written at once, at most.
 	batchSize = 256
-	// writeTimeout bounds one attempt to write them, also the last one, at the end of the program.
+	// writeTimeout bounds one attempt to write them.
 	writeTimeout = 3 * time.Second
+	// restTimeout bounds what is written at the end of the program. The attempt before may still wait for its answer, and both must fit into a stop.
+	restTimeout = 2 * time.Second
 	// writePause and maxWritePause are between attempts.
 	writePause, maxWritePause = 100 * time.Millisecond, 5 * time.Second
 )
@@ -287,7 +289,7 @@ func (r *Recorder) append(ctx context.Context, batch []Entry) error {
 
 // writeRest writes what is left at the end of the program, as far as one timeout allows.
 func (r *Recorder) writeRest(ctx context.Context, batch []Entry) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), restTimeout)
 	defer cancel()
 	for {
 		if batch = r.gather(batch); len(batch) == 0 {

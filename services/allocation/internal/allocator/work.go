@@ -22,8 +22,11 @@ const (
 )
 
 const (
-	// storeTimeout bounds a call to the store. A commit gets it even when the worker is stopping: what was done must be known.
+	// storeTimeout bounds a call to the store.
 	storeTimeout = 3 * time.Second
+	// lastTimeout bounds a commit that begins when the worker is stopping: what was done must be known, but a call before it may still wait for its
+	// answer, and both must fit into a stop.
+	lastTimeout = 1500 * time.Millisecond
 	// reclaimEvery and reclaims are how often a worker that had asked a provider for a server tries to get the allocation back from whoever took it.
 	reclaimEvery = 200 * time.Millisecond
 	reclaims     = 150
@@ -146,7 +149,11 @@ func (h *hold) now() time.Time { return h.base.Add(time.Since(h.since)) }
 
 // commit stores what was done, in any case: the context's values count, not its end.
 func (h *hold) commit(ctx context.Context, c Change) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	timeout := storeTimeout
+	if ctx.Err() != nil {
+		timeout = lastTimeout
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
 	c.Owner, c.Allocation, c.Write = h.w.owner, h.a, !h.a.same(&h.stored)
 	a, err := h.w.cfg.Queue.Commit(ctx, c)
