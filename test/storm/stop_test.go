@@ -44,16 +44,17 @@ func TestAllStopWhileRedisIsHurt(t *testing.T) {
 // game-instance stops in its time also while it sees to the servers of gateways that are gone, one after the other, and no commit is confirmed.
 func TestAllStopInTheMiddleOfALoss(t *testing.T) {
 	master, replica := redistest.Replicated(t)
-	w := newWorld(t, master.Addr, "BERTH_REDIS_DURABILITY=replicated")
+	// The first losses are enough to know that it is at it.
+	w := newWorld(t, master.Addr, "BERTH_REDIS_DURABILITY=replicated", "BERTH_TIMER_MASS_LOSS_MIN=1", "BERTH_TIMER_MASS_LOSS_SHARE=0.01")
 	w.leaveAll()
 	replica.Pause(t)
 	gateways := []string{stack.GatewayA, stack.GatewayB}
 	for _, name := range gateways {
 		w.Procs[name].Pause(t)
 	}
-	stack.EventuallyIn(t, w.size.patience, "many links are lost", func() error {
+	stack.EventuallyIn(t, w.size.patience, "links are lost", func() error {
 		if metric(t, w.Procs[stack.GameInstance], "berth_mass_loss")[""] == 0 {
-			return errors.New("too few yet")
+			return errors.New("none is lost yet")
 		}
 		return nil
 	})
