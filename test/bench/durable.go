@@ -27,6 +27,11 @@ func durable(o options) error {
 	if _, err := ordered(l, s.opening("links", atOnce)); err != nil {
 		return err
 	}
+	own, err := tracedRequests(o, l, total)
+	if err != nil {
+		return err
+	}
+	defer own.stop()
 	fire := func(work string, inFlight int) func() (int, error) {
 		return func() (int, error) {
 			r, err := ordered(l, order{Do: "fire", Set: "links", Work: work, Conns: atOnce, InFlight: inFlight, Total: total})
@@ -41,7 +46,10 @@ func durable(o options) error {
 	request := &work{name: "request", of: of, do: fire(workRequest, 1)}
 	crowded := &work{name: "requests, 8 in flight", of: of, do: fire(workRequest, 8)}
 	notification := &work{name: "notification", of: of, do: fire(workNotify, 1)}
-	if err := compare(rounds, commit, request, crowded, notification); err != nil {
+	if err := compare(rounds, commit, request, own[0].work, own[1].work, crowded, notification); err != nil {
+		return err
+	}
+	if err := own.report(request, (rounds+1)*total); err != nil {
 		return err
 	}
 	figure("durable_commit_alone_cpu", commit.cost(), "us", "-")
@@ -54,6 +62,62 @@ func durable(o options) error {
 			figure(f.name+"_"+process+"_cpu", f.of.cost(process), "us", "-")
 		}
 		figure(f.name+"_to_commit_alone", f.of.to(commit), "ratio", f.target)
+	}
+	return nil
+}
+
+// tracing is what a durable request costs in a Berth that sends spans.
+type tracing []*tracedRequest
+
+type tracedRequest struct {
+	*traced
+	name string
+	part float64 // of the traces that is sent
+	work *work
+}
+
+// tracedRequests starts a Berth with the default sampling, and one that sends all.
+func tracedRequests(o options, l *child, total int) (all tracing, err error) {
+	for _, t := range []*tracedRequest{{name: "durable_request_tracing_on", part: 0.01}, {name: "durable_request_tracing_all", part: 1}} {
+		ratio := ""
+		if t.part == 1 {
+			ratio = everything
+		}
+		if t.traced, err = startTraced(o, "yes", ratio); err != nil {
+			all.stop()
+			return nil, err
+		}
+		all = append(all, t)
+		if _, err := ordered(l, t.opening(t.name, atOnce)); err != nil {
+			all.stop()
+			return nil, err
+		}
+		of := map[string]*child{"gateway": t.gateway, "game-instance": t.instance, "redis": t.redis}
+		t.work = &work{name: t.name, of: of, do: func() (int, error) {
+			r, err := ordered(l, order{Do: "fire", Set: t.name, Work: workRequest, Conns: atOnce, InFlight: 1, Total: total})
+			return r.Done, err
+		}}
+	}
+	return all, nil
+}
+
+func (all tracing) stop() {
+	for _, t := range all {
+		t.stop()
+	}
+}
+
+// report compares them with off, the same without tracing, if the collectors got what they should. Half of it is enough: what is sent is drawn, and dropped where the exporter does not keep up.
+func (all tracing) report(off *work, requests int) error {
+	for _, t := range all {
+		expected := t.part * float64(requests)
+		spans, err := t.got("berth-gateway", int(expected/2))
+		if err != nil {
+			return err
+		}
+		progress("%s: %d spans of the gateway, of %.0f", t.name, spans, expected)
+		figure(t.name+"_cpu", t.work.cost(), "us", "-")
+		figure(t.name+"_to_off", t.work.to(off), "ratio", "-")
 	}
 	return nil
 }

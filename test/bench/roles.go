@@ -26,6 +26,8 @@ func play(role string, args []string) error {
 		return streamBackend(args[0])
 	case "publish":
 		return obey("", publisher(args[0]))
+	case "collector":
+		return collect()
 	case "load":
 		return obey("", newLoad().do)
 	}

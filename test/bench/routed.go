@@ -20,10 +20,13 @@ func routed(o options) error {
 		return err
 	}
 	defer b.stop()
-	if err := compare(b.rounds, b.echo, b.publish, b.naive, b.routed, b.streamed); err != nil {
+	if err := compare(b.rounds, b.echo, b.publish, b.naive, b.routed, b.routedTraced, b.streamed); err != nil {
 		return err
 	}
 	if err := compare(b.rounds, b.echoLate, b.routedLate); err != nil {
+		return err
+	}
+	if _, err := b.traced.got("berth-gateway", routedConns); err != nil { // each link's opening is a call at least
 		return err
 	}
 	b.report()
@@ -36,13 +39,16 @@ type bench struct {
 	many    int // operations in a round, of what is cheap
 	stack   *stack
 	second  *stack // whose backend comes over gRPC
+	traced  *traced
 	all     []*child
 	load    *child
-	mallocs []float64 // a value a round
-	late    map[string][]report
+	mallocs []float64 // a value a round, as mallocsTraced
+
+	mallocsTraced []float64
+	late          map[string][]report
 
 	echo, publish, naive, routed, streamed *work
-	echoLate, routedLate                   *work
+	echoLate, routedLate, routedTraced     *work
 }
 
 func newBench(o options) (*bench, error) {
@@ -65,6 +71,9 @@ func (b *bench) stop() {
 		if s != nil {
 			s.stop()
 		}
+	}
+	if b.traced != nil {
+		b.traced.stop()
 	}
 }
 
@@ -93,10 +102,29 @@ func (b *bench) prepare(o options) (err error) {
 	if b.routed, err = b.path("routed", "links", b.stack, map[string]*child{"backend": backend}); err != nil {
 		return err
 	}
-	b.routed.do = b.counted(b.routed.do)
+	b.routed.do = b.counted(b.stack, &b.mallocs, b.routed.do)
 	b.routedLate = &work{name: "routed, one in flight", do: b.fireLate("links", workMessage)}
 	b.echoLate = &work{name: "echo, one in flight", do: b.fireLate("echo", workEcho)}
+	if err := b.withTracing(o); err != nil {
+		return err
+	}
 	return b.overGRPC(o)
+}
+
+// withTracing is the same in a second Berth that sends all spans. Messages have none; what is measured is whether they pay for it all the same.
+func (b *bench) withTracing(o options) (err error) {
+	if b.traced, err = startTraced(o, "no", everything); err != nil {
+		return err
+	}
+	backend, err := b.keep(b.traced.inside(o, "messages"))
+	if err != nil {
+		return err
+	}
+	if b.routedTraced, err = b.path("routed_tracing_on", "links with tracing", b.traced.stack, map[string]*child{"backend": backend}); err != nil {
+		return err
+	}
+	b.routedTraced.do = b.counted(b.traced.stack, &b.mallocsTraced, b.routedTraced.do)
+	return nil
 }
 
 // overGRPC is the same with a backend that is a client of StreamMessages. Everybody who watches gets all messages, so it has a Berth of its own.
@@ -168,8 +196,8 @@ func (b *bench) fireLate(set, what string) func() (int, error) {
 	}
 }
 
-// counted counts the gateway's allocations in each round, less those of asking for them.
-func (b *bench) counted(do func() (int, error)) func() (int, error) {
+// counted counts the allocations of a stack's gateway in each round, less those of asking for them.
+func (b *bench) counted(s *stack, mallocs *[]float64, do func() (int, error)) func() (int, error) {
 	return func() (int, error) {
 		var at [3]float64
 		var n int
@@ -180,11 +208,11 @@ func (b *bench) counted(do func() (int, error)) func() (int, error) {
 					return n, err
 				}
 			}
-			if at[i], err = metric(b.stack.gatewayAdmin, "go_memstats_mallocs_total"); err != nil {
+			if at[i], err = metric(s.gatewayAdmin, "go_memstats_mallocs_total"); err != nil {
 				return n, err
 			}
 		}
-		b.mallocs = append(b.mallocs, (at[2]-at[1]-(at[1]-at[0]))/float64(n))
+		*mallocs = append(*mallocs, (at[2]-at[1]-(at[1]-at[0]))/float64(n))
 		return n, nil
 	}
 }
@@ -203,10 +231,12 @@ func (b *bench) report() {
 	figure("routed_to_floor", ratio(func(n int) float64 { return routed[n].sum() / (echo[n].sum() + 2*publish[n].sum()) }), "ratio", "<=1.3")
 	figure("routed_to_naive", b.routed.to(b.naive), "ratio", "<=0.15")
 	figure("routed_grpc_to_routed", b.streamed.to(b.routed), "ratio", "-")
+	figure("routed_tracing_on_to_off", b.routedTraced.to(b.routed), "ratio", "-")
 	figure("naive_to_floor", ratio(func(n int) float64 { return naive[n].sum() / (echo[n].sum() + 2*publish[n].sum()) }), "ratio", "-")
 	figure("routed_gateway_to_echo", ratio(func(n int) float64 { return routed[n].sum("gateway") / echo[n].sum() }), "ratio", "<=1.2")
 	figure("routed_redis_to_two_publish", ratio(func(n int) float64 { return routed[n].sum("redis") / (2 * publish[n].sum()) }), "ratio", "<=0.5")
 	figure("routed_gateway_mallocs", median(b.rounds, func(n int) float64 { return b.mallocs[n+1] }), "mallocs", "<=4")
+	figure("routed_tracing_on_gateway_mallocs", median(b.rounds, func(n int) float64 { return b.mallocsTraced[n+1] }), "mallocs", "-")
 	rtt, floor := b.late["links"][1:], b.late["echo"][1:]
 	figure("echo_p99", median(b.rounds, func(n int) float64 { return floor[n].P99 }), "us", "-")
 	figure("routed_p50", median(b.rounds, func(n int) float64 { return rtt[n].P50 }), "us", "-")

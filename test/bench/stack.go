@@ -19,22 +19,22 @@ type stack struct {
 }
 
 // startStack starts all of it. Everything that costs something is on, as it is by default; limits are on, and higher than any of the work that is measured
-// here gets.
-func startStack(o options, appendonly string) (*stack, error) {
+// here gets. more is environment of all services.
+func startStack(o options, appendonly string, more ...string) (*stack, error) {
 	dir, err := os.MkdirTemp(o.dir, "stack-")
 	if err != nil {
 		return nil, err
 	}
 	o.dir = dir
 	s := &stack{key: apikey.Prefix + rand.Text()}
-	if err := s.start(o, appendonly); err != nil {
+	if err := s.start(o, appendonly, more); err != nil {
 		s.stop()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *stack) start(o options, appendonly string) (err error) {
+func (s *stack) start(o options, appendonly string, more []string) (err error) {
 	if s.redis, err = redisServer(o.dir, appendonly); err != nil {
 		return err
 	}
@@ -44,10 +44,10 @@ func (s *stack) start(o options, appendonly string) (err error) {
 		return err
 	}
 	hash := apikey.Hash(s.key)
-	env := []string{
+	env := append([]string{
 		"BERTH_LOG_LEVEL=error", "BERTH_REDIS_ADDRS=" + s.redis.addr, "BERTH_AUTH_INTERNAL_KEY=" + rand.Text() + rand.Text(), "BERTH_AUTH_API_KEY_SHA256=" + hash,
 		"BERTH_TOKEN_ISSUER=" + ports[0], "BERTH_GAME_INSTANCE=" + ports[1], "BERTH_ALLOCATION=" + ports[6],
-	}
+	}, more...)
 	many := func(name string) []string {
 		return []string{"BERTH_LIMIT_" + name + "_PER_SECOND=1000000", "BERTH_LIMIT_" + name + "_BURST=1000000"}
 	}
