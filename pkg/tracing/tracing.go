@@ -48,6 +48,7 @@ const exportTimeout = 5 * time.Second
 type Tracer struct {
 	provider *sdktrace.TracerProvider
 	tracer   trace.Tracer
+	abort    func(context.Context) error // ends the exporter, whatever it is doing; nil if it cannot be busy
 }
 
 // Open returns the tracer of a program, whose spans carry its name; nil if there is to be no tracing. It does not wait for the collector.
@@ -63,7 +64,9 @@ func Open(ctx context.Context, cfg Config, program string) (*Tracer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tracing.endpoint (BERTH_TRACING_ENDPOINT): %w", err)
 	}
-	return newTracer(sdktrace.NewBatchSpanProcessor(exporter), cfg.SampleRatio, program), nil
+	t := newTracer(sdktrace.NewBatchSpanProcessor(exporter), cfg.SampleRatio, program)
+	t.abort = exporter.Shutdown
+	return t, nil
 }
 
 func newTracer(spans sdktrace.SpanProcessor, ratio float64, program string) *Tracer {
@@ -76,15 +79,19 @@ func newTracer(spans sdktrace.SpanProcessor, ratio float64, program string) *Tra
 	return &Tracer{provider: p, tracer: p.Tracer("github.com/berth-dev/berth")}
 }
 
-// Close sends what waits, and ends.
+// Close sends what waits until ctx ends, drops the rest, and ends. A collector that is away or hangs does not spoil it: that is no error.
 func (t *Tracer) Close(ctx context.Context) error {
 	if t == nil {
 		return nil
 	}
-	if err := t.provider.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	err := t.provider.Shutdown(ctx)
+	if errors.Is(err, context.DeadlineExceeded) && t.abort != nil { // it would go on trying behind our back, batch after batch, and hold its connection
+		err = t.abort(ctx)
+	}
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("tracing: %w", err)
 	}
-	return nil // a collector that is away does not spoil a stop
+	return nil
 }
 
 // Start begins a span of somebody's call, as the child of the trace in ctx. The caller ends it with End.

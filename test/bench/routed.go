@@ -42,10 +42,10 @@ type bench struct {
 	traced  *traced
 	all     []*child
 	load    *child
-	mallocs []float64 // a value a round, as mallocsTraced
+	mallocs []float64 // a value a round
+	late    map[string][]report
 
 	mallocsTraced []float64
-	late          map[string][]report
 
 	echo, publish, naive, routed, streamed *work
 	echoLate, routedLate, routedTraced     *work
