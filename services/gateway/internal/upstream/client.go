@@ -28,8 +28,10 @@ const (
 	// maxOpening is how many sessions are opened at once. When another gateway dies, its servers all come here within a second; asked for all at once, their
 	// sessions would take longer to open than anybody waits, and all would have to be opened again.
 	maxOpening = 64
-	// openingWait is how long a session waits for its turn: less than a server waits for Welcome.
+	// openingWait is how long a session waits for its turn, and openingTime how long its opening may take with that: clearly less than a server waits for
+	// Welcome (the Go SDK 15 s from dialling), so that it is told to try again and does not find out by giving up.
 	openingWait = 5 * time.Second
+	openingTime = 10 * time.Second
 	// expiryTick is how exact the timeouts of relayed calls are.
 	expiryTick = 100 * time.Millisecond
 )
@@ -123,7 +125,10 @@ func (c *Client) Relay(caller *sessionv1.ServerIdentity, req *linkv1.Request, tr
 }
 
 // OpenSession makes a socket its server's session. When many are being opened it waits for its turn, and fails with SERVICE_UNAVAILABLE if that does not come.
+// It takes no longer than openingTime, the wait included.
 func (c *Client) OpenSession(ctx context.Context, server token.Server, gatewayID string, hello *linkv1.Hello) (*sessionv1.OpenSessionResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, openingTime)
+	defer cancel()
 	turn := time.NewTimer(openingWait)
 	defer turn.Stop()
 	select {
@@ -134,8 +139,8 @@ func (c *Client) OpenSession(ctx context.Context, server token.Server, gatewayID
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeoutFor(len(hello.GetInstances())))
-	defer cancel()
+	ctx, cancelCall := context.WithTimeout(ctx, timeoutFor(len(hello.GetInstances()))) // or what is left, if that is less
+	defer cancelCall()
 	resp, err := c.sessions.OpenSession(ctx, &sessionv1.OpenSessionRequest{
 		Namespace: server.Namespace, ServerId: server.ID, PairId: server.PairID, GatewayId: gatewayID, Hello: hello,
 	})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
 
 	"github.com/berth-dev/berth/pkg/errs"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
@@ -242,6 +243,30 @@ func TestSessionsAreOpenedAFewAtATime(t *testing.T) {
 		// Those of the second in which the wait ends may be served or not.
 		if n := opened.Load(); n < 5*maxOpening || n > 6*maxOpening || refused.Load() != 10*maxOpening-n || s.most.Load() > maxOpening {
 			t.Errorf("%d opened, %d refused, %d at once", n, refused.Load(), s.most.Load())
+		}
+	})
+}
+
+// hangingOpening never opens a session.
+type hangingOpening struct {
+	sessionv1.SessionServiceClient
+}
+
+func (hangingOpening) OpenSession(ctx context.Context, _ *sessionv1.OpenSessionRequest, _ ...grpc.CallOption) (*sessionv1.OpenSessionResponse, error) {
+	<-ctx.Done()
+	return nil, status.FromContextError(ctx.Err()).Err()
+}
+
+// The wait for a turn and the call for many instances together took longer than a server waits for Welcome.
+func TestAnOpeningEndsBeforeTheServerGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &Client{sessions: hangingOpening{}, opening: make(chan struct{}, 1)}
+		c.opening <- struct{}{}
+		time.AfterFunc(4*time.Second, func() { <-c.opening })
+		begin := time.Now()
+		_, err := c.OpenSession(t.Context(), token.Server{}, "g", &linkv1.Hello{Instances: make([]*linkv1.HelloInstance, 1000)})
+		if took := time.Since(begin); took != openingTime || errs.ReasonOf(err).Kind() != errs.KindDeadlineExceeded {
+			t.Errorf("after %v: %v", took, err)
 		}
 	})
 }
