@@ -56,7 +56,7 @@ func collect() error {
 	return <-failed
 }
 
-// traced is a stack whose spans go to a collector of its own.
+// traced is a stack whose spans go to a collector of its own; without one there is no tracing.
 type traced struct {
 	*stack
 	collector *child
@@ -85,7 +85,9 @@ func startTraced(o options, appendonly, ratio string) (*traced, error) {
 
 func (t *traced) stop() {
 	t.stack.stop()
-	t.collector.stop()
+	if t.collector != nil {
+		t.collector.stop()
+	}
 }
 
 // got waits until the collector has at least so many spans of a program, and returns how many it has. Without them the stack was not traced, and its figures would lie.

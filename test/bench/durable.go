@@ -27,11 +27,6 @@ func durable(o options) error {
 	if _, err := ordered(l, s.opening("links", atOnce)); err != nil {
 		return err
 	}
-	own, err := tracedRequests(o, l, total)
-	if err != nil {
-		return err
-	}
-	defer own.stop()
 	fire := func(work string, inFlight int) func() (int, error) {
 		return func() (int, error) {
 			r, err := ordered(l, order{Do: "fire", Set: "links", Work: work, Conns: atOnce, InFlight: inFlight, Total: total})
@@ -46,10 +41,7 @@ func durable(o options) error {
 	request := &work{name: "request", of: of, do: fire(workRequest, 1)}
 	crowded := &work{name: "requests, 8 in flight", of: of, do: fire(workRequest, 8)}
 	notification := &work{name: "notification", of: of, do: fire(workNotify, 1)}
-	if err := compare(rounds, commit, request, own[0].work, own[1].work, crowded, notification); err != nil {
-		return err
-	}
-	if err := own.report(request, (rounds+1)*total); err != nil {
+	if err := compare(rounds, commit, request, crowded, notification); err != nil {
 		return err
 	}
 	figure("durable_commit_alone_cpu", commit.cost(), "us", "-")
@@ -63,61 +55,75 @@ func durable(o options) error {
 		}
 		figure(f.name+"_to_commit_alone", f.of.to(commit), "ratio", f.target)
 	}
+	return tracedRequests(o, l, rounds, total)
+}
+
+// tracedRequest is a durable request in a Berth that does nothing else, with or without tracing: beside one that has other work too, the difference would
+// be that work's.
+type tracedRequest struct {
+	*traced
+	name  string
+	ratio string  // tracing.sample_ratio; "" leaves the default
+	sent  float64 // which part of the traces that is; 0: there is no tracing
+	work  *work
+}
+
+// tracedRequests compares a durable request with tracing off, with the default sampling, and with all traces sent.
+func tracedRequests(o options, l *child, rounds, total int) (err error) {
+	all := []*tracedRequest{{name: "durable_request_tracing_off"}, {name: "durable_request_tracing_on", sent: 0.01}, {name: "durable_request_tracing_all", ratio: everything, sent: 1}}
+	var works []*work
+	for _, t := range all {
+		if err := t.start(o, l, total); err != nil {
+			return err
+		}
+		defer t.stop()
+		works = append(works, t.work)
+	}
+	if err := compare(rounds, works...); err != nil {
+		return err
+	}
+	for _, t := range all {
+		if err := t.report(all[0].work, (rounds+1)*total); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-// tracing is what a durable request costs in a Berth that sends spans.
-type tracing []*tracedRequest
-
-type tracedRequest struct {
-	*traced
-	name string
-	part float64 // of the traces that is sent
-	work *work
-}
-
-// tracedRequests starts a Berth with the default sampling, and one that sends all.
-func tracedRequests(o options, l *child, total int) (all tracing, err error) {
-	for _, t := range []*tracedRequest{{name: "durable_request_tracing_on", part: 0.01}, {name: "durable_request_tracing_all", part: 1}} {
-		ratio := ""
-		if t.part == 1 {
-			ratio = everything
-		}
-		if t.traced, err = startTraced(o, "yes", ratio); err != nil {
-			all.stop()
-			return nil, err
-		}
-		all = append(all, t)
-		if _, err := ordered(l, t.opening(t.name, atOnce)); err != nil {
-			all.stop()
-			return nil, err
-		}
-		of := map[string]*child{"gateway": t.gateway, "game-instance": t.instance, "redis": t.redis}
-		t.work = &work{name: t.name, of: of, do: func() (int, error) {
-			r, err := ordered(l, order{Do: "fire", Set: t.name, Work: workRequest, Conns: atOnce, InFlight: 1, Total: total})
-			return r.Done, err
-		}}
+func (t *tracedRequest) start(o options, l *child, total int) (err error) {
+	if t.sent > 0 {
+		t.traced, err = startTraced(o, "yes", t.ratio)
+	} else {
+		t.traced = &traced{}
+		t.stack, err = startStack(o, "yes")
 	}
-	return all, nil
-}
-
-func (all tracing) stop() {
-	for _, t := range all {
+	if err != nil {
+		return err
+	}
+	if _, err := ordered(l, t.opening(t.name, atOnce)); err != nil {
 		t.stop()
+		return err
 	}
+	of := map[string]*child{"gateway": t.gateway, "game-instance": t.instance, "redis": t.redis}
+	t.work = &work{name: t.name, of: of, do: func() (int, error) {
+		r, err := ordered(l, order{Do: "fire", Set: t.name, Work: workRequest, Conns: atOnce, InFlight: 1, Total: total})
+		return r.Done, err
+	}}
+	return nil
 }
 
-// report compares them with off, the same without tracing, if the collectors got what they should. Half of it is enough: what is sent is drawn, and dropped where the exporter does not keep up.
-func (all tracing) report(off *work, requests int) error {
-	for _, t := range all {
-		expected := t.part * float64(requests)
-		spans, err := t.got("berth-gateway", int(expected/2))
-		if err != nil {
-			return err
-		}
-		progress("%s: %d spans of the gateway, of %.0f", t.name, spans, expected)
-		figure(t.name+"_cpu", t.work.cost(), "us", "-")
-		figure(t.name+"_to_off", t.work.to(off), "ratio", "-")
+// report prints the figures if the collector got what it should. Half of it is enough: what is sent is drawn, and dropped where the exporter does not keep up.
+func (t *tracedRequest) report(off *work, requests int) error {
+	figure(t.name+"_cpu", t.work.cost(), "us", "-")
+	if t.sent == 0 {
+		return nil
 	}
+	expected := t.sent * float64(requests)
+	spans, err := t.got("berth-gateway", int(expected/2))
+	if err != nil {
+		return err
+	}
+	progress("%s: %d spans of the gateway, of %.0f", t.name, spans, expected)
+	figure(t.name+"_to_off", t.work.to(off), "ratio", "-")
 	return nil
 }
