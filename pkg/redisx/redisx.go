@@ -63,6 +63,11 @@ const (
 	maxPartitions   = 4096
 	defaultParts    = 256
 	connectDeadline = 5 * time.Second
+
+	// poolSize bounds the connections to one Redis server; those beyond the driver's few for pipelines are made when they are wanted. Each carries one command at a
+	// time: over a line of 125 ms it is good for 8 a second, and the driver's own default, 10 for each core, would let hundreds of servers wait for each other,
+	// and the leases of gateways wait with them, with a Redis that has nothing to do.
+	poolSize = 256
 )
 
 // openMeta makes a new keyspace in one step, so that no service finds half of it.
@@ -128,7 +133,7 @@ func connect(ctx context.Context, cfg Config) (redis.UniversalClient, error) {
 	opts := &redis.UniversalOptions{
 		Addrs: cfg.Addrs, Username: cfg.Username, Password: cfg.Password.Reveal(),
 		MaxRetries: -1, DialerRetries: 1, DialTimeout: 2 * time.Second, ReadTimeout: 2 * time.Second, WriteTimeout: 2 * time.Second,
-		PoolTimeout: 2 * time.Second, ContextTimeoutEnabled: true,
+		PoolTimeout: 2 * time.Second, PoolSize: poolSize, ContextTimeoutEnabled: true,
 	}
 	files, err := cfg.TLS.Open("redis.tls", cfg.Log)
 	if err != nil {

@@ -85,12 +85,24 @@ func (s *Session) PullNotifications(ctx context.Context, req *sessionv1.PullNoti
 	return out, nil
 }
 
+// acksAtOnce bounds how many acknowledgements of one call are written at once. One after the other, a batch would take longer over a slow line to the store than
+// the gateway waits, which then sends all of it again.
+const acksAtOnce = 32
+
 // AckNotifications implements the rpc.
 func (s *Session) AckNotifications(ctx context.Context, req *sessionv1.AckNotificationsRequest) (*sessionv1.AckNotificationsResponse, error) {
-	var failed []error
-	for _, a := range req.GetAcks() { // one that fails keeps none of the others
-		failed = append(failed, s.sessions.Ack(ctx, a.GetInstanceId(), a.GetLinkEpoch(), a.GetOffset()))
+	acks := req.GetAcks()
+	failed := make([]error, len(acks))
+	slots := make(chan struct{}, acksAtOnce) // overflow: the next one waits
+	var all sync.WaitGroup
+	for n, a := range acks { // one that fails keeps none of the others
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			failed[n] = s.sessions.Ack(ctx, a.GetInstanceId(), a.GetLinkEpoch(), a.GetOffset())
+		})
 	}
+	all.Wait()
 	return &sessionv1.AckNotificationsResponse{}, errors.Join(failed...)
 }
 

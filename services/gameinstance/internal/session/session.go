@@ -387,14 +387,31 @@ func (s *Service) Ack(ctx context.Context, instanceID string, linkEpoch, offset 
 // redeliverAfter is how long an entry may wait for its acknowledgement before the gateway is reminded of it.
 const redeliverAfter = 2 * time.Second
 
-// Renew keeps a gateway's lease and returns the instances whose entries it should deliver again. standing is false if the lease ran out.
+// Renew keeps a gateway's lease and returns the instances whose entries it should deliver again. standing is false if the lease ran out. A lease that was renewed
+// is renewed, also if the store does not say in time which entries wait: the next renewal asks again.
 func (s *Service) Renew(ctx context.Context, gatewayID string, lease time.Duration) (standing bool, undelivered []string, err error) {
 	standing, err = s.Gateways.RenewGateway(ctx, gatewayID, lease)
 	if err != nil || !standing || lease == 0 {
 		return standing, nil, err
 	}
-	undelivered, err = s.Mailboxes.Undelivered(ctx, gatewayID, redeliverAfter)
-	return standing, undelivered, err
+	looking, cancel := context.WithTimeout(ctx, within(ctx))
+	defer cancel()
+	if undelivered, err = s.Mailboxes.Undelivered(looking, gatewayID, redeliverAfter); err != nil {
+		s.Log.WarnContext(ctx, "undelivered entries could not be looked for; the next renewal of the gateway asks again", "gateway_id", gatewayID, "error", err)
+	}
+	return true, undelivered, nil
+}
+
+// lookDeadline bounds the look for undelivered entries.
+const lookDeadline = 5 * time.Second
+
+// within leaves a part of the context's time for the answer to arrive.
+func within(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return lookDeadline
+	}
+	return min(lookDeadline, time.Until(deadline)*3/4)
 }
 
 func (s *Service) reap(ctx context.Context, gateway string) error {
