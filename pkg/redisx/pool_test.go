@@ -11,7 +11,7 @@ import (
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 )
 
-// Over a slow line each connection waits for its answer most of the time. With as few as there are cores, everybody waited for everybody, and leases ran out.
+// Over a slow line each connection waits for its answer most of the time. With as few as there are cores, everybody waited for everybody.
 func TestAHundredAnswersThatAreLateKeepNobodyElseWaiting(t *testing.T) {
 	const late = 100
 	addr := redistest.Server(t)

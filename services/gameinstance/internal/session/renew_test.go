@@ -28,7 +28,7 @@ func (m away) Undelivered(ctx context.Context, _ string, _ time.Duration) ([]str
 	return nil, ctx.Err()
 }
 
-// A gateway whose lease had been renewed was told that it was not, because the look for undelivered entries after it failed; some of those in a row, and it took
+// A gateway whose lease had been renewed was told that it was not, because the look for undelivered entries after it failed; some of those in a row, and it would take
 // its lease for lost.
 func TestALeaseIsRenewedAlsoIfNobodySaysWhatIsUndelivered(t *testing.T) {
 	for name, hangs := range map[string]bool{"fails": false, "hangs": true} {
