@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -182,6 +183,8 @@ func TestMessagesThatAreNotPassedOn(t *testing.T) {
 		"about a topic that is too long": {func(m *linkv1.Message) { m.Topic = strings.Repeat("x", 65) }, errs.ValidationFailed},
 		"about a topic with odd letters": {func(m *linkv1.Message) { m.Topic = "a b" }, errs.ValidationFailed},
 		"that is nested too deep":        {func(m *linkv1.Message) { m.Data = nested(65) }, errs.ValidationFailed},
+		"with a number that is none":     {func(m *linkv1.Message) { m.Data = withA(structpb.NewNumberValue(math.NaN())) }, errs.ValidationFailed},
+		"with a value that is none":      {func(m *linkv1.Message) { m.Data = withA(new(structpb.Value)) }, errs.ValidationFailed},
 		"that is too large":              {func(m *linkv1.Message) { m.Data = bytesOf(strings.Repeat("x", 16<<10)) }, errs.ValidationFailed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -208,7 +211,11 @@ func nested(depth int) *typev1.Data {
 	for range depth - 1 {
 		v = structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{v}})
 	}
-	return &typev1.Data{Kind: &typev1.Data_Json{Json: &structpb.Struct{Fields: map[string]*structpb.Value{"a": v}}}}
+	return withA(v)
+}
+
+func withA(a *structpb.Value) *typev1.Data {
+	return &typev1.Data{Kind: &typev1.Data_Json{Json: &structpb.Struct{Fields: map[string]*structpb.Value{"a": a}}}}
 }
 
 // Tokens may stand in the places of their handles, data may be as deep as that of requests, and what is unusual in an encoding is still read.

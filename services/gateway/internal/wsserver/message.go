@@ -29,6 +29,7 @@ type message struct {
 	topic                  []byte
 	data                   []byte // an encoded berth.type.v1.Data
 	deep                   bool   // data is nested deeper than it may be
+	odd                    bool   // data is not valid in JSON
 }
 
 // message passes a message on, or drops it and, not too often, says why.
@@ -117,6 +118,8 @@ func (m message) check() error {
 		return errs.New(errs.ValidationFailed, "data: has %d bytes as encoded, and a message may have %d; send a durable one, or less", len(m.data), maxData)
 	case m.deep:
 		return errs.New(errs.ValidationFailed, "data: objects and arrays may be nested at most %d deep", maxDepth)
+	case m.odd:
+		return errs.New(errs.ValidationFailed, "data: not valid JSON data: each value must be set, and numbers must be finite")
 	}
 	return nil
 }

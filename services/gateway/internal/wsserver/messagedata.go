@@ -1,6 +1,8 @@
 package wsserver
 
 import (
+	"encoding/binary"
+	"math"
 	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -39,6 +41,12 @@ var within = [list + 1][fields]shape{
 	list:   {1: value},
 }
 
+// memberValue is the field without which a member of an object has no value.
+const memberValue = 2
+
+// numberValue is the field of a value that has a number.
+const numberValue = 2
+
 // holds reports whether raw is the shape as it is usually encoded, with objects and arrays nested at most depth deep, raw itself included. It allocates nothing.
 // What it refuses may be unusual only, such as a field of a later version.
 func (s shape) holds(raw []byte, depth int) bool {
@@ -47,6 +55,7 @@ func (s shape) holds(raw []byte, depth int) bool {
 			return false
 		}
 	}
+	whole := s != member && s != value
 	for len(raw) > 0 {
 		number, typ := raw[0]>>3, protowire.Type(raw[0]&7)
 		if number == 0 || number >= fields {
@@ -65,7 +74,51 @@ func (s shape) holds(raw []byte, depth int) bool {
 		if n < 0 || !s.fits(number, content, depth) {
 			return false
 		}
+		if s == value && number == numberValue && (typ != protowire.Fixed64Type || !finite(math.Float64frombits(binary.LittleEndian.Uint64(raw[1:])))) {
+			return false
+		}
+		whole = whole || s.filledBy(number, typ)
 		raw = raw[1+n:]
+	}
+	return whole
+}
+
+// filledBy reports whether a field is one of which a member or a value must have one.
+func (s shape) filledBy(number byte, typ protowire.Type) bool {
+	if s == member {
+		return number == memberValue && typ == protowire.BytesType
+	}
+	switch number {
+	case 1, 4: // null and a boolean
+		return typ == protowire.VarintType
+	case numberValue:
+		return typ == protowire.Fixed64Type
+	default:
+		return number <= 6 && typ == protowire.BytesType
+	}
+}
+
+func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
+
+// plain reports whether a decoded value is one in JSON: who reads it so could not, and with it all that follows.
+func plain(v *structpb.Value) bool {
+	switch k := v.GetKind().(type) {
+	case nil:
+		return false
+	case *structpb.Value_NumberValue:
+		return finite(k.NumberValue)
+	case *structpb.Value_StructValue:
+		for _, inner := range k.StructValue.GetFields() {
+			if !plain(inner) {
+				return false
+			}
+		}
+	case *structpb.Value_ListValue:
+		for _, inner := range k.ListValue.GetValues() {
+			if !plain(inner) {
+				return false
+			}
+		}
 	}
 	return true
 }

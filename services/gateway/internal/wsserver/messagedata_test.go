@@ -75,7 +75,8 @@ func depthOf(v *structpb.Value) (depth int) {
 
 // What is taken for data can be decoded as such and is not too deep; and what we encode ourselves is refused only when it is.
 func FuzzData(f *testing.F) {
-	for _, raw := range [][]byte{nil, jsonData(f, step), nested(f, quickDepth), nested(f, quickDepth+1), {0x12, 2, 'h', 'i'}, {0xa0, 6, 1}, {0x0a, 1, 0xff}} {
+	for _, raw := range [][]byte{nil, jsonData(f, step), nested(f, quickDepth), nested(f, quickDepth+1), {0x12, 2, 'h', 'i'}, {0xa0, 6, 1}, {0x0a, 1, 0xff}, {0x0a, 2, 0x0a, 0}, {0x0a, 4, 0x0a, 2, 0x12, 0},
+		{0x0a, 13, 0x0a, 11, 0x12, 9, 0x11, 0, 0, 0, 0, 0, 0, 0xf8, 0x7f}} {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
@@ -88,6 +89,9 @@ func FuzzData(f *testing.F) {
 		if data.holds(raw, quickDepth) && (err != nil || depth > quickDepth) {
 			t.Fatalf("%x: %v, %d deep", raw, err, depth)
 		}
+		if _, unread := protojson.Marshal(d); err == nil && data.holds(raw, quickDepth) && unread != nil {
+			t.Fatalf("%x: %v", raw, unread)
+		}
 		if err != nil {
 			return
 		}
@@ -98,7 +102,7 @@ func FuzzData(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ok := data.holds(again, quickDepth); ok != (depth <= quickDepth) {
+		if ok := data.holds(again, quickDepth); ok != (depth <= quickDepth && plain(structpb.NewStructValue(d.GetJson()))) {
 			t.Fatalf("%x, %d deep: %v", again, depth, ok)
 		}
 	})

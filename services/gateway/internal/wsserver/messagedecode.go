@@ -99,9 +99,10 @@ func (m *message) takeAuth(raw []byte) bool {
 // messageOf is a message that was decoded as every other frame is.
 func messageOf(in *linkv1.Message) (message, error) {
 	raw, err := proto.Marshal(in.GetData())
+	object := structpb.NewStructValue(in.GetData().GetJson())
 	return message{
 		instance: []byte(in.GetInstanceId()), game: []byte(in.GetAuth().GetGame()), social: []byte(in.GetAuth().GetSocial()),
 		epoch: in.GetLinkEpoch(), sequence: in.GetSequence(), topic: []byte(in.GetTopic()), data: raw,
-		deep: deeper(structpb.NewStructValue(in.GetData().GetJson()), maxDepth),
+		deep: deeper(object, maxDepth), odd: !plain(object),
 	}, err
 }
