@@ -25,7 +25,7 @@ type Verdict int
 
 // The verdicts.
 const (
-	// Drop it: the instance is not linked here, the server has it, or a pull under way brings it.
+	// Drop it: the instance is not linked here, the server has it, or a pull that is under way or due brings it.
 	Drop Verdict = iota
 	// Send it: it is the next one.
 	Send
@@ -43,6 +43,8 @@ type link struct {
 	over     bool  // the instance is over: nothing new will happen to it
 	pull     pullState
 	seen     int64 // the highest offset that was dropped during a pull
+	again    bool  // the pull under way may have read what a new start of the sequence has changed since
+	linking  int   // how many requests to link it anew have no answer yet
 }
 
 // settled reports whether the server has dealt with all that was sent.
@@ -70,6 +72,28 @@ func (s *Session) Linked(l Link) {
 		s.links = make(map[string]*link)
 	}
 	s.links[l.Instance] = &link{instance: l.Instance, epoch: l.Epoch, start: l.Offset, sent: l.Offset}
+}
+
+// Hold says that a linked instance is being linked anew. Until Release none of its notifications is sent: one that happened after the start data must not
+// come before it, since the server would take older data for newer, and acknowledge what it has to be sent again. Hold returns the epoch of the link for
+// Release; 0 when the instance is not linked here.
+func (s *Session) Hold(instance string) (epoch int64) {
+	l, ok := s.links[instance]
+	if !ok {
+		return 0
+	}
+	l.linking++
+	return l.epoch
+}
+
+// Release ends a Hold, after Linked where there is new start data. What was held back has to be pulled then.
+func (s *Session) Release(instance string, epoch int64) {
+	l, ok := s.links[instance]
+	if !ok || l.epoch != epoch || l.linking == 0 {
+		return
+	}
+	l.linking--
+	l.again = l.again || l.pull == pulling
 }
 
 // Epoch returns the epoch of an instance's link; 0 when it is not linked here.
@@ -146,7 +170,7 @@ func (s *Session) Offer(instance string, offset, previous int64) Verdict {
 	switch {
 	case !ok, offset <= l.sent:
 		return Drop
-	case l.pull != idle:
+	case l.pull != idle, l.linking > 0:
 		l.seen = max(l.seen, offset)
 		return Drop
 	case previous > l.sent:
@@ -158,34 +182,34 @@ func (s *Session) Offer(instance string, offset, previous int64) Verdict {
 	}
 }
 
-// StartPull begins a pull and returns after which place to read; false when the instance is not linked or a pull is under way.
+// StartPull begins a pull and returns after which place to read; false when the instance is not linked or held, or a pull is under way.
 func (s *Session) StartPull(instance string) (Position, bool) {
 	l, ok := s.links[instance]
-	if !ok || l.pull != idle {
+	if !ok || l.pull != idle || l.linking > 0 {
 		return Position{}, false
 	}
-	l.pull, l.seen = pulling, 0
+	l.pull, l.seen, l.again = pulling, 0, false
 	return Position{instance, l.epoch, l.sent}, true
 }
 
 // Accept reports whether a pulled notification is to be sent, and records that it is. The mailbox is the authority: it is not checked for gaps.
 func (s *Session) Accept(at Position, offset int64) bool {
 	l, ok := s.links[at.Instance]
-	if !ok || l.epoch != at.Epoch || offset <= l.sent {
+	if !ok || l.epoch != at.Epoch || l.linking > 0 || offset <= l.sent {
 		return false
 	}
 	l.sent = offset
 	return true
 }
 
-// EndPull ends a pull, and reports whether another one is needed because more was published meanwhile.
+// EndPull ends a pull, and reports whether another one is needed because more was published, or the instance was linked anew, meanwhile.
 func (s *Session) EndPull(at Position) (again bool) {
 	l, ok := s.links[at.Instance]
 	if !ok || l.epoch != at.Epoch {
 		return false
 	}
 	l.pull = idle
-	return l.seen > l.sent
+	return l.again || l.seen > l.sent
 }
 
 // PausePull ends a pull whose rest has no room on the connection; ResumePull goes on.

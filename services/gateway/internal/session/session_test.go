@@ -154,6 +154,44 @@ func TestANewerLinkTakesOverAndAnOlderOneDoesNot(t *testing.T) {
 	}
 }
 
+// A notification that happened after the start data, and came before it, would be taken for older than it is, and acknowledged though it is not in there.
+func TestNothingOvertakesTheStartDataOfALinkThatBeginsAnew(t *testing.T) {
+	s := opened(session.Link{Instance: "i", Epoch: 5, Offset: 10})
+	read, _ := s.StartPull("i") // began before
+	epoch := s.Hold("i")
+	if got := s.Offer("i", 21, 20); got != session.Drop {
+		t.Errorf("published: %v", got)
+	}
+	if s.Accept(read, 21) {
+		t.Error("read from the mailbox: it is sent")
+	}
+	s.Linked(session.Link{Instance: "i", Epoch: 5, Offset: 20})
+	s.Release("i", epoch)
+	if !s.EndPull(read) {
+		t.Error("what was held back is not read when the read before has ended")
+	}
+	if at, ok := s.StartPull("i"); !ok || at.Offset != 20 || !s.Accept(at, 21) {
+		t.Errorf("read from %v, %v", at, ok)
+	}
+}
+
+func TestALinkIsHeldUntilAllItsRequestsAreAnswered(t *testing.T) {
+	s := opened(session.Link{Instance: "i", Epoch: 5, Offset: 10})
+	if s.Hold("j") != 0 {
+		t.Error("an instance that is not linked here is held")
+	}
+	first, second := s.Hold("i"), s.Hold("i")
+	s.Release("i", first-1)
+	s.Release("i", first)
+	if _, ok := s.StartPull("i"); ok || s.Offer("i", 11, 10) != session.Drop {
+		t.Error("it goes on before the second answer")
+	}
+	s.Release("i", second)
+	if _, ok := s.StartPull("i"); !ok {
+		t.Error("it does not go on")
+	}
+}
+
 // Links of instances that are over are dropped when there are many, but none whose server still has something to acknowledge.
 func TestLinksThatAreOverAreDroppedWhenTheyAreSettled(t *testing.T) {
 	s := opened(session.Link{Instance: "live", Epoch: 1})

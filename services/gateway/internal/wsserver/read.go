@@ -250,6 +250,7 @@ type call struct {
 	id               int64
 	method, instance string // the instance is "" for CreateAndLink
 	epoch            int64  // of the instance's link when the request came; 0: it was not linked here
+	held             int64  // the epoch of the link whose notifications wait for the answer; 0: none do
 }
 
 // request checks a request's turn and credentials and passes it on.
@@ -297,6 +298,11 @@ func (c *conn) request(r *linkv1.Request) {
 		return
 	}
 	r.Auth = nil // they go no further
+	if call.method == methodLink {
+		c.mu.Lock()
+		call.held = c.state.Hold(call.instance)
+		c.mu.Unlock()
+	}
 	ctx, span := c.srv.cfg.Tracer.Start(c.traceOf(call), "link request")
 	c.srv.cfg.Upstream.Relay(caller, r, tracing.Traceparent(ctx), func(resp *sessionv1.RelayResponse, err error) { //nolint:contextcheck // calls go by their own time
 		c.relayed(call, resp, err)
@@ -361,13 +367,20 @@ func (c *conn) answer(call call, frame *linkv1.Frame, reason errs.Reason, link *
 	if c.over { // a connection that has ended has told its instances to the hub already
 		return
 	}
+	instance := call.instance
 	if link != nil {
+		instance = link.GetInstanceId()
 		c.state.Linked(linkOf(link))
-		c.srv.cfg.Hub.Link(c, c.pair.Server().ID, link.GetInstanceId())
-		c.pull(link.GetInstanceId()) // what was published before the instance was known here
-		return
+		c.srv.cfg.Hub.Link(c, c.pair.Server().ID, instance)
+	} else {
+		c.follow(call, reason)
 	}
-	c.follow(call, reason)
+	if call.held != 0 {
+		c.state.Release(call.instance, call.held)
+	}
+	if link != nil || call.held != 0 {
+		c.pull(instance) // what was published before the instance was known here, or held back
+	}
 }
 
 // follow draws the consequences where an answer says that the instance is over, for all or for this server. The caller holds mu.
