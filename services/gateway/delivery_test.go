@@ -144,6 +144,67 @@ func TestNotificationsDuringAPullAreNotLost(t *testing.T) {
 	}
 }
 
+// The answer to a Link is the last word on what happened before: nothing that is not in it comes before it, however long it takes, and whether it is published
+// or read from the mailbox. All comes behind it.
+func TestNoNotificationOvertakesTheAnswerToALink(t *testing.T) {
+	w := start(t, nil)
+	id, other := uuid.NewString(), uuid.NewString()
+	s, witness := w.linked(w.backend.issuer.pair(t), id), w.linked(w.backend.issuer.pair(t), other)
+	w.deliver(delivery(id, 1, 0))
+	if got := s.notified(); got != 1 {
+		t.Fatalf("%d, want 1", got)
+	}
+	decided, goOn := make(chan struct{}), make(chan struct{})
+	w.backend.sessions.set(func(ses *sessions) {
+		ses.relays = func(r *sessionv1.RelayRequest) (*sessionv1.RelayResponse, error) {
+			close(decided)
+			<-goOn
+			resp, err := echo(r)
+			resp.Link.Offset = 1
+			return resp, err
+		}
+	})
+	asked := s.request("Link", id, nil)
+	<-decided
+	w.commit(delivery(id, 2, 1), delivery(id, 3, 2)) // 3 is not published
+	w.publish(&eventv1.Envelope{Deliveries: []*eventv1.Delivery{delivery(id, 2, 1)}})
+	w.deliver(delivery(id, 4, 3), delivery(other, 1, 0))
+	witness.notified() // so the gateway has seen the others
+	close(goOn)
+	s.answer(asked)
+	for want := int64(2); want <= 4; want++ {
+		if got := s.notified(); got != want {
+			t.Fatalf("%d, want %d", got, want)
+		}
+	}
+}
+
+// A Link that is refused changes nothing: what came meanwhile follows.
+func TestWhatCameDuringALinkThatIsRefusedFollows(t *testing.T) {
+	w := start(t, nil)
+	id, other := uuid.NewString(), uuid.NewString()
+	s, witness := w.linked(w.backend.issuer.pair(t), id), w.linked(w.backend.issuer.pair(t), other)
+	decided, goOn := make(chan struct{}), make(chan struct{})
+	w.backend.sessions.set(func(ses *sessions) {
+		ses.relays = func(r *sessionv1.RelayRequest) (*sessionv1.RelayResponse, error) {
+			close(decided)
+			<-goOn
+			return &sessionv1.RelayResponse{Id: r.GetId(), Response: &linkv1.Response{
+				Outcome: &linkv1.Response_Error{Error: &linkv1.Error{Code: 14, Reason: string(errs.Contended)}},
+			}}, nil
+		}
+	})
+	asked := s.request("Link", id, nil)
+	<-decided
+	w.deliver(delivery(id, 1, 0), delivery(other, 1, 0))
+	witness.notified()
+	close(goOn)
+	s.answer(asked)
+	if got := s.notified(); got != 1 {
+		t.Errorf("%d, want 1", got)
+	}
+}
+
 // Pub/sub may lose everything: the renewal of the lease names the mailboxes that wait.
 func TestLostPublishesAreHealedByTheRenewal(t *testing.T) {
 	w := start(t, nil)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type world struct {
 	updatePlayer   func(id string, data map[string]any)
 	updateGameData func(data map[string]any, mode instancev1.UpdateMode)
 	terminate      func(message string)
+	overflow       func(last map[string]any) // more changes of the game data than are kept one by one, to this at last
 }
 
 // script is a game server that writes down what it sees.
@@ -171,6 +173,40 @@ func playUnlinked(p *script) {
 	p.event()
 }
 
+// playOverflow is a game that does not look at its events until there are more than Berth keeps.
+func playOverflow(p *script) {
+	p.call("open", p.s.ConnectPlayers(p.ctx))
+	p.w.overflow(map[string]any{"last": true})
+	eventually := func(what string, is func(gameserver.Event) bool) {
+		for {
+			select {
+			case e := <-p.s.Events():
+				if is(e) {
+					return
+				}
+			case <-p.ctx.Done():
+				p.t.Fatalf("the game never heard %s", what)
+			}
+		}
+	}
+	eventually("to look anew", func(e gameserver.Event) bool {
+		relinked, ok := e.(gameserver.Relinked)
+		return ok && !relinked.LostWrites
+	})
+	p.w.addPlayer("later")
+	eventually("what came later", func(e gameserver.Event) bool {
+		switch e := e.(type) {
+		case gameserver.PlayersAdded:
+			return e.Players[0].GetId() == "later"
+		case gameserver.Relinked: // so much at once may cost the connection, too
+			return strings.Contains(show(e.Instance), "later")
+		default:
+			return false
+		}
+	})
+	p.call("end", p.s.End(p.ctx, nil))
+}
+
 // playCreated is a registered server that makes its instance itself.
 func playCreated(t *testing.T, w world) (log []string) {
 	t.Helper()
@@ -222,7 +258,7 @@ func TestTheFakeMakesInstancesLikeBerth(t *testing.T) {
 // The fake must not drift from Berth: a game server that plays the same match on both sees the same.
 func TestTheFakeIsLikeBerth(t *testing.T) {
 	s := start(t)
-	for name, play := range map[string]func(*script){"match": playMatch, "terminated": playTerminated, "unlinked": playUnlinked} {
+	for name, play := range map[string]func(*script){"match": playMatch, "terminated": playTerminated, "unlinked": playUnlinked, "overflow": playOverflow} {
 		t.Run(name, func(t *testing.T) {
 			alike(t, perform(t, s.world(t), play), perform(t, fakeWorld(t), play))
 		})
@@ -268,6 +304,9 @@ func fakeWorld(t *testing.T) world {
 	b := gameservertest.Start(t, gameservertest.Config{Players: []*instancev1.Player{{Id: "ann"}}, GameData: data(map[string]any{"map": "harbour"}), Settings: data(map[string]any{"rounds": 3}).GetJson()})
 	return world{
 		doc: b.Bootstrap(), terminate: b.Terminate, registered: gameservertest.Start(t, gameservertest.Config{Registered: true}).Bootstrap(),
+		overflow: func(last map[string]any) {
+			b.Resync(func() { b.UpdateGameData(data(last)) })
+		},
 		addPlayer:    func(id string) { b.AddPlayers(&instancev1.Player{Id: id}) },
 		removePlayer: func(id string) { b.RemovePlayers(id) },
 		updatePlayer: func(id string, v map[string]any) {
@@ -313,6 +352,13 @@ func (s *berth) world(t *testing.T) world {
 		},
 		updateGameData: func(v map[string]any, mode instancev1.UpdateMode) {
 			act("updateGameData", map[string]any{"gameData": map[string]any{"json": v}, "mode": mode.String()})
+		},
+		overflow: func(last map[string]any) {
+			large := map[string]any{"json": map[string]any{"x": strings.Repeat("x", 1<<20-1024)}}
+			for range 9 { // 8 MiB wait at most
+				act("updateGameData", map[string]any{"gameData": large})
+			}
+			act("updateGameData", map[string]any{"gameData": map[string]any{"json": last}})
 		},
 	}
 }
