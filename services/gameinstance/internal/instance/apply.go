@@ -245,7 +245,8 @@ func (d *decisions) settle(done Committed) {
 	}
 }
 
-// committed tells everybody else what a commit asks of them.
+// committed tells everybody else what a commit asks of them. The instance's LastOffset stays what was decided upon: a Link of the batch answers with it, and
+// the messages of the batch come behind that.
 func (s *Service) committed(c *Change, done Committed) {
 	inst := c.After
 	inst.Revision = done.Revision
@@ -257,7 +258,6 @@ func (s *Service) committed(c *Change, done Committed) {
 			deliveries[n] = Delivery{InstanceID: inst.ID, Offset: offset, Previous: previous, Event: e}
 			previous = offset
 		}
-		inst.LastOffset = previous
 		if gateway := c.audience(); gateway != "" {
 			s.cfg.Courier.Deliver(gateway, deliveries)
 		}

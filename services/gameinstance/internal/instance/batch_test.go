@@ -49,3 +49,32 @@ func TestABatchKeepsItsMessages(t *testing.T) {
 		t.Errorf("the messages to backends are at %d and %d, want 100 and 101", first, second)
 	}
 }
+
+type nobody struct{}
+
+func (nobody) Deliver(string, []Delivery) {}
+func (nobody) Kick(string)                {}
+
+// The start data of a Link ends before the messages that are committed together with it: else they would count as in there, and never be sent.
+func TestMessagesOfABatchComeBehindTheStartDataOfItsLink(t *testing.T) {
+	id := "5f0c1e52-8f0d-4c53-9a3e-0d9f6f3f7b11"
+	c, err := Decide(nil, Create{Namespace: "n", ID: id, Placement: Placement{Build: "b"}}, "test", time.Unix(1, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inst := c.After
+	inst.LastOffset = 10
+	d := decideAll(id, Loaded{Instance: inst, Now: time.Unix(2, 0)}, []*request{
+		{cmd: MessageServer{Message: Message{ID: "a"}}},
+		{cmd: LinkServer{Server: Caller{ServerID: inst.Attempts[0].ServerID}, SessionEpoch: 1, GatewayID: "gw"}},
+	})
+	s := &Service{cfg: Config{Courier: nobody{}}, driver: nobody{}}
+	s.committed(d.change, Committed{Revision: 5, FirstOffset: 11, Previous: 10})
+	link := d.outcomes[1]
+	if link.err != nil || len(d.change.Events) != 1 {
+		t.Fatalf("%v; %d events", link.err, len(d.change.Events))
+	}
+	if got := link.inst; got.LastOffset != 10 || got.Link.Floor != 10 {
+		t.Errorf("the start data is at %d with a floor of %d; the message at 11 comes behind 10", got.LastOffset, got.Link.Floor)
+	}
+}
