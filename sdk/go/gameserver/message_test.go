@@ -260,3 +260,31 @@ func TestResyncSurvivesTheConnection(t *testing.T) {
 		t.Errorf("got %v, want Relinked", e)
 	}
 }
+
+// A server that is asked to move while it links again lets the next gateway link: what the old connection answers late is not the start of what comes over the new one.
+func TestResyncSurvivesAMove(t *testing.T) {
+	g := newGateway(t)
+	s, old := g.connect(nil)
+	call := async(func() error { return s.ConnectPlayers(t.Context()) })
+	early := old.request("ConnectPlayers")
+	old.notify(1001, 1000, resync())
+	late := old.pastAcks(0, "Link")
+	old.deaf.Store(true) // so that it stays open when the server closes it
+	old.move(0, 0)
+	p := g.accept()
+	p.hello()
+	p.welcome("2", resumed(101))
+	link := p.pastAcks(0, "Link")
+	p.notify(1001, 1000, resync()) // sent before the Link came
+	old.reply(late, snapshot(1, func(in *instancev1.GameInstance) { in.Players = nil }))
+	old.reply(early, new(gameserverv1.ConnectPlayersResponse))
+	if err := receive(t, call, "the answer that came behind the late one"); err != nil {
+		t.Fatal(err)
+	}
+	p.reply(link, snapshot(1))
+	if e, ok := receive(t, s.Events(), "an event").(gameserver.Relinked); !ok || len(e.Instance.GetPlayers()) != 1 {
+		t.Errorf("got %v, want Relinked with the player of the new connection's answer", e)
+	}
+	p.notify(5001, 5000, playersAdded("cid"))
+	wantAdded(t, s, "cid")
+}
