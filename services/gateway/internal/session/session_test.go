@@ -192,6 +192,21 @@ func TestALinkIsHeldUntilAllItsRequestsAreAnswered(t *testing.T) {
 	}
 }
 
+// Messages that wait get new places behind the start data, which nobody publishes. A read from before does not bring them.
+func TestAReadThatBeganBeforeALinkIsFollowedByAnother(t *testing.T) {
+	s := opened(session.Link{Instance: "i", Epoch: 5, Offset: 10})
+	read, _ := s.StartPull("i")
+	epoch := s.Hold("i")
+	s.Linked(session.Link{Instance: "i", Epoch: 5, Offset: 20})
+	s.Release("i", epoch)
+	if !s.EndPull(read) {
+		t.Error("no other read follows")
+	}
+	if at, _ := s.StartPull("i"); s.EndPull(at) {
+		t.Error("and then another one")
+	}
+}
+
 // Links of instances that are over are dropped when there are many, but none whose server still has something to acknowledge.
 func TestLinksThatAreOverAreDroppedWhenTheyAreSettled(t *testing.T) {
 	s := opened(session.Link{Instance: "live", Epoch: 1})
