@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 
+	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
+
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 	"github.com/berth-dev/berth/services/gateway/internal/session"
 )
@@ -59,4 +61,25 @@ func (p *puller) run(ctx context.Context) {
 		})
 	}
 	workers.Wait()
+}
+
+// hold keeps an instance's notifications back while it is linked anew; see session.Hold.
+func (c *conn) hold(call call) (epoch int64) {
+	if call.method != methodLink {
+		return 0
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state.Hold(call.instance)
+}
+
+// ack passes an acknowledgement on. One for an instance that is not linked here is dropped: after a link was lost, late ones are to be expected.
+func (c *conn) ack(a *linkv1.Ack) {
+	c.mu.Lock()
+	at, ok := c.state.Ack(a.GetInstanceId(), a.GetOffset())
+	life := c.life
+	c.mu.Unlock()
+	if ok && c.alive(life) == nil { // else it is passed on when the mailbox is found to wait
+		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
+	}
 }

@@ -298,11 +298,7 @@ func (c *conn) request(r *linkv1.Request) {
 		return
 	}
 	r.Auth = nil // they go no further
-	if call.method == methodLink {
-		c.mu.Lock()
-		call.held = c.state.Hold(call.instance)
-		c.mu.Unlock()
-	}
+	call.held = c.hold(call)
 	ctx, span := c.srv.cfg.Tracer.Start(c.traceOf(call), "link request")
 	c.srv.cfg.Upstream.Relay(caller, r, tracing.Traceparent(ctx), func(resp *sessionv1.RelayResponse, err error) { //nolint:contextcheck // calls go by their own time
 		c.relayed(call, resp, err)
@@ -395,16 +391,5 @@ func (c *conn) follow(call call, reason errs.Reason) {
 		}
 	case errs.Superseded, errs.NotAssigned, errs.InstanceUnknown, errs.InstanceDeleted: // a notification that says the same may be on its way
 		c.finish(call.instance, call.epoch)
-	}
-}
-
-// ack passes an acknowledgement on. One for an instance that is not linked here is dropped: after a link was lost, late ones are to be expected.
-func (c *conn) ack(a *linkv1.Ack) {
-	c.mu.Lock()
-	at, ok := c.state.Ack(a.GetInstanceId(), a.GetOffset())
-	life := c.life
-	c.mu.Unlock()
-	if ok && c.alive(life) == nil { // else it is passed on when the mailbox is found to wait
-		c.srv.cfg.Upstream.Ack(at.Instance, at.Epoch, at.Offset)
 	}
 }
