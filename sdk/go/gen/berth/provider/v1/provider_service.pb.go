@@ -176,7 +176,9 @@ type Server struct {
 	// The region it runs in.
 	Region string `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
 	// For people: the exit status, the host's complaint.
-	Message       string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
+	// The id by which Berth knows the server, where that does not follow from the attempt: a server of a pool, which was there before. Empty otherwise.
+	ServerId      string `protobuf:"bytes,7,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -253,9 +255,21 @@ func (x *Server) GetMessage() string {
 	return ""
 }
 
-// DescribeRequest is empty.
+func (x *Server) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+// DescribeRequest says who asks.
 type DescribeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The oldest version of this contract that the caller speaks. This is version 1. A provider that speaks none from here to contract_max fails with INVALID
+	// and says which it speaks.
+	ContractMin int32 `protobuf:"varint,1,opt,name=contract_min,json=contractMin,proto3" json:"contract_min,omitempty"`
+	// The newest.
+	ContractMax   int32 `protobuf:"varint,2,opt,name=contract_max,json=contractMax,proto3" json:"contract_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -290,6 +304,20 @@ func (*DescribeRequest) Descriptor() ([]byte, []int) {
 	return file_berth_provider_v1_provider_service_proto_rawDescGZIP(), []int{1}
 }
 
+func (x *DescribeRequest) GetContractMin() int32 {
+	if x != nil {
+		return x.ContractMin
+	}
+	return 0
+}
+
+func (x *DescribeRequest) GetContractMax() int32 {
+	if x != nil {
+		return x.ContractMax
+	}
+	return 0
+}
+
 // DescribeResponse says what a provider is.
 type DescribeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -303,8 +331,10 @@ type DescribeResponse struct {
 	Builds []string `protobuf:"bytes,4,rep,name=builds,proto3" json:"builds,omitempty"`
 	// The largest bootstrap it can carry, in bytes; 0: no limit known.
 	MaxBootstrapBytes int64 `protobuf:"varint,5,opt,name=max_bootstrap_bytes,json=maxBootstrapBytes,proto3" json:"max_bootstrap_bytes,omitempty"`
-	// How often it may be asked (Get) about a server.
-	PollInterval  *durationpb.Duration `protobuf:"bytes,6,opt,name=poll_interval,json=pollInterval,proto3" json:"poll_interval,omitempty"`
+	// How often it may be asked (Get) about a server. Unset: once a second.
+	PollInterval *durationpb.Duration `protobuf:"bytes,6,opt,name=poll_interval,json=pollInterval,proto3" json:"poll_interval,omitempty"`
+	// The version of this contract that the provider will speak, of those that the caller named. 0 counts as 1.
+	Contract      int32 `protobuf:"varint,7,opt,name=contract,proto3" json:"contract,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -381,6 +411,13 @@ func (x *DescribeResponse) GetPollInterval() *durationpb.Duration {
 	return nil
 }
 
+func (x *DescribeResponse) GetContract() int32 {
+	if x != nil {
+		return x.Contract
+	}
+	return 0
+}
+
 // AllocateRequest asks for one server.
 type AllocateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -397,7 +434,9 @@ type AllocateRequest struct {
 	// The placement's labels.
 	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// The bootstrap document (docs/bootstrap.md), JSON. A secret: neither logged nor put on a command line.
-	Bootstrap     []byte `protobuf:"bytes,7,opt,name=bootstrap,proto3" json:"bootstrap,omitempty"`
+	Bootstrap []byte `protobuf:"bytes,7,opt,name=bootstrap,proto3" json:"bootstrap,omitempty"`
+	// The deployment of Berth that asks. The server is marked with it at the host, so that List tells it from those of other deployments.
+	Deployment    string `protobuf:"bytes,8,opt,name=deployment,proto3" json:"deployment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -479,6 +518,13 @@ func (x *AllocateRequest) GetBootstrap() []byte {
 		return x.Bootstrap
 	}
 	return nil
+}
+
+func (x *AllocateRequest) GetDeployment() string {
+	if x != nil {
+		return x.Deployment
+	}
+	return ""
 }
 
 // AllocateResponse has the server.
@@ -632,7 +678,9 @@ func (x *GetResponse) GetServer() *Server {
 type ListRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The next_page_token of the page before; empty for the first page.
-	PageToken     string `protobuf:"bytes,1,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,1,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// The deployment whose servers are asked for, as in AllocateRequest.
+	Deployment    string `protobuf:"bytes,2,opt,name=deployment,proto3" json:"deployment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -670,6 +718,13 @@ func (*ListRequest) Descriptor() ([]byte, []int) {
 func (x *ListRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListRequest) GetDeployment() string {
+	if x != nil {
+		return x.Deployment
 	}
 	return ""
 }
@@ -834,7 +889,7 @@ var File_berth_provider_v1_provider_service_proto protoreflect.FileDescriptor
 
 const file_berth_provider_v1_provider_service_proto_rawDesc = "" +
 	"\n" +
-	"(berth/provider/v1/provider_service.proto\x12\x11berth.provider.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xe7\x01\n" +
+	"(berth/provider/v1/provider_service.proto\x12\x11berth.provider.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x84\x02\n" +
 	"\x06Server\x12\x1d\n" +
 	"\n" +
 	"attempt_id\x18\x01 \x01(\tR\tattemptId\x12\x1f\n" +
@@ -843,15 +898,19 @@ const file_berth_provider_v1_provider_service_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x1e.berth.provider.v1.ServerStateR\x05state\x125\n" +
 	"\tendpoints\x18\x04 \x03(\v2\x17.berth.type.v1.EndpointR\tendpoints\x12\x16\n" +
 	"\x06region\x18\x05 \x01(\tR\x06region\x12\x18\n" +
-	"\amessage\x18\x06 \x01(\tR\amessage\"\x11\n" +
-	"\x0fDescribeRequest\"\xe2\x01\n" +
+	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1b\n" +
+	"\tserver_id\x18\a \x01(\tR\bserverId\"W\n" +
+	"\x0fDescribeRequest\x12!\n" +
+	"\fcontract_min\x18\x01 \x01(\x05R\vcontractMin\x12!\n" +
+	"\fcontract_max\x18\x02 \x01(\x05R\vcontractMax\"\xfe\x01\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x18\n" +
 	"\aregions\x18\x03 \x03(\tR\aregions\x12\x16\n" +
 	"\x06builds\x18\x04 \x03(\tR\x06builds\x12.\n" +
 	"\x13max_bootstrap_bytes\x18\x05 \x01(\x03R\x11maxBootstrapBytes\x12>\n" +
-	"\rpoll_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\fpollInterval\"\x80\x03\n" +
+	"\rpoll_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\fpollInterval\x12\x1a\n" +
+	"\bcontract\x18\a \x01(\x05R\bcontract\"\xd0\x03\n" +
 	"\x0fAllocateRequest\x12:\n" +
 	"\n" +
 	"attempt_id\x18\x01 \x01(\tB\x1b\xbaH\x18r\x162\x14^[a-zA-Z0-9-]{1,48}$R\tattemptId\x12%\n" +
@@ -861,7 +920,10 @@ const file_berth_provider_v1_provider_service_proto_rawDesc = "" +
 	"\x05build\x18\x04 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x05build\x12\x16\n" +
 	"\x06region\x18\x05 \x01(\tR\x06region\x12F\n" +
 	"\x06labels\x18\x06 \x03(\v2..berth.provider.v1.AllocateRequest.LabelsEntryR\x06labels\x12%\n" +
-	"\tbootstrap\x18\a \x01(\fB\a\xbaH\x04z\x02\x10\x02R\tbootstrap\x1a9\n" +
+	"\tbootstrap\x18\a \x01(\fB\a\xbaH\x04z\x02\x10\x02R\tbootstrap\x12N\n" +
+	"\n" +
+	"deployment\x18\b \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\n" +
+	"deployment\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
@@ -874,10 +936,13 @@ const file_berth_provider_v1_provider_service_proto_rawDesc = "" +
 	"\vexternal_id\x18\x02 \x01(\tR\n" +
 	"externalId\"@\n" +
 	"\vGetResponse\x121\n" +
-	"\x06server\x18\x01 \x01(\v2\x19.berth.provider.v1.ServerR\x06server\",\n" +
+	"\x06server\x18\x01 \x01(\v2\x19.berth.provider.v1.ServerR\x06server\"L\n" +
 	"\vListRequest\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x01 \x01(\tR\tpageToken\"k\n" +
+	"page_token\x18\x01 \x01(\tR\tpageToken\x12\x1e\n" +
+	"\n" +
+	"deployment\x18\x02 \x01(\tR\n" +
+	"deployment\"k\n" +
 	"\fListResponse\x123\n" +
 	"\aservers\x18\x01 \x03(\v2\x19.berth.provider.v1.ServerR\aservers\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"Y\n" +

@@ -36,14 +36,16 @@ const (
 // A failure is a status with a google.rpc.ErrorInfo (domain "berth.dev") whose reason is a FailureReason without the prefix.
 // Where a retry makes sense a google.rpc.RetryInfo says when. A failure without a reason is treated as AMBIGUOUS.
 type ProviderServiceClient interface {
-	// Describe says what the provider is and can do. Called once at start.
+	// Describe says what the provider is and can do, and settles the version of the contract. Called at start, and again whenever a provider in a
+	// process of its own was away.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
 	// Allocate asks the host for one server. Idempotent by attempt_id: a repeat returns the same server. May return before the
 	// server is up; Get tells then.
 	Allocate(ctx context.Context, in *AllocateRequest, opts ...grpc.CallOption) (*AllocateResponse, error)
 	// Get returns one server of ours. Reasons: NOT_FOUND.
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
-	// List returns the servers at the host that carry this deployment's mark, in any order.
+	// List returns the servers at the host that carry this deployment's mark and have not been seen to end, in any order. A server that is there from
+	// the first page to the last is on one of them. What carries no mark, or another deployment's, is not returned, whoever made it.
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 	// Release gives a server back. Idempotent: a server that is not there counts as released. May return while the server
 	// is stopping (state STOPPING); a repeat then tells how far it is.
@@ -118,14 +120,16 @@ func (c *providerServiceClient) Release(ctx context.Context, in *ReleaseRequest,
 // A failure is a status with a google.rpc.ErrorInfo (domain "berth.dev") whose reason is a FailureReason without the prefix.
 // Where a retry makes sense a google.rpc.RetryInfo says when. A failure without a reason is treated as AMBIGUOUS.
 type ProviderServiceServer interface {
-	// Describe says what the provider is and can do. Called once at start.
+	// Describe says what the provider is and can do, and settles the version of the contract. Called at start, and again whenever a provider in a
+	// process of its own was away.
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
 	// Allocate asks the host for one server. Idempotent by attempt_id: a repeat returns the same server. May return before the
 	// server is up; Get tells then.
 	Allocate(context.Context, *AllocateRequest) (*AllocateResponse, error)
 	// Get returns one server of ours. Reasons: NOT_FOUND.
 	Get(context.Context, *GetRequest) (*GetResponse, error)
-	// List returns the servers at the host that carry this deployment's mark, in any order.
+	// List returns the servers at the host that carry this deployment's mark and have not been seen to end, in any order. A server that is there from
+	// the first page to the last is on one of them. What carries no mark, or another deployment's, is not returned, whoever made it.
 	List(context.Context, *ListRequest) (*ListResponse, error)
 	// Release gives a server back. Idempotent: a server that is not there counts as released. May return while the server
 	// is stopping (state STOPPING); a repeat then tells how far it is.

@@ -1,0 +1,4 @@
+package provider
+
+// Stop lets tests end a server with another limit.
+var Stop = stop
