@@ -118,7 +118,7 @@ type APIKey struct {
 	Name string `yaml:"name"`
 	// SHA256 of the key, in hex.
 	SHA256 string `yaml:"sha256"`
-	// Role is VIEWER, SERVICE, OPERATOR or ADMIN.
+	// Role is VIEWER, SERVICE, OPERATOR or ADMIN, or POOL for the servers of warm pools.
 	Role Role `yaml:"role"`
 	// Namespaces that the key is limited to; empty: all.
 	Namespaces []string `yaml:"namespaces"`
@@ -165,8 +165,8 @@ func (c Config) Validate() error {
 		if _, err := parseHash(k.SHA256); err != nil {
 			bad = append(bad, fmt.Errorf("auth.api_keys: %q: sha256: %w", k.Name, err))
 		}
-		if k.Name == "" || !slices.Contains(ladder[:], k.Role) {
-			bad = append(bad, fmt.Errorf("auth.api_keys: %q: needs a name and one of the roles %v", k.Name, ladder))
+		if k.Name == "" || k.Role != RolePool && !slices.Contains(ladder[:], k.Role) {
+			bad = append(bad, fmt.Errorf("auth.api_keys: %q: needs a name and one of the roles %v, or %s", k.Name, ladder, RolePool))
 		}
 	}
 	return errors.Join(append(bad, validateOIDC(c.OIDC))...)

@@ -56,6 +56,9 @@ const (
 	CredentialsRevoked  Reason = "CREDENTIALS_REVOKED"
 	RateLimited         Reason = "RATE_LIMITED"
 	ClaimUsed           Reason = "CLAIM_USED"
+	AllocationQueueFull Reason = "ALLOCATION_QUEUE_FULL"
+	RegionUnknown       Reason = "REGION_UNKNOWN"
+	PlacementImpossible Reason = "PLACEMENT_IMPOSSIBLE"
 )
 
 // Kind is the class of an error: the name of a gRPC status code.
@@ -81,7 +84,7 @@ const (
 // Kind returns the class of the reason; an unknown reason is internal.
 func (r Reason) Kind() Kind {
 	switch r {
-	case ValidationFailed, Malformed, BuildUnknown:
+	case ValidationFailed, Malformed, BuildUnknown, RegionUnknown:
 		return KindInvalidArgument
 	case MethodUnknown, NotImplemented:
 		return KindUnimplemented
@@ -91,13 +94,13 @@ func (r Reason) Kind() Kind {
 		return KindUnauthenticated
 	case CredentialsInUse, RoleRequired, NamespaceDenied, NotAssigned, ClaimUsed:
 		return KindPermissionDenied
-	case StateNotAllowed, Superseded, NotConnected, StaleLinkEpoch, StateRolledBack, RequestTooOld:
+	case StateNotAllowed, Superseded, NotConnected, StaleLinkEpoch, StateRolledBack, RequestTooOld, PlacementImpossible:
 		return KindFailedPrecondition
 	case RequestIDReused, PlayerExists:
 		return KindAlreadyExists
 	case Contended, RevisionMismatch:
 		return KindAborted
-	case MailboxFull, LimitExceeded, WatchTooSlow, GameServerFull, RateLimited:
+	case MailboxFull, LimitExceeded, WatchTooSlow, GameServerFull, RateLimited, AllocationQueueFull:
 		return KindResourceExhausted
 	case StoreUnavailable, ServiceUnavailable:
 		return KindUnavailable

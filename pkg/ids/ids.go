@@ -16,6 +16,7 @@ const DefaultNamespace = "default"
 var (
 	instanceSpace     = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("instance.berth.dev"))
 	registrationSpace = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("registration.berth.dev"))
+	poolSpace         = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("pool.berth.dev"))
 	serverSpace       = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("server.berth.dev"))
 	messageSpace      = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("message.berth.dev"))
 	pairSpace         = uuid.NewSHA1(uuid.NameSpaceDNS, []byte("pair.berth.dev"))
@@ -38,6 +39,11 @@ func Instance(namespace, caller, requestID string) string {
 // id does for a server that a provider starts: the server's id and its pair's follow from it.
 func Registration(namespace, caller, requestID string) string {
 	return made(registrationSpace, namespace, caller, requestID)
+}
+
+// Member returns the id under which a server joins a warm pool by its name. It stands where a registration's does.
+func Member(namespace, pool, name string) string {
+	return made(poolSpace, namespace, pool, name)
 }
 
 // Message returns the id of a durable message that a caller sends to an instance's server with a request id; a fresh one if it is empty.

@@ -185,10 +185,13 @@ func Loopback(addr string) bool {
 	return true
 }
 
-// setting names a setting and its variable.
+// setting names a setting and its variable. Those of a list's entries have none.
 func setting(block, key string) string {
-	if block == "" {
+	switch {
+	case block == "":
 		return fmt.Sprintf("%s (BERTH_%s)", key, strings.ToUpper(key))
+	case strings.Contains(block, "[]"):
+		return block + "." + key
 	}
 	return fmt.Sprintf("%s.%s (BERTH_%s_%s)", block, key, strings.ToUpper(strings.ReplaceAll(block, ".", "_")), strings.ToUpper(key))
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"regexp"
 
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/pkg/audit"
@@ -14,6 +15,8 @@ import (
 	"github.com/berth-dev/berth/pkg/egress"
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/tlsx"
+	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
 	"github.com/berth-dev/berth/services/allocation/providers"
 )
 
@@ -44,19 +47,38 @@ type Config struct {
 	// GatewayCAFile has certificates (PEM) of the authorities that sign the gateway's, for game servers on machines that do not know them. It is read at the
 	// start, and goes into the bootstrap document. Default: none, the authorities of their systems.
 	GatewayCAFile string `yaml:"gateway_ca_file" env:"GATEWAY_CA_FILE"`
+	// Deployment is the name of this deployment of Berth. Servers are marked with it at their hosts, so that two deployments that share one touch nothing of
+	// each other. Changing it makes Berth forget what is marked with the old one. Default berth.
+	Deployment string `yaml:"deployment" env:"DEPLOYMENT"`
 	// Providers are the hosting providers, in the order in which they are preferred.
 	Providers []providers.Config `yaml:"providers"`
+	// Queue bounds who waits for room.
+	Queue Queue `yaml:"queue" envPrefix:"QUEUE_"`
+	// Placement says at which of them servers are looked for, and in which order.
+	Placement Placement `yaml:"placement"`
 }
+
+// Queue says how many may wait while nobody has room.
+type Queue struct {
+	// Limit is how many allocations may wait for one build; more are refused (ALLOCATION_QUEUE_FULL). Default 10000.
+	Limit int `yaml:"limit" env:"LIMIT"`
+}
+
+// Placement is the placement policy as it is written down.
+type Placement = placement.Config
 
 // Default returns the defaults.
 func Default() Config {
 	return Config{
 		Process:  app.DefaultProcess("127.0.0.1:7193"),
 		GRPCAddr: "127.0.0.1:7103",
-		Redis:    redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
-		Audit:    audit.DefaultSettings(),
-		TLS:      tlsx.ServerConfig{Peers: []string{tlsx.Name("game-instance")}},
 
+		Deployment: "berth",
+		Redis:      redisx.Config{Addrs: []string{"127.0.0.1:6379"}, Partitions: 256},
+		Audit:      audit.DefaultSettings(),
+		TLS:        tlsx.ServerConfig{Peers: []string{tlsx.Name("game-instance")}},
+
+		Queue:        Queue{Limit: allocator.DefaultQueueLimit},
 		GameInstance: "127.0.0.1:7101",
 		TokenIssuer:  "127.0.0.1:7102",
 		GatewayURL:   "http://127.0.0.1:7001",
@@ -70,8 +92,12 @@ func (c Config) Validate() error {
 		return errors.New("grpc_addr (BERTH_GRPC_ADDR): is needed")
 	case c.GameInstance == "":
 		return errors.New("game_instance (BERTH_GAME_INSTANCE): is needed")
+	case !deploymentName.MatchString(c.Deployment):
+		return errors.New("deployment (BERTH_DEPLOYMENT): must be 1 to 63 lower-case letters, digits and '-'")
 	case c.TokenIssuer == "":
 		return errors.New("token_issuer (BERTH_TOKEN_ISSUER): is needed")
+	case c.Queue.Limit < 1:
+		return errors.New("queue.limit (BERTH_QUEUE_LIMIT): must be at least 1")
 	case len(c.Providers) == 0:
 		return errors.New("providers: at least one is needed; kind process runs servers on this machine")
 	}
@@ -92,8 +118,19 @@ func (c Config) Validate() error {
 		}
 		seen[p.Name] = true
 	}
-	return errors.Join(c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(), c.Egress.Validate())
+	return errors.Join(c.Placement.Validate(c.names()), c.Auth.Validate(), c.TLS.Validate(c.Insecure, c.addrs()), c.Audit.Validate(), c.Egress.Validate())
 }
+
+// names are those of the providers.
+func (c Config) names() []string {
+	out := make([]string, 0, len(c.Providers))
+	for _, p := range c.Providers {
+		out = append(out, p.Name)
+	}
+	return out
+}
+
+var deploymentName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // maxGatewayCA keeps the bootstrap document within what fits everywhere.
 const maxGatewayCA = 32 << 10

@@ -34,6 +34,9 @@ providers:
   - name: desk
     kind: attach
     credentials: claim
+    max_servers: 20
+    max_calls: 8
+    timeout: 5s
     attach: {builds: [demo]}
 `), 0o600); err != nil {
 		t.Fatal(err)
@@ -49,7 +52,8 @@ providers:
 	}
 	p := cfg.Providers[0].Process
 	if cfg.GRPCAddr != "127.0.0.1:9999" || cfg.GatewayURL != "https://edge.example.com" || p.StopGrace != 3*time.Second || p.Handover != "pipe" ||
-		p.Builds["demo"].Env["MAP"] != "desert" || p.Builds["demo"].Endpoints[0].Name != "game" || cfg.Providers[1].Attach.Builds[0] != "demo" || cfg.Providers[0].Claims() || !cfg.Providers[1].Claims() {
+		p.Builds["demo"].Env["MAP"] != "desert" || p.Builds["demo"].Endpoints[0].Name != "game" || cfg.Providers[1].Attach.Builds[0] != "demo" || cfg.Providers[0].Claims() || !cfg.Providers[1].Claims() ||
+		cfg.Providers[1].MaxServers != 20 || cfg.Providers[1].MaxCalls != 8 || cfg.Providers[1].Timeout != 5*time.Second {
 		t.Errorf("read: %+v", cfg)
 	}
 }
@@ -68,6 +72,10 @@ func TestConfigNamesWhatToChange(t *testing.T) {
 		"none of process":                                 func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
 		"BERTH_AUTH_INTERNAL":                             func(*allocation.Config) {},
 		`"key" is neither`:                                func(c *allocation.Config) { c.Providers[0].Credentials = "key" },
+		"BERTH_QUEUE_LIMIT":                               func(c *allocation.Config) { c.Queue.Limit = 0 },
+		"max_servers: -1":                                 func(c *allocation.Config) { c.Providers[0].MaxServers = -1 },
+		"max_calls: 20000":                                func(c *allocation.Config) { c.Providers[0].MaxCalls = 20000 },
+		"timeout: 1ms":                                    func(c *allocation.Config) { c.Providers[0].Timeout = time.Millisecond },
 		"planned":                                         func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
 	} {
 		cfg := allocation.Default()

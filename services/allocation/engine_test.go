@@ -190,10 +190,10 @@ func TestFailuresEndWhereTheyMust(t *testing.T) {
 			return provider.Failure(provider.Invalid, "command /nowhere does not exist")
 		})
 		r.create(rep, wish(1))
-		if a := r.settled(wish(1), allocator.Failed); a.Message != `provider "farm": command /nowhere does not exist` {
+		if a := r.settled(wish(1), allocator.Failed); a.Message != `provider "farm" in eu: command /nowhere does not exist (INVALID)` {
 			t.Errorf("message %q", a.Message)
 		}
-		if got := r.peer.told(); got != `failed: provider "farm": command /nowhere does not exist` {
+		if got := r.peer.told(); got != `failed: provider "farm" in eu: command /nowhere does not exist (INVALID)` {
 			t.Errorf("the instance was told %q", got)
 		}
 		if calls, _, _ := r.farm.count("allocate", wish(1).ID); calls != 1 {

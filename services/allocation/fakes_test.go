@@ -33,10 +33,11 @@ type farm struct {
 	onCall   func(ctx context.Context, call, attempt string) error // before the effect
 	onAnswer func(call, attempt string) error                      // after it: the answer gets lost
 	order    *providerv1.AllocateRequest
+	region   string
 }
 
 func newFarm() *farm {
-	return &farm{servers: make(map[string]*providerv1.Server), started: make(map[string]int)}
+	return &farm{servers: make(map[string]*providerv1.Server), started: make(map[string]int), region: "eu"}
 }
 
 func (f *farm) before(ctx context.Context, call, attempt string) error {
@@ -61,7 +62,7 @@ func (f *farm) after(call, attempt string) error {
 }
 
 func (f *farm) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-	return &providerv1.DescribeResponse{Kind: "farm", Regions: []string{"eu"}, Builds: []string{"demo"}, PollInterval: durationpb.New(20 * time.Millisecond)}, nil
+	return &providerv1.DescribeResponse{Kind: "farm", Regions: []string{f.region}, Builds: []string{"demo"}, PollInterval: durationpb.New(20 * time.Millisecond)}, nil
 }
 
 func (f *farm) Allocate(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
@@ -148,7 +149,7 @@ type peer struct {
 	conn     *grpc.ClientConn
 }
 
-func newPeer(t *testing.T) *peer {
+func newPeer(t testing.TB) *peer {
 	t.Helper()
 	p := &peer{verdict: attemptv1.ReportAttemptResponse_VERDICT_ACCEPTED}
 	authenticator, err := auth.New(auth.Config{InternalKey: internalKey}, nil, nil)
@@ -223,6 +224,9 @@ func kindOf(r *attemptv1.ReportAttemptRequest) string {
 	case *attemptv1.ReportAttemptRequest_Allocated:
 		return "allocated"
 	case *attemptv1.ReportAttemptRequest_Failed:
+		if r.GetFailed().GetElsewhere() {
+			return "failed, elsewhere: " + r.GetFailed().GetMessage()
+		}
 		return "failed: " + r.GetFailed().GetMessage()
 	case *attemptv1.ReportAttemptRequest_Exited:
 		return "exited: " + r.GetExited().GetMessage()

@@ -1,6 +1,7 @@
 package allocation_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -20,9 +21,11 @@ import (
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/rpc"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
 	"github.com/berth-dev/berth/services/allocation/internal/host"
 	"github.com/berth-dev/berth/services/allocation/internal/peers"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
 	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
 )
 
@@ -39,7 +42,7 @@ const (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // serve serves on loopback and returns a connection to it.
-func serve(t *testing.T, srv *rpc.Server) *grpc.ClientConn {
+func serve(t testing.TB, srv *rpc.Server) *grpc.ClientConn {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -109,6 +112,15 @@ func (m *mortal) Renew(ctx context.Context, id, owner string, lease time.Duratio
 	return m.Store.Renew(ctx, id, owner, lease)
 }
 
+func (m *mortal) Take(ctx context.Context, provider string, most int, id string) (ok bool, err error) {
+	err = m.around("take", func() error { ok, err = m.Store.Take(ctx, provider, most, id); return err })
+	return ok, err
+}
+
+func (m *mortal) Free(ctx context.Context, provider, id string, taken time.Time) error {
+	return m.around("free", func() error { return m.Store.Free(ctx, provider, id, taken) })
+}
+
 func (m *mortal) Commit(ctx context.Context, c allocator.Change) (a allocator.Allocation, err error) {
 	err = m.around("commit", func() error { a, err = m.Store.Commit(ctx, c); return err })
 	return a, err
@@ -116,16 +128,18 @@ func (m *mortal) Commit(ctx context.Context, c allocator.Change) (a allocator.Al
 
 // rig has what outlives a replica.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	redis *redisx.Store
 	farm  *farm
 	peer  *peer
 	log   *slog.Logger
+	limit int               // of the queue
+	host  provider.Provider // nil: the farm
 }
 
-func newRig(t *testing.T, s *redisx.Store) *rig {
+func newRig(t testing.TB, s *redisx.Store) *rig {
 	t.Helper()
-	return &rig{t: t, redis: s, farm: newFarm(), peer: newPeer(t), log: slog.New(slog.DiscardHandler)}
+	return &rig{t: t, redis: s, farm: newFarm(), peer: newPeer(t), log: slog.New(slog.DiscardHandler), limit: 1000}
 }
 
 // start starts a replica; change may be nil.
@@ -137,22 +151,26 @@ func (r *rig) start(change func(*allocator.WorkerConfig)) *replica {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	configured, err := host.Open(ctx, "farm", r.farm, metrics, nil)
+	configured, err := host.Open(ctx, host.Config{Name: "farm", Provider: cmp.Or[provider.Provider](r.host, r.farm), Metrics: metrics})
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	cfg := allocator.WorkerConfig{
-		Queue: rep.queue, Log: r.log, Providers: []allocator.Provider{configured}, Lease: lease, Sweep: 50 * time.Millisecond,
+		Queue: rep.queue, Slots: rep.queue, Lines: rep.queue, Log: r.log, Providers: []allocator.Provider{configured}, Lease: lease, Sweep: 50 * time.Millisecond,
 		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(r.peer.conn), Gateway: "http://127.0.0.1:7001"},
 		Instances:   peers.Instances{Attempts: attemptv1.NewAttemptServiceClient(r.peer.conn)},
 	}
+	cfg.QueueLimit = r.limit
 	if change != nil {
 		change(&cfg)
 	}
 	if rep.worker, err = allocator.NewWorker(cfg); err != nil {
 		r.t.Fatal(err)
 	}
-	rep.Service = allocator.NewService(rep.queue.Store, rep.worker.Catalog(), rep.worker.Wake)
+	explain := func(r placement.Request) placement.Explanation {
+		return placement.Policy{}.Explain(r, rep.worker.Catalog().Choices())
+	}
+	rep.Service = allocator.NewService(rep.queue.Store, explain, r.limit, rep.worker.Wake)
 	go func() {
 		defer close(rep.done)
 		if err := rep.worker.Run(ctx); err != nil {
@@ -161,6 +179,21 @@ func (r *rig) start(change func(*allocator.WorkerConfig)) *replica {
 	}()
 	r.t.Cleanup(rep.stop)
 	return rep
+}
+
+// and adds a provider to those of a replica, after them.
+func (r *rig) and(name string, f *farm) func(*allocator.WorkerConfig) {
+	return func(c *allocator.WorkerConfig) {
+		metrics, err := host.NewMetrics(prometheus.NewRegistry())
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		p, err := host.Open(context.Background(), host.Config{Name: name, Provider: f, Metrics: metrics})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		c.Providers = append(c.Providers, p)
+	}
 }
 
 // stop ends the replica as a service ends.
@@ -217,7 +250,7 @@ func (r *rig) settled(w allocator.Wish, want allocator.State) allocator.Allocati
 	return a
 }
 
-func eventually(t *testing.T, holds func() (bool, any)) {
+func eventually(t testing.TB, holds func() (bool, any)) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -233,7 +266,7 @@ func eventually(t *testing.T, holds func() (bool, any)) {
 }
 
 // mount runs a server until the returned function is called.
-func mount(t *testing.T, srv *rpc.Server, ln net.Listener) (stop func()) {
+func mount(t testing.TB, srv *rpc.Server, ln net.Listener) (stop func()) {
 	t.Helper()
 	return run(t, app.Module{Name: "test", Build: func(_ context.Context, b *app.Builder) error {
 		srv.Mount(b, "gRPC", ln)
@@ -242,7 +275,7 @@ func mount(t *testing.T, srv *rpc.Server, ln net.Listener) (stop func()) {
 }
 
 // run runs a module until the returned function is called.
-func run(t *testing.T, m app.Module) (stop func()) {
+func run(t testing.TB, m app.Module) (stop func()) {
 	t.Helper()
 	a, err := app.New(t.Context(), app.Config{Log: slog.New(slog.DiscardHandler)}, m)
 	if err != nil {

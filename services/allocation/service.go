@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
 
 	"github.com/berth-dev/berth/pkg/app"
@@ -19,9 +20,12 @@ import (
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/fleet"
 	"github.com/berth-dev/berth/services/allocation/internal/grpcserver"
 	"github.com/berth-dev/berth/services/allocation/internal/host"
 	"github.com/berth-dev/berth/services/allocation/internal/peers"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
+	"github.com/berth-dev/berth/services/allocation/internal/reaper"
 	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
 	"github.com/berth-dev/berth/services/allocation/providers"
 )
@@ -72,16 +76,42 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	configured, err := openProviders(ctx, b, cfg.Providers)
+	configured, err := openProviders(ctx, b, cfg.Deployment, cfg.Providers, providers.Deps{Log: b.Log(), GameInstance: instances})
 	if err != nil {
 		return err
 	}
-	worker, err := allocator.NewWorker(allocator.WorkerConfig{
-		Queue: store, Providers: configured, Log: b.Log(),
-		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL, CA: ca},
-		Instances:   peers.Instances{Attempts: attemptv1.NewAttemptServiceClient(instances)},
+	attempts := peers.Instances{Attempts: attemptv1.NewAttemptServiceClient(instances)}
+	var worker *allocator.Worker
+	var allocations *allocator.Service
+	owner := uuid.NewString()
+	hosts, err := fleet.New(ctx, fleet.Config{
+		Store: store, Instances: attempts, Log: b.Log(), Providers: configured, Health: func() []allocator.Health { return worker.Health() }, Owner: owner,
+		Elsewhere: func(ctx context.Context, a allocator.Allocation) error {
+			return allocations.Check(ctx, a.Namespace, a.Placement)
+		},
 	})
 	if err != nil {
+		return err
+	}
+	explain, err := explainer(cfg, hosts)
+	if err != nil {
+		return err
+	}
+	worker, err = allocator.NewWorker(allocator.WorkerConfig{
+		Queue: store, Slots: store, Lines: store, QueueLimit: cfg.Queue.Limit, Explain: explain, Providers: configured, Log: b.Log(), Instances: attempts,
+		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL, CA: ca},
+	})
+	if err != nil {
+		return err
+	}
+	allocations = allocator.NewService(store, explain, cfg.Queue.Limit, worker.Wake)
+	orphans, err := reaper.New(reaper.Config{Store: store, Instances: attempts, Log: b.Log(), Providers: listed(configured), Owner: owner, Metrics: b.Metrics()})
+	if err != nil {
+		return err
+	}
+	b.Run("providers' settings", hosts.Run)
+	b.Run("reaper", orphans.Run)
+	if err := host.Watch(b.Metrics(), worker.Health); err != nil {
 		return err
 	}
 	b.Run("allocation worker", worker.Run)
@@ -97,7 +127,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	allocationv1.RegisterAllocationServiceServer(srv, grpcserver.New(allocator.NewService(store, worker.Catalog(), worker.Wake), pages))
+	allocationv1.RegisterAllocationServiceServer(srv, grpcserver.New(allocations, hosts, orphans, pages))
 	ln := cfg.GRPCListener
 	if ln == nil {
 		if ln, err = b.Listen(ctx, "gRPC", cfg.GRPCAddr); err != nil {
@@ -119,26 +149,49 @@ func dial(b *app.Builder, name, target string, cfg auth.Config, files *tlsx.Sour
 }
 
 // openProviders starts the providers. They are closed after the worker, which calls them, has ended.
-func openProviders(ctx context.Context, b *app.Builder, list []providers.Config) ([]allocator.Provider, error) {
+func openProviders(ctx context.Context, b *app.Builder, deployment string, list []providers.Config, deps providers.Deps) ([]allocator.Provider, error) {
 	metrics, err := host.NewMetrics(b.Metrics())
 	if err != nil {
 		return nil, err
 	}
 	var configured []allocator.Provider
 	for _, cfg := range list {
-		plugin, err := providers.Open(ctx, cfg, b.Log())
+		plugin, err := providers.Open(ctx, cfg, deps)
 		if err != nil {
 			return nil, err
 		}
 		b.OnStop(app.StageClients, "provider "+cfg.Name, plugin.Close)
-		p, err := host.Open(ctx, cfg.Name, plugin, metrics, b.Tracer())
+		p, err := host.Open(ctx, host.Config{Name: cfg.Name, Deployment: deployment, Provider: plugin, Metrics: metrics, Tracer: b.Tracer()})
 		if err != nil {
 			return nil, err
 		}
-		p.Info.Claims = cfg.Claims()
+		p.Info.Claims, p.Info.Pool, p.Info.MaxServers, p.Info.MaxCalls, p.Info.Timeout = cfg.Claims(), cfg.Pooled(), cfg.MaxServers, cfg.MaxCalls, cfg.Timeout
 		configured = append(configured, p)
 	}
 	return configured, nil
+}
+
+// listed are the providers as the reaper goes through them.
+func listed(configured []allocator.Provider) []reaper.Provider {
+	var list []reaper.Provider
+	for _, p := range configured {
+		if h, ok := p.Host.(reaper.Host); ok {
+			list = append(list, reaper.Provider{Name: p.Info.Name, Host: h})
+		}
+	}
+	return list
+}
+
+// explainer makes the policy, now that the providers have said what they are.
+func explainer(cfg Config, hosts *fleet.Fleet) (allocator.Explain, error) {
+	if err := cfg.Placement.Check(hosts.Providers()); err != nil {
+		return nil, err
+	}
+	policy, err := placement.New(cfg.Placement, cfg.names())
+	if err != nil {
+		return nil, err
+	}
+	return func(r placement.Request) placement.Explanation { return policy.Explain(r, hosts.Providers()) }, nil
 }
 
 func closeListener(ln net.Listener) error {

@@ -195,7 +195,7 @@ func TestErrorsAreTyped(t *testing.T) {
 		"an unknown region": {func() error {
 			_, err := c.CheckPlacement(ctx, &allocationv1.CheckPlacementRequest{Namespace: "default", Placement: &instancev1.Placement{Build: "demo", Regions: []string{"moon"}}})
 			return err
-		}, errs.BuildUnknown, "it is in local"},
+		}, errs.RegionUnknown, "it is in local"},
 		"no placement": {func() error {
 			_, err := c.CreateAllocation(ctx, &allocationv1.CreateAllocationRequest{AllocationId: "x", Namespace: "default", InstanceId: instance})
 			return err
@@ -216,10 +216,10 @@ func TestErrorsAreTyped(t *testing.T) {
 			_, err := bare.ListAllocations(viewer, &allocationv1.ListAllocationsRequest{PageToken: "???"})
 			return err
 		}, errs.ValidationFailed, "page_token"},
-		"draining": {func() error {
+		"draining with a key of some namespaces": {func() error {
 			_, err := bare.DrainProvider(limited, &allocationv1.DrainProviderRequest{Provider: "here"})
 			return err
-		}, errs.NotImplemented, "not built yet"},
+		}, errs.NamespaceDenied, "providers are those of all namespaces"},
 		"nobody":             {func() error { _, err := bare.ListProviders(ctx, nil); return err }, errs.CredentialsMissing, "API key"},
 		"a key for internal": {func() error { _, err := bare.CreateAllocation(limited, create(9, "demo")); return err }, errs.RoleRequired, "INTERNAL"},
 		"a key of another namespace": {func() error {

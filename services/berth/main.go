@@ -1,4 +1,4 @@
-// Command berth runs all of Berth in one process for development.
+// Command berth runs all of Berth in one process for development, and has the operators' tools.
 package main
 
 import (
@@ -21,7 +21,7 @@ func main() {
 		Use: "berth", Short: "The open backend between a game's services and its dedicated game servers",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(devCommand(), apiKeyCommand(), &cobra.Command{
+	root.AddCommand(devCommand(), apiKeyCommand(), providerCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) { _, _ = fmt.Fprintln(cmd.OutOrStdout(), "berth", version()) },
 	})

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
+	poolv1 "github.com/berth-dev/berth/pkg/gen/berth/pool/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 
 	"github.com/berth-dev/berth/pkg/apikey"
@@ -43,6 +44,7 @@ const (
 	internalKey = "internal-key-of-at-least-32-characters"
 	apiKey      = apikey.Prefix + "test-key"
 	viewerKey   = apikey.Prefix + "viewer-key"
+	poolKey     = apikey.Prefix + "pool-key"
 )
 
 // peers stands in for allocation and token-issuer, on a real socket.
@@ -53,8 +55,9 @@ type peers struct {
 	addr string
 
 	mu       sync.Mutex
-	failures int // how many allocation calls fail before one is answered
-	unminted int // how many pairs cannot be minted before one is
+	failures int         // how many allocation calls fail before one is answered
+	refusal  errs.Reason // why no allocation is created, if set
+	unminted int         // how many pairs cannot be minted before one is
 	revoked  []*tokenv1.RevocationTarget
 	created  chan *allocationv1.CreateAllocationRequest
 	released chan string
@@ -71,6 +74,9 @@ func (p *peers) CreateAllocation(_ context.Context, req *allocationv1.CreateAllo
 	if p.fail() {
 		return nil, rpc.Status(errs.New(errs.StoreUnavailable, "away")).Err()
 	}
+	if p.refusal != "" {
+		return nil, rpc.Status(errs.New(p.refusal, "placement: is refused")).Err()
+	}
 	p.created <- req
 	return &allocationv1.CreateAllocationResponse{}, nil
 }
@@ -81,6 +87,10 @@ func (p *peers) ReleaseAllocation(_ context.Context, req *allocationv1.ReleaseAl
 }
 
 func (p *peers) CheckPlacement(_ context.Context, req *allocationv1.CheckPlacementRequest) (*allocationv1.CheckPlacementResponse, error) {
+	reasons := map[string]errs.Reason{"far": errs.RegionUnknown, "drained": errs.PlacementImpossible, "busy": errs.AllocationQueueFull, "away": errs.ServiceUnavailable}
+	if reason, ok := reasons[req.GetPlacement().GetBuild()]; ok {
+		return nil, rpc.Status(errs.New(reason, "placement: is refused")).Err()
+	}
 	if req.GetPlacement().GetBuild() != "game" {
 		return nil, rpc.Status(errs.New(errs.BuildUnknown, "placement.build: no provider runs %q", req.GetPlacement().GetBuild())).Err()
 	}
@@ -173,6 +183,7 @@ type world struct {
 	registry  gameserverv1.GameServerRegistryServiceClient
 	sessions  sessionv1.SessionServiceClient
 	attempts  attemptv1.AttemptServiceClient
+	pools     poolv1.PoolServiceClient
 	// of the servers' newest sockets
 	epochs     map[string]int64
 	sessionIDs map[string]string
@@ -193,6 +204,7 @@ func startAt(t *testing.T, store *redisx.Store, p *peers, configure func(*gamein
 	cfg.Redis = redisx.Config{Addrs: []string{addr(store)}}
 	cfg.Auth = auth.Config{InternalKey: internalKey, APIKeySHA256: apikey.Hash(apiKey), APIKeys: []auth.APIKey{
 		{Name: "viewer", SHA256: apikey.Hash(viewerKey), Role: auth.RoleViewer, Namespaces: []string{"default"}},
+		{Name: "pool", SHA256: apikey.Hash(poolKey), Role: auth.RolePool, Namespaces: []string{"default"}},
 	}}
 	if configure != nil {
 		configure(&cfg)
@@ -230,6 +242,7 @@ func startAt(t *testing.T, store *redisx.Store, p *peers, configure func(*gamein
 		t: t, peers: p, store: store, conn: conn, instances: instancev1.NewGameInstanceServiceClient(conn), servers: gameserverv1.NewGameServerServiceClient(conn),
 		messages: instancev1.NewMessageServiceClient(conn), registry: gameserverv1.NewGameServerRegistryServiceClient(conn),
 		sessions: sessionv1.NewSessionServiceClient(conn), attempts: attemptv1.NewAttemptServiceClient(conn),
+		pools:  poolv1.NewPoolServiceClient(conn),
 		epochs: map[string]int64{}, sessionIDs: map[string]string{}, stop: stop,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
+	poolv1 "github.com/berth-dev/berth/pkg/gen/berth/pool/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 
 	"github.com/berth-dev/berth/pkg/app"
@@ -83,6 +84,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	calls := outbox.New(instances, allocation, servers, log)
 	instances.SetDriver(calls)
 	sessions := session.New(session.Config{Sessions: records, Gateways: records, Mailboxes: records, Instances: instances, Servers: servers, Herald: news, Log: log})
+	pools := registry.NewPools(records, records, sessions, log)
 	watches := watch.New(watch.Config{Feed: records, Records: records, Instances: instances, Messages: records, Log: log})
 	sweeper := timer.New(timer.Config{
 		Store: redisstore.NewTimers(store), Instances: instances, Driver: calls, Reaper: sessions, Servers: servers, Log: log, Metrics: timer.NewMetrics(b.Metrics()),
@@ -99,6 +101,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	b.Run("outbox", calls.Run)
 	b.Run("watches", watches.Run)
 	b.Run("sweeper", sweeper.Run)
+	b.Run("pools", pools.Run)
 
 	verifier := auth.NewTokenVerifier(issuerConn)
 	revoked := revocations.New(revocations.Config{Issuer: issuerConn, Redis: store, Log: log})
@@ -116,10 +119,11 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	instancev1.RegisterGameInstanceServiceServer(server, grpcserver.NewInstance(instances, records, tokens, watches))
 	instancev1.RegisterMessageServiceServer(server, grpcserver.NewMessage(instances, watches, exchange))
 	gameserverv1.RegisterGameServerServiceServer(server, gameServers)
-	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, issuer, tokens))
+	gameserverv1.RegisterGameServerRegistryServiceServer(server, grpcserver.NewRegistry(servers, pools, issuer, tokens))
 	sessionv1.RegisterSessionServiceServer(server, grpcserver.NewSession(sessions, gameServers, server))
 	auditv1.RegisterAuditServiceServer(server, grpcserver.NewAudit(audit.NewStream(store), tokens))
-	attemptv1.RegisterAttemptServiceServer(server, grpcserver.NewAttempt(instances))
+	attemptv1.RegisterAttemptServiceServer(server, grpcserver.NewAttempt(instances, pools))
+	poolv1.RegisterPoolServiceServer(server, grpcserver.NewPool(pools))
 
 	ln, err := listener(ctx, b, cfg)
 	if err != nil {
@@ -150,7 +154,7 @@ func newServer(b *app.Builder, cfg Config, store *redisx.Store, pairs auth.Pairs
 			instancev1.GameInstanceService_ServiceDesc.ServiceName, gameserverv1.GameServerService_ServiceDesc.ServiceName,
 			instancev1.MessageService_ServiceDesc.ServiceName, gameserverv1.GameServerRegistryService_ServiceDesc.ServiceName,
 			sessionv1.SessionService_ServiceDesc.ServiceName, attemptv1.AttemptService_ServiceDesc.ServiceName,
-			auditv1.AuditService_ServiceDesc.ServiceName,
+			auditv1.AuditService_ServiceDesc.ServiceName, poolv1.PoolService_ServiceDesc.ServiceName,
 		},
 		Auth: authenticator, Log: b.Log(), Metrics: b.Metrics(), TLS: files, Peers: cfg.TLS.Peers,
 		Audit: audit.Open(b, cfg.Audit, "game-instance", store), Tracer: b.Tracer(),

@@ -3,6 +3,7 @@ package gameinstance_test
 import (
 	"context"
 	"fmt"
+	"github.com/google/uuid"
 	"slices"
 	"sync"
 	"testing"
@@ -101,12 +102,52 @@ func TestALifeOverGRPC(t *testing.T) {
 	}
 }
 
+func TestAnInstanceIsMovedToAnotherServer(t *testing.T) {
+	w := start(t, nil)
+	inst := w.running()
+	first := ids.Attempt(inst.GetId(), 1)
+	for range 2 { // the answer may get lost
+		out, err := w.attempts.MoveInstance(internally(), &attemptv1.MoveInstanceRequest{InstanceId: inst.GetId(), AttemptId: first, Reason: "provider p is drained"})
+		if err != nil || !out.GetMoved() {
+			t.Fatalf("moved: %v, %v", out, err)
+		}
+	}
+	if got := w.get(inst.GetId()); len(got.GetAttempts()) != 2 || got.GetState() != instancev1.GameInstance_STATE_ALLOCATING {
+		t.Errorf("%s with attempts %v", got.GetState(), got.GetAttempts())
+	}
+	if got := <-w.peers.released; got != first {
+		t.Errorf("released %s", got)
+	}
+	for n := 2; n < ids.MaxAttempts; n++ {
+		if _, err := w.attempts.MoveInstance(internally(), &attemptv1.MoveInstanceRequest{InstanceId: inst.GetId(), AttemptId: ids.Attempt(inst.GetId(), n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := w.attempts.MoveInstance(internally(), &attemptv1.MoveInstanceRequest{InstanceId: inst.GetId(), AttemptId: ids.Attempt(inst.GetId(), ids.MaxAttempts)})
+	if err != nil || out.GetMoved() || out.GetMessage() == "" {
+		t.Errorf("one that has had all its servers: %v, %v", out, err)
+	}
+	gone, err := w.attempts.MoveInstance(internally(), &attemptv1.MoveInstanceRequest{InstanceId: uuid.NewString(), AttemptId: first})
+	if err != nil || !gone.GetMoved() {
+		t.Errorf("one that is not there: %v, %v", gone, err)
+	}
+}
+
 func TestACallThatFailsIsRepeated(t *testing.T) {
 	w := start(t, nil)
 	w.peers.failures = 2
 	inst := w.create()
 	if got := <-w.peers.created; got.GetInstanceId() != inst.GetId() {
 		t.Errorf("allocated %v", got)
+	}
+}
+
+// What the check could not know, because allocation was away or its configuration was changed since, ends the attempt when it is known.
+func TestAnAllocationThatIsRefusedIsNotAskedForAgain(t *testing.T) {
+	for _, reason := range []errs.Reason{errs.BuildUnknown, errs.RegionUnknown, errs.PlacementImpossible} {
+		w := start(t, nil)
+		w.peers.refusal = reason
+		w.until(w.create().GetId(), instancev1.GameInstance_STATE_TERMINATED)
 	}
 }
 
@@ -286,10 +327,13 @@ func TestBadInputIsRefusedWithItsReason(t *testing.T) {
 			_, err := w.instances.GetGameInstance(as(apiKey), &instancev1.GetGameInstanceRequest{InstanceId: id, Namespace: "other"})
 			return err
 		}(), errs.InstanceUnknown},
-		"no uuid":       {get(as(apiKey), "x"), errs.ValidationFailed},
-		"unknown build": {create(as(apiKey), &instancev1.CreateGameInstanceRequest{Placement: &instancev1.Placement{Build: "nothing"}}), errs.BuildUnknown},
-		"no placement":  {create(as(apiKey), &instancev1.CreateGameInstanceRequest{}), errs.ValidationFailed},
-		"player twice":  {create(as(apiKey), &instancev1.CreateGameInstanceRequest{Placement: &instancev1.Placement{Build: "game"}, Players: []*instancev1.Player{{Id: "a"}, {Id: "a"}}}), errs.ValidationFailed},
+		"no uuid":         {get(as(apiKey), "x"), errs.ValidationFailed},
+		"unknown build":   {create(as(apiKey), &instancev1.CreateGameInstanceRequest{Placement: &instancev1.Placement{Build: "nothing"}}), errs.BuildUnknown},
+		"unknown region":  {create(as(apiKey), &instancev1.CreateGameInstanceRequest{Placement: &instancev1.Placement{Build: "far"}}), errs.RegionUnknown},
+		"no provider":     {create(as(apiKey), &instancev1.CreateGameInstanceRequest{Placement: &instancev1.Placement{Build: "drained"}}), errs.PlacementImpossible},
+		"no room to wait": {create(as(apiKey), &instancev1.CreateGameInstanceRequest{Placement: &instancev1.Placement{Build: "busy"}}), errs.AllocationQueueFull},
+		"no placement":    {create(as(apiKey), &instancev1.CreateGameInstanceRequest{}), errs.ValidationFailed},
+		"player twice":    {create(as(apiKey), &instancev1.CreateGameInstanceRequest{Placement: &instancev1.Placement{Build: "game"}, Players: []*instancev1.Player{{Id: "a"}, {Id: "a"}}}), errs.ValidationFailed},
 		"page token": {func() error {
 			_, err := w.instances.ListGameInstances(as(apiKey), &instancev1.ListGameInstancesRequest{PageToken: "x"})
 			return err

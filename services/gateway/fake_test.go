@@ -375,6 +375,13 @@ func (r *registry) GetGameServer(_ context.Context, req *gameserverv1.GetGameSer
 	return &gameserverv1.GetGameServerResponse{Server: &gameserverv1.GameServer{Id: knownServer, Assignments: []*gameserverv1.GameServer_Assignment{{InstanceId: knownInstance}}}}, nil
 }
 
+// JoinPool answers with who joined.
+func (r *registry) JoinPool(ctx context.Context, req *gameserverv1.JoinPoolRequest) (*gameserverv1.JoinPoolResponse, error) {
+	return &gameserverv1.JoinPoolResponse{
+		Server: &gameserverv1.GameServer{Namespace: req.GetNamespace(), Id: knownServer, Pool: req.GetPool(), Name: auth.FromContext(ctx).Actor()}, GameToken: "g", SocialToken: "s",
+	}, nil
+}
+
 // ListGameServers answers with the request's page token as the next one.
 func (r *registry) ListGameServers(_ context.Context, req *gameserverv1.ListGameServersRequest) (*gameserverv1.ListGameServersResponse, error) {
 	return &gameserverv1.ListGameServersResponse{NextPageToken: fmt.Sprintf("%s/%d/%s", req.GetNamespace(), req.GetPageSize(), req.GetPageToken())}, nil
@@ -414,7 +421,7 @@ func startBackend(tb testing.TB, addr string, iss *issuer, ses *sessions) *backe
 	fetch := func(context.Context) ([]byte, error) {
 		return fmt.Appendf(nil, `{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k1","x":%q}]}`, base64.RawURLEncoding.EncodeToString(iss.public)), nil
 	}
-	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "test", SHA256: apikey.Hash(apiKey), Role: auth.RoleService}}},
+	a, err := auth.New(auth.Config{InternalKey: internalKey, APIKeys: []auth.APIKey{{Name: "test", SHA256: apikey.Hash(apiKey), Role: auth.RoleService}, {Name: "pool", SHA256: apikey.Hash(poolKey), Role: auth.RolePool}}},
 		token.NewVerifier(token.NewKeySet(fetch)), nil)
 	if err != nil {
 		tb.Fatal(err)

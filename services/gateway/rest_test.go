@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/rpc"
@@ -31,7 +32,28 @@ import (
 const (
 	instancePath = "/v1/namespaces/default/instances/" + knownInstance
 	serversPath  = "/v1/namespaces/default/game-servers"
+	poolPath     = "/v1/pools/metal:join"
+	poolKey      = "berth_pool"
 )
+
+// asPool shows the key of a pool.
+func asPool(h http.Header) { h.Set("Authorization", "Bearer "+poolKey) }
+
+// A server that started by itself joins at the edge, over REST and gRPC.
+func TestAServerJoinsItsPoolAtTheEdge(t *testing.T) {
+	w := start(t, nil)
+	resp, raw := w.ask("POST", "http://"+w.edge+poolPath, `{"name":"rack-7","builds":["b"],"capacity":2}`, asPool)
+	var joined gameserverv1.JoinPoolResponse
+	if err := protojson.Unmarshal(raw, &joined); err != nil || resp.StatusCode != 200 || joined.GetServer().GetPool() != "metal" || joined.GetServer().GetName() != "key:pool" || joined.GetGameToken() != "g" {
+		t.Errorf("%d %s %v", resp.StatusCode, raw, err)
+	}
+	ctx, cancel := context.WithTimeout(metadata.NewOutgoingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+poolKey)), patience)
+	defer cancel()
+	out, err := gameserverv1.NewGameServerRegistryServiceClient(dialGRPC(t, w.edge)).JoinPool(ctx, &gameserverv1.JoinPoolRequest{Pool: "metal", Name: "rack-7", Builds: []string{"b"}})
+	if err != nil || out.GetServer().GetId() != knownServer {
+		t.Errorf("over gRPC: %v, %v", out, err)
+	}
+}
 
 // ask makes an HTTP request with the API key, and returns the answer with its body.
 func (w *world) ask(method, url, body string, change func(http.Header)) (*http.Response, []byte) {
@@ -111,6 +133,11 @@ func TestRESTErrorsHaveOneShape(t *testing.T) {
 		"far too capable":      {"POST", api + serversPath, `{"capacity": 1001}`, nil, 400, errs.ValidationFailed, "capacity"},
 		"server without a key": {"POST", api + serversPath, `{}`, func(h http.Header) { h.Del("Authorization") }, 401, errs.CredentialsMissing, "API key"},
 		"registry at the edge": {"POST", "http://" + w.edge + serversPath, `{}`, nil, 404, errs.PathUnknown, serversPath},
+		"pool without a key":   {"POST", "http://" + w.edge + poolPath, `{}`, func(h http.Header) { h.Del("Authorization") }, 401, errs.CredentialsMissing, "API key"},
+		"pool with other key":  {"POST", "http://" + w.edge + poolPath, `{"name":"n","builds":["b"]}`, nil, 403, errs.RoleRequired, ""},
+		"pool without a name":  {"POST", "http://" + w.edge + poolPath, `{"builds":["b"]}`, asPool, 400, errs.ValidationFailed, "name"},
+		"pool, wrong verb":     {"GET", "http://" + w.edge + poolPath, "", asPool, 405, errs.MethodUnknown, "GET"},
+		"pool, something else": {"POST", "http://" + w.edge + "/v1/pools/metal:leave", `{}`, asPool, 404, errs.PathUnknown, ""},
 		"watch of nothing":     {"GET", api + "/v1/namespaces/default/instances/0b8f4e52-5f0e-4a63-9f0c-0e4d2a6f1c12:watch", "", nil, 404, errs.InstanceUnknown, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -44,9 +44,7 @@ var unasked = map[protoreflect.FullName]string{
 }
 
 // neverGood are the rpcs that answer nobody, and why.
-var neverGood = map[string]string{
-	"AllocationService.DrainProvider": "it is not built yet",
-}
+var neverGood = map[string]string{}
 
 // neverRefused are the ways over which an rpc refuses nobody, and why.
 var neverRefused = map[string]string{
@@ -87,6 +85,8 @@ func usualKey(m protoreflect.MethodDescriptor) string {
 		return noKey
 	case typev1.Role_ROLE_INTERNAL:
 		return serviceKey
+	case typev1.Role_ROLE_POOL:
+		return poolKey
 	default:
 		return keyOf(roleOf(m))
 	}

@@ -55,14 +55,16 @@ const (
 	serviceKey   = "internal"  // that of the services
 	unknownKey   = "unknown"   // nobody has made it
 	elsewhereKey = "elsewhere" // an admin's, of the namespace "elsewhere" only
+	poolKey      = "pool"      // that of a pool's servers, which includes no other role
 )
 
 // secretOf returns the API key of a name.
 func secretOf(name string) string { return apikey.Prefix + "of-the-corpus-" + name }
 
-// keys are the API keys that all services know: one of each role, and that of another namespace.
+// keys are the API keys that all services know: one of each role, that of pools, and that of another namespace.
 func keys() []auth.APIKey {
 	out := []auth.APIKey{{Name: elsewhereKey, SHA256: apikey.Hash(secretOf(elsewhereKey)), Role: auth.RoleAdmin, Namespaces: []string{"elsewhere"}}}
+	out = append(out, auth.APIKey{Name: poolKey, SHA256: apikey.Hash(secretOf(poolKey)), Role: auth.RolePool})
 	for role, r := range keyRoles {
 		name := keyOf(role)
 		out = append(out, auth.APIKey{Name: name, SHA256: apikey.Hash(secretOf(name)), Role: auth.Role(strings.TrimPrefix(r.String(), "ROLE_"))})

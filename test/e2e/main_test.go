@@ -14,7 +14,12 @@ import (
 // binaries is the folder with all programs, built from this tree.
 var binaries string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if os.Getenv(envPoolServer) != "" {
+		os.Exit(poolServer())
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "berth-e2e-")

@@ -69,6 +69,7 @@ func providers(stateDir string) string {
 	provider("claiming", "    credentials: claim\n")
 	build("claim-hold", server, `"--hold"`)
 	build("claim-never-link", server, `"--never-link"`)
+	b.WriteString("  - {name: metal, kind: static, static: {pool: metal, builds: [pooled]}}\n")
 	return b.String()
 }
 

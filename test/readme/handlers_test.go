@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	_ "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1" // all services register themselves
+	_ "github.com/berth-dev/berth/pkg/gen/berth/pool/v1"
 	_ "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
 	_ "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	_ "github.com/berth-dev/berth/sdk/go/gen/berth/audit/v1"
@@ -39,7 +40,7 @@ func TestHandlersAreWhereContributingSays(t *testing.T) {
 		}
 		return true
 	})
-	if services != 10 {
+	if services != 11 {
 		t.Errorf("%d services are registered; is one missing among this test's imports?", services)
 	}
 }

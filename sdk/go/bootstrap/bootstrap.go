@@ -28,7 +28,7 @@ type Document struct {
 	// it is connected.
 	Instance string `json:"instance,omitempty"`
 	// Server is the server's own id.
-	Server string `json:"server"`
+	Server string `json:"server,omitempty"`
 	// Gateway is the base URL of the gateway's edge, such as "https://edge.example.com".
 	Gateway string `json:"gateway"`
 	// Game is the game token; empty if there is a claim code.
@@ -38,6 +38,8 @@ type Document struct {
 	// Claim is the claim code, which stands in place of both tokens where a host would log or show them: package gameserver exchanges it for
 	// them, once.
 	Claim Secret `json:"claim,omitempty"`
+	// Pool is the warm pool that the server joins, in the place of tokens, server and instance: package gameserver asks for those.
+	Pool *Pool `json:"pool,omitempty"`
 	// CA has certificates (PEM) of the authorities that the gateway's is signed by, where those of the system do not know it: then only these count.
 	// It is not secret.
 	CA string `json:"ca,omitempty"`
@@ -45,6 +47,26 @@ type Document struct {
 	Endpoints []Endpoint `json:"endpoints,omitempty"`
 	// Traceparent joins the server to the trace of the request that caused it (W3C Trace Context); may be empty.
 	Traceparent string `json:"traceparent,omitempty"`
+}
+
+// Pool is the warm pool that a server joins, which started by itself, and what there is to say about the server.
+type Pool struct {
+	// Name is the pool's name.
+	Name string `json:"name"`
+	// Server names the server within the pool, for as long as it is the same one; at most 128 characters.
+	Server string `json:"server"`
+	// Key is the pool's credential: an API key of the role POOL.
+	Key Secret `json:"key"`
+	// Builds are the builds that the server can run; at least one.
+	Builds []string `json:"builds"`
+	// Region is where the server is; empty: anywhere.
+	Region string `json:"region,omitempty"`
+	// Capacity is how many instances it can have at once, up to 1000; 0: one.
+	Capacity int32 `json:"capacity,omitempty"`
+	// Labels are what placements may ask for.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Endpoints are the public addresses that its instances get.
+	Endpoints []Endpoint `json:"endpoints,omitempty"`
 }
 
 // Endpoint is a public address of the server.
@@ -124,7 +146,11 @@ func Parse(doc []byte) (*Document, error) {
 	if d.Version != Version {
 		return nil, fmt.Errorf("v is %d: this version of the SDK reads %d", d.Version, Version)
 	}
-	if err := d.checkNeeded(); err != nil {
+	check := d.checkNeeded
+	if d.Pool != nil {
+		check = d.checkPool
+	}
+	if err := check(); err != nil {
 		return nil, err
 	}
 	u, err := url.Parse(d.Gateway)
@@ -161,6 +187,31 @@ func (d *Document) checkNeeded() error {
 		if m.value == "" {
 			return fmt.Errorf("%s is missing", m.name)
 		}
+	}
+	return nil
+}
+
+// checkPool returns an error that names a member of a pool's document which is missing, or one too many.
+func (d *Document) checkPool() error {
+	for _, m := range []struct{ name, value string }{
+		{"game", d.Game.Reveal()}, {"social", d.Social.Reveal()}, {"claim", d.Claim.Reveal()}, {"server", d.Server}, {"instance", d.Instance},
+	} {
+		if m.value != "" {
+			return fmt.Errorf("%s and pool are both there: a server that joins a pool is given its id, its tokens and its instances", m.name)
+		}
+	}
+	for _, m := range []struct{ name, value string }{
+		{"namespace", d.Namespace}, {"gateway", d.Gateway}, {"pool.name", d.Pool.Name}, {"pool.server", d.Pool.Server}, {"pool.key", d.Pool.Key.Reveal()},
+	} {
+		if m.value == "" {
+			return fmt.Errorf("%s is missing", m.name)
+		}
+	}
+	if len(d.Pool.Builds) == 0 {
+		return errors.New("pool.builds is missing")
+	}
+	if err := checkEndpoints(d.Pool.Endpoints); err != nil {
+		return fmt.Errorf("pool.%w", err)
 	}
 	return nil
 }

@@ -206,3 +206,24 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestADocumentForAPool(t *testing.T) {
+	const good = `{"v":1,"namespace":"default","gateway":"https://edge.example.com","pool":{"name":"metal","server":"rack-7","key":"KEY","builds":["b"],"capacity":2,` +
+		`"endpoints":[{"name":"game","host":"h","port":7,"protocol":"udp"}]}}`
+	d, err := bootstrap.Parse([]byte(good))
+	if err != nil || d.Pool.Name != "metal" || d.Pool.Key.Reveal() != "KEY" || d.Pool.Capacity != 2 || len(d.Pool.Endpoints) != 1 {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	for old, c := range map[string]struct{ now, says string }{
+		`"v":1,`:           {`"v":1,"game":"G",`, "game and pool are both there"},
+		`"namespace"`:      {`"server":"S","namespace"`, "server and pool are both there"},
+		`"name":"metal",`:  {``, "pool.name is missing"},
+		`"key":"KEY",`:     {``, "pool.key is missing"},
+		`"builds":["b"],`:  {``, "pool.builds is missing"},
+		`"protocol":"udp"`: {`"protocol":"ip"`, "pool.endpoints[0].protocol"},
+	} {
+		if _, err := bootstrap.Parse([]byte(strings.Replace(good, old, c.now, 1))); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v", c.says, err)
+		}
+	}
+}

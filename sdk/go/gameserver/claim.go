@@ -44,19 +44,24 @@ func (h *Host) claimTokens(ctx context.Context) error {
 	if err != nil {
 		return errors.New("the claim code of the bootstrap document is no text") // the marshaller's words may quote it
 	}
+	if err := h.insist(ctx, "the tokens could not be claimed, trying again", func(ctx context.Context) error { return h.tryClaim(ctx, body) }); err != nil {
+		return err
+	}
+	h.claimCode = ""
+	h.log.Info("tokens claimed")
+	return nil
+}
+
+// insist tries until it works, Berth refuses for good, or ctx ends.
+func (h *Host) insist(ctx context.Context, complaint string, try func(context.Context) error) error {
 	for wait := (backoff{}); ; {
-		err := h.tryClaim(ctx, body)
-		switch {
-		case err == nil:
-			h.claimCode = ""
-			h.log.Info("tokens claimed")
-			return nil
-		case claimRefused(err):
+		err := try(ctx)
+		if err == nil || refusedForGood(err) {
 			return err
 		}
 		pause := wait.next() + spread(retryAfter(err))
 		if ctx.Err() == nil {
-			h.log.Warn("the tokens could not be claimed, trying again", "error", err, "after", pause)
+			h.log.Warn(complaint, "error", err, "after", pause)
 		}
 		if !sleep(ctx, pause) {
 			return fmt.Errorf("%w; the last try failed: %w", ctx.Err(), err)
@@ -86,8 +91,8 @@ func claimError(resp *http.Response, answer []byte) *Error {
 	return e
 }
 
-// claimRefused reports whether Berth will never give the tokens for this code and nonce.
-func claimRefused(err error) bool {
+// refusedForGood reports whether Berth will never give tokens for what it was shown.
+func refusedForGood(err error) bool {
 	var refused *Error
 	if !errors.As(err, &refused) || refused.Code == codes.Canceled {
 		return false

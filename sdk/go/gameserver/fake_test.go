@@ -44,6 +44,7 @@ type gateway struct {
 	edge    atomic.Pointer[refusal] // what a refresh over REST is answered with
 	renewed chan edgeCall           // each of those; the surplus is dropped
 	claims  http.HandlerFunc        // answers claims; set before the server is started
+	joins   http.HandlerFunc        // answers who joins a pool; set before the server is started
 	keysets atomic.Int32            // how often the public keys were fetched
 	readers sync.WaitGroup
 }
@@ -82,6 +83,7 @@ func newGatewayWith(t *testing.T, listener net.Listener, start func(*httptest.Se
 	mux.HandleFunc("GET /.well-known/jwks.json", g.jwks)
 	mux.HandleFunc("POST /v1/game-server/tokens:refresh", g.refresh)
 	mux.HandleFunc("POST /v1/claim", func(w http.ResponseWriter, r *http.Request) { g.claims(w, r) })
+	mux.HandleFunc("POST /v1/pools/metal:join", func(w http.ResponseWriter, r *http.Request) { g.joins(w, r) })
 	g.srv = httptest.NewUnstartedServer(mux)
 	if listener != nil {
 		_ = g.srv.Listener.Close()

@@ -29,6 +29,7 @@ type Host struct {
 	doc         *bootstrap.Document // without its secrets
 	tokens      *tokens
 	claimCode   bootstrap.Secret // the code to exchange for the tokens; empty if there is none, or it was
+	pool        *pool            // the pool to join; nil if it is for none
 	options     options
 	linkPayload []byte // of every Link request
 	log         *slog.Logger
@@ -69,13 +70,17 @@ type Host struct {
 // Open connects this process to Berth with its bootstrap document and returns when the session is open. That links the instance that
 // the document names, if it names one, and no other: see Accept and Create. While the gateway cannot be reached it keeps trying until
 // ctx ends, which has no effect after Open has returned. It fails with a *bootstrap.NotFoundError or *bootstrap.InvalidError, and with
-// an *Error or a *CloseError when Berth refuses the server. A claim code in the document is exchanged for the tokens first, as Connect says.
+// an *Error or a *CloseError when Berth refuses the server. A claim code in the document is exchanged for the tokens first, as Connect says; a
+// server of a pool joins that first, and again whenever it was away for too long.
 func Open(ctx context.Context, opts ...Option) (*Host, error) {
 	h, err := newHost(ctx, opts)
 	if err != nil {
 		return nil, fmt.Errorf("gameserver: open: %w", err)
 	}
 	if err := h.claimTokens(ctx); err != nil {
+		return nil, fmt.Errorf("gameserver: open: %w", err)
+	}
+	if err := h.joinPool(ctx); err != nil {
 		return nil, fmt.Errorf("gameserver: open: %w", err)
 	}
 	if h.doc.Instance != "" {
@@ -119,8 +124,11 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 	}
 	doc, tokens := withoutTokens(o.bootstrap)
 	claimCode := o.bootstrap.Claim
+	pool, err := newPool(o.bootstrap)
+	if err != nil {
+		return nil, err
+	}
 	o.bootstrap = nil
-	var err error
 	if o.queue, err = o.queue.complete(); err != nil {
 		return nil, err
 	}
@@ -134,11 +142,15 @@ func newHost(ctx context.Context, opts []Option) (*Host, error) {
 	}
 	keys := token.NewKeySet(token.FetchURL(client, at(doc, "/.well-known/jwks.json")))
 	log := o.log.With("server_id", doc.Server)
+	if pool != nil {
+		log = o.log.With("pool", pool.name, "pool_server", doc.Pool.Server)
+	}
 	writer := make(chan struct{}, 1)
 	return &Host{
 		doc:         doc,
 		tokens:      tokens,
 		claimCode:   claimCode,
+		pool:        pool,
 		options:     o,
 		linkPayload: payload,
 		log:         log,
@@ -186,6 +198,10 @@ func newClient(doc *bootstrap.Document) (*http.Client, error) {
 func withoutTokens(doc *bootstrap.Document) (*bootstrap.Document, *tokens) {
 	rest := *doc
 	rest.Game, rest.Social, rest.Claim = "", "", ""
+	if doc.Pool != nil {
+		pool := *doc.Pool
+		pool.Key, rest.Pool = "", &pool
+	}
 	return &rest, newTokens(doc, time.Now())
 }
 

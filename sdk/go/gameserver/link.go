@@ -55,7 +55,10 @@ type run struct {
 func (h *Host) keepLinked(soft, hard context.Context) {
 	for {
 		sock, err := h.open(soft, nil)
-		if err != nil && h.outdated(err) {
+		switch {
+		case err != nil && h.pool != nil && h.mustJoin(err):
+			err = h.rejoin(soft)
+		case err != nil && h.outdated(err):
 			err = h.refreshOverREST(soft)
 		}
 		for sock != nil {

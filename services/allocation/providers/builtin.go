@@ -6,11 +6,17 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
+
+	"google.golang.org/grpc"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	poolv1 "github.com/berth-dev/berth/pkg/gen/berth/pool/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/attach"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
+	"github.com/berth-dev/berth/services/allocation/providers/remote"
+	"github.com/berth-dev/berth/services/allocation/providers/static"
 )
 
 // Config is one provider in a service's configuration.
@@ -22,11 +28,36 @@ type Config struct {
 	// Credentials is what the bootstrap document of its servers has: tokens (default), or claim, a code that a server exchanges for them. A code is for
 	// hosts that log or show what they start servers with.
 	Credentials string `yaml:"credentials"`
+	// MaxServers is how many servers it may have for allocations at once, over all replicas; 0: no limit.
+	MaxServers int `yaml:"max_servers"`
+	// MaxCalls is how many allocations may turn to it at once, in one replica; the rest waits. Default 128.
+	MaxCalls int `yaml:"max_calls"`
+	// Timeout is how long it may take for an answer. Default 30s.
+	Timeout time.Duration `yaml:"timeout"`
 	// Process runs servers as processes on this machine.
 	Process process.Config `yaml:"process,omitempty"`
 	// Attach waits for servers that are started by hand.
 	Attach attach.Config `yaml:"attach,omitempty"`
+	// Remote calls a plugin, a provider that is a process of its own.
+	Remote remote.Config `yaml:"remote,omitempty"`
+	// Static places instances on servers of a warm pool.
+	Static static.Config `yaml:"static,omitempty"`
 }
+
+// Deps are what the providers have of the service.
+type Deps struct {
+	// Log is where they say what is to be told.
+	Log *slog.Logger
+	// GameInstance is the service's connection to game-instance, with its internal key.
+	GameInstance grpc.ClientConnInterface
+}
+
+// Limits of a provider's settings.
+const (
+	maxCalls   = 10_000
+	minTimeout = 100 * time.Millisecond
+	maxTimeout = 10 * time.Minute
+)
 
 // What a bootstrap document has.
 const (
@@ -39,7 +70,13 @@ const (
 // Claims reports whether servers are given a claim code in place of their tokens.
 func (c Config) Claims() bool { return c.Credentials == CredentialsClaim }
 
-// Plugin is a provider in this process. Close it when nothing calls it any more.
+// Pooled reports whether the servers are there already, with credentials of their own.
+func (c Config) Pooled() bool { return c.Kind == kindStatic }
+
+// kindStatic is the kind of pools.
+const kindStatic = "static"
+
+// Plugin is a provider as this process calls it. One that can be away also has the method of host.Living. Close it when nothing calls it any more.
 type Plugin interface {
 	provider.Provider
 	// Close ends what the provider runs for itself, and waits for it until the context ends.
@@ -48,21 +85,28 @@ type Plugin interface {
 
 type builtin struct {
 	kind string
-	open func(ctx context.Context, cfg Config, log *slog.Logger) (Plugin, error) // nil: planned
+	open func(ctx context.Context, cfg Config, deps Deps) (Plugin, error) // nil: planned
 }
 
 // builtins lists the kinds. A new provider is one line here.
 func builtins() []builtin {
 	return []builtin{
-		{"process", func(ctx context.Context, cfg Config, log *slog.Logger) (Plugin, error) {
-			cfg.Process.Name, cfg.Process.Log = cfg.Name, log
+		{"process", func(ctx context.Context, cfg Config, deps Deps) (Plugin, error) {
+			cfg.Process.Name, cfg.Process.Log = cfg.Name, deps.Log
 			return process.New(ctx, cfg.Process)
 		}},
-		{"attach", func(ctx context.Context, cfg Config, log *slog.Logger) (Plugin, error) {
-			cfg.Attach.Name, cfg.Attach.Log = cfg.Name, log
+		{"attach", func(ctx context.Context, cfg Config, deps Deps) (Plugin, error) {
+			cfg.Attach.Name, cfg.Attach.Log = cfg.Name, deps.Log
 			return attach.New(ctx, cfg.Attach)
 		}},
-		{kind: "static"}, {kind: "remote"}, {kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
+		{"remote", func(ctx context.Context, cfg Config, deps Deps) (Plugin, error) {
+			cfg.Remote.Name, cfg.Remote.Log = cfg.Name, deps.Log
+			return remote.New(ctx, cfg.Remote)
+		}},
+		{kindStatic, func(_ context.Context, cfg Config, deps Deps) (Plugin, error) {
+			return static.New(cfg.Static, poolv1.NewPoolServiceClient(deps.GameInstance))
+		}},
+		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
 		{kind: "multiplay"}, {kind: "hathora"}, {kind: "edgegap"}, {kind: "playfab"},
 	}
 }
@@ -71,6 +115,14 @@ func builtins() []builtin {
 func (c Config) Check() error {
 	if _, err := c.find(); err != nil {
 		return err
+	}
+	switch {
+	case c.MaxServers < 0:
+		return errs.New(errs.ValidationFailed, "provider %q: max_servers: %d is less than 0, which is no limit", c.Name, c.MaxServers)
+	case c.MaxCalls < 0 || c.MaxCalls > maxCalls:
+		return errs.New(errs.ValidationFailed, "provider %q: max_calls: %d is not 1 to %d, or 0 for the default", c.Name, c.MaxCalls, maxCalls)
+	case c.Timeout != 0 && (c.Timeout < minTimeout || c.Timeout > maxTimeout):
+		return errs.New(errs.ValidationFailed, "provider %q: timeout: %v is not %v to %v", c.Name, c.Timeout, minTimeout, maxTimeout)
 	}
 	switch c.Credentials {
 	case "", CredentialsTokens, CredentialsClaim:
@@ -99,12 +151,12 @@ func (c Config) find() (builtin, error) {
 }
 
 // Open starts a configured provider.
-func Open(ctx context.Context, cfg Config, log *slog.Logger) (Plugin, error) {
+func Open(ctx context.Context, cfg Config, deps Deps) (Plugin, error) {
 	b, err := cfg.find()
 	if err != nil {
 		return nil, err
 	}
-	p, err := b.open(ctx, cfg, log)
+	p, err := b.open(ctx, cfg, deps)
 	if err != nil {
 		return nil, fmt.Errorf("provider %q: %w", cfg.Name, err)
 	}

@@ -11,16 +11,22 @@ import (
 
 func TestOpenRefusesWhatIsNotBuilt(t *testing.T) {
 	open := func(kind string) error {
-		_, err := providers.Open(t.Context(), providers.Config{Name: "p", Kind: kind}, slog.New(slog.DiscardHandler))
+		_, err := providers.Open(t.Context(), providers.Config{Name: "p", Kind: kind}, providers.Deps{Log: slog.New(slog.DiscardHandler)})
 		return err
 	}
-	for _, kind := range []string{"static", "remote", "agones", "kubernetes", "gamelift", "multiplay", "hathora", "edgegap", "playfab"} {
+	for _, kind := range []string{"agones", "kubernetes", "gamelift", "multiplay", "hathora", "edgegap", "playfab"} {
 		if err := open(kind); !errs.Is(err, errs.NotImplemented) || !strings.Contains(err.Error(), kind) {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
-	if err := open("warp"); err == nil || !strings.Contains(err.Error(), "process, attach") {
+	if err := open("warp"); err == nil || !strings.Contains(err.Error(), "process, attach, remote, static") {
 		t.Errorf("an unknown kind: %v", err)
+	}
+	if err := open("static"); err == nil || !strings.Contains(err.Error(), "static.pool") {
+		t.Errorf("static without a pool: %v", err)
+	}
+	if err := open("remote"); err == nil || !strings.Contains(err.Error(), "remote.address") {
+		t.Errorf("remote without an address: %v", err)
 	}
 	if err := open("process"); err == nil || !strings.Contains(err.Error(), "state_dir") {
 		t.Errorf("process without a state_dir: %v", err)

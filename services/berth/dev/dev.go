@@ -64,6 +64,8 @@ type Options struct {
 type File struct {
 	// Providers are the hosting providers, as in the allocation service's configuration.
 	Providers []providers.Config `yaml:"providers"`
+	// Placement says at which of them servers are looked for, as there.
+	Placement allocation.Placement `yaml:"placement"`
 	// Timeouts are for instances that do not say.
 	Timeouts gameinstance.Timeouts `yaml:"timeouts" envPrefix:"TIMEOUT_"`
 	// Limits are the gateway's.
@@ -247,7 +249,7 @@ func (s *Stack) services(file File, ls *listeners, redis redisx.Config, hosts []
 
 	al := allocation.Default()
 	al.Redis, al.Auth, al.GRPCListener, al.TokenIssuer, al.GameInstance = redis, creds, ls.allocation, issuerAddr, instanceAddr
-	al.GatewayURL, al.Providers = s.Gateway, file.Providers
+	al.GatewayURL, al.Providers, al.Placement = s.Gateway, file.Providers, file.Placement
 
 	gw := gateway.Default()
 	gw.Redis, gw.Auth, gw.EdgeListener, gw.APIListener = redis, creds, ls.edge, ls.api

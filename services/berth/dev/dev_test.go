@@ -53,14 +53,16 @@ func options(t *testing.T, dir string) Options {
 	return Options{Config: config, AnyPort: true, Dir: dir, LogLevel: "error", Out: io.Discard}
 }
 
-// What the file says about identity providers is the services' own, whose checks name what is wrong with it.
-func TestTheFileMayNameIdentityProviders(t *testing.T) {
+// What the file says about identity providers and placement is the services' own, whose checks name what is wrong with it.
+func TestTheFileHasBlocksOfTheServices(t *testing.T) {
 	const provider = "{issuer: 'https://id.example.com', audience: berth, role_claim: groups, roles: {ops: OPERATOR}}"
 	for more, says := range map[string]string{
-		"auth: {oidc: [" + provider + "]}\negress: {allow: [10.0.0.0/8]}": "",
-		"auth: {oidc: [" + provider + ", " + provider + "]}":              "issuer: is there twice",
-		"egress: {allow: [10.0.0.1]}":                                     "egress.allow",
-		"auth: {internal_key: x}":                                         "internal_key",
+		"auth: {oidc: [" + provider + "]}\negress: {allow: [10.0.0.0/8]}":  "",
+		"auth: {oidc: [" + provider + ", " + provider + "]}":               "issuer: is there twice",
+		"egress: {allow: [10.0.0.1]}":                                      "egress.allow",
+		"placement: {rules: [{name: r, candidates: [{provider: local}]}]}": "",
+		"placement: {rules: [{name: r, candidates: [{provider: x}]}]}":     `no provider is named "x"; there are local`,
+		"auth: {internal_key: x}":                                          "internal_key",
 	} {
 		o := options(t, "")
 		file, err := os.OpenFile(o.Config, os.O_APPEND|os.O_WRONLY, 0)

@@ -3,6 +3,7 @@
 package allocator
 
 import (
+	"cmp"
 	"maps"
 	"reflect"
 	"slices"
@@ -90,10 +91,12 @@ type Placement struct {
 	Labels map[string]string
 	// Latencies are what the players measured.
 	Latencies map[string]time.Duration
+	// Priority says who comes first while nobody has room: each point is worth 30 s of waiting.
+	Priority int
 }
 
 func (p Placement) equal(q Placement) bool {
-	return p.Build == q.Build && slices.Equal(p.Regions, q.Regions) && maps.Equal(p.Labels, q.Labels) && maps.Equal(p.Latencies, q.Latencies)
+	return p.Build == q.Build && p.Priority == q.Priority && slices.Equal(p.Regions, q.Regions) && maps.Equal(p.Labels, q.Labels) && maps.Equal(p.Latencies, q.Latencies)
 }
 
 // Endpoint is a public address of a server.
@@ -130,10 +133,22 @@ type Allocation struct {
 	// Traceparent is handed on to the server.
 	Traceparent string
 
-	// Provider and Region were chosen.
+	// Explanation is where the server was looked for in the last round; without candidates before the first.
+	Explanation Explanation
+	// RoundAt is when the round that is on began; zero: none is. Rounds is how many there were.
+	RoundAt time.Time
+	Rounds  int
+	// WaitSince is since when it waits for room; zero: it does not.
+	WaitSince time.Time
+
+	// Provider and Region are where a server may be, or is; empty: no provider has anything of it.
 	Provider, Region string
+	// GiveUpAt is when the instance is told that the provider does not say whether it has a server. Zero: never.
+	GiveUpAt time.Time
 	// ExternalID is the provider's own id of the server.
 	ExternalID string
+	// PoolServer is the server's id, if it is one of a pool; empty: the one that follows from ID.
+	PoolServer string
 	// Endpoints are the server's public addresses.
 	Endpoints []Endpoint
 	// Message is why it failed or how the server ended, in words.
@@ -143,12 +158,12 @@ type Allocation struct {
 	Report      Report
 	ReportAt    time.Time
 	ReportTries int
+	// Elsewhere says of ReportFailed that another attempt may do better: the provider does not answer.
+	Elsewhere bool
 
 	// CallAt is when to turn to the provider, and Tries how often in a row it could not do what it was asked.
 	CallAt time.Time
 	Tries  int
-	// NoCapacity is how often the provider had no capacity.
-	NoCapacity int
 	// Missing is how often in a row the provider did not know a server that it had named.
 	Missing int
 
@@ -161,7 +176,7 @@ type Allocation struct {
 }
 
 // ServerID is the id of the server that the allocation is for.
-func (a *Allocation) ServerID() string { return ids.Server(a.ID) }
+func (a *Allocation) ServerID() string { return cmp.Or(a.PoolServer, ids.Server(a.ID)) }
 
 // Wish is what an instance asks for.
 type Wish struct {

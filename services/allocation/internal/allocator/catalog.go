@@ -1,11 +1,9 @@
 package allocator
 
 import (
-	"slices"
-	"strings"
 	"time"
 
-	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
 )
 
 // ProviderInfo is what a configured provider is.
@@ -20,55 +18,47 @@ type ProviderInfo struct {
 	PollInterval time.Duration
 	// Claims says that its servers are given a claim code in place of their tokens.
 	Claims bool
+	// Pool says that its servers are there already, and have credentials of their own: none are minted for them.
+	Pool bool
 	// MaxBootstrap is the largest bootstrap that it can carry, in bytes; 0: no limit known.
 	MaxBootstrap int64
+	// Timeout bounds a call to it; 0: DefaultTimeout.
+	Timeout time.Duration
+	// MaxServers is how many servers it may have for allocations at once; 0: no limit.
+	MaxServers int
+	// MaxCalls is how many allocations may turn to it at once; 0: DefaultMaxCalls. The rest waits in a lane of its own.
+	MaxCalls int
 }
+
+const (
+	// DefaultTimeout is how long a provider may take for an answer.
+	DefaultTimeout = 30 * time.Second
+	// DefaultMaxCalls is how many allocations may turn to one provider at once.
+	DefaultMaxCalls = 128
+)
 
 // Catalog is the configured providers, in the order of the configuration.
 type Catalog []ProviderInfo
 
-// Place chooses the provider and the region for a placement: the best region that anybody serves for the build, and there the provider that is
-// configured first.
-func (c Catalog) Place(p Placement) (provider, region string, err error) {
-	var able Catalog
-	for _, info := range c {
-		if slices.Contains(info.Builds, p.Build) {
-			able = append(able, info)
-		}
+// CatalogOf returns the catalog of providers.
+func CatalogOf(providers []Provider) Catalog {
+	out := make(Catalog, 0, len(providers))
+	for _, p := range providers {
+		out = append(out, p.Info)
 	}
-	if len(able) == 0 {
-		return "", "", errs.New(errs.BuildUnknown, "placement.build: no provider runs %q; configured builds are %s", p.Build, names(c, func(i ProviderInfo) []string { return i.Builds }))
-	}
-	if len(p.Regions) == 0 {
-		return able[0].Name, first(able[0].Regions), nil
-	}
-	for _, region := range p.Regions {
-		for _, info := range able {
-			if slices.Contains(info.Regions, region) {
-				return info.Name, region, nil
-			}
-		}
-	}
-	return "", "", errs.New(errs.BuildUnknown, "placement.regions: build %q is not to be had in %s; it is in %s", p.Build,
-		strings.Join(p.Regions, ", "), names(able, func(i ProviderInfo) []string { return i.Regions }))
+	return out
 }
 
-func first(s []string) string {
-	if len(s) == 0 {
-		return ""
+// Choices are the providers as a placement policy sees them: with no weights of their own, and none drained.
+func (c Catalog) Choices() []placement.Provider {
+	out := make([]placement.Provider, 0, len(c))
+	for _, info := range c {
+		out = append(out, placement.Provider{Name: info.Name, Regions: info.Regions, Builds: info.Builds})
 	}
-	return s[0]
+	return out
 }
 
-// names lists what the providers have, sorted, for people.
-func names(c Catalog, of func(ProviderInfo) []string) string {
-	var all []string
-	for _, info := range c {
-		all = append(all, of(info)...)
-	}
-	slices.Sort(all)
-	if all = slices.Compact(all); len(all) == 0 {
-		return "(none)"
-	}
-	return strings.Join(all, ", ")
+// request is the question where an allocation's server is looked for; without an id it is that of any allocation.
+func (p Placement) request(id, namespace string) placement.Request {
+	return placement.Request{ID: id, Namespace: namespace, Build: p.Build, Regions: p.Regions, Labels: p.Labels, Latencies: p.Latencies}
 }

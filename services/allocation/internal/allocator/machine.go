@@ -12,12 +12,11 @@ import (
 const (
 	// retention is how long final allocations stay readable, and how long a tombstone stops a late create.
 	retention = time.Hour
-	// maxNoCapacity is how often a provider may have no capacity before the allocation fails.
-	maxNoCapacity = 4
 	// maxMissing is how often in a row a provider may not know a server that it named, before the server counts as gone.
 	maxMissing = 3
-	// maxMessage bounds messages, in bytes.
-	maxMessage = 1024
+	// maxMessage bounds messages, and maxTryMessage those of single calls, in bytes.
+	maxMessage    = 1024
+	maxTryMessage = 256
 )
 
 // backoff grows from base to top by powers of two.
@@ -50,9 +49,9 @@ type Action int
 const (
 	// Wait: nothing, until the time that comes with it.
 	Wait Action = iota
-	// Expire: the deadline passed.
+	// Expire: the deadline passed, or the time within which the provider had to say whether it has a server.
 	Expire
-	// Place: choose a provider and ask it for a server.
+	// Place: ask the next candidate for a server, or find that none is left in this round.
 	Place
 	// Look: ask the provider about the server.
 	Look
@@ -100,23 +99,39 @@ func (a *Allocation) Next(now time.Time) (Action, time.Time) {
 }
 
 func (a *Allocation) nextPlacing(now time.Time) (Action, time.Time) {
-	expires := !a.Deadline.IsZero()
 	switch {
 	case a.Report != ReportNone && !now.Before(a.ReportAt): // it failed; but the instance alone knows whether there is a server that is linked
 		return Tell, now
 	case a.Report != ReportNone:
 		return Wait, a.ReportAt
-	case expires && !now.Before(a.Deadline):
+	case passed(a.Deadline, now), passed(a.GiveUpAt, now):
 		return Expire, now
 	case !now.Before(a.CallAt) && a.State == Queued:
 		return Place, now
 	case !now.Before(a.CallAt):
 		return Look, now // an answer got lost, or a worker did: look before anything is repeated
-	case expires && a.Deadline.Before(a.CallAt):
-		return Wait, a.Deadline
-	default:
-		return Wait, a.CallAt
 	}
+	if limit := a.limit(); !limit.IsZero() && limit.Before(a.CallAt) {
+		return Wait, limit
+	}
+	return Wait, a.CallAt
+}
+
+// limit is when there is something to do that needs no provider; zero: never.
+func (a *Allocation) limit() (at time.Time) {
+	limits := []time.Time{a.Deadline, a.GiveUpAt}
+	if a.State > Placing {
+		limits = nil
+	}
+	if a.Report != ReportNone {
+		limits = []time.Time{a.ReportAt}
+	}
+	for _, limit := range limits {
+		if !limit.IsZero() && (at.IsZero() || limit.Before(at)) {
+			at = limit
+		}
+	}
+	return at
 }
 
 // earliest returns the time of the next call or report.
@@ -125,12 +140,6 @@ func (a *Allocation) earliest(calls bool) time.Time {
 		return a.ReportAt
 	}
 	return a.CallAt
-}
-
-// Placed records the choice of a provider, before it is asked.
-func (a *Allocation) Placed(provider, region string, now time.Time) {
-	a.Provider, a.Region = provider, region
-	a.become(Placing, now)
 }
 
 // Postponed records that the provider could not be asked yet.
@@ -144,46 +153,32 @@ func (a *Allocation) Postponed(reason string, now time.Time) {
 func (a *Allocation) Fails(reason string, now time.Time) {
 	a.say(reason)
 	a.become(Queued, now)
+	a.Provider, a.Region = "", ""
+	a.RoundAt, a.GiveUpAt, a.WaitSince = time.Time{}, time.Time{}, time.Time{}
+	a.Elsewhere = false
 	a.owe(ReportFailed, now)
 }
 
-// Expired records that the deadline passed. A provider may have a server all the same, and that may be linked: what becomes of it, the instance says.
+// Expired records that the deadline passed, or that a provider has not said in time whether it has a server. One may have a server all the same, and that
+// may be linked: what becomes of it, the instance says.
 func (a *Allocation) Expired(now time.Time) {
-	reason := "no server before the deadline"
-	if a.Message != "" {
-		reason += "; the last problem: " + a.Message
+	a.Elsewhere = passed(a.GiveUpAt, now) && !passed(a.Deadline, now)
+	switch {
+	case a.Elsewhere:
+		a.say(fmt.Sprintf("provider %q does not say whether it has a server", a.Provider))
+	case !a.WaitSince.IsZero():
+		a.say("no server before the deadline: " + a.Explanation.Words())
+	case a.Message != "":
+		a.say("no server before the deadline; the last problem: " + a.Message)
+	default:
+		a.say("no server before the deadline")
 	}
-	a.say(reason)
+	a.RoundAt, a.GiveUpAt, a.WaitSince = time.Time{}, time.Time{}, time.Time{}
 	a.owe(ReportFailed, now)
 }
 
-// Refused records that the provider did not start a server, or may not have.
-func (a *Allocation) Refused(f *Failure, now time.Time) {
-	reason := fmt.Sprintf("provider %q: %s", a.Provider, f.Message)
-	switch f.Kind {
-	case Invalid, Quota, Unauthenticated:
-		a.Fails(reason, now)
-	case NoCapacity:
-		a.NoCapacity++
-		if a.NoCapacity >= maxNoCapacity {
-			a.Fails(reason, now)
-			return
-		}
-		a.retryPlacing(reason, now, max(f.RetryAfter, capacityAgain.after(a.ID, a.NoCapacity)))
-	case RateLimited, Unavailable:
-		a.Tries++
-		a.retryPlacing(reason, now, max(f.RetryAfter, callAgain.after(a.ID, a.Tries)))
-	default: // stays Placing: look first
-		a.say(reason)
-		a.CallAt = now
-	}
-}
-
-func (a *Allocation) retryPlacing(reason string, now time.Time, wait time.Duration) {
-	a.say(reason)
-	a.become(Queued, now)
-	a.CallAt = now.Add(wait)
-}
+// passed reports whether a time that is set has come.
+func passed(t, now time.Time) bool { return !t.IsZero() && !now.Before(t) }
 
 // Observed records what the provider says of the server.
 func (a *Allocation) Observed(s Server, poll time.Duration, now time.Time) {
@@ -194,6 +189,9 @@ func (a *Allocation) Observed(s Server, poll time.Duration, now time.Time) {
 	}
 	if s.ExternalID != "" {
 		a.ExternalID = s.ExternalID
+	}
+	if s.PoolServer != "" {
+		a.PoolServer = s.PoolServer
 	}
 	if s.Region != "" {
 		a.Region = s.Region
@@ -209,7 +207,7 @@ func (a *Allocation) Observed(s Server, poll time.Duration, now time.Time) {
 	case s.State == ServerExited:
 		a.exited(s.Message, now)
 	case a.State == Placing:
-		a.Message = ""
+		a.Message, a.RoundAt, a.GiveUpAt, a.WaitSince = "", time.Time{}, time.Time{}, time.Time{}
 		a.become(Starting, now)
 		a.owe(ReportAllocated, now)
 		fallthrough
@@ -226,7 +224,7 @@ func (a *Allocation) LookFailed(f *Failure, poll time.Duration, now time.Time) {
 	case f.Kind != NotFound:
 		a.Tries++
 		a.CallAt = now.Add(max(poll, f.RetryAfter, callAgain.after(a.ID, a.Tries)))
-	case a.State == Placing: // nothing was started: ask again
+	case a.State == Placing: // nothing is there yet: ask the same provider again, as what is late there would be a second server beside another one's
 		a.Tries++
 		a.become(Queued, now)
 		a.CallAt = now.Add(callAgain.after(a.ID, a.Tries))
@@ -265,6 +263,10 @@ func (a *Allocation) Release(now time.Time) bool {
 	switch {
 	case a.State >= Releasing:
 		return false
+	case a.State == Queued && a.Provider != "" && failed: // it was asked, and said that it has nothing: it is made sure of that
+		a.giveBack(Failed, now)
+	case a.State == Queued && a.Provider != "":
+		a.giveBack(Released, now)
 	case a.State == Queued && failed:
 		a.become(Failed, now)
 		a.Report, a.ReportTries = ReportNone, 0
@@ -323,6 +325,9 @@ func (a *Allocation) Told(v Verdict, now time.Time) {
 		a.ReportAt = now.Add(undecidedAgain.after(a.ID, a.ReportTries))
 	case v == Abandoned:
 		a.Release(now)
+	case told == ReportFailed && a.Provider == "": // it has a server that is none of ours, and will say so
+		a.ReportTries++
+		a.ReportAt = now.Add(undecidedAgain.after(a.ID, a.ReportTries))
 	case told == ReportFailed: // there is a server after all, linked before its provider's answer was here: look at it
 		a.Message = ""
 		a.become(Bound, now)
@@ -340,16 +345,21 @@ func (a *Allocation) NotTold(now time.Time) {
 	a.ReportAt = now.Add(reportAgain.after(a.ID, a.ReportTries))
 }
 
-// Reopen takes up an allocation again that somebody else took for one without a server, or settled, while a provider was still being asked: what that
+// Reopen takes up an allocation again that somebody else took for one without a server, or settled, while the provider was still being asked: what that
 // started after all is looked for, or has to go. It reports whether there was anything to take up.
-func (a *Allocation) Reopen(now time.Time) bool {
-	if a.State == Queued {
+func (a *Allocation) Reopen(provider, region string, now time.Time) bool {
+	open := !a.State.Final() && (a.State != Releasing || !a.Gone)
+	switch {
+	case a.State == Queued && (a.Provider == "" || a.Provider == provider):
+		a.Provider, a.Region = provider, region
 		a.become(Placing, now)
 		a.CallAt = now
 		return true
-	}
-	if !a.State.Final() && (a.State != Releasing || !a.Gone) {
+	case open:
 		return false
+	}
+	if a.Provider != provider {
+		a.Provider, a.Region, a.ExternalID = provider, region, ""
 	}
 	report, end := a.Report, a.State
 	if a.State == Releasing {
@@ -386,10 +396,12 @@ func (a *Allocation) become(s State, now time.Time) {
 func (a *Allocation) owe(r Report, now time.Time) { a.Report, a.ReportAt, a.ReportTries = r, now, 0 }
 
 // say sets the message, in bounds and readable, whoever wrote it.
-func (a *Allocation) say(message string) {
+func (a *Allocation) say(message string) { a.Message = bounded(message, maxMessage) }
+
+func bounded(message string, limit int) string {
 	message = strings.ToValidUTF8(message, "\uFFFD")
-	if len(message) > maxMessage {
-		message = strings.ToValidUTF8(message[:maxMessage], "")
+	if len(message) > limit {
+		message = strings.ToValidUTF8(message[:limit], "")
 	}
-	a.Message = message
+	return message
 }

@@ -6,9 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"pgregory.net/rapid"
-
-	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
 )
 
 const testInstance = "6c1f9a52-6f3e-4c64-9d5c-3f0d6f3f5a10"
@@ -19,9 +17,25 @@ func queued(deadline time.Time) Allocation {
 	return newAllocation(Wish{ID: testInstance + "-1", Namespace: "default", InstanceID: testInstance, Placement: Placement{Build: "b"}, Deadline: deadline}, t0)
 }
 
+// candidates is an explanation of two providers that can be tried, and one that cannot.
+func candidates() placement.Explanation {
+	return placement.Explanation{Rule: "rule", Candidates: []placement.Candidate{
+		{Provider: "p", Region: "r"}, {Provider: "q", Region: "r"}, {Provider: "z", Exclusion: placement.Build, Message: "it does not run build b"},
+	}}
+}
+
+// chosen begins a round if none is on, and places at the next candidate.
+func chosen(a *Allocation) {
+	if a.RoundAt.IsZero() {
+		a.Begin(candidates(), t0)
+	}
+	c := a.Explanation.Candidates[a.candidate()]
+	a.Placed(c.Provider, c.Region, time.Minute, t0)
+}
+
 func placing() Allocation {
 	a := queued(time.Time{})
-	a.Placed("p", "r", t0)
+	chosen(&a)
 	return a
 }
 
@@ -47,43 +61,138 @@ func TestFailuresOfAllocate(t *testing.T) {
 	}{
 		Ambiguous:       {Placing, ReportNone, Look}, // never repeated without looking
 		NotFound:        {Placing, ReportNone, Look},
-		NoCapacity:      {Queued, ReportNone, Wait},
-		RateLimited:     {Queued, ReportNone, Wait},
-		Unavailable:     {Queued, ReportNone, Wait},
-		Quota:           {Queued, ReportFailed, Tell},
-		Invalid:         {Queued, ReportFailed, Tell},
-		Unauthenticated: {Queued, ReportFailed, Tell},
+		NoCapacity:      {Queued, ReportNone, Place}, // at the next candidate
+		RateLimited:     {Queued, ReportNone, Place},
+		Unavailable:     {Queued, ReportNone, Place},
+		Quota:           {Queued, ReportNone, Place},
+		Invalid:         {Queued, ReportNone, Place},
+		Unauthenticated: {Queued, ReportNone, Place},
 	} {
 		a := placing()
-		a.Refused(&Failure{Kind: kind, Message: "no such luck"}, t0)
+		a.Refused(&Failure{Kind: kind, Message: "no such luck"}, time.Second, t0)
 		expect(t, a, want.state, want.report, want.action)
 		if a.Message != `provider "p": no such luck` {
 			t.Errorf("message %q", a.Message)
 		}
-	}
-}
-
-func TestNoCapacityIsTriedAFewTimes(t *testing.T) {
-	a := queued(time.Time{})
-	tries := 0
-	for a.Report == ReportNone {
-		if tries++; tries > 100 {
-			t.Fatal("tried for ever")
+		if stays := a.Provider == "p"; stays != (want.state == Placing) {
+			t.Errorf("%v: at %q", kind, a.Provider)
 		}
-		a.Placed("p", "r", t0)
-		a.Refused(&Failure{Kind: NoCapacity, Message: "full"}, t0)
+		if try := a.Explanation.Candidates[0].Tries; len(try) != 1 || try[0].Failure != kind.String() || try[0].Message != "no such luck" || try[0].Took != time.Second {
+			t.Errorf("%v: tries %v", kind, try)
+		}
 	}
-	if tries != maxNoCapacity {
-		t.Errorf("tried %d times", tries)
-	}
-	expect(t, a, Queued, ReportFailed, Tell)
 }
 
-func TestRetryAfterIsHonoured(t *testing.T) {
+// What one candidate refuses, the next one is asked; what will not do anywhere fails, and what may yet do waits.
+func TestFailover(t *testing.T) {
+	for name, test := range map[string]struct {
+		kinds  [2]FailureKind
+		report Report
+		action Action
+		says   string
+	}{
+		"for good":       {[2]FailureKind{Invalid, Quota}, ReportFailed, Tell, `provider "p" in r: m (INVALID); provider "q" in r: m (QUOTA); provider "z": it does not run build b`},
+		"for now":        {[2]FailureKind{NoCapacity, Unavailable}, ReportNone, Wait, `provider "p" in r: m (NO_CAPACITY); provider "q" in r: m (UNAVAILABLE)`},
+		"one may yet do": {[2]FailureKind{Unauthenticated, NoCapacity}, ReportNone, Wait, `(UNAUTHENTICATED)`},
+	} {
+		a := queued(time.Time{})
+		for _, kind := range test.kinds {
+			chosen(&a)
+			a.Refused(&Failure{Kind: kind, Message: "m"}, 0, t0)
+		}
+		if a.candidate() >= 0 {
+			t.Fatalf("%s: a third candidate", name)
+		}
+		a.RoundOver(t0)
+		expect(t, a, Queued, test.report, test.action)
+		if !strings.Contains(a.Message, test.says) || a.WaitSince.IsZero() != (test.report == ReportFailed) || a.Provider != "" {
+			t.Errorf("%s: %+v", name, a)
+		}
+	}
+}
+
+// What refused an allocation for good is not asked again in the next round; what had no room is.
+func TestTheNextRound(t *testing.T) {
+	a := queued(t0.Add(time.Hour))
+	chosen(&a)
+	a.Refused(&Failure{Kind: Invalid, Message: "no"}, 0, t0)
+	chosen(&a)
+	a.Refused(&Failure{Kind: NoCapacity, Message: "full", RetryAfter: time.Minute}, 0, t0)
+	a.RoundOver(t0)
+	action, at := a.Next(t0)
+	if action != Wait || !at.Equal(t0.Add(time.Minute)) {
+		t.Fatalf("%v until %v", action, at.Sub(t0))
+	}
+	a.Begin(candidates(), t0.Add(time.Second))
+	if a.candidate() >= 0 {
+		t.Error("asked before it wants to be")
+	}
+	a.RoundOver(t0.Add(time.Second))
+	a.Begin(candidates(), at)
+	if i := a.candidate(); i != 1 {
+		t.Errorf("candidate %d", i)
+	}
+	a.Expired(t0.Add(time.Hour))
+	if want := `no server before the deadline: provider "p" in r: no (INVALID); provider "q" in r: full (NO_CAPACITY); provider "z": it does not run build b`; a.Message != want {
+		t.Errorf("message %q", a.Message)
+	}
+}
+
+func TestTriesAreBounded(t *testing.T) {
+	a := queued(time.Time{})
+	for n := range 2 * maxTries {
+		a.Begin(placement.Explanation{Candidates: candidates().Candidates[:1]}, t0.Add(time.Duration(n)*time.Hour))
+		a.Placed("p", "r", time.Minute, t0)
+		before := a
+		a.Refused(&Failure{Kind: NoCapacity, Message: fmt.Sprint(n)}, 0, t0)
+		if before.same(&a) {
+			t.Fatal("a change reaches the copy that it is compared with")
+		}
+		a.RoundOver(t0)
+	}
+	tries := a.Explanation.Candidates[0].Tries
+	if len(tries) != maxTries || tries[maxTries-1].Message != fmt.Sprint(2*maxTries-1) {
+		t.Errorf("tries: %v", tries)
+	}
+}
+
+// A provider that does not say for long whether it has a server does not hold its instance up: that is told, and decides. Looking without finding
+// anything does not lead to another provider, where there would be a second server if this one is only late.
+func TestAnAnswerThatDoesNotCome(t *testing.T) {
 	a := placing()
-	a.Refused(&Failure{Kind: RateLimited, RetryAfter: time.Minute}, t0)
-	if action, at := a.Next(t0); action != Wait || at != t0.Add(time.Minute) {
+	a.Refused(&Failure{Kind: Ambiguous, Message: "no answer in time"}, 0, t0)
+	expect(t, a, Placing, ReportNone, Look)
+	late := t0.Add(time.Minute)
+	b := a
+	a.LookFailed(&Failure{Kind: Unavailable}, time.Second, t0)
+	a.CallAt = t0.Add(time.Hour)
+	if action, at := a.Next(t0); action != Wait || !at.Equal(late) {
 		t.Errorf("%v until %v", action, at.Sub(t0))
+	}
+	if action, _ := a.Next(late); action != Expire {
+		t.Errorf("%v", action)
+	}
+	a.Expired(late)
+	if action, _ := a.Next(late); a.Report != ReportFailed || !a.Elsewhere || action != Tell || a.Message != `provider "p" does not say whether it has a server` {
+		t.Errorf("%v: %+v", action, a)
+	}
+	a.Told(Abandoned, late)
+	if a.State != Releasing || a.End != Failed || a.Provider != "p" {
+		t.Errorf("%+v", a)
+	}
+
+	b.LookFailed(&Failure{Kind: NotFound}, time.Second, t0)
+	if b.State != Queued || b.Provider != "p" || !b.GiveUpAt.Equal(late) {
+		t.Errorf("%+v", b)
+	}
+	b.Placed("p", "r", time.Minute, t0.Add(time.Second))
+	if !b.GiveUpAt.Equal(late) {
+		t.Errorf("asked again, it has until %v", b.GiveUpAt)
+	}
+	b.LookFailed(&Failure{Kind: NotFound}, time.Second, t0)
+	b.Release(t0)
+	if b.State != Releasing { // it said that it has nothing, and is made to
+		t.Errorf("%+v", b)
 	}
 }
 
@@ -120,7 +229,7 @@ func TestDeadline(t *testing.T) {
 
 func expired() Allocation {
 	a := queued(t0)
-	a.Placed("p", "r", t0)
+	chosen(&a)
 	a.Expired(t0)
 	return a
 }
@@ -164,14 +273,14 @@ func TestReleaseBeforeTheVerdict(t *testing.T) {
 func TestReopen(t *testing.T) {
 	a := queued(t0.Add(time.Minute))
 	a.CallAt = t0.Add(time.Second)
-	if !a.Reopen(t0) {
+	if !a.Reopen("p", "r", t0) {
 		t.Error("not reopened")
 	}
 	expect(t, a, Placing, ReportNone, Look)
 
 	b := queued(t0)
 	b.Expired(t0)
-	b.Reopen(t0) // told of a failure or not, the instance has the word
+	b.Reopen("p", "r", t0) // told of a failure or not, the instance has the word
 	expect(t, b, Placing, ReportFailed, Tell)
 	b.Told(Abandoned, t0)
 	expect(t, b, Releasing, ReportNone, GiveBack)
@@ -179,11 +288,11 @@ func TestReopen(t *testing.T) {
 	c := queued(t0)
 	c.Expired(t0)
 	c.Told(Abandoned, t0)
-	c.Reopen(t0)
+	c.Reopen("p", "r", t0)
 	expect(t, c, Releasing, ReportNone, GiveBack)
 
 	for _, d := range []Allocation{placing(), ready(), expired()} {
-		if d.Reopen(t0) {
+		if d.Reopen("p", "r", t0) {
 			t.Errorf("%v was reopened", d.State)
 		}
 	}
@@ -285,185 +394,5 @@ func TestBackoffGrowsToItsTop(t *testing.T) {
 			t.Errorf("wait %d is %v after %v", n, d, last)
 		}
 		last = d
-	}
-}
-
-// Whatever happens, no server goes back before the instance has let go of it or it has ended; and an allocation that is released in the end leaves
-// nothing at the provider, and its instance knows how it ended.
-func TestMachine(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		w := world{t: t, now: t0}
-		w.a = queued(time.Time{})
-		if rapid.Bool().Draw(t, "deadline") {
-			w.a.Deadline = t0.Add(time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond)
-		}
-		for range rapid.IntRange(20, 80).Draw(t, "steps") {
-			if rapid.IntRange(0, 9).Draw(t, "event") == 0 {
-				w.release()
-			}
-			w.step(true)
-		}
-		w.release()
-		for n := 0; !w.forgotten; n++ {
-			if n > 200 {
-				t.Fatalf("no end: %+v", w.a)
-			}
-			w.step(false)
-		}
-	})
-}
-
-// world is a provider and an instance that may fail at any time.
-type world struct {
-	t         *rapid.T
-	now       time.Time
-	a         Allocation
-	hasServer bool
-	exited    bool
-	accepted  bool
-	released  bool // the instance is done with the attempt, and the allocation knows
-	endSeen   bool // the provider said that the server ended
-	endKnown  bool // the instance knows how it ended
-	forgotten bool
-}
-
-func (w *world) release() {
-	if w.a.Report == ReportFailed {
-		w.endKnown = true
-	}
-	w.released = w.a.Release(w.now) || w.released
-}
-
-func (w *world) fault(faults bool, label string) bool {
-	return faults && rapid.IntRange(0, 2).Draw(w.t, label) == 0
-}
-
-func (w *world) step(faults bool) {
-	if w.hasServer && w.fault(faults, "exits") {
-		w.exited = true
-	}
-	if w.hasServer && !w.exited && !w.released && w.fault(faults, "links") {
-		w.accepted = true
-	}
-	switch action, at := w.a.Next(w.now); action {
-	case Wait:
-		if !at.After(w.now) {
-			w.t.Fatalf("waits for the past: %+v", w.a)
-		}
-		w.now = at
-	case Expire:
-		w.a.Expired(w.now)
-	case Place:
-		w.place(faults)
-	case Look:
-		w.look(faults)
-	case GiveBack:
-		if !w.released && !w.endSeen {
-			w.t.Fatalf("gives a server back that the instance has not let go of: %+v", w.a)
-		}
-		if w.fault(faults, "give back fails") {
-			w.a.GiveBackFailed(&Failure{Kind: Unavailable}, w.now)
-			return
-		}
-		gone := w.exited || !w.hasServer || !faults || rapid.Bool().Draw(w.t, "gone")
-		if gone {
-			w.hasServer = false
-		}
-		w.a.GivenBack(gone, time.Second, w.now)
-	case Tell:
-		w.tell(faults)
-	case Forget:
-		w.forgotten = true
-		if w.hasServer || !w.endKnown || !w.a.State.Final() {
-			w.t.Fatalf("forgotten with a server left (%v) or unknown to the instance (%v): %+v", w.hasServer, !w.endKnown, w.a)
-		}
-	}
-}
-
-func (w *world) place(faults bool) {
-	if w.released || w.hasServer {
-		w.t.Fatalf("asked for a server, released %v, with a server %v: %+v", w.released, w.hasServer, w.a)
-	}
-	if w.fault(faults, "no tokens") {
-		w.a.Postponed("no tokens", w.now)
-		return
-	}
-	w.a.Placed("p", "r", w.now)
-	if !w.fault(faults, "allocate fails") {
-		w.hasServer, w.exited = true, false
-		w.a.Observed(Server{State: ServerRunning, ExternalID: "x"}, time.Second, w.now)
-		return
-	}
-	kind := Ambiguous
-	if rapid.Bool().Draw(w.t, "clear failure") {
-		kind = FailureKind(rapid.IntRange(int(NoCapacity), int(Unauthenticated)).Draw(w.t, "failure"))
-	} else {
-		w.hasServer, w.exited = rapid.Bool().Draw(w.t, "started"), false
-		if rapid.Bool().Draw(w.t, "hangs") && w.now.Before(w.a.Deadline) {
-			w.now = w.a.Deadline
-		}
-	}
-	w.a.Refused(&Failure{Kind: kind, Message: "m"}, w.now)
-}
-
-func (w *world) look(faults bool) {
-	switch {
-	case w.fault(faults, "look fails"):
-		w.a.LookFailed(&Failure{Kind: Unavailable}, time.Second, w.now)
-	case !w.hasServer:
-		w.a.LookFailed(&Failure{Kind: NotFound}, time.Second, w.now)
-	case w.a.State != Placing && w.fault(faults, "forgotten"):
-		w.a.LookFailed(&Failure{Kind: NotFound}, time.Second, w.now)
-	case w.exited:
-		w.endSeen = true
-		w.a.Observed(Server{State: ServerExited}, time.Second, w.now)
-	default:
-		w.a.Observed(Server{State: ServerRunning}, time.Second, w.now)
-	}
-}
-
-func (w *world) tell(faults bool) {
-	if w.fault(faults, "report fails") {
-		w.a.NotTold(w.now)
-		return
-	}
-	verdict := Open
-	switch {
-	case w.accepted:
-		verdict = Accepted
-	case w.released || w.a.Report != ReportAllocated || rapid.Bool().Draw(w.t, "abandons"):
-		w.released, verdict = true, Abandoned
-	}
-	w.endKnown = w.endKnown || w.a.Report == ReportReleased || w.a.Report == ReportExited || (w.a.Report == ReportFailed && verdict == Abandoned)
-	w.a.Told(verdict, w.now)
-}
-
-func TestCatalog(t *testing.T) {
-	c := Catalog{
-		{Name: "first", Regions: []string{"eu"}, Builds: []string{"demo", "old"}},
-		{Name: "second", Regions: []string{"us", "eu"}, Builds: []string{"demo"}},
-	}
-	for _, test := range []struct {
-		placement Placement
-		want      string
-	}{
-		{Placement{Build: "demo"}, "first eu"},
-		{Placement{Build: "demo", Regions: []string{"eu"}}, "first eu"},
-		{Placement{Build: "demo", Regions: []string{"us", "eu"}}, "second us"}, // the better region counts more than the order of providers
-		{Placement{Build: "demo", Regions: []string{"mars", "eu"}}, "first eu"},
-		{Placement{Build: "old", Regions: []string{"us", "eu"}}, "first eu"},
-	} {
-		provider, region, err := c.Place(test.placement)
-		if got := fmt.Sprint(provider, " ", region); err != nil || got != test.want {
-			t.Errorf("%+v: %s, %v; want %s", test.placement, got, err, test.want)
-		}
-	}
-	_, _, err := c.Place(Placement{Build: "new"})
-	if !errs.Is(err, errs.BuildUnknown) || !strings.Contains(err.Error(), "demo, old") {
-		t.Errorf("an unknown build: %v", err)
-	}
-	_, _, err = c.Place(Placement{Build: "old", Regions: []string{"us"}})
-	if !errs.Is(err, errs.BuildUnknown) || !strings.Contains(err.Error(), "it is in eu") {
-		t.Errorf("an unknown region: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 )
 
@@ -12,6 +13,16 @@ type Provider struct {
 	Info ProviderInfo
 	// Host reaches it.
 	Host Host
+}
+
+// Now returns what the provider is now, as far as that changes, and what is wrong with it, for people; empty: nothing.
+func (p Provider) Now() (info ProviderInfo, problem string) {
+	if living, ok := p.Host.(interface {
+		Current(info ProviderInfo) (ProviderInfo, string)
+	}); ok {
+		return living.Current(p.Info)
+	}
+	return p.Info, ""
 }
 
 // Host reaches a provider. Its errors are a *Failure; any other counts as ambiguous.
@@ -59,6 +70,8 @@ const (
 type Server struct {
 	// ExternalID is the provider's own id.
 	ExternalID string
+	// PoolServer is the server's id, if it is one of a pool; empty: the one that follows from the attempt.
+	PoolServer string
 	// State is what it does.
 	State ServerState
 	// Endpoints are its public addresses, once known.
@@ -91,6 +104,15 @@ const (
 	// NotFound: no such server.
 	NotFound
 )
+
+// String returns the kind's name in the provider contract.
+func (k FailureKind) String() string {
+	names := [...]string{"AMBIGUOUS", "NO_CAPACITY", "QUOTA", "RATE_LIMITED", "UNAVAILABLE", "INVALID", "UNAUTHENTICATED", "NOT_FOUND"}
+	if k < 0 || int(k) >= len(names) {
+		return "FAILURE_" + strconv.Itoa(int(k))
+	}
+	return names[k]
+}
 
 // Failure is an error of a provider.
 type Failure struct {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
 )
 
 // Attribute keys.
@@ -16,6 +17,9 @@ const (
 	keyInstance   = "instance"
 	keyState      = "state"
 	keyProvider   = "provider"
+	keyRegion     = "region"
+	keyFrom       = "from"
+	keyTo         = "to"
 	keyMessage    = "message"
 	keyTries      = "tries"
 	keyError      = "error"
@@ -27,6 +31,8 @@ const (
 	// lastTimeout bounds a commit that begins when the worker is stopping: what was done must be known, but a call before it may still wait for its
 	// answer, and both must fit into a stop.
 	lastTimeout = 1500 * time.Millisecond
+	// giveUpAfter is how many of its time-outs a provider has to say whether it has a server, before the instance is told that it does not say so.
+	giveUpAfter = 3
 	// reclaimEvery and reclaims are how often a worker that had asked a provider for a server tries to get the allocation back from whoever took it.
 	reclaimEvery = 200 * time.Millisecond
 	reclaims     = 150
@@ -35,24 +41,30 @@ const (
 // hold is one allocation under this worker's lease.
 type hold struct {
 	w      *Worker
+	run    *run
 	id     string
 	a      Allocation
 	stored Allocation // as last read or written
 	base   time.Time  // the store's time at since
 	since  time.Time
-	asked  bool // a provider was asked for a server since the last commit: it may have one, whatever the store says by now
+	passed bool   // it was its turn in this round
+	slot   string // the provider of which a slot was taken that the store does not know of yet
+	asked  *site  // where a server was asked for since the last commit: there may be one, whatever the store says by now
 }
 
+// site is a provider and one of its regions.
+type site struct{ provider, region string }
+
 // work does what there is to do for one allocation, and returns when there will be more, in local time; zero if it does not know.
-func (w *Worker) work(ctx context.Context, id string) time.Time {
-	h := &hold{w: w, id: id}
+func (w *Worker) work(ctx context.Context, r *run) time.Time {
+	h := &hold{w: w, run: r, id: r.id}
 	for h.claim(ctx) {
 		switch again, err := h.underLease(ctx); {
 		case err == nil:
 			return again
 		case errors.Is(err, ErrConflict) || errors.Is(err, ErrLeaseLost): // decide again on what is stored now
 		default:
-			w.cfg.Log.DebugContext(ctx, "allocation waits for the store", keyAllocation, id, keyError, err)
+			w.cfg.Log.DebugContext(ctx, "allocation waits for the store", keyAllocation, h.id, keyError, err)
 			return time.Time{}
 		}
 	}
@@ -65,12 +77,18 @@ func (h *hold) claim(ctx context.Context) bool {
 		c, ok, err := h.tryClaim(ctx)
 		if ok && err == nil {
 			h.a, h.stored, h.base, h.since = c.Allocation, c.Allocation, c.Now, time.Now()
-			if h.asked && h.a.Reopen(c.Now) {
+			if h.asked != nil && h.a.Reopen(h.asked.provider, h.asked.region, c.Now) {
+				_, _ = h.w.cfg.Slots.Take(ctx, h.asked.provider, 0, h.id) // it may have been freed; whether there is one does not matter any more
 				h.w.cfg.Log.WarnContext(ctx, "a provider may have started a server that another worker did not find; taking the allocation up again", keyAllocation, h.id, keyInstance, h.a.InstanceID)
+			}
+			h.untake(ctx)
+			if h.run.nudged {
+				h.a.Nudged(h.run.freed, c.Now)
+				h.run.nudged = false
 			}
 			return true
 		}
-		if !h.asked {
+		if h.asked == nil {
 			return false
 		}
 		select {
@@ -80,14 +98,14 @@ func (h *hold) claim(ctx context.Context) bool {
 		}
 		break
 	}
-	h.w.cfg.Log.ErrorContext(ctx, "a provider may be left with a server that nobody wants", keyAllocation, h.id, keyProvider, h.a.Provider)
+	h.w.cfg.Log.ErrorContext(ctx, "a provider may be left with a server that nobody wants", keyAllocation, h.id, keyProvider, h.asked.provider)
 	return false
 }
 
 func (h *hold) tryClaim(ctx context.Context) (Claimed, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return h.w.cfg.Queue.Claim(ctx, h.id, h.w.owner, h.w.cfg.Lease, h.asked)
+	return h.w.cfg.Queue.Claim(ctx, h.id, h.w.owner, h.w.cfg.Lease, h.asked != nil || h.run.nudged)
 }
 
 // underLease acts until there is nothing to do for now, and ends the lease. What an action brought is stored before the next one.
@@ -99,25 +117,67 @@ func (h *hold) underLease(ctx context.Context) (again time.Time, err error) {
 	defer cancel()
 	for {
 		now := h.now()
-		action, at := h.a.Next(now)
+		if h.a.State > Placing {
+			h.a.WaitSince = time.Time{} // a use-case has ended the waiting
+		}
+		action, due := h.a.Next(now)
 		if action != Wait && ctx.Err() != nil {
-			action, at = Wait, now // stopping, or the lease is lost: somebody else goes on
+			action, due = Wait, now // stopping, or the lease is lost: somebody else goes on
 		}
 		switch action {
 		case Wait:
-			return h.since.Add(at.Sub(h.base)), h.commit(ctx, Change{Due: at})
+			if h.a.State == Queued && !h.a.WaitSince.IsZero() && ctx.Err() == nil {
+				if err := h.queueUp(ctx); err != nil {
+					return time.Time{}, err
+				}
+				if h.a.WaitSince.IsZero() {
+					continue // the line is full
+				}
+			}
+			return h.since.Add(due.Sub(h.base)), h.commit(ctx, Change{Due: due})
 		case Forget:
 			return time.Time{}, h.commit(ctx, Change{Delete: true})
 		}
-		if !h.a.same(&h.stored) {
+		at, ok := h.turn(action)
+		if !ok {
+			continue
+		}
+		if at.provider != "" && !h.w.schedule.enter(h.run, at.provider) {
+			return h.park(ctx)
+		}
+		if action != Place && !h.a.same(&h.stored) { // that a candidate has nothing may be stored with the choice of the next one
 			if err := h.commit(ctx, Change{Keep: true}); err != nil {
 				return time.Time{}, err
 			}
 		}
-		if err := h.do(ctx, action); err != nil {
+		if err := h.do(ctx, action, at); err != nil {
 			return time.Time{}, err
 		}
 	}
+}
+
+// turn says which provider an action turns to, if any; false: there is nothing to do for it.
+func (h *hold) turn(action Action) (site, bool) {
+	switch action {
+	case Place:
+		return h.choose()
+	case Look, GiveBack:
+		return site{h.a.Provider, h.a.Region}, true
+	default:
+		return site{}, true
+	}
+}
+
+// park leaves an allocation to the lane of a provider that is full. The lease is left to run out: if this worker has room before that, it goes on under it.
+func (h *hold) park(ctx context.Context) (again time.Time, err error) {
+	at := h.a.limit()
+	if !at.IsZero() {
+		at = h.since.Add(at.Sub(h.base))
+	}
+	if h.a.same(&h.stored) {
+		return at, nil
+	}
+	return at, h.commit(ctx, Change{Keep: true})
 }
 
 // renew prolongs the lease until ctx ends, and cancels what is done under a lease that is over.
@@ -155,6 +215,9 @@ func (h *hold) commit(ctx context.Context, c Change) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 	defer cancel()
+	if !h.stored.WaitSince.IsZero() && (h.a.WaitSince.IsZero() || c.Delete || h.a.line() != h.stored.line()) { // or those behind it in the old line wait for it
+		h.leave(ctx, h.stored.line(), h.a.State > Placing && h.a.State < Releasing)
+	}
 	c.Owner, c.Allocation, c.Write = h.w.owner, h.a, !h.a.same(&h.stored)
 	a, err := h.w.cfg.Queue.Commit(ctx, c)
 	if err != nil {
@@ -164,17 +227,41 @@ func (h *hold) commit(ctx context.Context, c Change) error {
 		h.w.cfg.Log.InfoContext(ctx, "allocation changed", keyAllocation, a.ID, keyInstance, a.InstanceID, keyState, a.State.String(),
 			keyProvider, a.Provider, keyMessage, a.Message)
 	}
-	h.a, h.stored, h.asked = a, a, false
+	held, had := h.stored.heldAt(), h.stored.State > Placing
+	h.a, h.stored, h.asked, h.slot = a, a, nil, ""
+	if held != "" && held != a.heldAt() {
+		h.free(ctx, held)
+		if had {
+			h.w.keeper.tookBack(held)
+		}
+	}
 	return nil
 }
 
+// untake frees a slot that was taken for nothing.
+func (h *hold) untake(ctx context.Context) {
+	if h.slot != "" && h.slot != h.a.heldAt() {
+		h.free(ctx, h.slot)
+	}
+	h.slot = ""
+}
+
+// free frees a slot. If that fails, an audit does.
+func (h *hold) free(ctx context.Context, provider string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	if err := h.w.cfg.Slots.Free(ctx, provider, h.id, time.Time{}); err != nil {
+		h.w.cfg.Log.DebugContext(ctx, "a slot is left to the audit", keyAllocation, h.id, keyProvider, provider, keyError, err)
+	}
+}
+
 // do takes one action.
-func (h *hold) do(ctx context.Context, action Action) error {
+func (h *hold) do(ctx context.Context, action Action, at site) error {
 	switch action {
 	case Expire:
 		h.a.Expired(h.now())
 	case Place:
-		return h.place(ctx)
+		return h.place(ctx, at)
 	case Look:
 		h.look(ctx)
 	case GiveBack:
@@ -185,60 +272,134 @@ func (h *hold) do(ctx context.Context, action Action) error {
 	return nil
 }
 
-// place chooses a provider and asks it. That it may have a server is stored before it is asked; tokens are minted before that, so that a provider is
+// place asks the next candidate for a server. That it may have one is stored before it is asked; tokens are minted before that, so that a provider is
 // not asked for a server which could not come to its instance.
-func (h *hold) place(ctx context.Context) error {
-	name, region, err := h.w.catalog.Place(h.a.Placement)
-	if err != nil {
-		h.a.Fails(message(err), h.now())
+func (h *hold) place(ctx context.Context, at site) error {
+	p, ok := h.w.provider(at.provider)
+	if !ok {
+		h.a.ProviderLost(h.now())
 		return nil
 	}
-	p := h.w.providers[name]
-	mintCtx, cancel := context.WithTimeout(ctx, h.w.cfg.ReportTimeout)
-	defer cancel()
-	bootstrap, err := h.w.cfg.Credentials.Bootstrap(mintCtx, h.a, p.Info)
-	if err != nil {
-		h.a.Postponed("no tokens for the server: "+message(err), h.now())
+	if ok, err := h.gate(ctx); !ok || err != nil {
+		return err
+	}
+	done, resting := h.w.breakers.enter(at)
+	if resting != "" {
+		h.passOver(placement.Resting, resting)
 		return nil
 	}
-	if limit := p.Info.MaxBootstrap; limit > 0 && int64(len(bootstrap)) > limit {
-		h.a.Fails(fmt.Sprintf("provider %q: the bootstrap document has %d bytes, and it carries %d", name, len(bootstrap), limit), h.now())
+	health := errNotAsked
+	defer func() { done(health) }()
+	if ok, err := h.take(ctx, p.Info); !ok || err != nil {
+		return err
+	}
+	bootstrap, ok := h.bootstrap(ctx, p.Info)
+	if !ok {
+		h.untake(ctx)
 		return nil
 	}
-	h.a.Placed(name, region, h.now())
+	h.a.Placed(at.provider, at.region, giveUpAfter*p.Info.Timeout, h.now())
 	if err := h.commit(ctx, Change{Keep: true}); err != nil {
 		return err
 	}
-	h.asked = true
-	callCtx, cancel := context.WithTimeout(ctx, h.untilDeadline())
+	health = h.ask(ctx, p, bootstrap)
+	return nil
+}
+
+// take takes a slot of the provider, or passes it over.
+func (h *hold) take(ctx context.Context, p ProviderInfo) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	server, err := p.Host.Allocate(callCtx, Order{
-		Attempt: h.a.ID, Namespace: h.a.Namespace, InstanceID: h.a.InstanceID, Build: h.a.Placement.Build, Region: region,
+	ok, err := h.w.cfg.Slots.Take(ctx, p.Name, p.MaxServers, h.id)
+	switch {
+	case err != nil:
+		return false, err
+	case !ok:
+		h.passOver(placement.Full, fmt.Sprintf("it has as many servers as it may have, %d", p.MaxServers))
+		return false, nil
+	}
+	h.slot = p.Name
+	return true, nil
+}
+
+// passOver leaves the candidate out in this round; one that was asked before, and may yet have a server, is waited for.
+func (h *hold) passOver(why placement.Exclusion, message string) {
+	if h.a.Provider != "" {
+		h.a.Postponed(fmt.Sprintf("provider %q: %s", h.a.Provider, message), h.now())
+		return
+	}
+	h.a.Exclude(h.a.candidate(), why, message)
+}
+
+// choose says where to ask: where a server may be already, or else at the next candidate of the round, which it begins if none is on.
+func (h *hold) choose() (site, bool) {
+	if h.a.Provider != "" {
+		return site{h.a.Provider, h.a.Region}, true
+	}
+	if h.a.RoundAt.IsZero() {
+		h.passed = false
+		h.a.Begin(h.w.cfg.Explain(h.a.Placement.request(h.a.ID, h.a.Namespace)), h.now())
+	}
+	i := h.a.candidate()
+	if i < 0 {
+		h.a.RoundOver(h.now())
+		return site{}, false
+	}
+	c := h.a.Explanation.Candidates[i]
+	return site{c.Provider, c.Region}, true
+}
+
+// bootstrap mints the credentials for a server of the provider.
+func (h *hold) bootstrap(ctx context.Context, p ProviderInfo) ([]byte, bool) {
+	ctx, cancel := context.WithTimeout(ctx, h.w.cfg.ReportTimeout)
+	defer cancel()
+	doc, err := h.w.cfg.Credentials.Bootstrap(ctx, h.a, p)
+	if err != nil {
+		h.a.Postponed("no tokens for the server: "+message(err), h.now())
+		return nil, false
+	}
+	if i := h.a.candidate(); p.MaxBootstrap > 0 && int64(len(doc)) > p.MaxBootstrap && h.a.Provider == "" && i >= 0 {
+		h.a.Exclude(i, placement.Bootstrap, fmt.Sprintf("the bootstrap document has %d bytes, and it carries %d", len(doc), p.MaxBootstrap))
+		return nil, false
+	}
+	return doc, true
+}
+
+// ask asks a provider for the server, and returns what that says about its health.
+func (h *hold) ask(ctx context.Context, p Provider, bootstrap []byte) (symptoms error) {
+	h.asked = &site{h.a.Provider, h.a.Region}
+	ctx, cancel := context.WithTimeout(ctx, h.untilDeadline(p.Info.Timeout))
+	defer cancel()
+	start := time.Now()
+	server, err := p.Host.Allocate(ctx, Order{
+		Attempt: h.a.ID, Namespace: h.a.Namespace, InstanceID: h.a.InstanceID, Build: h.a.Placement.Build, Region: h.a.Region,
 		Labels: h.a.Placement.Labels, Bootstrap: bootstrap, Traceparent: h.a.Traceparent,
 	})
+	took := time.Since(start)
 	if err != nil {
-		h.a.Refused(failureOf(err), h.now())
-		return nil
+		h.a.Refused(failureOf(err), took, h.now())
+		return symptom(ctx, err, took, p.Info.Timeout)
 	}
+	h.a.Answered(took, h.now())
 	h.a.Observed(server, p.Info.PollInterval, h.now())
 	return nil
 }
 
 // untilDeadline is how long a provider may take to name a server.
-func (h *hold) untilDeadline() time.Duration {
-	if h.a.Deadline.IsZero() {
-		return h.w.cfg.CallTimeout
+func (h *hold) untilDeadline(timeout time.Duration) time.Duration {
+	if h.a.Deadline.IsZero() || h.a.State > Placing {
+		return timeout
 	}
-	return min(h.w.cfg.CallTimeout, h.a.Deadline.Sub(h.now()))
+	return min(timeout, h.a.Deadline.Sub(h.now()))
 }
 
 func (h *hold) look(ctx context.Context) {
-	p, ok := h.w.providers[h.a.Provider]
+	p, ok := h.w.provider(h.a.Provider)
 	if !ok {
 		h.a.ProviderLost(h.now())
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, h.w.cfg.CallTimeout)
+	ctx, cancel := context.WithTimeout(ctx, h.untilDeadline(p.Info.Timeout))
 	defer cancel()
 	server, err := p.Host.Get(ctx, h.a.ID, h.a.ExternalID)
 	if err != nil {
@@ -249,12 +410,12 @@ func (h *hold) look(ctx context.Context) {
 }
 
 func (h *hold) giveBack(ctx context.Context) {
-	p, ok := h.w.providers[h.a.Provider]
+	p, ok := h.w.provider(h.a.Provider)
 	if !ok {
 		h.a.ProviderLost(h.now())
 		return
 	}
-	callCtx, cancel := context.WithTimeout(ctx, h.w.cfg.CallTimeout)
+	callCtx, cancel := context.WithTimeout(ctx, p.Info.Timeout)
 	defer cancel()
 	gone, err := p.Host.Release(callCtx, h.a.ID, h.a.ExternalID)
 	if err != nil {

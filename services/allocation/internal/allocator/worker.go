@@ -1,7 +1,6 @@
 package allocator
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
 )
 
 // Queue is the store as workers see it: allocations with the time at which there is something to do, and leases.
@@ -62,8 +63,10 @@ type Instances interface {
 
 // WorkerConfig configures a Worker.
 type WorkerConfig struct {
-	// Queue, Credentials, Instances and Log are needed.
+	// Queue, Slots, Lines, Credentials, Instances and Log are needed.
 	Queue       Queue
+	Slots       Slots
+	Lines       Lines
 	Credentials Credentials
 	Instances   Instances
 	Log         *slog.Logger
@@ -73,10 +76,14 @@ type WorkerConfig struct {
 	Lease time.Duration
 	// Sweep is how often the queue is searched for what nobody was woken for. Default 500 ms.
 	Sweep time.Duration
-	// CallTimeout bounds a call to a provider, ReportTimeout one to another service. Defaults 30 s and 5 s.
-	CallTimeout, ReportTimeout time.Duration
-	// Concurrency is how many allocations are worked on at once. Default 128.
+	// Explain says where a server may be looked for. Default: as without a policy.
+	Explain Explain
+	// ReportTimeout bounds a call to another service. Default 5 s.
+	ReportTimeout time.Duration
+	// Concurrency is how many allocations are worked on at once that need no provider; each provider has its own bound. Default 128.
 	Concurrency int
+	// QueueLimit is how many may wait for a build. Default DefaultQueueLimit.
+	QueueLimit int
 }
 
 // Worker moves allocations on. Any number may work on one store; each allocation is with one at a time, and what a lost one held is taken
@@ -86,40 +93,40 @@ type Worker struct {
 	owner     string
 	catalog   Catalog
 	providers map[string]Provider
-	wakes     chan string
-	swept     chan []string
-	done      chan ended
+	schedule  *schedule
+	breakers  *breakers
+	keeper    *keeper
 }
 
-// ended is what a run says at its end.
-type ended struct {
-	id    string
-	again time.Time // local time of the next thing to do; zero: not known here
-}
+// DefaultQueueLimit is how many may wait for a build.
+const DefaultQueueLimit = 10_000
 
 // NewWorker returns a Worker. It does nothing before Run.
 func NewWorker(cfg WorkerConfig) (*Worker, error) {
-	if cfg.Queue == nil || cfg.Credentials == nil || cfg.Instances == nil || cfg.Log == nil {
-		return nil, errors.New("allocator: a worker needs Queue, Credentials, Instances and Log")
+	if cfg.Queue == nil || cfg.Slots == nil || cfg.Lines == nil || cfg.Credentials == nil || cfg.Instances == nil || cfg.Log == nil {
+		return nil, errors.New("allocator: a worker needs Queue, Slots, Lines, Credentials, Instances and Log")
 	}
 	cfg.Lease = orDefault(cfg.Lease, 3*time.Second)
 	cfg.Sweep = orDefault(cfg.Sweep, 500*time.Millisecond)
-	cfg.CallTimeout = orDefault(cfg.CallTimeout, 30*time.Second)
 	cfg.ReportTimeout = orDefault(cfg.ReportTimeout, 5*time.Second)
 	cfg.Concurrency = orDefault(cfg.Concurrency, 128)
-	w := &Worker{
-		cfg: cfg, owner: uuid.NewString(), providers: make(map[string]Provider, len(cfg.Providers)),
-		wakes: make(chan string, 1024), // overflow: dropped; the next sweep finds it
-		swept: make(chan []string),
-		done:  make(chan ended),
-	}
+	cfg.QueueLimit = orDefault(cfg.QueueLimit, DefaultQueueLimit)
+	w := &Worker{cfg: cfg, owner: uuid.NewString(), providers: make(map[string]Provider, len(cfg.Providers)), breakers: newBreakers(cfg.Log)}
 	for _, p := range cfg.Providers {
 		if _, twice := w.providers[p.Info.Name]; twice {
 			return nil, fmt.Errorf("allocator: two providers are named %q", p.Info.Name)
 		}
+		p.Info.Timeout = orDefault(p.Info.Timeout, DefaultTimeout)
+		p.Info.MaxCalls = orDefault(p.Info.MaxCalls, DefaultMaxCalls)
 		w.providers[p.Info.Name] = p
 		w.catalog = append(w.catalog, p.Info)
 	}
+	if w.cfg.Explain == nil {
+		choices := w.catalog.Choices()
+		w.cfg.Explain = func(r placement.Request) placement.Explanation { return placement.Policy{}.Explain(r, choices) }
+	}
+	w.schedule = newSchedule(w.work, cfg.Concurrency, w.catalog)
+	w.keeper = newKeeper(cfg.Lines, w.schedule.nudge)
 	return w, nil
 }
 
@@ -133,78 +140,32 @@ func orDefault[T ~int | ~int64](v, def T) T {
 // Catalog returns the configured providers.
 func (w *Worker) Catalog() Catalog { return w.catalog }
 
-// Wake makes the worker look at an allocation now. It never blocks.
-func (w *Worker) Wake(id string) {
-	select {
-	case w.wakes <- id:
-	default:
+// provider returns a configured provider, with what it is now.
+func (w *Worker) provider(name string) (Provider, bool) {
+	p, ok := w.providers[name]
+	if ok {
+		p.Info, _ = p.Now()
 	}
+	return p, ok
 }
+
+// Health says how the providers do that this process has asked for servers, in the order of their names.
+func (w *Worker) Health() []Health { return w.breakers.health() }
+
+// Wake makes the worker look at an allocation now. It never blocks.
+func (w *Worker) Wake(id string) { w.schedule.wake(id) }
 
 // Run works until ctx is cancelled, and returns when nothing of it runs any more.
 func (w *Worker) Run(ctx context.Context) error {
-	var sweeper sync.WaitGroup
-	sweeper.Go(func() { w.sweep(ctx) })
-	defer sweeper.Wait()
-
-	s := schedule{w: w, ctx: ctx, running: make(map[string]bool)}
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for ctx.Err() == nil {
-		if at, ok := s.later.next(); ok {
-			timer.Reset(time.Until(at))
-		}
-		select {
-		case <-ctx.Done():
-		case e := <-w.done:
-			s.ended(e)
-		case id := <-w.wakes:
-			s.start(id, true)
-		case ids := <-w.swept:
-			for _, id := range ids {
-				s.start(id, false)
-			}
-		case now := <-timer.C:
-			for _, id := range s.later.due(now) {
-				s.start(id, false)
-			}
-		}
-	}
-	for range s.running {
-		<-w.done
-	}
+	w.schedule.open(ctx)
+	defer w.schedule.close()
+	var others sync.WaitGroup
+	others.Go(func() { w.sweep(ctx) })
+	others.Go(func() { w.audits(ctx) })
+	others.Go(func() { w.keeper.run(ctx) })
+	defer others.Wait()
+	w.schedule.keepTime(ctx)
 	return nil
-}
-
-// schedule is what Run keeps between its events.
-type schedule struct {
-	w       *Worker
-	ctx     context.Context // Run's own, for the length of Run
-	running map[string]bool // the allocations that are worked on, and whether they were woken meanwhile
-	later   agenda
-}
-
-func (s *schedule) start(id string, woken bool) {
-	switch _, busy := s.running[id]; {
-	case busy:
-		s.running[id] = s.running[id] || woken
-	case len(s.running) >= s.w.cfg.Concurrency:
-		s.later.add(id, time.Now().Add(s.w.cfg.Sweep/4))
-	default:
-		s.running[id] = false
-		go func() { s.w.done <- ended{id, s.w.work(s.ctx, id)} }() // owned: Run receives one message of each
-	}
-}
-
-func (s *schedule) ended(e ended) {
-	woken := s.running[e.id]
-	delete(s.running, e.id)
-	switch {
-	case woken:
-		s.start(e.id, false)
-	case !e.again.IsZero() && time.Until(e.again) < horizon:
-		s.later.add(e.id, e.again)
-	}
 }
 
 // sweep searches the queue: for what a lost worker left, what was scheduled elsewhere, and what a wake was dropped for.
@@ -213,7 +174,11 @@ func (w *Worker) sweep(ctx context.Context) {
 	defer tick.Stop()
 	down := false
 	for {
-		ids, err := w.cfg.Queue.Due(ctx, w.cfg.Concurrency)
+		var ids []string
+		var err error
+		if !w.schedule.busy() { // else there is enough to do, and what is due stays so
+			ids, err = w.cfg.Queue.Due(ctx, w.cfg.Concurrency)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -225,71 +190,11 @@ func (w *Worker) sweep(ctx context.Context) {
 				w.cfg.Log.InfoContext(ctx, "the store is back")
 			}
 		}
-		select {
-		case w.swept <- ids:
-		case <-ctx.Done():
-			return
-		}
+		w.schedule.found(ids)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
 	}
-}
-
-const (
-	// maxAgenda bounds an agenda. Overflow: dropped; the sweep finds what is due.
-	maxAgenda = 1 << 16
-	// horizon is how far ahead an agenda looks; the rest is the sweep's.
-	horizon = time.Minute
-)
-
-// agenda knows when allocations that this worker saw are due next, so that nothing has to wait for a sweep.
-type agenda struct{ entries entries }
-
-type entry struct {
-	id string
-	at time.Time
-}
-
-func (g *agenda) add(id string, at time.Time) {
-	if len(g.entries) < maxAgenda {
-		heap.Push(&g.entries, entry{id, at})
-	}
-}
-
-func (g *agenda) next() (time.Time, bool) {
-	if len(g.entries) == 0 {
-		return time.Time{}, false
-	}
-	return g.entries[0].at, true
-}
-
-func (g *agenda) due(now time.Time) []string {
-	var ids []string
-	for len(g.entries) > 0 && !g.entries[0].at.After(now) {
-		if e, ok := heap.Pop(&g.entries).(entry); ok {
-			ids = append(ids, e.id)
-		}
-	}
-	return ids
-}
-
-type entries []entry
-
-func (e entries) Len() int           { return len(e) }
-func (e entries) Less(i, j int) bool { return e[i].at.Before(e[j].at) }
-func (e entries) Swap(i, j int)      { e[i], e[j] = e[j], e[i] }
-func (e *entries) Push(x any) {
-	if v, ok := x.(entry); ok {
-		*e = append(*e, v)
-	}
-}
-
-func (e *entries) Pop() any {
-	old := *e
-	last := old[len(old)-1]
-	*e = old[:len(old)-1]
-	return last
 }

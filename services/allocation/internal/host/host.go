@@ -29,28 +29,80 @@ const (
 
 // Host is a provider as the allocator sees it. It is safe for concurrent use.
 type Host struct {
-	name     string
-	provider provider.Provider
-	calls    *Metrics
-	tracer   *tracing.Tracer
+	name       string
+	deployment string
+	provider   provider.Provider
+	calls      *Metrics
+	tracer     *tracing.Tracer
 }
 
-// Open asks the provider what it is and returns it under its configured name. A tracer makes spans of its allocations; nil: there are none.
-func Open(ctx context.Context, name string, p provider.Provider, m *Metrics, t *tracing.Tracer) (allocator.Provider, error) {
+// contract is the version of berth.provider.v1 that is spoken here.
+const contract = 1
+
+// Config says how to reach a provider.
+type Config struct {
+	// Name is its name in the configuration.
+	Name string
+	// Deployment is what its servers are marked with.
+	Deployment string
+	// Provider is the provider.
+	Provider provider.Provider
+	// Metrics counts the calls.
+	Metrics *Metrics
+	// Tracer makes spans of allocations; nil: there are none.
+	Tracer *tracing.Tracer
+}
+
+// Living is what a provider implements beside provider.Provider that can be away, and may be something else once it is back.
+type Living interface {
+	// Status returns what the provider is, nil while that is not known, and what is wrong with it now, for people.
+	Status() (*providerv1.DescribeResponse, string)
+}
+
+// Open asks the provider what it is and returns it under its configured name. One that is [Living] may be away: it is then there without builds, and
+// [Host.Current] says more later.
+func Open(ctx context.Context, cfg Config) (allocator.Provider, error) {
+	h := &Host{cfg.Name, cfg.Deployment, cfg.Provider, cfg.Metrics, cfg.Tracer}
+	info := allocator.ProviderInfo{Name: cfg.Name, PollInterval: defaultPoll}
+	if _, living := cfg.Provider.(Living); living {
+		info, _ = h.Current(info)
+		return allocator.Provider{Info: info, Host: h}, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
-	d, err := p.Describe(ctx, &providerv1.DescribeRequest{})
+	d, err := cfg.Provider.Describe(ctx, &providerv1.DescribeRequest{ContractMin: contract, ContractMax: contract})
 	if err != nil {
-		return allocator.Provider{}, fmt.Errorf("provider %q: %w", name, err)
+		return allocator.Provider{}, fmt.Errorf("provider %q: %w", cfg.Name, err)
 	}
-	poll := defaultPoll
+	if v := cmp.Or(d.GetContract(), contract); v != contract {
+		return allocator.Provider{}, fmt.Errorf("provider %q: it speaks version %d of the provider contract, and this allocation service version %d: use releases that fit", cfg.Name, v, contract)
+	}
+	return allocator.Provider{Info: describe(info, d), Host: h}, nil
+}
+
+// Current returns info with what the provider says now that it is, and what is wrong with it now, for people; empty: nothing. It never blocks. Only what is
+// [Living] changes.
+func (h *Host) Current(info allocator.ProviderInfo) (allocator.ProviderInfo, string) {
+	living, ok := h.provider.(Living)
+	if !ok {
+		return info, ""
+	}
+	d, problem := living.Status()
+	if d == nil {
+		info.Regions, info.Builds = nil, nil
+		return info, problem
+	}
+	return describe(info, d), problem
+}
+
+// describe returns info with what a provider says that it is. What the configuration says stays.
+func describe(info allocator.ProviderInfo, d *providerv1.DescribeResponse) allocator.ProviderInfo {
+	info.Kind, info.Regions, info.Builds = d.GetKind(), d.GetRegions(), d.GetBuilds()
+	info.MaxBootstrap, info.PollInterval = d.GetMaxBootstrapBytes(), defaultPoll
 	if d.GetPollInterval() != nil {
-		poll = max(minPoll, d.GetPollInterval().AsDuration())
+		info.PollInterval = max(minPoll, d.GetPollInterval().AsDuration())
 	}
-	info := allocator.ProviderInfo{
-		Name: name, Kind: d.GetKind(), Regions: d.GetRegions(), Builds: d.GetBuilds(), PollInterval: poll, MaxBootstrap: d.GetMaxBootstrapBytes(),
-	}
-	return allocator.Provider{Info: info, Host: &Host{name, p, m, t}}, nil
+	return info
 }
 
 // Allocate implements allocator.Host.
@@ -59,6 +111,7 @@ func (h *Host) Allocate(ctx context.Context, o allocator.Order) (allocator.Serve
 	ctx, span := h.tracer.Start(tracing.WithParent(ctx, o.Traceparent), "provider allocate")
 	resp, err := h.provider.Allocate(ctx, &providerv1.AllocateRequest{
 		AttemptId: o.Attempt, Namespace: o.Namespace, InstanceId: o.InstanceID, Build: o.Build, Region: o.Region, Labels: o.Labels, Bootstrap: o.Bootstrap,
+		Deployment: h.deployment,
 	})
 	span.End(result(err))
 	if err = h.done("allocate", start, err); err != nil {
@@ -85,6 +138,24 @@ func (h *Host) Release(ctx context.Context, attempt, externalID string) (bool, e
 		return false, err
 	}
 	return resp.GetState() == providerv1.ServerState_SERVER_STATE_EXITED, nil
+}
+
+// List returns a page of the servers that carry the deployment's mark, and the token of the next one; "" on the last.
+func (h *Host) List(ctx context.Context, page string) ([]allocator.Listed, string, error) {
+	start := time.Now()
+	resp, err := h.provider.List(ctx, &providerv1.ListRequest{PageToken: page, Deployment: h.deployment})
+	if err = h.done("list", start, err); err != nil {
+		return nil, "", err
+	}
+	listed := make([]allocator.Listed, 0, len(resp.GetServers()))
+	for _, s := range resp.GetServers() {
+		out, err := server(s)
+		if err != nil {
+			return nil, "", err
+		}
+		listed = append(listed, allocator.Listed{Attempt: s.GetAttemptId(), Server: out})
+	}
+	return listed, resp.GetNextPageToken(), nil
 }
 
 // done counts a call and returns its error as a failure.
@@ -138,7 +209,7 @@ func kind(r providerv1.FailureReason) allocator.FailureKind {
 
 // server checks what a provider says of a server before anything is built on it.
 func server(s *providerv1.Server) (allocator.Server, error) {
-	out := allocator.Server{ExternalID: s.GetExternalId(), Region: s.GetRegion(), Message: s.GetMessage()}
+	out := allocator.Server{ExternalID: s.GetExternalId(), PoolServer: s.GetServerId(), Region: s.GetRegion(), Message: s.GetMessage()}
 	switch s.GetState() {
 	case providerv1.ServerState_SERVER_STATE_STARTING:
 		out.State = allocator.ServerStarting
@@ -162,6 +233,35 @@ func server(s *providerv1.Server) (allocator.Server, error) {
 
 // Metrics counts calls to providers. All hosts of a service share one.
 type Metrics struct{ seconds *prometheus.HistogramVec }
+
+// Watch registers the metrics of what a worker knows about its providers.
+func Watch(reg prometheus.Registerer, health func() []allocator.Health) error {
+	c := &healthCollector{health: health, resting: prometheus.NewDesc("berth_provider_resting",
+		"1 while a provider rests in a region after too many failures, as this process knows it.", []string{"provider", "region"}, nil)}
+	if err := reg.Register(c); err != nil {
+		return fmt.Errorf("metrics of providers: %w", err)
+	}
+	return nil
+}
+
+type healthCollector struct {
+	health  func() []allocator.Health
+	resting *prometheus.Desc
+}
+
+// Describe implements prometheus.Collector.
+func (c *healthCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.resting }
+
+// Collect implements prometheus.Collector.
+func (c *healthCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, h := range c.health() {
+		value := 0.0
+		if h.Resting {
+			value = 1
+		}
+		ch <- prometheus.MustNewConstMetric(c.resting, prometheus.GaugeValue, value, h.Provider, h.Region)
+	}
+}
 
 // NewMetrics registers the metrics.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {

@@ -38,7 +38,7 @@ func open(t *testing.T, s *stub) allocator.Provider {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := host.Open(t.Context(), "name", s, m, nil)
+	p, err := host.Open(t.Context(), host.Config{Name: "name", Provider: s, Metrics: m})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,5 +100,64 @@ func TestAnswersThatCannotBeAreAmbiguous(t *testing.T) {
 	s, err := open(t, &stub{server: &providerv1.Server{State: running, Endpoints: []*typev1.Endpoint{good}}}).Host.Get(t.Context(), "a", "x")
 	if err != nil || s.State != allocator.ServerRunning || len(s.Endpoints) != 1 {
 		t.Errorf("a good answer: %+v, %v", s, err)
+	}
+}
+
+func TestRestingProvidersAreMeasured(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	if err := host.Watch(reg, func() []allocator.Health {
+		return []allocator.Health{{Provider: "p", Region: "eu", Resting: true}, {Provider: "p", Region: "us"}}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	families, err := reg.Gather()
+	if err != nil || len(families) != 1 || families[0].GetName() != "berth_provider_resting" || families[0].GetMetric()[0].GetGauge().GetValue() != 1 ||
+		families[0].GetMetric()[1].GetGauge().GetValue() != 0 {
+		t.Errorf("%v, %v", families, err)
+	}
+}
+
+// living is a stub that may be away.
+type living struct {
+	stub
+	described *providerv1.DescribeResponse
+	problem   string
+}
+
+func (l *living) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	return nil, errors.New("away")
+}
+
+func (l *living) Status() (*providerv1.DescribeResponse, string) { return l.described, l.problem }
+
+func TestAProviderThatIsAwayIsThereWithoutBuilds(t *testing.T) {
+	l := &living{problem: "away"}
+	m, err := host.NewMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := host.Open(t.Context(), host.Config{Name: "name", Provider: l, Metrics: m})
+	if err != nil || p.Info.Name != "name" || len(p.Info.Builds) != 0 || p.Info.PollInterval != time.Second {
+		t.Fatalf("%+v, %v", p.Info, err)
+	}
+	h, ok := p.Host.(*host.Host)
+	if !ok {
+		t.Fatalf("%T", p.Host)
+	}
+	p.Info.Claims = true // as its configuration says
+	if info, problem := h.Current(p.Info); len(info.Builds) != 0 || problem != "away" {
+		t.Errorf("away: %+v, %q", info, problem)
+	}
+	l.described, l.problem = &providerv1.DescribeResponse{Kind: "theirs", Builds: []string{"b"}, Regions: []string{"eu"}, PollInterval: durationpb.New(2 * time.Second)}, ""
+	if info, problem := h.Current(p.Info); info.Kind != "theirs" || info.Builds[0] != "b" || info.PollInterval != 2*time.Second || !info.Claims || info.Name != "name" || problem != "" {
+		t.Errorf("there: %+v, %q", info, problem)
+	}
+	l.described, l.problem = nil, "refused"
+	if info, problem := h.Current(p.Info); info.Builds != nil || info.Regions != nil || problem != "refused" {
+		t.Errorf("refused: %+v, %q", info, problem)
+	}
+	builtin := open(t, new(stub))
+	if info, problem := builtin.Host.(*host.Host).Current(builtin.Info); info.Kind != "stub" || info.Builds[0] != "demo" || problem != "" {
+		t.Errorf("built in: %+v, %q", info, problem)
 	}
 }

@@ -27,6 +27,9 @@ type Issuer struct {
 
 // Bootstrap implements allocator.Credentials. With a claim code the pair is minted when the server claims it, and never comes here.
 func (i Issuer) Bootstrap(ctx context.Context, a allocator.Allocation, p allocator.ProviderInfo) ([]byte, error) {
+	if p.Pool {
+		return nil, nil
+	}
 	doc := bootstrap.Document{
 		Version: bootstrap.Version, Namespace: a.Namespace, Instance: a.InstanceID, Server: a.ServerID(), Gateway: i.Gateway, CA: i.CA, Traceparent: a.Traceparent,
 	}
@@ -58,7 +61,7 @@ func (i Issuer) claim(ctx context.Context, a allocator.Allocation, doc *bootstra
 	return code.GetServerId(), err
 }
 
-// Instances tells game-instance what became of attempts. It is an allocator.Instances and safe for concurrent use.
+// Instances tells game-instance what became of attempts. It is an allocator.Instances and a fleet.Instances, and safe for concurrent use.
 type Instances struct {
 	// Attempts is the client of game-instance.
 	Attempts attemptv1.AttemptServiceClient
@@ -69,10 +72,10 @@ func (i Instances) Report(ctx context.Context, a allocator.Allocation) (allocato
 	req := &attemptv1.ReportAttemptRequest{InstanceId: a.InstanceID, AttemptId: a.ID}
 	switch a.Report {
 	case allocator.ReportAllocated:
-		allocated := &attemptv1.Allocated{Provider: a.Provider, Region: a.Region, Endpoints: wire.Endpoints(a.Endpoints)}
+		allocated := &attemptv1.Allocated{Provider: a.Provider, Region: a.Region, Endpoints: wire.Endpoints(a.Endpoints), ServerId: a.PoolServer}
 		req.Outcome = &attemptv1.ReportAttemptRequest_Allocated{Allocated: allocated}
 	case allocator.ReportFailed:
-		req.Outcome = &attemptv1.ReportAttemptRequest_Failed{Failed: &attemptv1.Failed{Message: a.Message}}
+		req.Outcome = &attemptv1.ReportAttemptRequest_Failed{Failed: &attemptv1.Failed{Message: a.Message, Elsewhere: a.Elsewhere}}
 	case allocator.ReportExited:
 		req.Outcome = &attemptv1.ReportAttemptRequest_Exited{Exited: &attemptv1.Exited{Message: a.Message}}
 	case allocator.ReportReleased:
@@ -92,4 +95,13 @@ func (i Instances) Report(ctx context.Context, a allocator.Allocation) (allocato
 	default:
 		return allocator.Open, nil
 	}
+}
+
+// Move implements fleet.Instances.
+func (i Instances) Move(ctx context.Context, a allocator.Allocation, reason string) (moved bool, message string, err error) {
+	resp, err := i.Attempts.MoveInstance(ctx, &attemptv1.MoveInstanceRequest{InstanceId: a.InstanceID, AttemptId: a.ID, Reason: reason})
+	if err != nil {
+		return false, "", rpc.FromStatus(err)
+	}
+	return resp.GetMoved(), resp.GetMessage(), nil
 }

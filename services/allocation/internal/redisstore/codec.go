@@ -24,11 +24,13 @@ func encode(a *allocator.Allocation) ([]byte, error) {
 		r.Placement = wire.Placement(a.Placement)
 	}
 	r.Deadline, r.Traceparent = micros(a.Deadline), a.Traceparent
-	r.Provider, r.Region, r.ExternalId = a.Provider, a.Region, a.ExternalID
+	r.Provider, r.Region, r.ExternalId, r.ServerId = a.Provider, a.Region, a.ExternalID, a.PoolServer
 	r.Endpoints = wire.Endpoints(a.Endpoints)
 	r.Message = a.Message
 	r.Report, r.ReportTime, r.ReportTries = recordv1.AttemptReport(a.Report), micros(a.ReportAt), int32(a.ReportTries)
-	r.CallTime, r.Tries, r.NoCapacity, r.Missing = micros(a.CallAt), int32(a.Tries), int32(a.NoCapacity), int32(a.Missing)
+	r.CallTime, r.Tries, r.Missing = micros(a.CallAt), int32(a.Tries), int32(a.Missing)
+	encodeExplanation(r, a)
+	r.Elsewhere = a.Elsewhere
 	r.Gone, r.EndState = a.Gone, allocationv1.Allocation_State(a.End)
 	r.CreateTime, r.UpdateTime, r.ExpireTime = micros(a.CreateTime), micros(a.UpdateTime), micros(a.ExpireAt)
 	return proto.Marshal(r)
@@ -39,16 +41,34 @@ func decode(raw []byte, rev int64) (allocator.Allocation, error) {
 	if err := proto.Unmarshal(raw, r); err != nil {
 		return allocator.Allocation{}, fmt.Errorf("stored allocation: %w", err)
 	}
-	return allocator.Allocation{
+	a := allocator.Allocation{
 		ID: r.GetId(), Namespace: r.GetNamespace(), InstanceID: r.GetInstanceId(), Rev: rev, Stored: raw,
 		State: allocator.State(r.GetState()), Placement: wire.FromPlacement(r.GetPlacement()),
 		Deadline: moment(r.GetDeadline()), Traceparent: r.GetTraceparent(),
-		Provider: r.GetProvider(), Region: r.GetRegion(), ExternalID: r.GetExternalId(), Endpoints: wire.FromEndpoints(r.GetEndpoints()), Message: r.GetMessage(),
+		Provider: r.GetProvider(), Region: r.GetRegion(), ExternalID: r.GetExternalId(), PoolServer: r.GetServerId(), Endpoints: wire.FromEndpoints(r.GetEndpoints()), Message: r.GetMessage(),
 		Report: allocator.Report(r.GetReport()), ReportAt: moment(r.GetReportTime()), ReportTries: int(r.GetReportTries()),
-		CallAt: moment(r.GetCallTime()), Tries: int(r.GetTries()), NoCapacity: int(r.GetNoCapacity()), Missing: int(r.GetMissing()),
-		Gone: r.GetGone(), End: allocator.State(r.GetEndState()),
+		CallAt: moment(r.GetCallTime()), Tries: int(r.GetTries()), Missing: int(r.GetMissing()),
+		Elsewhere: r.GetElsewhere(), Gone: r.GetGone(), End: allocator.State(r.GetEndState()),
 		CreateTime: moment(r.GetCreateTime()), UpdateTime: moment(r.GetUpdateTime()), ExpireAt: moment(r.GetExpireTime()),
-	}, nil
+		RoundAt: moment(r.GetRoundTime()), Rounds: int(r.GetRounds()), WaitSince: moment(r.GetWaitTime()), GiveUpAt: moment(r.GetGiveUpTime()),
+	}
+	decodeExplanation(&a, r)
+	return a, nil
+}
+
+func encodeExplanation(r *recordv1.AllocationRecord, a *allocator.Allocation) {
+	r.RoundTime, r.Rounds, r.WaitTime, r.GiveUpTime = micros(a.RoundAt), int32(a.Rounds), micros(a.WaitSince), micros(a.GiveUpAt)
+	r.Explanation, r.CandidateTimes = wire.Explanation(a.Explanation), nil
+	for _, c := range a.Explanation.Candidates {
+		r.CandidateTimes = append(r.CandidateTimes, micros(c.NotBefore))
+	}
+}
+
+func decodeExplanation(a *allocator.Allocation, r *recordv1.AllocationRecord) {
+	a.Explanation = wire.FromExplanation(r.GetExplanation())
+	for i := range min(len(a.Explanation.Candidates), len(r.GetCandidateTimes())) {
+		a.Explanation.Candidates[i].NotBefore = moment(r.GetCandidateTimes()[i])
+	}
 }
 
 func micros(t time.Time) int64 {

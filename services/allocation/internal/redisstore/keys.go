@@ -25,6 +25,33 @@ func indexKey(partition int, namespace string) string {
 	return redisx.Key(partition, "alloc:ns:"+namespace)
 }
 
+// slotsKey is a zset of the allocations that may have a server at a provider, by when the slot was taken, in µs. It lives in the partition of the provider's name.
+func slotsKey(partition int, provider string) string {
+	return redisx.Key(partition, "alloc:slots:"+provider)
+}
+
+// lineKey is a zset of the allocations that wait for the same places, by whose turn it is first. It lives in the partition of the build's name, as does the next.
+func lineKey(partition int, build, where string) string {
+	return redisx.Key(partition, "alloc:line:"+build+":"+where)
+}
+
+// waitingKey is a zset of all allocations that wait for a build: "where id".
+func waitingKey(partition int, build string) string {
+	return redisx.Key(partition, "alloc:waiting:"+build)
+}
+
+// auditKey is there while an audit is not due again.
+func auditKey() string { return redisx.Key(0, "alloc:audit") }
+
+// settingsKey is a hash of providers to what operators have set for them.
+func settingsKey() string { return redisx.Key(0, "alloc:providers") }
+
+// orphansKey is a hash of attempts to since when the provider's server of each has been an orphan, in µs.
+func orphansKey(provider string) string { return redisx.Key(0, "alloc:orphans:"+provider) }
+
+// leadKey names the replica that does something for all.
+func leadKey(what string) string { return redisx.Key(0, "alloc:lead:"+what) }
+
 // indexMember orders allocations by their creation, and is a cursor.
 func indexMember(a *allocator.Allocation) string {
 	return fmt.Sprintf("%016x:%s", a.CreateTime.UnixMicro(), a.ID)

@@ -36,7 +36,7 @@ type Store struct {
 	scripts scripts
 }
 
-type scripts struct{ commit, claim, renew, load, due *redis.Script }
+type scripts struct{ commit, claim, renew, load, due, take, free, members, enter, leave *redis.Script }
 
 var (
 	_ allocator.Store = (*Store)(nil)
@@ -48,6 +48,8 @@ func New(s *redisx.Store) *Store {
 	return &Store{redis: s, scripts: scripts{
 		commit: redis.NewScript(commitSource), claim: redis.NewScript(claimSource), renew: redis.NewScript(renewSource),
 		load: redis.NewScript(loadSource), due: redis.NewScript(dueSource),
+		take: redis.NewScript(takeSource), free: redis.NewScript(freeSource), members: redis.NewScript(membersSource),
+		enter: redis.NewScript(enterSource), leave: redis.NewScript(leaveSource),
 	}}
 }
 
@@ -214,27 +216,10 @@ func (s *Store) newest(ctx context.Context, namespace, from string, n int) ([]st
 }
 
 func (s *Store) loadAll(ctx context.Context, members []string) ([]allocator.Allocation, error) {
-	if len(members) == 0 {
-		return nil, nil
-	}
-	pipe := s.redis.Pipeline()
-	records := make([]*redis.SliceCmd, len(members))
+	ids := make([]string, len(members))
 	for i, m := range members {
-		id := memberID(m)
-		records[i] = pipe.HMGet(ctx, recordKey(s.partition(id), id), "rev", "head")
+		ids[i] = memberID(m)
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, redisx.Err(err)
-	}
-	list := make([]allocator.Allocation, 0, len(members))
-	for _, r := range records {
-		a, err := decodeHash(r.Val())
-		if err != nil {
-			return nil, err
-		}
-		if a.Rev != 0 { // else deleted between the two reads
-			list = append(list, a)
-		}
-	}
-	return list, nil
+	list, err := s.Loads(ctx, ids)
+	return slices.DeleteFunc(list, func(a allocator.Allocation) bool { return a.Rev == 0 }), err // those were deleted between the two reads
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
 	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
 )
 
@@ -31,12 +32,20 @@ func full(instance string, n int, created time.Time) allocator.Allocation {
 	return allocator.Allocation{
 		ID: ids.Attempt(instance, n), Namespace: "default", InstanceID: instance, State: allocator.Releasing,
 		Placement: allocator.Placement{
-			Build: "demo", Regions: []string{"eu", "us"}, Labels: map[string]string{"a": "b"}, Latencies: map[string]time.Duration{"eu": 1500 * time.Nanosecond},
+			Build: "demo", Regions: []string{"eu", "us"}, Labels: map[string]string{"a": "b"}, Latencies: map[string]time.Duration{"eu": 1500 * time.Nanosecond}, Priority: -7,
 		},
-		Deadline: created.Add(time.Minute), Traceparent: "00-x-y-01", Provider: "p", Region: "eu", ExternalID: "vm-1",
+		Explanation: allocator.Explanation{Rule: "rule", Candidates: []allocator.Candidate{
+			{
+				Candidate: placement.Candidate{Provider: "p", Region: "eu", Exclusion: placement.Full, Message: "10 of 10", Latency: time.Millisecond, Known: true, Weight: 3, Rank: 2},
+				Tries:     []allocator.Try{{At: created.Add(9), Took: 10 * time.Millisecond, Failure: "NO_CAPACITY", Message: "full"}}, NotBefore: created.Add(11 * time.Microsecond),
+			},
+			{Candidate: placement.Candidate{Provider: "q"}},
+		}},
+		RoundAt: created.Add(12 * time.Microsecond), Rounds: 13, WaitSince: created.Add(14 * time.Microsecond), GiveUpAt: created.Add(15 * time.Microsecond),
+		Deadline: created.Add(time.Minute), Traceparent: "00-x-y-01", Provider: "p", Region: "eu", PoolServer: "server", ExternalID: "vm-1",
 		Endpoints: []allocator.Endpoint{{Name: "game", Host: "h", Port: 65535, Protocol: 2}}, Message: "m",
-		Report: allocator.ReportExited, ReportAt: created.Add(1), ReportTries: 2, CallAt: created.Add(3 * time.Microsecond), Tries: 4, NoCapacity: 5, Missing: 6,
-		Gone: true, End: allocator.Failed, CreateTime: created, UpdateTime: created.Add(7 * time.Microsecond), ExpireAt: created.Add(8 * time.Microsecond),
+		Report: allocator.ReportExited, ReportAt: created.Add(1), ReportTries: 2, CallAt: created.Add(3 * time.Microsecond), Tries: 4, Missing: 6,
+		Elsewhere: true, Gone: true, End: allocator.Failed, CreateTime: created, UpdateTime: created.Add(7 * time.Microsecond), ExpireAt: created.Add(8 * time.Microsecond),
 	}
 }
 

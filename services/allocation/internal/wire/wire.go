@@ -16,7 +16,7 @@ func Placement(p allocator.Placement) *instancev1.Placement {
 	if p.Build == "" {
 		return nil
 	}
-	out := &instancev1.Placement{Build: p.Build, Regions: p.Regions, Labels: p.Labels}
+	out := &instancev1.Placement{Build: p.Build, Regions: p.Regions, Labels: p.Labels, Priority: int32(p.Priority)}
 	for region, d := range p.Latencies {
 		if out.Latencies == nil {
 			out.Latencies = make(map[string]*durationpb.Duration, len(p.Latencies))
@@ -28,7 +28,7 @@ func Placement(p allocator.Placement) *instancev1.Placement {
 
 // FromPlacement returns the placement in a message.
 func FromPlacement(p *instancev1.Placement) allocator.Placement {
-	out := allocator.Placement{Build: p.GetBuild(), Regions: p.GetRegions(), Labels: p.GetLabels()}
+	out := allocator.Placement{Build: p.GetBuild(), Regions: p.GetRegions(), Labels: p.GetLabels(), Priority: int(p.GetPriority())}
 	for region, d := range p.GetLatencies() {
 		if out.Latencies == nil {
 			out.Latencies = make(map[string]time.Duration, len(p.GetLatencies()))

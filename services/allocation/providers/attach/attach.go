@@ -27,6 +27,8 @@ const (
 	kind         = "attach"
 	version      = "1"
 	pollInterval = time.Second
+	// maxReleased is how many released attempts are remembered.
+	maxReleased = 1000
 )
 
 // Config configures a Provider.
@@ -63,8 +65,13 @@ type Provider struct {
 	cfg Config
 	mu  sync.Mutex
 	// waiting is the attempt whose server is waited for or runs; empty: none that this life of the service knows of.
-	waiting string
-	region  string
+	waiting    string
+	region     string
+	deployment string
+	// adopted says that an earlier life of the service wrote the file. Which deployment's it was, is known to whoever asked for its attempt by name.
+	adopted bool
+	// released are the attempts that nobody wants any more. Overflow: the oldest is forgotten; by then no call for it is under way.
+	released []string
 }
 
 var _ provider.Provider = (*Provider)(nil)
@@ -109,10 +116,14 @@ func endpoints(list []Endpoint) []bootstrap.Endpoint {
 }
 
 // Describe implements provider.Provider.
-func (p *Provider) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
 	return &providerv1.DescribeResponse{
 		Kind: kind, Version: version, Regions: p.cfg.Regions, Builds: p.cfg.Builds,
-		MaxBootstrapBytes: bootstrap.MaxSize / 2, PollInterval: durationpb.New(pollInterval),
+		MaxBootstrapBytes: bootstrap.MaxSize / 2, PollInterval: durationpb.New(pollInterval), Contract: contract,
 	}, nil
 }
 
@@ -123,8 +134,8 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 	if p.waits(req.GetAttemptId()) {
 		return &providerv1.AllocateResponse{Server: p.server(req.GetAttemptId())}, nil
 	}
-	if p.waiting != "" {
-		return nil, provider.Failure(provider.NoCapacity, "one server at a time: instance %s has the file %s until it is over", ids.AttemptInstance(p.waiting), p.cfg.File)
+	if err := p.refuse(req); err != nil {
+		return nil, err
 	}
 	// A file that no attempt of this life of the service has claimed is left over from a life that was cut short.
 	document, err := bootstrap.WithEndpoints(req.GetBootstrap(), endpoints(p.cfg.Endpoints))
@@ -134,9 +145,24 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 	if err := write(p.cfg.File, document); err != nil {
 		return nil, provider.Failure(provider.Unavailable, "attach.file: %v", err)
 	}
-	p.waiting, p.region = req.GetAttemptId(), req.GetRegion()
+	p.waiting, p.region, p.deployment, p.adopted = req.GetAttemptId(), req.GetRegion(), req.GetDeployment(), false
 	p.cfg.Log.InfoContext(ctx, "start the game server now; it finds its bootstrap in the file", "file", p.cfg.File, "instance", req.GetInstanceId())
 	return &providerv1.AllocateResponse{Server: p.server(req.GetAttemptId())}, nil
+}
+
+// refuse says why no server is waited for, if there is a reason.
+func (p *Provider) refuse(req *providerv1.AllocateRequest) error {
+	switch {
+	case slices.Contains(p.released, req.GetAttemptId()):
+		return provider.Failure(provider.Invalid, "attempt %s was released before", req.GetAttemptId())
+	case !slices.Contains(p.cfg.Builds, req.GetBuild()):
+		return provider.Failure(provider.Invalid, "build %q is not configured", req.GetBuild())
+	case req.GetRegion() != "" && !slices.Contains(p.cfg.Regions, req.GetRegion()):
+		return provider.Failure(provider.Invalid, "region %q is not served", req.GetRegion())
+	case p.waiting != "":
+		return provider.Failure(provider.NoCapacity, "one server at a time: instance %s has the file %s until it is over", ids.AttemptInstance(p.waiting), p.cfg.File)
+	}
+	return nil
 }
 
 // write replaces the file in one step, readable for nobody else.
@@ -167,7 +193,7 @@ func (p *Provider) waits(attempt string) bool {
 			return false
 		}
 		if d, err := bootstrap.Parse(raw); err == nil && d.Server == ids.Server(attempt) {
-			p.waiting = attempt
+			p.waiting, p.adopted = attempt, true
 		}
 	}
 	return p.waiting == attempt
@@ -196,11 +222,11 @@ func (p *Provider) Get(_ context.Context, req *providerv1.GetRequest) (*provider
 }
 
 // List implements provider.Provider.
-func (p *Provider) List(context.Context, *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+func (p *Provider) List(_ context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	resp := new(providerv1.ListResponse)
-	if p.waiting != "" {
+	if p.waiting != "" && (p.adopted || p.deployment == req.GetDeployment()) {
 		resp.Servers = append(resp.Servers, p.server(p.waiting))
 	}
 	return resp, nil
@@ -215,6 +241,9 @@ func (p *Provider) Release(_ context.Context, req *providerv1.ReleaseRequest) (*
 			return nil, provider.Failure(provider.Unavailable, "attach.file: %v", err)
 		}
 	}
+	if !slices.Contains(p.released, req.GetAttemptId()) {
+		p.released = append(p.released[max(0, len(p.released)+1-maxReleased):], req.GetAttemptId())
+	}
 	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
 }
 
@@ -222,7 +251,7 @@ func (p *Provider) forget() error {
 	if err := os.Remove(p.cfg.File); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	p.waiting, p.region = "", ""
+	p.waiting, p.region, p.deployment, p.adopted = "", "", "", false
 	return nil
 }
 

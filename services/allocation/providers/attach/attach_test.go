@@ -111,7 +111,7 @@ func TestOneAtATime(t *testing.T) {
 	if _, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: ids.Attempt(instance, 1)}); provider.ReasonOf(err) != provider.NotFound {
 		t.Errorf("get after the release: %v", err)
 	}
-	if _, err := p.Allocate(t.Context(), order(t, 2)); err != nil {
+	if _, err := p.Allocate(t.Context(), order(t, 3)); err != nil {
 		t.Errorf("the next one: %v", err)
 	}
 }
@@ -125,6 +125,9 @@ func TestRestart(t *testing.T) {
 	remembers, forgot := open(t, file, discard()), open(t, file, discard())
 	if got, err := remembers.Get(t.Context(), &providerv1.GetRequest{AttemptId: ids.Attempt(instance, 1)}); err != nil || got.GetServer().GetState() != running {
 		t.Errorf("get: %v, %v", got, err)
+	}
+	if list, err := remembers.List(t.Context(), &providerv1.ListRequest{Deployment: "d"}); err != nil || len(list.GetServers()) != 1 {
+		t.Errorf("list: %v, %v", list, err)
 	}
 	if _, err := remembers.Allocate(t.Context(), order(t, 2)); provider.ReasonOf(err) != provider.NoCapacity {
 		t.Errorf("another one while the first is known: %v", err)

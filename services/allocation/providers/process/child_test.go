@@ -12,8 +12,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
@@ -40,6 +42,25 @@ func child(mode string) {
 	signal.Notify(asked, syscall.SIGTERM)
 	switch mode {
 	case "serve": // stops when asked
+		fmt.Println("ready")
+		<-asked
+	case "talk": // writes lines until it is asked to stop
+		fmt.Println("ready")
+		for line := 0; ; line++ {
+			select {
+			case <-asked:
+				return
+			case <-time.After(time.Millisecond):
+				fmt.Println("line", line, strings.Repeat(".", 1000))
+			}
+		}
+	case "greedy": // says its limits and what it gets beyond that for memory
+		var files unix.Rlimit
+		for files.Cur != 64 { // they are set when it runs already
+			_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
+		}
+		_, err := unix.Mmap(-1, 0, 1<<30, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		fmt.Println("memory:", err)
 		fmt.Println("ready")
 		<-asked
 	case "crash":

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,6 +39,10 @@ type Config struct {
 	Regions []string `yaml:"regions"`
 	// MaxServers is how many servers may run at once. Default 100.
 	MaxServers int `yaml:"max_servers"`
+	// Ports is the range that the servers' ports come from, such as 27000-27999, for a machine behind a firewall. Default: whichever the system has free.
+	Ports string `yaml:"ports"`
+	// OutputBytes is how large the file with a server's output gets before it is begun anew. What was in it is kept as one older file. Default 16 MiB.
+	OutputBytes int64 `yaml:"output_bytes"`
 	// StopGrace is how long a server has between being asked to stop (TERM) and being made to (KILL). Default 10 s.
 	StopGrace time.Duration `yaml:"stop_grace"`
 	// KeepEnded is how long the state file and the output of an ended server stay. Default 24 h.
@@ -62,6 +67,34 @@ type Build struct {
 	Dir string `yaml:"dir"`
 	// Endpoints are the ports that the server wants.
 	Endpoints []Endpoint `yaml:"endpoints"`
+	// MaxServers is how many servers of this build may run at once. Default: as many as of all.
+	MaxServers int `yaml:"max_servers"`
+	// Limits bound what each process of a server may use. The system enforces them.
+	Limits Limits `yaml:"limits"`
+}
+
+// Limits bound what a process may use. 0: as the service itself.
+type Limits struct {
+	// MemoryBytes bounds the memory that a process has for itself (RLIMIT_DATA). It is refused more.
+	MemoryBytes uint64 `yaml:"memory_bytes"`
+	// OpenFiles bounds its open files and sockets (RLIMIT_NOFILE).
+	OpenFiles uint64 `yaml:"open_files"`
+}
+
+// portRange is where ports come from; zero: wherever the system has one.
+type portRange struct{ first, last uint16 }
+
+func parsePorts(s string) (portRange, error) {
+	if s == "" {
+		return portRange{}, nil
+	}
+	first, last, ok := strings.Cut(s, "-")
+	low, err := strconv.ParseUint(first, 10, 16)
+	high, err2 := strconv.ParseUint(last, 10, 16)
+	if !ok || err != nil || err2 != nil || low == 0 || low > high {
+		return portRange{}, fmt.Errorf("process.ports: %q is no range such as 27000-27999", s)
+	}
+	return portRange{uint16(low), uint16(high)}, nil
 }
 
 // Endpoint is a port that a server wants.
@@ -95,6 +128,9 @@ func (c Config) complete() (Config, error) {
 	if c.KeepEnded == 0 {
 		c.KeepEnded = 24 * time.Hour
 	}
+	if c.OutputBytes == 0 {
+		c.OutputBytes = 16 << 20
+	}
 	if c.Handover == "" {
 		c.Handover = HandoverEnv
 	}
@@ -105,10 +141,13 @@ func (c Config) complete() (Config, error) {
 		return c, errors.New("process.state_dir: is needed: a folder of its own for this provider")
 	case c.Handover != HandoverEnv && c.Handover != HandoverPipe:
 		return c, fmt.Errorf("process.handover: %q is neither %s nor %s", c.Handover, HandoverEnv, HandoverPipe)
-	case c.MaxServers < 0 || c.StopGrace < 0 || c.KeepEnded < 0:
-		return c, errors.New("process.max_servers, stop_grace, keep_ended: must not be negative")
+	case c.MaxServers < 0 || c.StopGrace < 0 || c.KeepEnded < 0 || c.OutputBytes < 0:
+		return c, errors.New("process.max_servers, stop_grace, keep_ended, output_bytes: must not be negative")
 	case len(c.Builds) == 0:
 		return c, errors.New("process.builds: at least one build is needed")
+	}
+	if _, err := parsePorts(c.Ports); err != nil {
+		return c, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Builds)) {
 		if !buildName.MatchString(name) {
@@ -122,8 +161,11 @@ func (c Config) complete() (Config, error) {
 }
 
 func (b Build) check() error {
-	if b.Command == "" {
+	switch {
+	case b.Command == "":
 		return errors.New("command: is needed")
+	case b.MaxServers < 0:
+		return errors.New("max_servers: must not be negative")
 	}
 	for name := range b.Env {
 		if !envName.MatchString(name) || strings.HasPrefix(name, bootstrap.EnvDocument) || name == envAttempt {

@@ -19,7 +19,7 @@ func TestPromisedPortsAreNotGivenAway(t *testing.T) {
 			"runs":  {record: record{Phase: phaseStarted, Endpoints: []endpoint{{Name: "a", Port: 7000, Protocol: "tcp"}, {Name: "b", Port: 7002, Protocol: "udp"}}}},
 			"ended": {record: record{Phase: phaseExited, Endpoints: []endpoint{{Name: "a", Port: 7001, Protocol: "tcp"}}}},
 		},
-		bind: func(string) (uint16, io.Closer, error) {
+		bind: func(string, uint16) (uint16, io.Closer, error) {
 			port := offers[0]
 			if len(offers) > 1 {
 				offers = offers[1:]

@@ -44,7 +44,7 @@ func config(dir string, log *slog.Logger) process.Config {
 		panic(err)
 	}
 	cfg := process.Config{Name: "here", Log: log, StateDir: dir, StopGrace: 200 * time.Millisecond, Builds: make(map[string]process.Build)}
-	for _, mode := range []string{"serve", "crash", "suicide", "stubborn", "parent", "orphan", "report"} {
+	for _, mode := range []string{"serve", "crash", "suicide", "stubborn", "parent", "orphan", "report", "talk", "greedy"} {
 		cfg.Builds[mode] = process.Build{Command: self, Env: map[string]string{childMode: mode}}
 	}
 	return cfg

@@ -36,6 +36,8 @@ const (
 	// watchEvery is how often servers are looked at that are being stopped; the end of our own children is signalled.
 	watchEvery = 50 * time.Millisecond
 	pruneEvery = time.Hour
+	// rotateEvery is how often the size of outputs is looked at.
+	rotateEvery = time.Second
 	// releaseWait is how long Release waits for a server that stops at once.
 	releaseWait = 100 * time.Millisecond
 	// lockWait is how long a start waits for the service's last life to leave the folder.
@@ -51,10 +53,12 @@ type Provider struct {
 	boot   string
 	lock   *os.File
 	log    *slog.Logger
-	bind   func(protocol string) (port uint16, held io.Closer, err error) // finds a free port
+	ports  portRange
+	bind   func(protocol string, port uint16) (got uint16, held io.Closer, err error) // takes a port; 0: any that is free
 
 	mu      sync.Mutex
 	servers map[string]*server
+	next    uint16 // of the range: where the search for a port goes on, so that one that was just given back rests
 	closing bool
 
 	look chan struct{} // one waiting look is as good as many
@@ -70,6 +74,10 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
+	ports, err := parsePorts(cfg.Ports)
+	if err != nil {
+		return nil, err
+	}
 	dir, err := filepath.Abs(cfg.StateDir) // the output of servers with a directory of their own goes there too
 	if err == nil {
 		err = os.MkdirAll(dir, 0o700)
@@ -78,7 +86,7 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("process.state_dir: %w", err)
 	}
 	p := &Provider{
-		cfg: cfg, folder: folder(dir), boot: bootID(), log: cfg.Log.With("provider", cfg.Name), bind: bind,
+		cfg: cfg, folder: folder(dir), boot: bootID(), log: cfg.Log.With("provider", cfg.Name), ports: ports, bind: bind,
 		servers: make(map[string]*server), look: make(chan struct{}, 1), stop: make(chan struct{}),
 	}
 	if p.lock, err = lock(ctx, filepath.Join(dir, "lock")); err != nil {
@@ -161,14 +169,18 @@ func (p *Provider) keep(r record) {
 }
 
 // Describe implements provider.Provider.
-func (p *Provider) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
 	limit := int64(bootstrap.MaxSize)
 	if p.cfg.Handover == HandoverPipe {
 		limit = pipeSize
 	}
 	return &providerv1.DescribeResponse{
 		Kind: kind, Version: version, Regions: p.cfg.Regions, Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
-		MaxBootstrapBytes: limit - endpointsSize, PollInterval: durationpb.New(pollInterval),
+		MaxBootstrapBytes: limit - endpointsSize, PollInterval: durationpb.New(pollInterval), Contract: contract,
 	}, nil
 }
 
@@ -211,15 +223,15 @@ func (p *Provider) Get(_ context.Context, req *providerv1.GetRequest) (*provider
 	return &providerv1.GetResponse{Server: s.message()}, nil
 }
 
-// List implements provider.Provider: all servers that were not released to the end, on one page, as MaxServers bounds them.
-func (p *Provider) List(context.Context, *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+// List implements provider.Provider: all servers of the deployment that were not released to the end, on one page, as MaxServers bounds them.
+func (p *Provider) List(_ context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	resp := new(providerv1.ListResponse)
 	for _, attempt := range slices.Sorted(maps.Keys(p.servers)) {
 		s := p.servers[attempt]
 		p.advance(s, time.Now())
-		if !s.Released || !s.ended() {
+		if s.Deployment == req.GetDeployment() && (!s.Released || !s.ended()) {
 			resp.Servers = append(resp.Servers, s.message())
 		}
 	}
@@ -321,6 +333,8 @@ func (p *Provider) watch() {
 	defer tick.Stop()
 	prune := time.NewTicker(pruneEvery)
 	defer prune.Stop()
+	rotate := time.NewTicker(rotateEvery)
+	defer rotate.Stop()
 	p.prune(time.Now())
 	for {
 		all := true
@@ -329,6 +343,9 @@ func (p *Provider) watch() {
 			return
 		case now := <-prune.C:
 			p.prune(now)
+			continue
+		case <-rotate.C:
+			p.rotate()
 			continue
 		case <-children:
 		case <-p.look:
@@ -348,6 +365,23 @@ func (p *Provider) advanceAll(all bool) {
 	for _, s := range p.servers {
 		if all || !s.StopTime.IsZero() {
 			p.advance(s, now)
+		}
+	}
+}
+
+// rotate bounds the output of the servers that run.
+func (p *Provider) rotate() {
+	p.mu.Lock()
+	var running []string
+	for attempt, s := range p.servers {
+		if !s.ended() {
+			running = append(running, attempt)
+		}
+	}
+	p.mu.Unlock()
+	for _, attempt := range running {
+		if err := p.folder.rotate(attempt, p.cfg.OutputBytes); err != nil {
+			p.log.Warn("the output of a server cannot be bounded", "attempt", attempt, "error", err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -26,14 +27,16 @@ const (
 
 // record is the state file of one server. It holds no secret.
 type record struct {
-	Version   int        `json:"v"`
-	Attempt   string     `json:"attempt"`
-	Namespace string     `json:"namespace,omitempty"`
-	Instance  string     `json:"instance,omitempty"`
-	Build     string     `json:"build,omitempty"`
-	Region    string     `json:"region,omitempty"`
-	Endpoints []endpoint `json:"endpoints,omitempty"`
-	Phase     phase      `json:"phase"`
+	Version int    `json:"v"`
+	Attempt string `json:"attempt"`
+	// Deployment is the mark of the Berth that wanted it.
+	Deployment string     `json:"deployment,omitempty"`
+	Namespace  string     `json:"namespace,omitempty"`
+	Instance   string     `json:"instance,omitempty"`
+	Build      string     `json:"build,omitempty"`
+	Region     string     `json:"region,omitempty"`
+	Endpoints  []endpoint `json:"endpoints,omitempty"`
+	Phase      phase      `json:"phase"`
 	// Boot, PID and Start name one process for ever: a number is used again, but not with the same start in the same life of the machine.
 	Boot  string `json:"boot,omitempty"`
 	PID   int    `json:"pid,omitempty"`
@@ -59,6 +62,7 @@ const (
 	stateSuffix   = ".json"
 	tempSuffix    = ".tmp"
 	logSuffix     = ".log"
+	oldLogSuffix  = ".log.1"
 )
 
 // folder is a provider's state_dir.
@@ -84,7 +88,7 @@ func (f folder) write(r record) error {
 func (f folder) remove(attempt string, keepLog bool) error {
 	paths := []string{f.path(attempt, stateSuffix)}
 	if !keepLog {
-		paths = append(paths, f.path(attempt, logSuffix))
+		paths = append(paths, f.path(attempt, logSuffix), f.path(attempt, oldLogSuffix))
 	}
 	var failed []error
 	for _, path := range paths {
@@ -93,6 +97,36 @@ func (f folder) remove(attempt string, keepLog bool) error {
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// rotate keeps the last limit bytes of a server's output as an older file and lets the file begin anew, if it has more than that. The server goes on writing into
+// the same file, which it has opened to append: what it writes in the instant between the two steps is lost.
+func (f folder) rotate(attempt string, limit int64) error {
+	path := f.path(attempt, logSuffix)
+	info, err := os.Stat(path)
+	if err != nil || info.Size() <= limit {
+		return err
+	}
+	from, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = from.Close() }()
+	temp := f.path(attempt, tempSuffix+".log")
+	to, err := os.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err = from.Seek(-limit, io.SeekEnd); err == nil { // by now it may have far more
+		_, err = io.Copy(to, io.LimitReader(from, 2*limit))
+	}
+	if err == nil {
+		err = os.Truncate(path, 0)
+	}
+	if err = errors.Join(err, to.Close()); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return os.Rename(temp, f.path(attempt, oldLogSuffix))
 }
 
 // read returns all records, and an error for each file that is none. Half-written files are removed.
@@ -105,7 +139,7 @@ func (f folder) read() ([]record, error) {
 	var failed []error
 	for _, file := range files {
 		path := filepath.Join(string(f), file.Name())
-		if strings.HasSuffix(file.Name(), tempSuffix) {
+		if strings.HasSuffix(file.Name(), tempSuffix) || strings.HasSuffix(file.Name(), tempSuffix+".log") {
 			failed = append(failed, os.Remove(path))
 			continue
 		}

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
@@ -45,8 +47,10 @@ func (p *Provider) start(req *providerv1.AllocateRequest) (*server, error) {
 		return nil, provider.Failure(provider.Invalid, "build %q is not configured", req.GetBuild())
 	case req.GetRegion() != "" && !slices.Contains(p.cfg.Regions, req.GetRegion()):
 		return nil, provider.Failure(provider.Invalid, "region %q is not served", req.GetRegion())
-	case p.running() >= p.cfg.MaxServers:
+	case p.running("") >= p.cfg.MaxServers:
 		return nil, provider.Failure(provider.NoCapacity, "max_servers: %d servers run already", p.cfg.MaxServers)
+	case build.MaxServers > 0 && p.running(req.GetBuild()) >= build.MaxServers:
+		return nil, provider.Failure(provider.NoCapacity, "builds.%s.max_servers: %d servers run already", req.GetBuild(), build.MaxServers)
 	}
 	command, err := build.program()
 	if err != nil {
@@ -57,7 +61,7 @@ func (p *Provider) start(req *providerv1.AllocateRequest) (*server, error) {
 		return nil, err
 	}
 	s := &server{done: make(chan struct{}), record: record{
-		Attempt: req.GetAttemptId(), Namespace: req.GetNamespace(), Instance: req.GetInstanceId(), Build: req.GetBuild(), Region: req.GetRegion(),
+		Attempt: req.GetAttemptId(), Deployment: req.GetDeployment(), Namespace: req.GetNamespace(), Instance: req.GetInstanceId(), Build: req.GetBuild(), Region: req.GetRegion(),
 		Endpoints: endpoints, Phase: phaseIntent, Boot: p.boot,
 	}}
 	document, err := withEndpoints(req.GetBootstrap(), endpoints)
@@ -76,10 +80,11 @@ func (p *Provider) start(req *providerv1.AllocateRequest) (*server, error) {
 	return s, nil
 }
 
-func (p *Provider) running() int {
+// running counts the servers of a build; "": of all.
+func (p *Provider) running(build string) int {
 	n := 0
 	for _, s := range p.servers {
-		if !s.ended() {
+		if !s.ended() && (build == "" || s.Build == build) {
 			n++
 		}
 	}
@@ -120,11 +125,25 @@ func (p *Provider) launch(s *server, build Build, command string, document []byt
 		return notStarted(s.Build, err)
 	}
 	s.cmd, s.PID, s.Phase = cmd, cmd.Process.Pid, phaseStarted
+	p.limit(s, build.Limits)
 	if now, ok := statOf(s.PID); ok { // a child that ended at once is still there, as a zombie
 		s.Start = now.start
 	}
 	p.keep(s.record)
 	return nil
+}
+
+// limit sets the limits of a server's first process, which its children inherit.
+func (p *Provider) limit(s *server, l Limits) {
+	for resource, most := range map[int]uint64{unix.RLIMIT_DATA: l.MemoryBytes, unix.RLIMIT_NOFILE: l.OpenFiles} {
+		if most == 0 {
+			continue
+		}
+		err := unix.Prlimit(s.PID, resource, &unix.Rlimit{Cur: most, Max: most}, nil)
+		if err != nil && !errors.Is(err, unix.ESRCH) { // one that has ended needs none
+			p.log.Warn("a limit of a server cannot be set", "attempt", s.Attempt, "build", s.Build, "limit", most, "error", err)
+		}
+	}
 }
 
 // filled returns the end to read of a pipe that holds the document and has no writer any more.
@@ -206,9 +225,12 @@ func (p *Provider) freePorts(wanted []Endpoint) ([]endpoint, error) {
 	var endpoints []endpoint
 	for _, w := range wanted {
 		port := uint16(0)
-		for range portTries {
-			n, closer, err := p.bind(w.Protocol)
-			if err != nil {
+		for _, try := range p.candidates() {
+			n, closer, err := p.bind(w.Protocol, try)
+			switch {
+			case err != nil && try != 0: // somebody else's
+				continue
+			case err != nil:
 				return nil, provider.Failure(provider.NoCapacity, "endpoint %q: no free %s port: %v", w.Name, w.Protocol, err)
 			}
 			held = append(held, closer)
@@ -218,11 +240,36 @@ func (p *Provider) freePorts(wanted []Endpoint) ([]endpoint, error) {
 			}
 		}
 		if port == 0 {
-			return nil, provider.Failure(provider.NoCapacity, "endpoint %q: no free %s port", w.Name, w.Protocol)
+			return nil, provider.Failure(provider.NoCapacity, "endpoint %q: no free %s port%s", w.Name, w.Protocol, p.within())
 		}
+		p.next = port + 1
 		endpoints = append(endpoints, endpoint{Name: w.Name, Host: p.cfg.AdvertiseHost, Port: port, Protocol: w.Protocol})
 	}
 	return endpoints, nil
+}
+
+// candidates are the ports to try: those of the range, from where the last search ended, or as often any.
+func (p *Provider) candidates() []uint16 {
+	if p.ports.first == 0 {
+		return make([]uint16, portTries)
+	}
+	size := int(p.ports.last) - int(p.ports.first) + 1
+	from := 0
+	if p.next > p.ports.first && p.next <= p.ports.last {
+		from = int(p.next - p.ports.first)
+	}
+	ports := make([]uint16, 0, size)
+	for n := range size {
+		ports = append(ports, p.ports.first+uint16((from+n)%size))
+	}
+	return ports
+}
+
+func (p *Provider) within() string {
+	if p.ports.first == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" in %d-%d", p.ports.first, p.ports.last)
 }
 
 // promised reports whether a server was given the port that may not have opened it yet.
@@ -235,16 +282,16 @@ func (p *Provider) promised(protocol string, port uint16) bool {
 	return false
 }
 
-func bind(protocol string) (uint16, io.Closer, error) {
+func bind(protocol string, port uint16) (uint16, io.Closer, error) {
 	if protocol == "udp" {
-		c, err := net.ListenUDP("udp", nil)
+		c, err := net.ListenUDP("udp", &net.UDPAddr{Port: int(port)})
 		if err != nil {
 			return 0, nil, err
 		}
 		addr, _ := c.LocalAddr().(*net.UDPAddr)
 		return uint16(addr.Port), c, nil
 	}
-	ln, err := net.ListenTCP("tcp", nil)
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{Port: int(port)})
 	if err != nil {
 		return 0, nil, err
 	}

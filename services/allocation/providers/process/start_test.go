@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -126,6 +127,78 @@ func TestNoCapacity(t *testing.T) {
 	allocate(t, p, "serve", attempt(2))
 }
 
+func TestEachBuildHasItsOwnLimits(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config(dir, discard())
+	b := cfg.Builds["greedy"]
+	b.MaxServers, b.Limits = 1, process.Limits{MemoryBytes: 512 << 20, OpenFiles: 64}
+	cfg.Builds["greedy"] = b
+	p := open(t, cfg)
+	allocate(t, p, "greedy", attempt(1))
+	if out := output(t, dir, attempt(1), "ready"); !strings.Contains(out, "memory: cannot allocate memory") {
+		t.Errorf("it got a GiB and had 512 MiB: %s", out)
+	}
+	if _, err := p.Allocate(t.Context(), order("greedy", attempt(2))); provider.ReasonOf(err) != provider.NoCapacity || !strings.Contains(err.Error(), "builds.greedy.max_servers") {
+		t.Errorf("the second of one: %v", err)
+	}
+	allocate(t, p, "serve", attempt(2)) // others have their own
+}
+
+func TestPortsComeFromTheRange(t *testing.T) {
+	taken, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	_, port, _ := net.SplitHostPort(taken.Addr().String())
+	first, _ := strconv.Atoi(port)
+	cfg := config(t.TempDir(), discard())
+	cfg.Ports = fmt.Sprintf("%d-%d", first, first+2)
+	b := cfg.Builds["serve"]
+	b.Endpoints = []process.Endpoint{{Name: "a", Protocol: "tcp"}}
+	cfg.Builds["serve"] = b
+	p := open(t, cfg)
+	seen := make(map[uint32]bool)
+	for n := range 3 {
+		resp, err := p.Allocate(t.Context(), order("serve", attempt(n)))
+		if err != nil { // one is not ours, and others may be somebody else's
+			if provider.ReasonOf(err) != provider.NoCapacity || !strings.Contains(err.Error(), cfg.Ports) {
+				t.Errorf("when all are taken: %v", err)
+			}
+			continue
+		}
+		got := resp.GetServer().GetEndpoints()[0].GetPort()
+		if got <= uint32(first) || got > uint32(first+2) || seen[got] {
+			t.Errorf("port %d of %s", got, cfg.Ports)
+		}
+		seen[got] = true
+	}
+	if _, err := p.Allocate(t.Context(), order("serve", attempt(9))); provider.ReasonOf(err) != provider.NoCapacity {
+		t.Errorf("when all are taken: %v", err)
+	}
+}
+
+func TestOutputIsBounded(t *testing.T) {
+	dir := t.TempDir()
+	cfg := config(dir, discard())
+	cfg.OutputBytes = 64 << 10
+	p := open(t, cfg)
+	s := allocate(t, p, "talk", attempt(1))
+	older := filepath.Join(dir, attempt(1)+".log.1")
+	eventually(t, "an older file", func() bool {
+		raw, err := os.ReadFile(older)
+		return err == nil && bytes.Contains(raw, []byte("line"))
+	})
+	if !alive(pidOf(t, s)) {
+		t.Error("the server did not survive it")
+	}
+	output(t, dir, attempt(1), "line") // it goes on in the same file
+	if info, err := os.Stat(older); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("older file: %v, %v", info, err)
+	}
+	release(t, p, attempt(1))
+}
+
 // Two servers never get one port, also while the first has not opened it yet.
 func TestPortsAreFreeAndNobodyElses(t *testing.T) {
 	cfg := config(t.TempDir(), discard())
@@ -158,6 +231,8 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		"process.state_dir":            func(c *process.Config) { c.StateDir = "" },
 		"process.handover":             func(c *process.Config) { c.Handover = "argv" },
 		"process.builds: at least one": func(c *process.Config) { c.Builds = nil },
+		"process.ports":                func(c *process.Config) { c.Ports = "7000" },
+		"process.builds.a.max_servers": func(c *process.Config) { c.Builds["a"] = process.Build{Command: "x", MaxServers: -1} },
 		"process.max_servers":          func(c *process.Config) { c.MaxServers = -1 },
 		"process.builds.a.command":     func(c *process.Config) { c.Builds["a"] = process.Build{} },
 		"process.builds.a.env": func(c *process.Config) {

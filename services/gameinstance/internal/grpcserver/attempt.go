@@ -7,6 +7,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/services/gameinstance/internal/instance"
+	"github.com/berth-dev/berth/services/gameinstance/internal/registry"
 	"github.com/berth-dev/berth/services/gameinstance/internal/wire"
 )
 
@@ -14,19 +15,25 @@ import (
 type Attempt struct {
 	attemptv1.UnimplementedAttemptServiceServer
 	instances *instance.Service
+	pools     *registry.Pools
 }
 
 // NewAttempt returns the handlers of AttemptService.
-func NewAttempt(instances *instance.Service) *Attempt { return &Attempt{instances: instances} }
+func NewAttempt(instances *instance.Service, pools *registry.Pools) *Attempt {
+	return &Attempt{instances: instances, pools: pools}
+}
 
 // ReportAttempt implements the rpc.
 func (s *Attempt) ReportAttempt(ctx context.Context, req *attemptv1.ReportAttemptRequest) (*attemptv1.ReportAttemptResponse, error) {
 	var cmd instance.Command
 	switch o := req.GetOutcome().(type) {
 	case *attemptv1.ReportAttemptRequest_Allocated:
-		cmd = instance.ReportAllocated{AttemptID: req.GetAttemptId(), Provider: o.Allocated.GetProvider(), Region: o.Allocated.GetRegion(), Endpoints: wire.FromEndpoints(o.Allocated.GetEndpoints())}
+		var err error
+		if cmd, err = s.allocated(ctx, req.GetAttemptId(), o.Allocated); err != nil {
+			return nil, err
+		}
 	case *attemptv1.ReportAttemptRequest_Failed:
-		cmd = instance.ReportFailed{AttemptID: req.GetAttemptId(), Message: o.Failed.GetMessage()}
+		cmd = instance.ReportFailed{AttemptID: req.GetAttemptId(), Message: o.Failed.GetMessage(), Elsewhere: o.Failed.GetElsewhere()}
 	case *attemptv1.ReportAttemptRequest_Exited:
 		cmd = instance.ReportExited{AttemptID: req.GetAttemptId(), Message: o.Exited.GetMessage()}
 	case *attemptv1.ReportAttemptRequest_Released:
@@ -42,6 +49,32 @@ func (s *Attempt) ReportAttempt(ctx context.Context, req *attemptv1.ReportAttemp
 		return nil, err
 	}
 	return &attemptv1.ReportAttemptResponse{Verdict: verdict(inst, req.GetAttemptId())}, nil
+}
+
+// allocated returns what an instance is to know of a server that was named: of one of a pool only as long as the attempt has its room there.
+func (s *Attempt) allocated(ctx context.Context, attemptID string, o *attemptv1.Allocated) (instance.Command, error) {
+	if o.GetServerId() != "" {
+		has, err := s.pools.Has(ctx, attemptID, o.GetServerId())
+		if err != nil {
+			return nil, err
+		}
+		if !has {
+			return instance.ReportFailed{AttemptID: attemptID, Message: "the attempt has its room on game server " + o.GetServerId() + " no longer", Elsewhere: true}, nil
+		}
+	}
+	return instance.ReportAllocated{AttemptID: attemptID, Provider: o.GetProvider(), Region: o.GetRegion(), Endpoints: wire.FromEndpoints(o.GetEndpoints()), ServerID: o.GetServerId()}, nil
+}
+
+// MoveInstance implements the rpc.
+func (s *Attempt) MoveInstance(ctx context.Context, req *attemptv1.MoveInstanceRequest) (*attemptv1.MoveInstanceResponse, error) {
+	_, err := s.instances.Apply(ctx, "", req.GetInstanceId(), instance.Envelope{Actor: "service:allocation"}, instance.Move{AttemptID: req.GetAttemptId(), Message: req.GetReason()})
+	switch {
+	case errs.Is(err, errs.InstanceUnknown), errs.Is(err, errs.InstanceDeleted): // there is nothing left to move
+		err = nil
+	case errs.Is(err, errs.LimitExceeded), errs.Is(err, errs.StateNotAllowed):
+		return &attemptv1.MoveInstanceResponse{Message: err.Error()}, nil
+	}
+	return &attemptv1.MoveInstanceResponse{Moved: err == nil}, err
 }
 
 func verdict(inst *instance.Instance, attemptID string) attemptv1.ReportAttemptResponse_Verdict {

@@ -3,6 +3,8 @@ package grpcserver
 import (
 	"context"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"github.com/berth-dev/berth/pkg/auth"
 	"github.com/berth-dev/berth/pkg/ids"
 	"github.com/berth-dev/berth/pkg/pagetoken"
@@ -25,13 +27,14 @@ type Pairs interface {
 type Registry struct {
 	gameserverv1.UnimplementedGameServerRegistryServiceServer
 	servers *registry.Service
+	pools   *registry.Pools
 	pairs   Pairs
 	tokens  pagetoken.Key
 }
 
 // NewRegistry returns the handlers of GameServerRegistryService.
-func NewRegistry(servers *registry.Service, pairs Pairs, tokens pagetoken.Key) *Registry {
-	return &Registry{servers: servers, pairs: pairs, tokens: tokens}
+func NewRegistry(servers *registry.Service, pools *registry.Pools, pairs Pairs, tokens pagetoken.Key) *Registry {
+	return &Registry{servers: servers, pools: pools, pairs: pairs, tokens: tokens}
 }
 
 // RegisterGameServer implements the rpc.
@@ -97,4 +100,29 @@ func (s *Registry) ListGameServers(ctx context.Context, req *gameserverv1.ListGa
 func (s *Registry) DeregisterGameServer(ctx context.Context, req *gameserverv1.DeregisterGameServerRequest) (*gameserverv1.DeregisterGameServerResponse, error) {
 	server, err := s.servers.Deregister(ctx, ids.Namespace(req.GetNamespace()), req.GetServerId())
 	return &gameserverv1.DeregisterGameServerResponse{Server: wire.Server(server)}, err
+}
+
+// JoinPool implements the rpc.
+func (s *Registry) JoinPool(ctx context.Context, req *gameserverv1.JoinPoolRequest) (*gameserverv1.JoinPoolResponse, error) {
+	endpoints, err := wire.FromServer(req.GetEndpoints())
+	if err != nil {
+		return nil, err
+	}
+	namespace := ids.Namespace(req.GetNamespace())
+	member := ids.Member(namespace, req.GetPool(), req.GetName())
+	pair, err := s.pairs.Pair(ctx, namespace, member) // first: who gets no pair takes the name from nobody
+	if err != nil {
+		return nil, err
+	}
+	server, err := s.pools.Join(ctx, registry.Server{
+		Namespace: namespace, ID: ids.Server(member), Capacity: max(1, int(req.GetCapacity())), Labels: req.GetLabels(), Endpoints: endpoints,
+		Actor: auth.FromContext(ctx).Actor(), Pool: req.GetPool(), Name: req.GetName(), Builds: req.GetBuilds(), Region: req.GetRegion(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &gameserverv1.JoinPoolResponse{
+		Server: wire.Server(server), GameToken: pair.GetGameToken(), SocialToken: pair.GetSocialToken(), ExpireTime: pair.GetExpireTime(),
+		Absence: durationpb.New(registry.Absence),
+	}, nil
 }

@@ -19,7 +19,7 @@ type Claim struct {
 func (c Claim) decide(t *turn) error {
 	a := t.i.attempt(c.AttemptID)
 	switch {
-	case a == nil || a.Registered:
+	case a == nil || a.Registered || a.Pooled():
 		return errs.New(errs.NotAssigned, "claim: the instance has not asked for the server that this code is for")
 	case a.claimedWith(c.NonceHash): // again, because the answer was lost
 		return t.claimable(a)

@@ -71,10 +71,16 @@ type CallFailed struct {
 type ReportAllocated struct {
 	AttemptID, Provider, Region string
 	Endpoints                   []Endpoint
+	// ServerID is the server that the attempt has its room on, if it is one of a pool; empty: the attempt's own, which is started for it.
+	ServerID string
 }
 
 // ReportFailed says that no server could be had.
-type ReportFailed struct{ AttemptID, Message string }
+type ReportFailed struct {
+	AttemptID, Message string
+	// Elsewhere says that another attempt may have one: this one hangs at a host that does not answer.
+	Elsewhere bool
+}
 
 // ReportExited says that a server's process ended by itself.
 type ReportExited struct{ AttemptID, Message string }
@@ -165,6 +171,9 @@ type Terminate struct{ Message string }
 
 // Replace takes the instance from its server and asks for another one: a registered one, or any.
 type Replace struct{ Message, ServerID string }
+
+// Move replaces the server of an attempt, unless the attempt was given up already.
+type Move struct{ AttemptID, Message string }
 
 // Unlink gives the instance up, by its server.
 type Unlink struct {

@@ -77,6 +77,20 @@ func (c Replace) decide(t *turn) error {
 	return nil
 }
 
+func (c Move) decide(t *turn) error {
+	a := t.i.attempt(c.AttemptID)
+	if a == nil || a.Fate == Abandoned || t.i.State.Final() {
+		return nil
+	}
+	if err := t.mayAttempt(""); err != nil {
+		return err
+	}
+	t.withdraw(c.Message)
+	t.record("server_replaced", "%s", c.Message)
+	t.newAttempt("")
+	return nil
+}
+
 func (c Unlink) decide(t *turn) error {
 	if err := t.linked(c.Server); err != nil {
 		return err
@@ -123,6 +137,9 @@ func (c ReportAllocated) decide(t *turn) error {
 		}
 		return nil
 	}
+	if c.ServerID != "" && !a.Registered && a.Fate == Open {
+		a.ServerID = c.ServerID
+	}
 	a.Provider, a.Region, a.AllocateTime = c.Provider, c.Region, t.now
 	// A server that linked before the provider answered may have named better addresses already.
 	if len(t.i.Endpoints) == 0 {
@@ -133,11 +150,15 @@ func (c ReportAllocated) decide(t *turn) error {
 		t.disarm(DeadlineAllocation)
 		t.arm(DeadlineLink, t.i.Timeouts.Link)
 	}
-	if !a.Registered {
+	switch {
+	case a.Registered:
+		t.record("allocated", "room on the registered server %s", a.ServerID)
+	case a.Pooled():
+		t.record("allocated", "by provider %s in region %s, room on server %s of a pool", c.Provider, c.Region, a.ServerID)
+	default:
 		t.record("allocated", "by provider %s in region %s", c.Provider, c.Region)
 		return nil
 	}
-	t.record("allocated", "room on the registered server %s", a.ServerID)
 	if a.Fate == Open { // nobody starts it with the instance's id, so it has to be told
 		t.call(CallAssign, a.ID)
 	}
@@ -147,6 +168,12 @@ func (c ReportAllocated) decide(t *turn) error {
 func (c ReportFailed) decide(t *turn) error {
 	if a := t.i.attempt(c.AttemptID); a == nil || a.Fate != Open || t.i.State.Final() {
 		t.changed = t.answered(CallAllocate, c.AttemptID) // there is nothing to repeat
+		return nil
+	}
+	if c.Elsewhere && t.mayAttempt("") == nil {
+		t.withdraw(c.Message)
+		t.record("attempt_failed", "attempt %s: %s", c.AttemptID, c.Message)
+		t.newAttempt("")
 		return nil
 	}
 	t.terminate(AllocationFailed, "no server: %s", c.Message)

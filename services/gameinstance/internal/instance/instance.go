@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/berth-dev/berth/pkg/ids"
 )
 
 // State is where an instance is in its life. The numbers are stored.
@@ -265,6 +267,9 @@ type HistoryEntry struct {
 	Count     int64
 	FirstTime time.Time
 }
+
+// Pooled reports whether the attempt's server is one of a pool: it was there before and stays, as a registered one does, and a provider gives its room back.
+func (a *Attempt) Pooled() bool { return !a.Registered && a.ServerID != ids.Server(a.ID) }
 
 // Attempt returns the newest attempt; nil if there is none.
 func (i *Instance) Attempt() *Attempt {

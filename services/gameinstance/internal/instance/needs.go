@@ -40,6 +40,7 @@ func (ReportExited) needs() Needs   { return Needs{AllPlayers: true} }
 func (ReportReleased) needs() Needs { return Needs{AllPlayers: true} }
 func (Expire) needs() Needs         { return Needs{AllPlayers: true} }
 func (Replace) needs() Needs        { return Needs{AllPlayers: true} }
+func (Move) needs() Needs           { return Needs{AllPlayers: true} }
 func (Claim) needs() Needs          { return Needs{AllPlayers: true} }
 func (Unlink) needs() Needs         { return Needs{AllPlayers: true} }
 

@@ -65,6 +65,35 @@ func TestALostServerIsReplaced(t *testing.T) {
 	}
 }
 
+func TestAnAttemptThatHangsIsMadeAnew(t *testing.T) {
+	l := &life{t: t, now: start}
+	hangs := ReportFailed{AttemptID: attempt1, Message: "provider p does not answer", Elsewhere: true}
+	l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all}, hangs).is(Allocating).outbox("2 "+attempt1, "1 "+attempt2)
+	if a := l.inst.Attempts; len(a) != 2 || a[0].Fate != Abandoned || a[1].Fate != Open {
+		t.Errorf("attempts %+v", a)
+	}
+	l.do(hangs) // told twice
+	if len(l.inst.Attempts) != 2 {
+		t.Errorf("attempts %+v", l.inst.Attempts)
+	}
+	for n := 2; n <= ids.MaxAttempts; n++ {
+		l.do(ReportFailed{AttemptID: ids.Attempt(id, n), Elsewhere: true})
+	}
+	l.is(Terminated)
+}
+
+func TestAServerIsMovedFrom(t *testing.T) {
+	l := replacing(t)
+	move := Move{AttemptID: attempt1, Message: "provider drained"}
+	l.do(move)
+	l.wantsAnother(t)
+	l.do(move) // it is not where the instance is any more
+	if len(l.inst.Attempts) != 2 || l.inst.Attempts[1].Fate != Open {
+		t.Errorf("a repeat changed the instance: attempts %+v", l.inst.Attempts)
+	}
+	l.do(Terminate{}, Move{AttemptID: attempt2}).is(Terminated)
+}
+
 func TestAServerThatNeverLinksIsReplaced(t *testing.T) {
 	l := &life{t: t, now: start}
 	l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all, OnLoss: OnLossReplace}, allocated)

@@ -197,7 +197,8 @@ func (s *Service) placeable(ctx context.Context, cmd Create) error {
 	}
 	if cmd.Placement.Build != "" {
 		// An allocation service that is away does not stop the create: the outbox finds out later.
-		if err := s.cfg.Placements.Check(ctx, cmd.Namespace, cmd.Placement); errs.Is(err, errs.BuildUnknown) {
+		switch err := s.cfg.Placements.Check(ctx, cmd.Namespace, cmd.Placement); errs.ReasonOf(err) {
+		case errs.BuildUnknown, errs.RegionUnknown, errs.PlacementImpossible, errs.AllocationQueueFull:
 			return err
 		}
 	}

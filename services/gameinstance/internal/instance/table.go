@@ -19,7 +19,7 @@ type Transition struct {
 func Table() []Transition {
 	table := []Transition{
 		{0, "created", Pending, "CreateGameInstance"},
-		{Pending, "allocating", Allocating, "right after the creation, unless skip_allocation; AllocateGameServer; after a server was replaced, lost or has unlinked"},
+		{Pending, "allocating", Allocating, "right after the creation, unless skip_allocation; AllocateGameServer; after a server was replaced, lost, has unlinked or could not be had"},
 		{Allocating, "allocated", Allocated, "the provider has named a server"},
 		{Allocating, "linked", Linked, "a server that was faster than its provider's answer links"},
 		{Allocated, "linked", Linked, "the server links"},
@@ -31,9 +31,12 @@ func Table() []Transition {
 	}
 	for _, from := range []State{Allocating, Allocated, Linked, Running} {
 		table = append(table,
-			Transition{from, "server_replaced", Pending, "ReplaceGameServer"},
+			Transition{from, "server_replaced", Pending, "ReplaceGameServer; its provider is drained, and its time is over"},
 			Transition{from, "server_lost", Pending, "the server has exited, was released, did not link or open in time, was away for longer than the grace, or two had its claim code before it linked; with on_server_loss REPLACE"},
 		)
+	}
+	for _, from := range []State{Allocating, Allocated} {
+		table = append(table, Transition{from, "attempt_failed", Pending, "the provider does not answer for long; another attempt is made"})
 	}
 	for _, from := range []State{Pending, Allocating, Allocated, Linked, Running} {
 		table = append(table, Transition{from, "terminated", Terminated, "TerminateGameInstance; the lifetime is over; no server can be had; the server is lost"})

@@ -20,7 +20,7 @@ type Allocation interface {
 	Release(ctx context.Context, inst *instance.Instance, attemptID string) error
 }
 
-// Registry is called for attempts on registered servers.
+// Registry is called for attempts on registered servers, and to tell those of pools.
 type Registry interface {
 	// Reserve gives the attempt room on its server, whose addresses it returns.
 	Reserve(ctx context.Context, r instance.Room) ([]instance.Endpoint, error)
@@ -167,7 +167,7 @@ func (d *Driver) call(living, ctx context.Context, inst *instance.Instance, call
 func (d *Driver) make(ctx context.Context, inst *instance.Instance, call instance.Call) (instance.Command, error) {
 	answered := instance.CallAnswered{Kind: call.Kind, AttemptID: call.AttemptID}
 	for _, a := range inst.Attempts {
-		if a.ID == call.AttemptID && a.Registered {
+		if a.ID == call.AttemptID && (a.Registered || a.Pooled() && call.Kind == instance.CallAssign) { // a pool's room is its provider's to give back
 			return d.onRegistered(ctx, call, instance.Room{Namespace: inst.Namespace, ServerID: a.ServerID, InstanceID: inst.ID, AttemptID: a.ID})
 		}
 	}
@@ -197,7 +197,7 @@ func (d *Driver) onRegistered(ctx context.Context, call instance.Call, room inst
 // permanent reports whether repeating a call cannot help.
 func permanent(err error) bool {
 	switch errs.ReasonOf(err) {
-	case errs.BuildUnknown, errs.ValidationFailed, errs.RequestIDReused, errs.GameServerUnknown, errs.GameServerFull:
+	case errs.BuildUnknown, errs.RegionUnknown, errs.PlacementImpossible, errs.ValidationFailed, errs.RequestIDReused, errs.GameServerUnknown, errs.GameServerFull:
 		return true
 	default:
 		return false

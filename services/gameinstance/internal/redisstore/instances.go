@@ -25,6 +25,7 @@ type scripts struct {
 	load, commit, ack, ackMessages                        *redis.Script
 	session, loadSession                                  *redis.Script
 	register, assign, unassign                            *redis.Script
+	enterPool, keepPool, leavePool, setPlace              *redis.Script
 	renewGateway, gateways, condemnGateway, forgetGateway *redis.Script
 }
 
@@ -44,6 +45,7 @@ func New(s *redisx.Store) *Store {
 		load: script("load"), commit: script("commit"), ack: script("ack"), ackMessages: script("ack_messages"),
 		session: script("session"), loadSession: script("load_session"),
 		register: script("register"), assign: script("assign"), unassign: script("unassign"),
+		enterPool: script("enter_pool"), keepPool: script("keep_pool"), leavePool: script("leave_pool"), setPlace: script("set_place"),
 		renewGateway: script("renew_gateway"), gateways: script("gateways"), condemnGateway: script("condemn_gateway"), forgetGateway: script("forget_gateway"),
 	}}
 }

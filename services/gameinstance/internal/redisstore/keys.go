@@ -34,6 +34,11 @@ func serverKey(p int, s string) string   { return redisx.Key(p, "s:"+s) }
 func serversKey(p int, ns string) string { return redisx.Key(p, "servers:"+ns) }
 func assignedKey(p int) string           { return redisx.Key(p, "assigned") }
 
+// Keys of a partition that concern warm pools: those of the pool's name, and the one of the attempt's instance.
+func poolsKey(p int) string           { return redisx.Key(p, "pools") }
+func poolKey(p int, n string) string  { return redisx.Key(p, "pool:"+n) }
+func placeKey(p int, a string) string { return redisx.Key(p, "place:"+a) }
+
 // The lease keys share a slot.
 const (
 	leasesKey = "berth:{gateways}:leases"

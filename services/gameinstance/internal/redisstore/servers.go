@@ -26,12 +26,23 @@ const (
 	fieldCapacity = "cap"
 	fieldMade     = "made"
 	fieldDraining = "drain"
+	fieldJoined   = "join"
+	fieldEpoch    = "epoch"
 	assignPrefix  = "a:"
 )
 
 // RegisterServer implements registry.Store.
 func (s *Store) RegisterServer(ctx context.Context, v registry.Server) (registry.Server, error) {
-	record := &recordv1.ServerRecord{Id: v.ID, Namespace: v.Namespace, Labels: v.Labels, Actor: v.Actor, Digest: v.Digest}
+	return s.register(ctx, v, "")
+}
+
+// What a registration does to a server that is there already.
+const joinAgain = "join" // it is what it says now
+
+func (s *Store) register(ctx context.Context, v registry.Server, mode string) (registry.Server, error) {
+	record := &recordv1.ServerRecord{
+		Id: v.ID, Namespace: v.Namespace, Labels: v.Labels, Actor: v.Actor, Digest: v.Digest, Pool: v.Pool, Name: v.Name, Builds: v.Builds, Region: v.Region,
+	}
 	for _, e := range v.Endpoints {
 		record.Endpoints = append(record.Endpoints, &typev1.Endpoint{Name: e.Name, Host: e.Host, Port: e.Port, Protocol: typev1.Protocol(e.Protocol)})
 	}
@@ -40,7 +51,7 @@ func (s *Store) RegisterServer(ctx context.Context, v registry.Server) (registry
 		return registry.Server{}, fmt.Errorf("encode game server: %w", err)
 	}
 	p := s.redis.Partition(v.ID)
-	reply, err := s.redis.Write(ctx, s.scripts.register, []string{serverKey(p, v.ID), serversKey(p, v.Namespace)}, v.ID, b, v.Namespace, v.Capacity).StringSlice()
+	reply, err := s.redis.Write(ctx, s.scripts.register, []string{serverKey(p, v.ID), serversKey(p, v.Namespace)}, v.ID, b, v.Namespace, v.Capacity, mode).StringSlice()
 	if err != nil {
 		return registry.Server{}, err
 	}
@@ -194,18 +205,19 @@ func decodeServer(id string, fields map[string]string) (*registry.Server, error)
 	}
 	out := &registry.Server{
 		Namespace: r.GetNamespace(), ID: r.GetId(), Labels: r.GetLabels(), Actor: r.GetActor(), Digest: r.GetDigest(), Draining: fields[fieldDraining] != "",
+		Pool: r.GetPool(), Name: r.GetName(), Builds: r.GetBuilds(), Region: r.GetRegion(),
 		Connected: session.GetConnected(), ChangeTime: at(session.GetChangeTime()), GatewayID: session.GetGatewayId(),
 	}
 	for _, e := range r.GetEndpoints() {
 		out.Endpoints = append(out.Endpoints, instance.Endpoint{Name: e.GetName(), Host: e.GetHost(), Port: e.GetPort(), Protocol: int32(e.GetProtocol())})
 	}
-	var capacity, made int64
-	for field, into := range map[string]*int64{fieldCapacity: &capacity, fieldMade: &made} {
+	var capacity, made, joined int64
+	for field, into := range map[string]*int64{fieldCapacity: &capacity, fieldMade: &made, fieldJoined: &joined, fieldEpoch: &out.Epoch} {
 		if err := parse(fields[field], into); err != nil {
 			return nil, fmt.Errorf("decode %s of game server %s: %w", field, id, err)
 		}
 	}
-	out.Capacity, out.CreateTime = int(capacity), at(made)
+	out.Capacity, out.CreateTime, out.JoinTime = int(capacity), at(made), at(joined)
 	for field, value := range fields {
 		if instanceID, ok := strings.CutPrefix(field, assignPrefix); ok {
 			us, attempt, _ := strings.Cut(value, ":")

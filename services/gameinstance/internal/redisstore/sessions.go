@@ -28,11 +28,11 @@ func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Sessi
 		return session.Session{}, time.Time{}, err
 	}
 	now, err := clock(reply)
-	if err != nil || len(reply) != 3 {
+	if err != nil || len(reply) != 4 {
 		return session.Session{}, time.Time{}, fmt.Errorf("load of a session answered %q: %w", reply, err)
 	}
 	if reply[2] == "" {
-		return session.Session{ServerID: serverID}, now, nil
+		return session.Session{ServerID: serverID, Left: reply[3] != ""}, now, nil
 	}
 	var r recordv1.SessionRecord
 	if err := proto.Unmarshal([]byte(reply[2]), &r); err != nil {
@@ -40,7 +40,7 @@ func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Sessi
 	}
 	return session.Session{
 		ServerID: r.GetServerId(), Namespace: r.GetNamespace(), PairID: r.GetPairId(), ID: r.GetSessionId(), Epoch: r.GetEpoch(), GatewayID: r.GetGatewayId(),
-		ResumeKeyHash: r.GetResumeKeyHash(), NonceHash: r.GetNonceHash(), Connected: r.GetConnected(), ChangeTime: at(r.GetChangeTime()),
+		ResumeKeyHash: r.GetResumeKeyHash(), NonceHash: r.GetNonceHash(), Connected: r.GetConnected(), ChangeTime: at(r.GetChangeTime()), Left: reply[3] != "",
 	}, now, nil
 }
 

@@ -24,6 +24,11 @@ type Server struct {
 	// Actor registered it, with a request of this Digest.
 	Actor  string
 	Digest []byte
+	// Pool is the warm pool that it joined, under this Name; empty: a backend registered it. Builds are what it can run, and Region is where it is; empty:
+	// anywhere.
+	Pool, Name string
+	Builds     []string
+	Region     string
 	// Draining says that it gets no further instances.
 	Draining   bool
 	CreateTime time.Time
@@ -34,6 +39,9 @@ type Server struct {
 	ChangeTime time.Time
 	// GatewayID is the life of the gateway that its socket runs through.
 	GatewayID string
+	// Epoch numbers its sockets, and JoinTime is when it last joined its pool.
+	Epoch    int64
+	JoinTime time.Time
 }
 
 // Assignment is the room that an instance has on a server, for one of its attempts.
@@ -58,6 +66,10 @@ type Store interface {
 	ServersPage(ctx context.Context, namespace string, limit int, after instance.Cursor) ([]Server, instance.Cursor, error)
 	// AssignedServers returns all servers that any instance has room on, and the store's time.
 	AssignedServers(ctx context.Context) ([]Server, time.Time, error)
+	// LoadPlaces returns where attempts have their rooms in pools, in the same order; the zero Place for one that has none.
+	LoadPlaces(ctx context.Context, attemptIDs []string) ([]Place, error)
+	// SetPlace changes where an attempt has its room, if that is still as it was looked at. It returns the place as it is then.
+	SetPlace(ctx context.Context, attemptID string, was, place Place) (now Place, set bool, err error)
 }
 
 // Instances is what the registry needs of instances.
@@ -172,27 +184,41 @@ func assignment(r instance.Room) Assignment {
 	return Assignment{InstanceID: r.InstanceID, AttemptID: r.AttemptID}
 }
 
-// Settle takes room back if the attempt's instance does not want it: it was never made, or has given the attempt up. It implements instance.Servers.
+// Settle takes room back if the attempt's instance does not want it: it was never made, or has given the attempt up; or if the attempt has its room in a
+// pool on another server. It implements instance.Servers.
 func (s *Service) Settle(ctx context.Context, r instance.Room) error {
 	loaded, err := s.instances.Load(ctx, r.InstanceID, instance.Needs{}, nil)
-	if err != nil || wants(loaded.Instance, r.AttemptID) {
+	if err != nil {
 		return err
 	}
+	places, err := s.store.LoadPlaces(ctx, []string{r.AttemptID})
+	if err != nil {
+		return err
+	}
+	place := places[0]
+	if a := wanted(loaded.Instance, r.AttemptID); a != nil && (a.Registered || place.at(r.ServerID)) {
+		return nil
+	}
 	s.log.Warn("room on a game server was kept for nobody; taken back", "server_id", r.ServerID, "instance_id", r.InstanceID, "attempt_id", r.AttemptID)
+	if place.at(r.ServerID) { // nobody will ask for it any more
+		if _, _, err := s.store.SetPlace(ctx, r.AttemptID, place, Place{}); err != nil {
+			return err
+		}
+	}
 	return s.Release(ctx, r)
 }
 
-// wants reports whether an instance still wants the room of an attempt, or will give it back itself.
-func wants(inst *instance.Instance, attemptID string) bool {
+// wanted returns an instance's attempt if the instance still wants its room, or will give it back itself; nil otherwise.
+func wanted(inst *instance.Instance, attemptID string) *instance.Attempt {
 	if inst == nil {
-		return false
+		return nil
 	}
-	for _, a := range inst.Attempts {
-		if a.ID == attemptID {
-			return a.ReleaseTime.IsZero()
+	for n, a := range inst.Attempts {
+		if a.ID == attemptID && a.ReleaseTime.IsZero() {
+			return &inst.Attempts[n]
 		}
 	}
-	return false
+	return nil
 }
 
 // settleAfter is how old an assignment is before it is looked at: the room is had before the instance is committed.
@@ -208,12 +234,16 @@ func (s *Service) Audit(ctx context.Context) error {
 	for _, server := range servers {
 		for _, a := range server.Assignments {
 			if now.Sub(a.Time) > settleAfter {
-				room := instance.Room{Namespace: server.Namespace, ServerID: server.ID, InstanceID: a.InstanceID, AttemptID: a.AttemptID}
-				failed = append(failed, s.Settle(ctx, room))
+				failed = append(failed, s.Settle(ctx, server.room(a)))
 			}
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// room names an assignment of the server.
+func (s Server) room(a Assignment) instance.Room {
+	return instance.Room{Namespace: s.Namespace, ServerID: s.ID, InstanceID: a.InstanceID, AttemptID: a.AttemptID}
 }
 
 // has reports whether an instance has room on the server.

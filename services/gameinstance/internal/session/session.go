@@ -32,6 +32,8 @@ type Session struct {
 	NonceHash     []byte
 	Connected     bool
 	ChangeTime    time.Time
+	// Left says that the server has left its pool. It is not saved: the pool says so.
+	Left bool
 }
 
 // Sessions stores sessions.
@@ -194,6 +196,9 @@ func (s *Service) take(ctx context.Context, h Hello) (opened *Opened, resumed bo
 		if err != nil {
 			return nil, false, err
 		}
+		if current.Left { // it would wait for instances that nobody gives it
+			return nil, false, errs.New(errs.CredentialsExpired, "the server was away for too long and has left its pool; join again")
+		}
 		resumes, same := proves(h.ResumeKey, current.ResumeKeyHash), proves(h.Nonce, current.NonceHash)
 		if !resumes && !same {
 			if err := s.free(ctx, current); err != nil {
@@ -326,6 +331,28 @@ func (s *Service) lose(ctx context.Context, instanceID string, cmd instance.Comm
 		return nil
 	}
 	return err
+}
+
+// Yield takes a server's socket from whoever has it, because somebody else has shown that they may be this server. Who has the session's resume key can
+// still go on with it, as long as nobody else has connected.
+func (s *Service) Yield(ctx context.Context, serverID string) error {
+	for range 8 {
+		current, now, err := s.Sessions.LoadSession(ctx, serverID)
+		if err != nil || !current.Connected {
+			return err
+		}
+		next := current
+		next.Connected, next.ChangeTime, next.Epoch = false, now, max(current.Epoch+1, now.UnixMicro())
+		saved, err := s.Sessions.SaveSession(ctx, next, current.Epoch)
+		if err != nil {
+			return err
+		}
+		if saved {
+			s.Herald.Replaced(current.GatewayID, serverID, next.Epoch)
+			return nil
+		}
+	}
+	return errs.New(errs.Contended, "several sockets open this session at once; try again").Retry(100 * time.Millisecond)
 }
 
 // Connected returns the session of a server that has a socket now.

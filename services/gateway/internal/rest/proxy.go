@@ -31,6 +31,7 @@ func newProxy(log *slog.Logger, d *door.Door, servers, tokens grpc.ClientConnInt
 	for _, m := range gameserverv1.GameServerService_ServiceDesc.Methods {
 		allowed[fmt.Sprintf("/%s/%s", gameserverv1.GameServerService_ServiceDesc.ServiceName, m.MethodName)] = servers
 	}
+	allowed[gameserverv1.GameServerRegistryService_JoinPool_FullMethodName] = servers
 	return grpc.NewServer(
 		grpc.ForceServerCodecV2(rawCodec{}),
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),

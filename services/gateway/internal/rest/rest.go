@@ -117,8 +117,16 @@ func NewEdge(cfg Config) (*Edge, error) {
 	if err := gameserverrest.RegisterGameServerServiceHandlerClient(cfg.Stopping, mux, gameserverv1.NewGameServerServiceClient(servers)); err != nil {
 		return nil, fmt.Errorf("REST of game servers: %w", err)
 	}
+	pools, err := newMux(cfg) // of the calls about registered servers only the one to join a pool is for servers: the others' paths do not lead here
+	if err != nil {
+		return nil, err
+	}
+	if err := gameserverrest.RegisterGameServerRegistryServiceHandlerClient(cfg.Stopping, pools, gameserverv1.NewGameServerRegistryServiceClient(servers)); err != nil {
+		return nil, fmt.Errorf("REST of pools: %w", err)
+	}
 	e := &Edge{link: cfg.Link, paths: http.NewServeMux(), proxy: newProxy(cfg.Log, cfg.Door, servers, forwarder{cfg.TokenIssuer, cfg.Stopping})}
 	e.paths.Handle("GET /.well-known/jwks.json", plain(func(w http.ResponseWriter, r *http.Request) { serveKeys(w, r, cfg.Keys) }))
+	e.paths.Handle("/v1/pools/", guard(pools))
 	e.paths.Handle("/", guard(mux))
 	e.calls = admitted(cfg.Door, canonical(e.paths))
 	e.handler = cfg.Door.Handler(http.HandlerFunc(e.dispatch))

@@ -17,7 +17,7 @@ import (
 // MaxKeys is how many API keys there may be at once.
 const MaxKeys = 1_000
 
-// Role is what the holder of a key may do: VIEWER, SERVICE, OPERATOR or ADMIN.
+// Role is what the holder of a key may do: VIEWER, SERVICE, OPERATOR or ADMIN, or POOL.
 type Role string
 
 // Key is what there is to say about an API key; the key itself is not kept.

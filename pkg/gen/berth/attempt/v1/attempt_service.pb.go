@@ -77,7 +77,126 @@ func (x ReportAttemptResponse_Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReportAttemptResponse_Verdict.Descriptor instead.
 func (ReportAttemptResponse_Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{5, 0}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{7, 0}
+}
+
+// MoveInstanceRequest names the attempt whose server is to go.
+type MoveInstanceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instance.
+	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// The attempt.
+	AttemptId string `protobuf:"bytes,2,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	// Why, for the instance's history.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveInstanceRequest) Reset() {
+	*x = MoveInstanceRequest{}
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveInstanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveInstanceRequest) ProtoMessage() {}
+
+func (x *MoveInstanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveInstanceRequest.ProtoReflect.Descriptor instead.
+func (*MoveInstanceRequest) Descriptor() ([]byte, []int) {
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *MoveInstanceRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *MoveInstanceRequest) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *MoveInstanceRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// MoveInstanceResponse says what became of it.
+type MoveInstanceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It moves, or has moved. False: it cannot, and `message` says why (it may have had as many servers as an instance may).
+	Moved bool `protobuf:"varint,1,opt,name=moved,proto3" json:"moved,omitempty"`
+	// Why not.
+	Message       string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveInstanceResponse) Reset() {
+	*x = MoveInstanceResponse{}
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveInstanceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveInstanceResponse) ProtoMessage() {}
+
+func (x *MoveInstanceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveInstanceResponse.ProtoReflect.Descriptor instead.
+func (*MoveInstanceResponse) Descriptor() ([]byte, []int) {
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *MoveInstanceResponse) GetMoved() bool {
+	if x != nil {
+		return x.Moved
+	}
+	return false
+}
+
+func (x *MoveInstanceResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 // ReportAttemptRequest is what became of an attempt.
@@ -102,7 +221,7 @@ type ReportAttemptRequest struct {
 
 func (x *ReportAttemptRequest) Reset() {
 	*x = ReportAttemptRequest{}
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[0]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -114,7 +233,7 @@ func (x *ReportAttemptRequest) String() string {
 func (*ReportAttemptRequest) ProtoMessage() {}
 
 func (x *ReportAttemptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[0]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -127,7 +246,7 @@ func (x *ReportAttemptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttemptRequest.ProtoReflect.Descriptor instead.
 func (*ReportAttemptRequest) Descriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{0}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ReportAttemptRequest) GetInstanceId() string {
@@ -227,14 +346,16 @@ type Allocated struct {
 	// The region.
 	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
 	// The server's public addresses; may be unknown yet.
-	Endpoints     []*v1.Endpoint `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Endpoints []*v1.Endpoint `protobuf:"bytes,3,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// The server's id, where it is one of a pool, on which the attempt has room (PoolService); empty: the attempt's own.
+	ServerId      string `protobuf:"bytes,4,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Allocated) Reset() {
 	*x = Allocated{}
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[1]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +367,7 @@ func (x *Allocated) String() string {
 func (*Allocated) ProtoMessage() {}
 
 func (x *Allocated) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[1]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +380,7 @@ func (x *Allocated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allocated.ProtoReflect.Descriptor instead.
 func (*Allocated) Descriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{1}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Allocated) GetProvider() string {
@@ -283,18 +404,27 @@ func (x *Allocated) GetEndpoints() []*v1.Endpoint {
 	return nil
 }
 
+func (x *Allocated) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
 // Failed says that no server could be had.
 type Failed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Why, in words.
-	Message       string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// The attempt hangs at a provider that does not answer: the instance gives it up and makes another one, if it may. Otherwise the instance is terminated.
+	Elsewhere     bool `protobuf:"varint,2,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Failed) Reset() {
 	*x = Failed{}
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[2]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -306,7 +436,7 @@ func (x *Failed) String() string {
 func (*Failed) ProtoMessage() {}
 
 func (x *Failed) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[2]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -319,7 +449,7 @@ func (x *Failed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failed.ProtoReflect.Descriptor instead.
 func (*Failed) Descriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{2}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Failed) GetMessage() string {
@@ -327,6 +457,13 @@ func (x *Failed) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *Failed) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
 }
 
 // Exited says that the server's process ended by itself.
@@ -340,7 +477,7 @@ type Exited struct {
 
 func (x *Exited) Reset() {
 	*x = Exited{}
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[3]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -352,7 +489,7 @@ func (x *Exited) String() string {
 func (*Exited) ProtoMessage() {}
 
 func (x *Exited) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[3]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -365,7 +502,7 @@ func (x *Exited) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exited.ProtoReflect.Descriptor instead.
 func (*Exited) Descriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{3}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Exited) GetMessage() string {
@@ -384,7 +521,7 @@ type Released struct {
 
 func (x *Released) Reset() {
 	*x = Released{}
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[4]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -396,7 +533,7 @@ func (x *Released) String() string {
 func (*Released) ProtoMessage() {}
 
 func (x *Released) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[4]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -409,7 +546,7 @@ func (x *Released) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Released.ProtoReflect.Descriptor instead.
 func (*Released) Descriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{4}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{6}
 }
 
 // ReportAttemptResponse has the attempt's fate.
@@ -423,7 +560,7 @@ type ReportAttemptResponse struct {
 
 func (x *ReportAttemptResponse) Reset() {
 	*x = ReportAttemptResponse{}
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[5]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -435,7 +572,7 @@ func (x *ReportAttemptResponse) String() string {
 func (*ReportAttemptResponse) ProtoMessage() {}
 
 func (x *ReportAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[5]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -448,7 +585,7 @@ func (x *ReportAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttemptResponse.ProtoReflect.Descriptor instead.
 func (*ReportAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{5}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReportAttemptResponse) GetVerdict() ReportAttemptResponse_Verdict {
@@ -462,7 +599,16 @@ var File_berth_attempt_v1_attempt_service_proto protoreflect.FileDescriptor
 
 const file_berth_attempt_v1_attempt_service_proto_rawDesc = "" +
 	"\n" +
-	"&berth/attempt/v1/attempt_service.proto\x12\x10berth.attempt.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\"\xda\x02\n" +
+	"&berth/attempt/v1/attempt_service.proto\x12\x10berth.attempt.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\"\x8a\x01\n" +
+	"\x13MoveInstanceRequest\x12)\n" +
+	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
+	"instanceId\x12&\n" +
+	"\n" +
+	"attempt_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\x12 \n" +
+	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\"F\n" +
+	"\x14MoveInstanceResponse\x12\x14\n" +
+	"\x05moved\x18\x01 \x01(\bR\x05moved\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xda\x02\n" +
 	"\x14ReportAttemptRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12&\n" +
@@ -472,13 +618,15 @@ const file_berth_attempt_v1_attempt_service_proto_rawDesc = "" +
 	"\x06failed\x18\x04 \x01(\v2\x18.berth.attempt.v1.FailedH\x00R\x06failed\x122\n" +
 	"\x06exited\x18\x05 \x01(\v2\x18.berth.attempt.v1.ExitedH\x00R\x06exited\x128\n" +
 	"\breleased\x18\x06 \x01(\v2\x1a.berth.attempt.v1.ReleasedH\x00R\breleasedB\x10\n" +
-	"\aoutcome\x12\x05\xbaH\x02\b\x01\"v\n" +
+	"\aoutcome\x12\x05\xbaH\x02\b\x01\"\x93\x01\n" +
 	"\tAllocated\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x125\n" +
-	"\tendpoints\x18\x03 \x03(\v2\x17.berth.type.v1.EndpointR\tendpoints\"\"\n" +
+	"\tendpoints\x18\x03 \x03(\v2\x17.berth.type.v1.EndpointR\tendpoints\x12\x1b\n" +
+	"\tserver_id\x18\x04 \x01(\tR\bserverId\"@\n" +
 	"\x06Failed\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage\"\"\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\x12\x1c\n" +
+	"\telsewhere\x18\x02 \x01(\bR\telsewhere\"\"\n" +
 	"\x06Exited\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\n" +
 	"\n" +
@@ -489,9 +637,10 @@ const file_berth_attempt_v1_attempt_service_proto_rawDesc = "" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_OPEN\x10\x01\x12\x14\n" +
 	"\x10VERDICT_ACCEPTED\x10\x02\x12\x15\n" +
-	"\x11VERDICT_ABANDONED\x10\x032z\n" +
+	"\x11VERDICT_ABANDONED\x10\x032\xe1\x01\n" +
 	"\x0eAttemptService\x12h\n" +
-	"\rReportAttempt\x12&.berth.attempt.v1.ReportAttemptRequest\x1a'.berth.attempt.v1.ReportAttemptResponse\"\x06\xea\xe0\x18\x02\b\bB?Z=github.com/berth-dev/berth/pkg/gen/berth/attempt/v1;attemptv1b\x06proto3"
+	"\rReportAttempt\x12&.berth.attempt.v1.ReportAttemptRequest\x1a'.berth.attempt.v1.ReportAttemptResponse\"\x06\xea\xe0\x18\x02\b\b\x12e\n" +
+	"\fMoveInstance\x12%.berth.attempt.v1.MoveInstanceRequest\x1a&.berth.attempt.v1.MoveInstanceResponse\"\x06\xea\xe0\x18\x02\b\bB?Z=github.com/berth-dev/berth/pkg/gen/berth/attempt/v1;attemptv1b\x06proto3"
 
 var (
 	file_berth_attempt_v1_attempt_service_proto_rawDescOnce sync.Once
@@ -506,28 +655,32 @@ func file_berth_attempt_v1_attempt_service_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_attempt_v1_attempt_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_attempt_v1_attempt_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_berth_attempt_v1_attempt_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_berth_attempt_v1_attempt_service_proto_goTypes = []any{
 	(ReportAttemptResponse_Verdict)(0), // 0: berth.attempt.v1.ReportAttemptResponse.Verdict
-	(*ReportAttemptRequest)(nil),       // 1: berth.attempt.v1.ReportAttemptRequest
-	(*Allocated)(nil),                  // 2: berth.attempt.v1.Allocated
-	(*Failed)(nil),                     // 3: berth.attempt.v1.Failed
-	(*Exited)(nil),                     // 4: berth.attempt.v1.Exited
-	(*Released)(nil),                   // 5: berth.attempt.v1.Released
-	(*ReportAttemptResponse)(nil),      // 6: berth.attempt.v1.ReportAttemptResponse
-	(*v1.Endpoint)(nil),                // 7: berth.type.v1.Endpoint
+	(*MoveInstanceRequest)(nil),        // 1: berth.attempt.v1.MoveInstanceRequest
+	(*MoveInstanceResponse)(nil),       // 2: berth.attempt.v1.MoveInstanceResponse
+	(*ReportAttemptRequest)(nil),       // 3: berth.attempt.v1.ReportAttemptRequest
+	(*Allocated)(nil),                  // 4: berth.attempt.v1.Allocated
+	(*Failed)(nil),                     // 5: berth.attempt.v1.Failed
+	(*Exited)(nil),                     // 6: berth.attempt.v1.Exited
+	(*Released)(nil),                   // 7: berth.attempt.v1.Released
+	(*ReportAttemptResponse)(nil),      // 8: berth.attempt.v1.ReportAttemptResponse
+	(*v1.Endpoint)(nil),                // 9: berth.type.v1.Endpoint
 }
 var file_berth_attempt_v1_attempt_service_proto_depIdxs = []int32{
-	2, // 0: berth.attempt.v1.ReportAttemptRequest.allocated:type_name -> berth.attempt.v1.Allocated
-	3, // 1: berth.attempt.v1.ReportAttemptRequest.failed:type_name -> berth.attempt.v1.Failed
-	4, // 2: berth.attempt.v1.ReportAttemptRequest.exited:type_name -> berth.attempt.v1.Exited
-	5, // 3: berth.attempt.v1.ReportAttemptRequest.released:type_name -> berth.attempt.v1.Released
-	7, // 4: berth.attempt.v1.Allocated.endpoints:type_name -> berth.type.v1.Endpoint
+	4, // 0: berth.attempt.v1.ReportAttemptRequest.allocated:type_name -> berth.attempt.v1.Allocated
+	5, // 1: berth.attempt.v1.ReportAttemptRequest.failed:type_name -> berth.attempt.v1.Failed
+	6, // 2: berth.attempt.v1.ReportAttemptRequest.exited:type_name -> berth.attempt.v1.Exited
+	7, // 3: berth.attempt.v1.ReportAttemptRequest.released:type_name -> berth.attempt.v1.Released
+	9, // 4: berth.attempt.v1.Allocated.endpoints:type_name -> berth.type.v1.Endpoint
 	0, // 5: berth.attempt.v1.ReportAttemptResponse.verdict:type_name -> berth.attempt.v1.ReportAttemptResponse.Verdict
-	1, // 6: berth.attempt.v1.AttemptService.ReportAttempt:input_type -> berth.attempt.v1.ReportAttemptRequest
-	6, // 7: berth.attempt.v1.AttemptService.ReportAttempt:output_type -> berth.attempt.v1.ReportAttemptResponse
-	7, // [7:8] is the sub-list for method output_type
-	6, // [6:7] is the sub-list for method input_type
+	3, // 6: berth.attempt.v1.AttemptService.ReportAttempt:input_type -> berth.attempt.v1.ReportAttemptRequest
+	1, // 7: berth.attempt.v1.AttemptService.MoveInstance:input_type -> berth.attempt.v1.MoveInstanceRequest
+	8, // 8: berth.attempt.v1.AttemptService.ReportAttempt:output_type -> berth.attempt.v1.ReportAttemptResponse
+	2, // 9: berth.attempt.v1.AttemptService.MoveInstance:output_type -> berth.attempt.v1.MoveInstanceResponse
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
 	6, // [6:6] is the sub-list for extension type_name
 	6, // [6:6] is the sub-list for extension extendee
 	0, // [0:6] is the sub-list for field type_name
@@ -538,7 +691,7 @@ func file_berth_attempt_v1_attempt_service_proto_init() {
 	if File_berth_attempt_v1_attempt_service_proto != nil {
 		return
 	}
-	file_berth_attempt_v1_attempt_service_proto_msgTypes[0].OneofWrappers = []any{
+	file_berth_attempt_v1_attempt_service_proto_msgTypes[2].OneofWrappers = []any{
 		(*ReportAttemptRequest_Allocated)(nil),
 		(*ReportAttemptRequest_Failed)(nil),
 		(*ReportAttemptRequest_Exited)(nil),
@@ -550,7 +703,7 @@ func file_berth_attempt_v1_attempt_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_attempt_v1_attempt_service_proto_rawDesc), len(file_berth_attempt_v1_attempt_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AttemptService_ReportAttempt_FullMethodName = "/berth.attempt.v1.AttemptService/ReportAttempt"
+	AttemptService_MoveInstance_FullMethodName  = "/berth.attempt.v1.AttemptService/MoveInstance"
 )
 
 // AttemptServiceClient is the client API for AttemptService service.
@@ -31,6 +32,9 @@ type AttemptServiceClient interface {
 	// ReportAttempt records an outcome on the instance, which alone decides the attempt's fate. Idempotent. An unknown or
 	// deleted instance answers ABANDONED.
 	ReportAttempt(ctx context.Context, in *ReportAttemptRequest, opts ...grpc.CallOption) (*ReportAttemptResponse, error)
+	// MoveInstance takes an instance from the server of an attempt, because its provider is drained, and has it ask for another one, as ReplaceGameServer does.
+	// Idempotent: an attempt that is not the instance's current one, or is over, is none to move from.
+	MoveInstance(ctx context.Context, in *MoveInstanceRequest, opts ...grpc.CallOption) (*MoveInstanceResponse, error)
 }
 
 type attemptServiceClient struct {
@@ -51,6 +55,16 @@ func (c *attemptServiceClient) ReportAttempt(ctx context.Context, in *ReportAtte
 	return out, nil
 }
 
+func (c *attemptServiceClient) MoveInstance(ctx context.Context, in *MoveInstanceRequest, opts ...grpc.CallOption) (*MoveInstanceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MoveInstanceResponse)
+	err := c.cc.Invoke(ctx, AttemptService_MoveInstance_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AttemptServiceServer is the server API for AttemptService service.
 // All implementations must embed UnimplementedAttemptServiceServer
 // for forward compatibility.
@@ -60,6 +74,9 @@ type AttemptServiceServer interface {
 	// ReportAttempt records an outcome on the instance, which alone decides the attempt's fate. Idempotent. An unknown or
 	// deleted instance answers ABANDONED.
 	ReportAttempt(context.Context, *ReportAttemptRequest) (*ReportAttemptResponse, error)
+	// MoveInstance takes an instance from the server of an attempt, because its provider is drained, and has it ask for another one, as ReplaceGameServer does.
+	// Idempotent: an attempt that is not the instance's current one, or is over, is none to move from.
+	MoveInstance(context.Context, *MoveInstanceRequest) (*MoveInstanceResponse, error)
 	mustEmbedUnimplementedAttemptServiceServer()
 }
 
@@ -72,6 +89,9 @@ type UnimplementedAttemptServiceServer struct{}
 
 func (UnimplementedAttemptServiceServer) ReportAttempt(context.Context, *ReportAttemptRequest) (*ReportAttemptResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportAttempt not implemented")
+}
+func (UnimplementedAttemptServiceServer) MoveInstance(context.Context, *MoveInstanceRequest) (*MoveInstanceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveInstance not implemented")
 }
 func (UnimplementedAttemptServiceServer) mustEmbedUnimplementedAttemptServiceServer() {}
 func (UnimplementedAttemptServiceServer) testEmbeddedByValue()                        {}
@@ -112,6 +132,24 @@ func _AttemptService_ReportAttempt_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AttemptService_MoveInstance_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveInstanceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AttemptServiceServer).MoveInstance(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AttemptService_MoveInstance_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AttemptServiceServer).MoveInstance(ctx, req.(*MoveInstanceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AttemptService_ServiceDesc is the grpc.ServiceDesc for AttemptService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +160,10 @@ var AttemptService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReportAttempt",
 			Handler:    _AttemptService_ReportAttempt_Handler,
+		},
+		{
+			MethodName: "MoveInstance",
+			Handler:    _AttemptService_MoveInstance_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

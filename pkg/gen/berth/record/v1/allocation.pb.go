@@ -123,8 +123,6 @@ type AllocationRecord struct {
 	CallTime int64 `protobuf:"varint,16,opt,name=call_time,json=callTime,proto3" json:"call_time,omitempty"`
 	// How often in a row the provider could not do what it was asked.
 	Tries int32 `protobuf:"varint,17,opt,name=tries,proto3" json:"tries,omitempty"`
-	// How often the provider had no capacity.
-	NoCapacity int32 `protobuf:"varint,18,opt,name=no_capacity,json=noCapacity,proto3" json:"no_capacity,omitempty"`
 	// How often in a row the provider did not know a server that it had named.
 	Missing int32 `protobuf:"varint,19,opt,name=missing,proto3" json:"missing,omitempty"`
 	// While RELEASING: the provider has nothing left of it.
@@ -136,7 +134,23 @@ type AllocationRecord struct {
 	// Last changed.
 	UpdateTime int64 `protobuf:"varint,23,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Will be deleted.
-	ExpireTime    int64 `protobuf:"varint,24,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime int64 `protobuf:"varint,24,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// Where it was tried, in the last round.
+	Explanation *v1.PlacementExplanation `protobuf:"bytes,25,opt,name=explanation,proto3" json:"explanation,omitempty"`
+	// Since when it waits for room; 0: it does not.
+	WaitTime int64 `protobuf:"varint,26,opt,name=wait_time,json=waitTime,proto3" json:"wait_time,omitempty"`
+	// The id of the server, where it is one of a pool.
+	ServerId string `protobuf:"bytes,27,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// When the round over the candidates began that is on; 0: none is.
+	RoundTime int64 `protobuf:"varint,28,opt,name=round_time,json=roundTime,proto3" json:"round_time,omitempty"`
+	// How many rounds there were.
+	Rounds int32 `protobuf:"varint,29,opt,name=rounds,proto3" json:"rounds,omitempty"`
+	// When each candidate of the explanation may be asked again, in its order; 0: at any time.
+	CandidateTimes []int64 `protobuf:"varint,30,rep,packed,name=candidate_times,json=candidateTimes,proto3" json:"candidate_times,omitempty"`
+	// When the instance is told that the provider does not say whether it has a server; 0: never.
+	GiveUpTime int64 `protobuf:"varint,31,opt,name=give_up_time,json=giveUpTime,proto3" json:"give_up_time,omitempty"`
+	// Of a failure that is told: another attempt may do better, because the provider does not answer.
+	Elsewhere     bool `protobuf:"varint,32,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -290,13 +304,6 @@ func (x *AllocationRecord) GetTries() int32 {
 	return 0
 }
 
-func (x *AllocationRecord) GetNoCapacity() int32 {
-	if x != nil {
-		return x.NoCapacity
-	}
-	return 0
-}
-
 func (x *AllocationRecord) GetMissing() int32 {
 	if x != nil {
 		return x.Missing
@@ -339,11 +346,131 @@ func (x *AllocationRecord) GetExpireTime() int64 {
 	return 0
 }
 
+func (x *AllocationRecord) GetExplanation() *v1.PlacementExplanation {
+	if x != nil {
+		return x.Explanation
+	}
+	return nil
+}
+
+func (x *AllocationRecord) GetWaitTime() int64 {
+	if x != nil {
+		return x.WaitTime
+	}
+	return 0
+}
+
+func (x *AllocationRecord) GetServerId() string {
+	if x != nil {
+		return x.ServerId
+	}
+	return ""
+}
+
+func (x *AllocationRecord) GetRoundTime() int64 {
+	if x != nil {
+		return x.RoundTime
+	}
+	return 0
+}
+
+func (x *AllocationRecord) GetRounds() int32 {
+	if x != nil {
+		return x.Rounds
+	}
+	return 0
+}
+
+func (x *AllocationRecord) GetCandidateTimes() []int64 {
+	if x != nil {
+		return x.CandidateTimes
+	}
+	return nil
+}
+
+func (x *AllocationRecord) GetGiveUpTime() int64 {
+	if x != nil {
+		return x.GiveUpTime
+	}
+	return 0
+}
+
+func (x *AllocationRecord) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
+}
+
+// ProviderSettingRecord is a field of the hash of what operators have set for providers. It is there while something is set.
+type ProviderSettingRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The weight in the place of the policies'.
+	Weight *int32 `protobuf:"varint,1,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	// It gets nothing new.
+	Draining bool `protobuf:"varint,2,opt,name=draining,proto3" json:"draining,omitempty"`
+	// When what is left there is moved, in microseconds since 1970; 0: never.
+	MoveTime      int64 `protobuf:"varint,3,opt,name=move_time,json=moveTime,proto3" json:"move_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProviderSettingRecord) Reset() {
+	*x = ProviderSettingRecord{}
+	mi := &file_berth_record_v1_allocation_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProviderSettingRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProviderSettingRecord) ProtoMessage() {}
+
+func (x *ProviderSettingRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_record_v1_allocation_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProviderSettingRecord.ProtoReflect.Descriptor instead.
+func (*ProviderSettingRecord) Descriptor() ([]byte, []int) {
+	return file_berth_record_v1_allocation_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ProviderSettingRecord) GetWeight() int32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
+func (x *ProviderSettingRecord) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *ProviderSettingRecord) GetMoveTime() int64 {
+	if x != nil {
+		return x.MoveTime
+	}
+	return 0
+}
+
 var File_berth_record_v1_allocation_proto protoreflect.FileDescriptor
 
 const file_berth_record_v1_allocation_proto_rawDesc = "" +
 	"\n" +
-	" berth/record/v1/allocation.proto\x12\x0fberth.record.v1\x1a,berth/allocation/v1/allocation_service.proto\x1a%berth/instance/v1/game_instance.proto\x1a\x1cberth/type/v1/endpoint.proto\"\xe3\x06\n" +
+	" berth/record/v1/allocation.proto\x12\x0fberth.record.v1\x1a,berth/allocation/v1/allocation_service.proto\x1a%berth/instance/v1/game_instance.proto\x1a\x1cberth/type/v1/endpoint.proto\"\xfc\b\n" +
 	"\x10AllocationRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1f\n" +
@@ -365,9 +492,7 @@ const file_berth_record_v1_allocation_proto_rawDesc = "" +
 	"reportTime\x12!\n" +
 	"\freport_tries\x18\x0f \x01(\x05R\vreportTries\x12\x1b\n" +
 	"\tcall_time\x18\x10 \x01(\x03R\bcallTime\x12\x14\n" +
-	"\x05tries\x18\x11 \x01(\x05R\x05tries\x12\x1f\n" +
-	"\vno_capacity\x18\x12 \x01(\x05R\n" +
-	"noCapacity\x12\x18\n" +
+	"\x05tries\x18\x11 \x01(\x05R\x05tries\x12\x18\n" +
 	"\amissing\x18\x13 \x01(\x05R\amissing\x12\x12\n" +
 	"\x04gone\x18\x14 \x01(\bR\x04gone\x12B\n" +
 	"\tend_state\x18\x15 \x01(\x0e2%.berth.allocation.v1.Allocation.StateR\bendState\x12\x1f\n" +
@@ -376,7 +501,22 @@ const file_berth_record_v1_allocation_proto_rawDesc = "" +
 	"\vupdate_time\x18\x17 \x01(\x03R\n" +
 	"updateTime\x12\x1f\n" +
 	"\vexpire_time\x18\x18 \x01(\x03R\n" +
-	"expireTime*\xa0\x01\n" +
+	"expireTime\x12K\n" +
+	"\vexplanation\x18\x19 \x01(\v2).berth.allocation.v1.PlacementExplanationR\vexplanation\x12\x1b\n" +
+	"\twait_time\x18\x1a \x01(\x03R\bwaitTime\x12\x1b\n" +
+	"\tserver_id\x18\x1b \x01(\tR\bserverId\x12\x1d\n" +
+	"\n" +
+	"round_time\x18\x1c \x01(\x03R\troundTime\x12\x16\n" +
+	"\x06rounds\x18\x1d \x01(\x05R\x06rounds\x12'\n" +
+	"\x0fcandidate_times\x18\x1e \x03(\x03R\x0ecandidateTimes\x12 \n" +
+	"\fgive_up_time\x18\x1f \x01(\x03R\n" +
+	"giveUpTime\x12\x1c\n" +
+	"\telsewhere\x18  \x01(\bR\telsewhereJ\x04\b\x12\x10\x13R\vno_capacity\"x\n" +
+	"\x15ProviderSettingRecord\x12\x1b\n" +
+	"\x06weight\x18\x01 \x01(\x05H\x00R\x06weight\x88\x01\x01\x12\x1a\n" +
+	"\bdraining\x18\x02 \x01(\bR\bdraining\x12\x1b\n" +
+	"\tmove_time\x18\x03 \x01(\x03R\bmoveTimeB\t\n" +
+	"\a_weight*\xa0\x01\n" +
 	"\rAttemptReport\x12\x1e\n" +
 	"\x1aATTEMPT_REPORT_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18ATTEMPT_REPORT_ALLOCATED\x10\x01\x12\x19\n" +
@@ -397,25 +537,28 @@ func file_berth_record_v1_allocation_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_record_v1_allocation_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_record_v1_allocation_proto_msgTypes = make([]protoimpl.MessageInfo, 1)
+var file_berth_record_v1_allocation_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
 var file_berth_record_v1_allocation_proto_goTypes = []any{
-	(AttemptReport)(0),       // 0: berth.record.v1.AttemptReport
-	(*AllocationRecord)(nil), // 1: berth.record.v1.AllocationRecord
-	(v1.Allocation_State)(0), // 2: berth.allocation.v1.Allocation.State
-	(*v11.Placement)(nil),    // 3: berth.instance.v1.Placement
-	(*v12.Endpoint)(nil),     // 4: berth.type.v1.Endpoint
+	(AttemptReport)(0),              // 0: berth.record.v1.AttemptReport
+	(*AllocationRecord)(nil),        // 1: berth.record.v1.AllocationRecord
+	(*ProviderSettingRecord)(nil),   // 2: berth.record.v1.ProviderSettingRecord
+	(v1.Allocation_State)(0),        // 3: berth.allocation.v1.Allocation.State
+	(*v11.Placement)(nil),           // 4: berth.instance.v1.Placement
+	(*v12.Endpoint)(nil),            // 5: berth.type.v1.Endpoint
+	(*v1.PlacementExplanation)(nil), // 6: berth.allocation.v1.PlacementExplanation
 }
 var file_berth_record_v1_allocation_proto_depIdxs = []int32{
-	2, // 0: berth.record.v1.AllocationRecord.state:type_name -> berth.allocation.v1.Allocation.State
-	3, // 1: berth.record.v1.AllocationRecord.placement:type_name -> berth.instance.v1.Placement
-	4, // 2: berth.record.v1.AllocationRecord.endpoints:type_name -> berth.type.v1.Endpoint
+	3, // 0: berth.record.v1.AllocationRecord.state:type_name -> berth.allocation.v1.Allocation.State
+	4, // 1: berth.record.v1.AllocationRecord.placement:type_name -> berth.instance.v1.Placement
+	5, // 2: berth.record.v1.AllocationRecord.endpoints:type_name -> berth.type.v1.Endpoint
 	0, // 3: berth.record.v1.AllocationRecord.report:type_name -> berth.record.v1.AttemptReport
-	2, // 4: berth.record.v1.AllocationRecord.end_state:type_name -> berth.allocation.v1.Allocation.State
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	3, // 4: berth.record.v1.AllocationRecord.end_state:type_name -> berth.allocation.v1.Allocation.State
+	6, // 5: berth.record.v1.AllocationRecord.explanation:type_name -> berth.allocation.v1.PlacementExplanation
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_berth_record_v1_allocation_proto_init() }
@@ -423,13 +566,14 @@ func file_berth_record_v1_allocation_proto_init() {
 	if File_berth_record_v1_allocation_proto != nil {
 		return
 	}
+	file_berth_record_v1_allocation_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_record_v1_allocation_proto_rawDesc), len(file_berth_record_v1_allocation_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   1,
+			NumMessages:   2,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

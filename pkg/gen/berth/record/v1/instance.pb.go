@@ -1789,7 +1789,15 @@ type ServerRecord struct {
 	// Who registered it.
 	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
 	// SHA-256 of the request that registered it.
-	Digest        []byte `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	Digest []byte `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`
+	// The warm pool that it joined; empty: it was registered by a backend.
+	Pool string `protobuf:"bytes,7,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Its name in the pool.
+	Name string `protobuf:"bytes,8,opt,name=name,proto3" json:"name,omitempty"`
+	// The builds that it can run.
+	Builds []string `protobuf:"bytes,9,rep,name=builds,proto3" json:"builds,omitempty"`
+	// Where it is; empty: anywhere.
+	Region        string `protobuf:"bytes,10,opt,name=region,proto3" json:"region,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1864,6 +1872,34 @@ func (x *ServerRecord) GetDigest() []byte {
 		return x.Digest
 	}
 	return nil
+}
+
+func (x *ServerRecord) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *ServerRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ServerRecord) GetBuilds() []string {
+	if x != nil {
+		return x.Builds
+	}
+	return nil
+}
+
+func (x *ServerRecord) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
 }
 
 var File_berth_record_v1_instance_proto protoreflect.FileDescriptor
@@ -2023,14 +2059,19 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"changeTime\x12\x1d\n" +
 	"\n" +
 	"nonce_hash\x18\n" +
-	" \x01(\fR\tnonceHash\"\x9f\x02\n" +
+	" \x01(\fR\tnonceHash\"\xf7\x02\n" +
 	"\fServerRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12A\n" +
 	"\x06labels\x18\x03 \x03(\v2).berth.record.v1.ServerRecord.LabelsEntryR\x06labels\x125\n" +
 	"\tendpoints\x18\x04 \x03(\v2\x17.berth.type.v1.EndpointR\tendpoints\x12\x14\n" +
 	"\x05actor\x18\x05 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06digest\x18\x06 \x01(\fR\x06digest\x1a9\n" +
+	"\x06digest\x18\x06 \x01(\fR\x06digest\x12\x12\n" +
+	"\x04pool\x18\a \x01(\tR\x04pool\x12\x12\n" +
+	"\x04name\x18\b \x01(\tR\x04name\x12\x16\n" +
+	"\x06builds\x18\t \x03(\tR\x06builds\x12\x16\n" +
+	"\x06region\x18\n" +
+	" \x01(\tR\x06region\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xdd\x01\n" +

@@ -1,6 +1,7 @@
 -- Reads a session, by the clock that its writers use.
 --
 -- KEYS 1 session (hash)
--- Returns {seconds, microseconds, record or ""}.
+-- Returns {seconds, microseconds, record or "", "1" if its server has left its pool, or ""}.
 local now = redis.call('TIME')
-return {now[1], now[2], redis.call('HGET', KEYS[1], 'record') or ''}
+local kept = redis.call('HMGET', KEYS[1], 'record', 'left')
+return {now[1], now[2], kept[1] or '', kept[2] or ''}

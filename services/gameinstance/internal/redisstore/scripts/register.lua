@@ -1,7 +1,7 @@
--- Registers a game server, unless it is.
+-- Registers a game server, unless it is; one that joins a pool again is what it says now.
 --
--- KEYS 1 server (hash: epoch, record, server, ns, cap, used, made, drain, a:INSTANCE)   2 registered servers of the namespace (zset by time)
--- ARGV 1 server id   2 record   3 namespace   4 capacity
+-- KEYS 1 server (hash: epoch, record, server, ns, cap, used, made, join, drain, left, a:INSTANCE)   2 registered servers of the namespace (zset by time)
+-- ARGV 1 server id   2 record   3 namespace   4 capacity   5 "join" for a server of a pool, "" for others
 -- Returns {field, value, …}: the server as it is then.
 local now = redis.call('TIME')
 local us = string.format('%.0f', now[1] * 1000000 + now[2])
@@ -9,5 +9,9 @@ if redis.call('HEXISTS', KEYS[1], 'server') == 0 then
   redis.call('HSET', KEYS[1], 'server', ARGV[2], 'ns', ARGV[3], 'cap', ARGV[4], 'used', '0', 'made', us)
   redis.call('PERSIST', KEYS[1])
   redis.call('ZADD', KEYS[2], us, ARGV[1])
+end
+if ARGV[5] == 'join' then
+  redis.call('HSET', KEYS[1], 'server', ARGV[2], 'cap', ARGV[4], 'join', us)
+  redis.call('HDEL', KEYS[1], 'left')
 end
 return redis.call('HGETALL', KEYS[1])

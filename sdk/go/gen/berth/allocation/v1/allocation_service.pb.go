@@ -13,6 +13,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -107,6 +108,160 @@ func (Allocation_State) EnumDescriptor() ([]byte, []int) {
 	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{0, 0}
 }
 
+// Exclusion is why a candidate is not tried.
+type PlacementCandidate_Exclusion int32
+
+const (
+	// It is tried.
+	PlacementCandidate_EXCLUSION_UNSPECIFIED PlacementCandidate_Exclusion = 0
+	// The provider does not run the build.
+	PlacementCandidate_EXCLUSION_BUILD PlacementCandidate_Exclusion = 1
+	// The placement does not want the region, or the rule does not name it.
+	PlacementCandidate_EXCLUSION_REGION PlacementCandidate_Exclusion = 2
+	// The placement has not the labels that the rule asks for.
+	PlacementCandidate_EXCLUSION_LABELS PlacementCandidate_Exclusion = 3
+	// The players are farther away than the rule allows.
+	PlacementCandidate_EXCLUSION_LATENCY PlacementCandidate_Exclusion = 4
+	// The rule that applies does not name the provider.
+	PlacementCandidate_EXCLUSION_RULE PlacementCandidate_Exclusion = 5
+	// Its weight is 0.
+	PlacementCandidate_EXCLUSION_WEIGHT PlacementCandidate_Exclusion = 6
+	// The provider is drained.
+	PlacementCandidate_EXCLUSION_DRAINED PlacementCandidate_Exclusion = 7
+	// The provider has as many servers as it may have.
+	PlacementCandidate_EXCLUSION_FULL PlacementCandidate_Exclusion = 8
+	// The provider failed too often there, and rests until it is tried again.
+	PlacementCandidate_EXCLUSION_RESTING PlacementCandidate_Exclusion = 9
+	// It refused this allocation for a reason that a repeat does not mend.
+	PlacementCandidate_EXCLUSION_REFUSED PlacementCandidate_Exclusion = 10
+	// The provider cannot carry the bootstrap document.
+	PlacementCandidate_EXCLUSION_BOOTSTRAP PlacementCandidate_Exclusion = 11
+)
+
+// Enum value maps for PlacementCandidate_Exclusion.
+var (
+	PlacementCandidate_Exclusion_name = map[int32]string{
+		0:  "EXCLUSION_UNSPECIFIED",
+		1:  "EXCLUSION_BUILD",
+		2:  "EXCLUSION_REGION",
+		3:  "EXCLUSION_LABELS",
+		4:  "EXCLUSION_LATENCY",
+		5:  "EXCLUSION_RULE",
+		6:  "EXCLUSION_WEIGHT",
+		7:  "EXCLUSION_DRAINED",
+		8:  "EXCLUSION_FULL",
+		9:  "EXCLUSION_RESTING",
+		10: "EXCLUSION_REFUSED",
+		11: "EXCLUSION_BOOTSTRAP",
+	}
+	PlacementCandidate_Exclusion_value = map[string]int32{
+		"EXCLUSION_UNSPECIFIED": 0,
+		"EXCLUSION_BUILD":       1,
+		"EXCLUSION_REGION":      2,
+		"EXCLUSION_LABELS":      3,
+		"EXCLUSION_LATENCY":     4,
+		"EXCLUSION_RULE":        5,
+		"EXCLUSION_WEIGHT":      6,
+		"EXCLUSION_DRAINED":     7,
+		"EXCLUSION_FULL":        8,
+		"EXCLUSION_RESTING":     9,
+		"EXCLUSION_REFUSED":     10,
+		"EXCLUSION_BOOTSTRAP":   11,
+	}
+)
+
+func (x PlacementCandidate_Exclusion) Enum() *PlacementCandidate_Exclusion {
+	p := new(PlacementCandidate_Exclusion)
+	*p = x
+	return p
+}
+
+func (x PlacementCandidate_Exclusion) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PlacementCandidate_Exclusion) Descriptor() protoreflect.EnumDescriptor {
+	return file_berth_allocation_v1_allocation_service_proto_enumTypes[1].Descriptor()
+}
+
+func (PlacementCandidate_Exclusion) Type() protoreflect.EnumType {
+	return &file_berth_allocation_v1_allocation_service_proto_enumTypes[1]
+}
+
+func (x PlacementCandidate_Exclusion) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PlacementCandidate_Exclusion.Descriptor instead.
+func (PlacementCandidate_Exclusion) EnumDescriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{2, 0}
+}
+
+// Action is what the reaper did with a server.
+type Orphan_Action int32
+
+const (
+	// Never sent.
+	Orphan_ACTION_UNSPECIFIED Orphan_Action = 0
+	// Nothing yet: it has not been an orphan for long enough, or this was a dry run.
+	Orphan_ACTION_WAITED Orphan_Action = 1
+	// Released.
+	Orphan_ACTION_RELEASED Orphan_Action = 2
+	// Its instance has accepted it: it stays.
+	Orphan_ACTION_KEPT Orphan_Action = 3
+	// It could not be released, or its instance could not be asked; it is tried again.
+	Orphan_ACTION_FAILED Orphan_Action = 4
+	// So many servers are orphans at once that the record of them may be what is lost: people must decide (docs/allocation.md).
+	Orphan_ACTION_HELD Orphan_Action = 5
+)
+
+// Enum value maps for Orphan_Action.
+var (
+	Orphan_Action_name = map[int32]string{
+		0: "ACTION_UNSPECIFIED",
+		1: "ACTION_WAITED",
+		2: "ACTION_RELEASED",
+		3: "ACTION_KEPT",
+		4: "ACTION_FAILED",
+		5: "ACTION_HELD",
+	}
+	Orphan_Action_value = map[string]int32{
+		"ACTION_UNSPECIFIED": 0,
+		"ACTION_WAITED":      1,
+		"ACTION_RELEASED":    2,
+		"ACTION_KEPT":        3,
+		"ACTION_FAILED":      4,
+		"ACTION_HELD":        5,
+	}
+)
+
+func (x Orphan_Action) Enum() *Orphan_Action {
+	p := new(Orphan_Action)
+	*p = x
+	return p
+}
+
+func (x Orphan_Action) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Orphan_Action) Descriptor() protoreflect.EnumDescriptor {
+	return file_berth_allocation_v1_allocation_service_proto_enumTypes[2].Descriptor()
+}
+
+func (Orphan_Action) Type() protoreflect.EnumType {
+	return &file_berth_allocation_v1_allocation_service_proto_enumTypes[2]
+}
+
+func (x Orphan_Action) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Orphan_Action.Descriptor instead.
+func (Orphan_Action) EnumDescriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{34, 0}
+}
+
 // Allocation is the wish for one game server and what became of it.
 type Allocation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -135,7 +290,11 @@ type Allocation struct {
 	// When it was created.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// When it last changed.
-	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	// Where it was tried, in order, and what came of it, and why not elsewhere: the last round. Unset before the first.
+	Explanation *PlacementExplanation `protobuf:"bytes,14,opt,name=explanation,proto3" json:"explanation,omitempty"`
+	// Since when it waits for room anywhere; unset while it does not.
+	WaitTime      *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=wait_time,json=waitTime,proto3" json:"wait_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -261,6 +420,257 @@ func (x *Allocation) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Allocation) GetExplanation() *PlacementExplanation {
+	if x != nil {
+		return x.Explanation
+	}
+	return nil
+}
+
+func (x *Allocation) GetWaitTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WaitTime
+	}
+	return nil
+}
+
+// PlacementExplanation says where a server is looked for, and why there.
+type PlacementExplanation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the rule of the policy that applies; empty: none does, and providers are tried in the order of the configuration.
+	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	// All pairs of provider and region: first those that are tried, in order, then those that are not.
+	Candidates    []*PlacementCandidate `protobuf:"bytes,2,rep,name=candidates,proto3" json:"candidates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlacementExplanation) Reset() {
+	*x = PlacementExplanation{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlacementExplanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlacementExplanation) ProtoMessage() {}
+
+func (x *PlacementExplanation) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlacementExplanation.ProtoReflect.Descriptor instead.
+func (*PlacementExplanation) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *PlacementExplanation) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *PlacementExplanation) GetCandidates() []*PlacementCandidate {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+// PlacementCandidate is a provider and one of its regions.
+type PlacementCandidate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider.
+	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The region; empty for a provider that names none.
+	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// Why it is not tried.
+	Exclusion PlacementCandidate_Exclusion `protobuf:"varint,3,opt,name=exclusion,proto3,enum=berth.allocation.v1.PlacementCandidate_Exclusion" json:"exclusion,omitempty"`
+	// The same in words, with figures.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// The longest round-trip time that the placement names for the region; unset where it names none.
+	Latency *durationpb.Duration `protobuf:"bytes,5,opt,name=latency,proto3" json:"latency,omitempty"`
+	// The weight among candidates of the same rank.
+	Weight int32 `protobuf:"varint,6,opt,name=weight,proto3" json:"weight,omitempty"`
+	// Its rank: lower ones are tried first.
+	Rank int32 `protobuf:"varint,7,opt,name=rank,proto3" json:"rank,omitempty"`
+	// How often it was asked, and what came of it, oldest first, at most 5. Empty in ExplainPlacement.
+	Tries         []*PlacementTry `protobuf:"bytes,8,rep,name=tries,proto3" json:"tries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlacementCandidate) Reset() {
+	*x = PlacementCandidate{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlacementCandidate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlacementCandidate) ProtoMessage() {}
+
+func (x *PlacementCandidate) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlacementCandidate.ProtoReflect.Descriptor instead.
+func (*PlacementCandidate) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PlacementCandidate) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *PlacementCandidate) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *PlacementCandidate) GetExclusion() PlacementCandidate_Exclusion {
+	if x != nil {
+		return x.Exclusion
+	}
+	return PlacementCandidate_EXCLUSION_UNSPECIFIED
+}
+
+func (x *PlacementCandidate) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *PlacementCandidate) GetLatency() *durationpb.Duration {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
+}
+
+func (x *PlacementCandidate) GetWeight() int32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
+func (x *PlacementCandidate) GetRank() int32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *PlacementCandidate) GetTries() []*PlacementTry {
+	if x != nil {
+		return x.Tries
+	}
+	return nil
+}
+
+// PlacementTry is one call to a provider.
+type PlacementTry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When.
+	Time *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=time,proto3" json:"time,omitempty"`
+	// How long the provider took.
+	Duration *durationpb.Duration `protobuf:"bytes,2,opt,name=duration,proto3" json:"duration,omitempty"`
+	// A berth.provider.v1.FailureReason without its prefix; empty: a server.
+	Failure string `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	// What the provider said.
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlacementTry) Reset() {
+	*x = PlacementTry{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlacementTry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlacementTry) ProtoMessage() {}
+
+func (x *PlacementTry) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlacementTry.ProtoReflect.Descriptor instead.
+func (*PlacementTry) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PlacementTry) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *PlacementTry) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *PlacementTry) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *PlacementTry) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // CreateAllocationRequest asks for a server.
 type CreateAllocationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -282,7 +692,7 @@ type CreateAllocationRequest struct {
 
 func (x *CreateAllocationRequest) Reset() {
 	*x = CreateAllocationRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[1]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +704,7 @@ func (x *CreateAllocationRequest) String() string {
 func (*CreateAllocationRequest) ProtoMessage() {}
 
 func (x *CreateAllocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[1]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +717,7 @@ func (x *CreateAllocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAllocationRequest.ProtoReflect.Descriptor instead.
 func (*CreateAllocationRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{1}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateAllocationRequest) GetAllocationId() string {
@@ -363,7 +773,7 @@ type CreateAllocationResponse struct {
 
 func (x *CreateAllocationResponse) Reset() {
 	*x = CreateAllocationResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[2]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -375,7 +785,7 @@ func (x *CreateAllocationResponse) String() string {
 func (*CreateAllocationResponse) ProtoMessage() {}
 
 func (x *CreateAllocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[2]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -388,7 +798,7 @@ func (x *CreateAllocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAllocationResponse.ProtoReflect.Descriptor instead.
 func (*CreateAllocationResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{2}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CreateAllocationResponse) GetAllocation() *Allocation {
@@ -411,7 +821,7 @@ type CheckPlacementRequest struct {
 
 func (x *CheckPlacementRequest) Reset() {
 	*x = CheckPlacementRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[3]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -423,7 +833,7 @@ func (x *CheckPlacementRequest) String() string {
 func (*CheckPlacementRequest) ProtoMessage() {}
 
 func (x *CheckPlacementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[3]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -436,7 +846,7 @@ func (x *CheckPlacementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPlacementRequest.ProtoReflect.Descriptor instead.
 func (*CheckPlacementRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{3}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CheckPlacementRequest) GetNamespace() string {
@@ -462,7 +872,7 @@ type CheckPlacementResponse struct {
 
 func (x *CheckPlacementResponse) Reset() {
 	*x = CheckPlacementResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[4]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +884,7 @@ func (x *CheckPlacementResponse) String() string {
 func (*CheckPlacementResponse) ProtoMessage() {}
 
 func (x *CheckPlacementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[4]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +897,7 @@ func (x *CheckPlacementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPlacementResponse.ProtoReflect.Descriptor instead.
 func (*CheckPlacementResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{4}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{7}
 }
 
 // GetAllocationRequest names an allocation.
@@ -503,7 +913,7 @@ type GetAllocationRequest struct {
 
 func (x *GetAllocationRequest) Reset() {
 	*x = GetAllocationRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[5]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +925,7 @@ func (x *GetAllocationRequest) String() string {
 func (*GetAllocationRequest) ProtoMessage() {}
 
 func (x *GetAllocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[5]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +938,7 @@ func (x *GetAllocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAllocationRequest.ProtoReflect.Descriptor instead.
 func (*GetAllocationRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{5}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetAllocationRequest) GetNamespace() string {
@@ -556,7 +966,7 @@ type GetAllocationResponse struct {
 
 func (x *GetAllocationResponse) Reset() {
 	*x = GetAllocationResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[6]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +978,7 @@ func (x *GetAllocationResponse) String() string {
 func (*GetAllocationResponse) ProtoMessage() {}
 
 func (x *GetAllocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[6]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +991,7 @@ func (x *GetAllocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAllocationResponse.ProtoReflect.Descriptor instead.
 func (*GetAllocationResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{6}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetAllocationResponse) GetAllocation() *Allocation {
@@ -606,7 +1016,7 @@ type ListAllocationsRequest struct {
 
 func (x *ListAllocationsRequest) Reset() {
 	*x = ListAllocationsRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[7]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -618,7 +1028,7 @@ func (x *ListAllocationsRequest) String() string {
 func (*ListAllocationsRequest) ProtoMessage() {}
 
 func (x *ListAllocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[7]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -631,7 +1041,7 @@ func (x *ListAllocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAllocationsRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{7}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListAllocationsRequest) GetNamespace() string {
@@ -668,7 +1078,7 @@ type ListAllocationsResponse struct {
 
 func (x *ListAllocationsResponse) Reset() {
 	*x = ListAllocationsResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[8]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +1090,7 @@ func (x *ListAllocationsResponse) String() string {
 func (*ListAllocationsResponse) ProtoMessage() {}
 
 func (x *ListAllocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[8]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +1103,7 @@ func (x *ListAllocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAllocationsResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{8}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListAllocationsResponse) GetAllocations() []*Allocation {
@@ -725,7 +1135,7 @@ type ReleaseAllocationRequest struct {
 
 func (x *ReleaseAllocationRequest) Reset() {
 	*x = ReleaseAllocationRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[9]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +1147,7 @@ func (x *ReleaseAllocationRequest) String() string {
 func (*ReleaseAllocationRequest) ProtoMessage() {}
 
 func (x *ReleaseAllocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[9]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +1160,7 @@ func (x *ReleaseAllocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAllocationRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseAllocationRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{9}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReleaseAllocationRequest) GetNamespace() string {
@@ -785,7 +1195,7 @@ type ReleaseAllocationResponse struct {
 
 func (x *ReleaseAllocationResponse) Reset() {
 	*x = ReleaseAllocationResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[10]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +1207,7 @@ func (x *ReleaseAllocationResponse) String() string {
 func (*ReleaseAllocationResponse) ProtoMessage() {}
 
 func (x *ReleaseAllocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[10]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,10 +1220,322 @@ func (x *ReleaseAllocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAllocationResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseAllocationResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{10}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReleaseAllocationResponse) GetAllocation() *Allocation {
+	if x != nil {
+		return x.Allocation
+	}
+	return nil
+}
+
+// ExplainPlacementRequest has the placement to explain.
+type ExplainPlacementRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The placement.
+	Placement     *v1.Placement `protobuf:"bytes,2,opt,name=placement,proto3" json:"placement,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPlacementRequest) Reset() {
+	*x = ExplainPlacementRequest{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPlacementRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPlacementRequest) ProtoMessage() {}
+
+func (x *ExplainPlacementRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPlacementRequest.ProtoReflect.Descriptor instead.
+func (*ExplainPlacementRequest) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ExplainPlacementRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ExplainPlacementRequest) GetPlacement() *v1.Placement {
+	if x != nil {
+		return x.Placement
+	}
+	return nil
+}
+
+// ExplainPlacementResponse has the explanation.
+type ExplainPlacementResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The explanation.
+	Explanation   *PlacementExplanation `protobuf:"bytes,1,opt,name=explanation,proto3" json:"explanation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainPlacementResponse) Reset() {
+	*x = ExplainPlacementResponse{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainPlacementResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainPlacementResponse) ProtoMessage() {}
+
+func (x *ExplainPlacementResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainPlacementResponse.ProtoReflect.Descriptor instead.
+func (*ExplainPlacementResponse) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ExplainPlacementResponse) GetExplanation() *PlacementExplanation {
+	if x != nil {
+		return x.Explanation
+	}
+	return nil
+}
+
+// WatchAllocationRequest names an allocation.
+type WatchAllocationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The allocation's id.
+	AllocationId  string `protobuf:"bytes,2,opt,name=allocation_id,json=allocationId,proto3" json:"allocation_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchAllocationRequest) Reset() {
+	*x = WatchAllocationRequest{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchAllocationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchAllocationRequest) ProtoMessage() {}
+
+func (x *WatchAllocationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchAllocationRequest.ProtoReflect.Descriptor instead.
+func (*WatchAllocationRequest) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WatchAllocationRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *WatchAllocationRequest) GetAllocationId() string {
+	if x != nil {
+		return x.AllocationId
+	}
+	return ""
+}
+
+// WatchAllocationResponse has the allocation.
+type WatchAllocationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The allocation.
+	Allocation    *Allocation `protobuf:"bytes,1,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchAllocationResponse) Reset() {
+	*x = WatchAllocationResponse{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchAllocationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchAllocationResponse) ProtoMessage() {}
+
+func (x *WatchAllocationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchAllocationResponse.ProtoReflect.Descriptor instead.
+func (*WatchAllocationResponse) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WatchAllocationResponse) GetAllocation() *Allocation {
+	if x != nil {
+		return x.Allocation
+	}
+	return nil
+}
+
+// CancelAllocationRequest names an allocation.
+type CancelAllocationRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The namespace; empty means "default".
+	Namespace string `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// The allocation's id.
+	AllocationId string `protobuf:"bytes,2,opt,name=allocation_id,json=allocationId,proto3" json:"allocation_id,omitempty"`
+	// Why, for the allocation's message and the instance's history.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelAllocationRequest) Reset() {
+	*x = CancelAllocationRequest{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelAllocationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelAllocationRequest) ProtoMessage() {}
+
+func (x *CancelAllocationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelAllocationRequest.ProtoReflect.Descriptor instead.
+func (*CancelAllocationRequest) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *CancelAllocationRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *CancelAllocationRequest) GetAllocationId() string {
+	if x != nil {
+		return x.AllocationId
+	}
+	return ""
+}
+
+func (x *CancelAllocationRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// CancelAllocationResponse has the allocation.
+type CancelAllocationResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The allocation.
+	Allocation    *Allocation `protobuf:"bytes,1,opt,name=allocation,proto3" json:"allocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelAllocationResponse) Reset() {
+	*x = CancelAllocationResponse{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelAllocationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelAllocationResponse) ProtoMessage() {}
+
+func (x *CancelAllocationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelAllocationResponse.ProtoReflect.Descriptor instead.
+func (*CancelAllocationResponse) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *CancelAllocationResponse) GetAllocation() *Allocation {
 	if x != nil {
 		return x.Allocation
 	}
@@ -829,7 +1551,7 @@ type ListProvidersRequest struct {
 
 func (x *ListProvidersRequest) Reset() {
 	*x = ListProvidersRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[11]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +1563,7 @@ func (x *ListProvidersRequest) String() string {
 func (*ListProvidersRequest) ProtoMessage() {}
 
 func (x *ListProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[11]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,13 +1576,13 @@ func (x *ListProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProvidersRequest.ProtoReflect.Descriptor instead.
 func (*ListProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{11}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{20}
 }
 
 // ListProvidersResponse has the providers.
 type ListProvidersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The providers, by name.
+	// The providers, in the order of the configuration.
 	Providers     []*Provider `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -868,7 +1590,7 @@ type ListProvidersResponse struct {
 
 func (x *ListProvidersResponse) Reset() {
 	*x = ListProvidersResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[12]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +1602,7 @@ func (x *ListProvidersResponse) String() string {
 func (*ListProvidersResponse) ProtoMessage() {}
 
 func (x *ListProvidersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[12]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,10 +1615,93 @@ func (x *ListProvidersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProvidersResponse.ProtoReflect.Descriptor instead.
 func (*ListProvidersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{12}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListProvidersResponse) GetProviders() []*Provider {
+	if x != nil {
+		return x.Providers
+	}
+	return nil
+}
+
+// WatchProvidersRequest is empty.
+type WatchProvidersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchProvidersRequest) Reset() {
+	*x = WatchProvidersRequest{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchProvidersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchProvidersRequest) ProtoMessage() {}
+
+func (x *WatchProvidersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchProvidersRequest.ProtoReflect.Descriptor instead.
+func (*WatchProvidersRequest) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{22}
+}
+
+// WatchProvidersResponse has the providers.
+type WatchProvidersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The providers, in the order of the configuration.
+	Providers     []*Provider `protobuf:"bytes,1,rep,name=providers,proto3" json:"providers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchProvidersResponse) Reset() {
+	*x = WatchProvidersResponse{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchProvidersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchProvidersResponse) ProtoMessage() {}
+
+func (x *WatchProvidersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchProvidersResponse.ProtoReflect.Descriptor instead.
+func (*WatchProvidersResponse) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *WatchProvidersResponse) GetProviders() []*Provider {
 	if x != nil {
 		return x.Providers
 	}
@@ -913,14 +1718,28 @@ type Provider struct {
 	// The regions it serves.
 	Regions []string `protobuf:"bytes,3,rep,name=regions,proto3" json:"regions,omitempty"`
 	// The builds it can run.
-	Builds        []string `protobuf:"bytes,4,rep,name=builds,proto3" json:"builds,omitempty"`
+	Builds []string `protobuf:"bytes,4,rep,name=builds,proto3" json:"builds,omitempty"`
+	// The weight that SetProviderWeight gave it; unset: what the policies say.
+	Weight *int32 `protobuf:"varint,5,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	// It is drained: it gets no new allocations.
+	Draining bool `protobuf:"varint,6,opt,name=draining,proto3" json:"draining,omitempty"`
+	// When what is still there is moved to other providers; unset: never.
+	MoveTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=move_time,json=moveTime,proto3" json:"move_time,omitempty"`
+	// How many servers it has for allocations, being started and being released included.
+	Servers int64 `protobuf:"varint,8,opt,name=servers,proto3" json:"servers,omitempty"`
+	// How many it may have at once; 0: no limit of Berth's.
+	MaxServers int64 `protobuf:"varint,9,opt,name=max_servers,json=maxServers,proto3" json:"max_servers,omitempty"`
+	// How it is, region by region, as this replica knows it.
+	Health []*RegionHealth `protobuf:"bytes,10,rep,name=health,proto3" json:"health,omitempty"`
+	// What is wrong with it as a whole, such as that it cannot be reached; empty: nothing.
+	Problem       string `protobuf:"bytes,11,opt,name=problem,proto3" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Provider) Reset() {
 	*x = Provider{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[13]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +1751,7 @@ func (x *Provider) String() string {
 func (*Provider) ProtoMessage() {}
 
 func (x *Provider) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[13]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +1764,7 @@ func (x *Provider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provider.ProtoReflect.Descriptor instead.
 func (*Provider) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{13}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Provider) GetName() string {
@@ -976,18 +1795,234 @@ func (x *Provider) GetBuilds() []string {
 	return nil
 }
 
+func (x *Provider) GetWeight() int32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
+func (x *Provider) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Provider) GetMoveTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MoveTime
+	}
+	return nil
+}
+
+func (x *Provider) GetServers() int64 {
+	if x != nil {
+		return x.Servers
+	}
+	return 0
+}
+
+func (x *Provider) GetMaxServers() int64 {
+	if x != nil {
+		return x.MaxServers
+	}
+	return 0
+}
+
+func (x *Provider) GetHealth() []*RegionHealth {
+	if x != nil {
+		return x.Health
+	}
+	return nil
+}
+
+func (x *Provider) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// RegionHealth says how a provider does in a region.
+type RegionHealth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The region; empty for a provider that names none.
+	Region string `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	// It rests after too many failures; one call at a time finds out whether it is well again.
+	Resting bool `protobuf:"varint,2,opt,name=resting,proto3" json:"resting,omitempty"`
+	// The last failure that counted; empty: none since it was last well.
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegionHealth) Reset() {
+	*x = RegionHealth{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegionHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegionHealth) ProtoMessage() {}
+
+func (x *RegionHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegionHealth.ProtoReflect.Descriptor instead.
+func (*RegionHealth) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RegionHealth) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *RegionHealth) GetResting() bool {
+	if x != nil {
+		return x.Resting
+	}
+	return false
+}
+
+func (x *RegionHealth) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// SetProviderWeightRequest names a provider and its weight.
+type SetProviderWeightRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider's name.
+	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The weight among candidates of the same rank, 0 to 1000; 0: no new allocations. Unset: what the policies say again.
+	Weight        *int32 `protobuf:"varint,2,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetProviderWeightRequest) Reset() {
+	*x = SetProviderWeightRequest{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetProviderWeightRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetProviderWeightRequest) ProtoMessage() {}
+
+func (x *SetProviderWeightRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetProviderWeightRequest.ProtoReflect.Descriptor instead.
+func (*SetProviderWeightRequest) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SetProviderWeightRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *SetProviderWeightRequest) GetWeight() int32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
+// SetProviderWeightResponse has the provider.
+type SetProviderWeightResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider.
+	Provider      *Provider `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetProviderWeightResponse) Reset() {
+	*x = SetProviderWeightResponse{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetProviderWeightResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetProviderWeightResponse) ProtoMessage() {}
+
+func (x *SetProviderWeightResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetProviderWeightResponse.ProtoReflect.Descriptor instead.
+func (*SetProviderWeightResponse) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SetProviderWeightResponse) GetProvider() *Provider {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
 // DrainProviderRequest names a provider.
 type DrainProviderRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The provider's name.
-	Provider      string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// How long matches may go on before they are moved, up to 30 days. Unset: until they end.
+	MoveAfter     *durationpb.Duration `protobuf:"bytes,2,opt,name=move_after,json=moveAfter,proto3" json:"move_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DrainProviderRequest) Reset() {
 	*x = DrainProviderRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[14]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +2034,7 @@ func (x *DrainProviderRequest) String() string {
 func (*DrainProviderRequest) ProtoMessage() {}
 
 func (x *DrainProviderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[14]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +2047,7 @@ func (x *DrainProviderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProviderRequest.ProtoReflect.Descriptor instead.
 func (*DrainProviderRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{14}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DrainProviderRequest) GetProvider() string {
@@ -1020,6 +2055,13 @@ func (x *DrainProviderRequest) GetProvider() string {
 		return x.Provider
 	}
 	return ""
+}
+
+func (x *DrainProviderRequest) GetMoveAfter() *durationpb.Duration {
+	if x != nil {
+		return x.MoveAfter
+	}
+	return nil
 }
 
 // DrainProviderResponse has the provider.
@@ -1033,7 +2075,7 @@ type DrainProviderResponse struct {
 
 func (x *DrainProviderResponse) Reset() {
 	*x = DrainProviderResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[15]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +2087,7 @@ func (x *DrainProviderResponse) String() string {
 func (*DrainProviderResponse) ProtoMessage() {}
 
 func (x *DrainProviderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[15]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +2100,7 @@ func (x *DrainProviderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProviderResponse.ProtoReflect.Descriptor instead.
 func (*DrainProviderResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{15}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DrainProviderResponse) GetProvider() *Provider {
@@ -1068,11 +2110,313 @@ func (x *DrainProviderResponse) GetProvider() *Provider {
 	return nil
 }
 
+// ResumeProviderRequest names a provider.
+type ResumeProviderRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider's name.
+	Provider      string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeProviderRequest) Reset() {
+	*x = ResumeProviderRequest{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeProviderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeProviderRequest) ProtoMessage() {}
+
+func (x *ResumeProviderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeProviderRequest.ProtoReflect.Descriptor instead.
+func (*ResumeProviderRequest) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ResumeProviderRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+// ResumeProviderResponse has the provider.
+type ResumeProviderResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider.
+	Provider      *Provider `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeProviderResponse) Reset() {
+	*x = ResumeProviderResponse{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeProviderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeProviderResponse) ProtoMessage() {}
+
+func (x *ResumeProviderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeProviderResponse.ProtoReflect.Descriptor instead.
+func (*ResumeProviderResponse) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ResumeProviderResponse) GetProvider() *Provider {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
+// ReapServersRequest says where to look.
+type ReapServersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider; empty: all.
+	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// Release nothing, only say what would be.
+	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Release also where so many servers are orphans at once that the reaper would leave it to people (ACTION_HELD).
+	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReapServersRequest) Reset() {
+	*x = ReapServersRequest{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReapServersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReapServersRequest) ProtoMessage() {}
+
+func (x *ReapServersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReapServersRequest.ProtoReflect.Descriptor instead.
+func (*ReapServersRequest) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ReapServersRequest) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *ReapServersRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ReapServersRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// ReapServersResponse has what was found.
+type ReapServersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The servers that belong to no allocation.
+	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
+	// The providers that could not be asked for their servers, and why.
+	Problems      map[string]string `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReapServersResponse) Reset() {
+	*x = ReapServersResponse{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReapServersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReapServersResponse) ProtoMessage() {}
+
+func (x *ReapServersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReapServersResponse.ProtoReflect.Descriptor instead.
+func (*ReapServersResponse) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ReapServersResponse) GetOrphans() []*Orphan {
+	if x != nil {
+		return x.Orphans
+	}
+	return nil
+}
+
+func (x *ReapServersResponse) GetProblems() map[string]string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+// Orphan is a server at a provider that belongs to no allocation.
+type Orphan struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider.
+	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The provider's own id of the server.
+	ExternalId string `protobuf:"bytes,2,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
+	// The attempt that the server says it was started for.
+	AttemptId string `protobuf:"bytes,3,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
+	// What was done.
+	Action Orphan_Action `protobuf:"varint,4,opt,name=action,proto3,enum=berth.allocation.v1.Orphan_Action" json:"action,omitempty"`
+	// Why, in words.
+	Message string `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	// When it was first seen without an allocation.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Orphan) Reset() {
+	*x = Orphan{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Orphan) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orphan) ProtoMessage() {}
+
+func (x *Orphan) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
+func (*Orphan) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *Orphan) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Orphan) GetExternalId() string {
+	if x != nil {
+		return x.ExternalId
+	}
+	return ""
+}
+
+func (x *Orphan) GetAttemptId() string {
+	if x != nil {
+		return x.AttemptId
+	}
+	return ""
+}
+
+func (x *Orphan) GetAction() Orphan_Action {
+	if x != nil {
+		return x.Action
+	}
+	return Orphan_ACTION_UNSPECIFIED
+}
+
+func (x *Orphan) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Orphan) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 var File_berth_allocation_v1_allocation_service_proto protoreflect.FileDescriptor
 
 const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"\n" +
-	",berth/allocation/v1/allocation_service.proto\x12\x13berth.allocation.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x05\n" +
+	",berth/allocation/v1/allocation_service.proto\x12\x13berth.allocation.v1\x1a%berth/instance/v1/game_instance.proto\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x06\n" +
 	"\n" +
 	"Allocation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
@@ -1092,7 +2436,9 @@ const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vupdate_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\xc9\x01\n" +
+	"updateTime\x12K\n" +
+	"\vexplanation\x18\x0e \x01(\v2).berth.allocation.v1.PlacementExplanationR\vexplanation\x127\n" +
+	"\twait_time\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\bwaitTime\"\xc9\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fSTATE_QUEUED\x10\x01\x12\x11\n" +
@@ -1103,7 +2449,40 @@ const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"\x0fSTATE_RELEASING\x10\x06\x12\x12\n" +
 	"\x0eSTATE_RELEASED\x10\a\x12\x10\n" +
 	"\fSTATE_FAILED\x10\b\x12\x13\n" +
-	"\x0fSTATE_CANCELLED\x10\t\"\xe7\x02\n" +
+	"\x0fSTATE_CANCELLED\x10\t\"s\n" +
+	"\x14PlacementExplanation\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12G\n" +
+	"\n" +
+	"candidates\x18\x02 \x03(\v2'.berth.allocation.v1.PlacementCandidateR\n" +
+	"candidates\"\xea\x04\n" +
+	"\x12PlacementCandidate\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12O\n" +
+	"\texclusion\x18\x03 \x01(\x0e21.berth.allocation.v1.PlacementCandidate.ExclusionR\texclusion\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x123\n" +
+	"\alatency\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x16\n" +
+	"\x06weight\x18\x06 \x01(\x05R\x06weight\x12\x12\n" +
+	"\x04rank\x18\a \x01(\x05R\x04rank\x127\n" +
+	"\x05tries\x18\b \x03(\v2!.berth.allocation.v1.PlacementTryR\x05tries\"\x9a\x02\n" +
+	"\tExclusion\x12\x19\n" +
+	"\x15EXCLUSION_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fEXCLUSION_BUILD\x10\x01\x12\x14\n" +
+	"\x10EXCLUSION_REGION\x10\x02\x12\x14\n" +
+	"\x10EXCLUSION_LABELS\x10\x03\x12\x15\n" +
+	"\x11EXCLUSION_LATENCY\x10\x04\x12\x12\n" +
+	"\x0eEXCLUSION_RULE\x10\x05\x12\x14\n" +
+	"\x10EXCLUSION_WEIGHT\x10\x06\x12\x15\n" +
+	"\x11EXCLUSION_DRAINED\x10\a\x12\x12\n" +
+	"\x0eEXCLUSION_FULL\x10\b\x12\x15\n" +
+	"\x11EXCLUSION_RESTING\x10\t\x12\x15\n" +
+	"\x11EXCLUSION_REFUSED\x10\n" +
+	"\x12\x17\n" +
+	"\x13EXCLUSION_BOOTSTRAP\x10\v\"\xa9\x01\n" +
+	"\fPlacementTry\x12.\n" +
+	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x125\n" +
+	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xe7\x02\n" +
 	"\x17CreateAllocationRequest\x12.\n" +
 	"\rallocation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x180R\fallocationId\x12I\n" +
 	"\tnamespace\x18\x02 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12)\n" +
@@ -1144,27 +2523,110 @@ const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"\x19ReleaseAllocationResponse\x12?\n" +
 	"\n" +
 	"allocation\x18\x01 \x01(\v2\x1f.berth.allocation.v1.AllocationR\n" +
+	"allocation\"\xab\x01\n" +
+	"\x17ExplainPlacementRequest\x12L\n" +
+	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12B\n" +
+	"\tplacement\x18\x02 \x01(\v2\x1c.berth.instance.v1.PlacementB\x06\xbaH\x03\xc8\x01\x01R\tplacement\"g\n" +
+	"\x18ExplainPlacementResponse\x12K\n" +
+	"\vexplanation\x18\x01 \x01(\v2).berth.allocation.v1.PlacementExplanationR\vexplanation\"\x96\x01\n" +
+	"\x16WatchAllocationRequest\x12L\n" +
+	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12.\n" +
+	"\rallocation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x180R\fallocationId\"Z\n" +
+	"\x17WatchAllocationResponse\x12?\n" +
+	"\n" +
+	"allocation\x18\x01 \x01(\v2\x1f.berth.allocation.v1.AllocationR\n" +
+	"allocation\"\xb9\x01\n" +
+	"\x17CancelAllocationRequest\x12L\n" +
+	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12.\n" +
+	"\rallocation_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x180R\fallocationId\x12 \n" +
+	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\"[\n" +
+	"\x18CancelAllocationResponse\x12?\n" +
+	"\n" +
+	"allocation\x18\x01 \x01(\v2\x1f.berth.allocation.v1.AllocationR\n" +
 	"allocation\"\x16\n" +
 	"\x14ListProvidersRequest\"T\n" +
 	"\x15ListProvidersResponse\x12;\n" +
-	"\tproviders\x18\x01 \x03(\v2\x1d.berth.allocation.v1.ProviderR\tproviders\"d\n" +
+	"\tproviders\x18\x01 \x03(\v2\x1d.berth.allocation.v1.ProviderR\tproviders\"\x17\n" +
+	"\x15WatchProvidersRequest\"U\n" +
+	"\x16WatchProvidersResponse\x12;\n" +
+	"\tproviders\x18\x01 \x03(\v2\x1d.berth.allocation.v1.ProviderR\tproviders\"\xf1\x02\n" +
 	"\bProvider\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x18\n" +
 	"\aregions\x18\x03 \x03(\tR\aregions\x12\x16\n" +
-	"\x06builds\x18\x04 \x03(\tR\x06builds\"=\n" +
+	"\x06builds\x18\x04 \x03(\tR\x06builds\x12\x1b\n" +
+	"\x06weight\x18\x05 \x01(\x05H\x00R\x06weight\x88\x01\x01\x12\x1a\n" +
+	"\bdraining\x18\x06 \x01(\bR\bdraining\x127\n" +
+	"\tmove_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bmoveTime\x12\x18\n" +
+	"\aservers\x18\b \x01(\x03R\aservers\x12\x1f\n" +
+	"\vmax_servers\x18\t \x01(\x03R\n" +
+	"maxServers\x129\n" +
+	"\x06health\x18\n" +
+	" \x03(\v2!.berth.allocation.v1.RegionHealthR\x06health\x12\x18\n" +
+	"\aproblem\x18\v \x01(\tR\aproblemB\t\n" +
+	"\a_weight\"Z\n" +
+	"\fRegionHealth\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x18\n" +
+	"\aresting\x18\x02 \x01(\bR\aresting\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"u\n" +
+	"\x18SetProviderWeightRequest\x12%\n" +
+	"\bprovider\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\bprovider\x12'\n" +
+	"\x06weight\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00H\x00R\x06weight\x88\x01\x01B\t\n" +
+	"\a_weight\"V\n" +
+	"\x19SetProviderWeightResponse\x129\n" +
+	"\bprovider\x18\x01 \x01(\v2\x1d.berth.allocation.v1.ProviderR\bprovider\"\x88\x01\n" +
 	"\x14DrainProviderRequest\x12%\n" +
-	"\bprovider\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\bprovider\"R\n" +
+	"\bprovider\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\bprovider\x12I\n" +
+	"\n" +
+	"move_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\x9a\x9e\x012\x00R\tmoveAfter\"R\n" +
 	"\x15DrainProviderResponse\x129\n" +
-	"\bprovider\x18\x01 \x01(\v2\x1d.berth.allocation.v1.ProviderR\bprovider2\xef\a\n" +
+	"\bprovider\x18\x01 \x01(\v2\x1d.berth.allocation.v1.ProviderR\bprovider\">\n" +
+	"\x15ResumeProviderRequest\x12%\n" +
+	"\bprovider\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18?R\bprovider\"S\n" +
+	"\x16ResumeProviderResponse\x129\n" +
+	"\bprovider\x18\x01 \x01(\v2\x1d.berth.allocation.v1.ProviderR\bprovider\"h\n" +
+	"\x12ReapServersRequest\x12#\n" +
+	"\bprovider\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x18?R\bprovider\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\"\xdd\x01\n" +
+	"\x13ReapServersResponse\x125\n" +
+	"\aorphans\x18\x01 \x03(\v2\x1b.berth.allocation.v1.OrphanR\aorphans\x12R\n" +
+	"\bproblems\x18\x02 \x03(\v26.berth.allocation.v1.ReapServersResponse.ProblemsEntryR\bproblems\x1a;\n" +
+	"\rProblemsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xeb\x02\n" +
+	"\x06Orphan\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x1f\n" +
+	"\vexternal_id\x18\x02 \x01(\tR\n" +
+	"externalId\x12\x1d\n" +
+	"\n" +
+	"attempt_id\x18\x03 \x01(\tR\tattemptId\x12:\n" +
+	"\x06action\x18\x04 \x01(\x0e2\".berth.allocation.v1.Orphan.ActionR\x06action\x12\x18\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"}\n" +
+	"\x06Action\x12\x16\n" +
+	"\x12ACTION_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rACTION_WAITED\x10\x01\x12\x13\n" +
+	"\x0fACTION_RELEASED\x10\x02\x12\x0f\n" +
+	"\vACTION_KEPT\x10\x03\x12\x11\n" +
+	"\rACTION_FAILED\x10\x04\x12\x0f\n" +
+	"\vACTION_HELD\x10\x052\x81\x11\n" +
 	"\x11AllocationService\x12w\n" +
 	"\x10CreateAllocation\x12,.berth.allocation.v1.CreateAllocationRequest\x1a-.berth.allocation.v1.CreateAllocationResponse\"\x06\xea\xe0\x18\x02\b\b\x12q\n" +
-	"\x0eCheckPlacement\x12*.berth.allocation.v1.CheckPlacementRequest\x1a+.berth.allocation.v1.CheckPlacementResponse\"\x06\xea\xe0\x18\x02\b\b\x12\xac\x01\n" +
+	"\x0eCheckPlacement\x12*.berth.allocation.v1.CheckPlacementRequest\x1a+.berth.allocation.v1.CheckPlacementResponse\"\x06\xea\xe0\x18\x02\b\b\x12\xaf\x01\n" +
+	"\x10ExplainPlacement\x12,.berth.allocation.v1.ExplainPlacementRequest\x1a-.berth.allocation.v1.ExplainPlacementResponse\">\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x022:\x01*\"-/v1/namespaces/{namespace}/placements:explain\x12\xac\x01\n" +
 	"\rGetAllocation\x12).berth.allocation.v1.GetAllocationRequest\x1a*.berth.allocation.v1.GetAllocationResponse\"D\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x028\x126/v1/namespaces/{namespace}/allocations/{allocation_id}\x12\xa2\x01\n" +
-	"\x0fListAllocations\x12+.berth.allocation.v1.ListAllocationsRequest\x1a,.berth.allocation.v1.ListAllocationsResponse\"4\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02(\x12&/v1/namespaces/{namespace}/allocations\x12z\n" +
+	"\x0fListAllocations\x12+.berth.allocation.v1.ListAllocationsRequest\x1a,.berth.allocation.v1.ListAllocationsResponse\"4\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02(\x12&/v1/namespaces/{namespace}/allocations\x12\xba\x01\n" +
+	"\x0fWatchAllocation\x12+.berth.allocation.v1.WatchAllocationRequest\x1a,.berth.allocation.v1.WatchAllocationResponse\"J\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02>\x12</v1/namespaces/{namespace}/allocations/{allocation_id}:watch0\x01\x12\xbf\x01\n" +
+	"\x10CancelAllocation\x12,.berth.allocation.v1.CancelAllocationRequest\x1a-.berth.allocation.v1.CancelAllocationResponse\"N\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02B:\x01*\"=/v1/namespaces/{namespace}/allocations/{allocation_id}:cancel\x12z\n" +
 	"\x11ReleaseAllocation\x12-.berth.allocation.v1.ReleaseAllocationRequest\x1a..berth.allocation.v1.ReleaseAllocationResponse\"\x06\xea\xe0\x18\x02\b\b\x12\x83\x01\n" +
-	"\rListProviders\x12).berth.allocation.v1.ListProvidersRequest\x1a*.berth.allocation.v1.ListProvidersResponse\"\x1b\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/providers\x12\x97\x01\n" +
-	"\rDrainProvider\x12).berth.allocation.v1.DrainProviderRequest\x1a*.berth.allocation.v1.DrainProviderResponse\"/\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/providers/{provider}:drainBHZFgithub.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1;allocationv1b\x06proto3"
+	"\rListProviders\x12).berth.allocation.v1.ListProvidersRequest\x1a*.berth.allocation.v1.ListProvidersResponse\"\x1b\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/providers\x12\x8e\x01\n" +
+	"\x0eWatchProviders\x12*.berth.allocation.v1.WatchProvidersRequest\x1a+.berth.allocation.v1.WatchProvidersResponse\"!\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02\x15\x12\x13/v1/providers:watch0\x01\x12\xa7\x01\n" +
+	"\x11SetProviderWeight\x12-.berth.allocation.v1.SetProviderWeightRequest\x1a..berth.allocation.v1.SetProviderWeightResponse\"3\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02':\x01*\"\"/v1/providers/{provider}:setWeight\x12\x97\x01\n" +
+	"\rDrainProvider\x12).berth.allocation.v1.DrainProviderRequest\x1a*.berth.allocation.v1.DrainProviderResponse\"/\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/providers/{provider}:drain\x12\x9b\x01\n" +
+	"\x0eResumeProvider\x12*.berth.allocation.v1.ResumeProviderRequest\x1a+.berth.allocation.v1.ResumeProviderResponse\"0\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02$:\x01*\"\x1f/v1/providers/{provider}:resume\x12\x85\x01\n" +
+	"\vReapServers\x12'.berth.allocation.v1.ReapServersRequest\x1a(.berth.allocation.v1.ReapServersResponse\"#\xea\xe0\x18\x02\b\x04\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/providers:reapBHZFgithub.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1;allocationv1b\x06proto3"
 
 var (
 	file_berth_allocation_v1_allocation_service_proto_rawDescOnce sync.Once
@@ -1178,64 +2640,123 @@ func file_berth_allocation_v1_allocation_service_proto_rawDescGZIP() []byte {
 	return file_berth_allocation_v1_allocation_service_proto_rawDescData
 }
 
-var file_berth_allocation_v1_allocation_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_allocation_v1_allocation_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_berth_allocation_v1_allocation_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_berth_allocation_v1_allocation_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_berth_allocation_v1_allocation_service_proto_goTypes = []any{
 	(Allocation_State)(0),             // 0: berth.allocation.v1.Allocation.State
-	(*Allocation)(nil),                // 1: berth.allocation.v1.Allocation
-	(*CreateAllocationRequest)(nil),   // 2: berth.allocation.v1.CreateAllocationRequest
-	(*CreateAllocationResponse)(nil),  // 3: berth.allocation.v1.CreateAllocationResponse
-	(*CheckPlacementRequest)(nil),     // 4: berth.allocation.v1.CheckPlacementRequest
-	(*CheckPlacementResponse)(nil),    // 5: berth.allocation.v1.CheckPlacementResponse
-	(*GetAllocationRequest)(nil),      // 6: berth.allocation.v1.GetAllocationRequest
-	(*GetAllocationResponse)(nil),     // 7: berth.allocation.v1.GetAllocationResponse
-	(*ListAllocationsRequest)(nil),    // 8: berth.allocation.v1.ListAllocationsRequest
-	(*ListAllocationsResponse)(nil),   // 9: berth.allocation.v1.ListAllocationsResponse
-	(*ReleaseAllocationRequest)(nil),  // 10: berth.allocation.v1.ReleaseAllocationRequest
-	(*ReleaseAllocationResponse)(nil), // 11: berth.allocation.v1.ReleaseAllocationResponse
-	(*ListProvidersRequest)(nil),      // 12: berth.allocation.v1.ListProvidersRequest
-	(*ListProvidersResponse)(nil),     // 13: berth.allocation.v1.ListProvidersResponse
-	(*Provider)(nil),                  // 14: berth.allocation.v1.Provider
-	(*DrainProviderRequest)(nil),      // 15: berth.allocation.v1.DrainProviderRequest
-	(*DrainProviderResponse)(nil),     // 16: berth.allocation.v1.DrainProviderResponse
-	(*v1.Placement)(nil),              // 17: berth.instance.v1.Placement
-	(*v11.Endpoint)(nil),              // 18: berth.type.v1.Endpoint
-	(*timestamppb.Timestamp)(nil),     // 19: google.protobuf.Timestamp
+	(PlacementCandidate_Exclusion)(0), // 1: berth.allocation.v1.PlacementCandidate.Exclusion
+	(Orphan_Action)(0),                // 2: berth.allocation.v1.Orphan.Action
+	(*Allocation)(nil),                // 3: berth.allocation.v1.Allocation
+	(*PlacementExplanation)(nil),      // 4: berth.allocation.v1.PlacementExplanation
+	(*PlacementCandidate)(nil),        // 5: berth.allocation.v1.PlacementCandidate
+	(*PlacementTry)(nil),              // 6: berth.allocation.v1.PlacementTry
+	(*CreateAllocationRequest)(nil),   // 7: berth.allocation.v1.CreateAllocationRequest
+	(*CreateAllocationResponse)(nil),  // 8: berth.allocation.v1.CreateAllocationResponse
+	(*CheckPlacementRequest)(nil),     // 9: berth.allocation.v1.CheckPlacementRequest
+	(*CheckPlacementResponse)(nil),    // 10: berth.allocation.v1.CheckPlacementResponse
+	(*GetAllocationRequest)(nil),      // 11: berth.allocation.v1.GetAllocationRequest
+	(*GetAllocationResponse)(nil),     // 12: berth.allocation.v1.GetAllocationResponse
+	(*ListAllocationsRequest)(nil),    // 13: berth.allocation.v1.ListAllocationsRequest
+	(*ListAllocationsResponse)(nil),   // 14: berth.allocation.v1.ListAllocationsResponse
+	(*ReleaseAllocationRequest)(nil),  // 15: berth.allocation.v1.ReleaseAllocationRequest
+	(*ReleaseAllocationResponse)(nil), // 16: berth.allocation.v1.ReleaseAllocationResponse
+	(*ExplainPlacementRequest)(nil),   // 17: berth.allocation.v1.ExplainPlacementRequest
+	(*ExplainPlacementResponse)(nil),  // 18: berth.allocation.v1.ExplainPlacementResponse
+	(*WatchAllocationRequest)(nil),    // 19: berth.allocation.v1.WatchAllocationRequest
+	(*WatchAllocationResponse)(nil),   // 20: berth.allocation.v1.WatchAllocationResponse
+	(*CancelAllocationRequest)(nil),   // 21: berth.allocation.v1.CancelAllocationRequest
+	(*CancelAllocationResponse)(nil),  // 22: berth.allocation.v1.CancelAllocationResponse
+	(*ListProvidersRequest)(nil),      // 23: berth.allocation.v1.ListProvidersRequest
+	(*ListProvidersResponse)(nil),     // 24: berth.allocation.v1.ListProvidersResponse
+	(*WatchProvidersRequest)(nil),     // 25: berth.allocation.v1.WatchProvidersRequest
+	(*WatchProvidersResponse)(nil),    // 26: berth.allocation.v1.WatchProvidersResponse
+	(*Provider)(nil),                  // 27: berth.allocation.v1.Provider
+	(*RegionHealth)(nil),              // 28: berth.allocation.v1.RegionHealth
+	(*SetProviderWeightRequest)(nil),  // 29: berth.allocation.v1.SetProviderWeightRequest
+	(*SetProviderWeightResponse)(nil), // 30: berth.allocation.v1.SetProviderWeightResponse
+	(*DrainProviderRequest)(nil),      // 31: berth.allocation.v1.DrainProviderRequest
+	(*DrainProviderResponse)(nil),     // 32: berth.allocation.v1.DrainProviderResponse
+	(*ResumeProviderRequest)(nil),     // 33: berth.allocation.v1.ResumeProviderRequest
+	(*ResumeProviderResponse)(nil),    // 34: berth.allocation.v1.ResumeProviderResponse
+	(*ReapServersRequest)(nil),        // 35: berth.allocation.v1.ReapServersRequest
+	(*ReapServersResponse)(nil),       // 36: berth.allocation.v1.ReapServersResponse
+	(*Orphan)(nil),                    // 37: berth.allocation.v1.Orphan
+	nil,                               // 38: berth.allocation.v1.ReapServersResponse.ProblemsEntry
+	(*v1.Placement)(nil),              // 39: berth.instance.v1.Placement
+	(*v11.Endpoint)(nil),              // 40: berth.type.v1.Endpoint
+	(*timestamppb.Timestamp)(nil),     // 41: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 42: google.protobuf.Duration
 }
 var file_berth_allocation_v1_allocation_service_proto_depIdxs = []int32{
 	0,  // 0: berth.allocation.v1.Allocation.state:type_name -> berth.allocation.v1.Allocation.State
-	17, // 1: berth.allocation.v1.Allocation.placement:type_name -> berth.instance.v1.Placement
-	18, // 2: berth.allocation.v1.Allocation.endpoints:type_name -> berth.type.v1.Endpoint
-	19, // 3: berth.allocation.v1.Allocation.create_time:type_name -> google.protobuf.Timestamp
-	19, // 4: berth.allocation.v1.Allocation.update_time:type_name -> google.protobuf.Timestamp
-	17, // 5: berth.allocation.v1.CreateAllocationRequest.placement:type_name -> berth.instance.v1.Placement
-	19, // 6: berth.allocation.v1.CreateAllocationRequest.deadline:type_name -> google.protobuf.Timestamp
-	1,  // 7: berth.allocation.v1.CreateAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
-	17, // 8: berth.allocation.v1.CheckPlacementRequest.placement:type_name -> berth.instance.v1.Placement
-	1,  // 9: berth.allocation.v1.GetAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
-	1,  // 10: berth.allocation.v1.ListAllocationsResponse.allocations:type_name -> berth.allocation.v1.Allocation
-	1,  // 11: berth.allocation.v1.ReleaseAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
-	14, // 12: berth.allocation.v1.ListProvidersResponse.providers:type_name -> berth.allocation.v1.Provider
-	14, // 13: berth.allocation.v1.DrainProviderResponse.provider:type_name -> berth.allocation.v1.Provider
-	2,  // 14: berth.allocation.v1.AllocationService.CreateAllocation:input_type -> berth.allocation.v1.CreateAllocationRequest
-	4,  // 15: berth.allocation.v1.AllocationService.CheckPlacement:input_type -> berth.allocation.v1.CheckPlacementRequest
-	6,  // 16: berth.allocation.v1.AllocationService.GetAllocation:input_type -> berth.allocation.v1.GetAllocationRequest
-	8,  // 17: berth.allocation.v1.AllocationService.ListAllocations:input_type -> berth.allocation.v1.ListAllocationsRequest
-	10, // 18: berth.allocation.v1.AllocationService.ReleaseAllocation:input_type -> berth.allocation.v1.ReleaseAllocationRequest
-	12, // 19: berth.allocation.v1.AllocationService.ListProviders:input_type -> berth.allocation.v1.ListProvidersRequest
-	15, // 20: berth.allocation.v1.AllocationService.DrainProvider:input_type -> berth.allocation.v1.DrainProviderRequest
-	3,  // 21: berth.allocation.v1.AllocationService.CreateAllocation:output_type -> berth.allocation.v1.CreateAllocationResponse
-	5,  // 22: berth.allocation.v1.AllocationService.CheckPlacement:output_type -> berth.allocation.v1.CheckPlacementResponse
-	7,  // 23: berth.allocation.v1.AllocationService.GetAllocation:output_type -> berth.allocation.v1.GetAllocationResponse
-	9,  // 24: berth.allocation.v1.AllocationService.ListAllocations:output_type -> berth.allocation.v1.ListAllocationsResponse
-	11, // 25: berth.allocation.v1.AllocationService.ReleaseAllocation:output_type -> berth.allocation.v1.ReleaseAllocationResponse
-	13, // 26: berth.allocation.v1.AllocationService.ListProviders:output_type -> berth.allocation.v1.ListProvidersResponse
-	16, // 27: berth.allocation.v1.AllocationService.DrainProvider:output_type -> berth.allocation.v1.DrainProviderResponse
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	39, // 1: berth.allocation.v1.Allocation.placement:type_name -> berth.instance.v1.Placement
+	40, // 2: berth.allocation.v1.Allocation.endpoints:type_name -> berth.type.v1.Endpoint
+	41, // 3: berth.allocation.v1.Allocation.create_time:type_name -> google.protobuf.Timestamp
+	41, // 4: berth.allocation.v1.Allocation.update_time:type_name -> google.protobuf.Timestamp
+	4,  // 5: berth.allocation.v1.Allocation.explanation:type_name -> berth.allocation.v1.PlacementExplanation
+	41, // 6: berth.allocation.v1.Allocation.wait_time:type_name -> google.protobuf.Timestamp
+	5,  // 7: berth.allocation.v1.PlacementExplanation.candidates:type_name -> berth.allocation.v1.PlacementCandidate
+	1,  // 8: berth.allocation.v1.PlacementCandidate.exclusion:type_name -> berth.allocation.v1.PlacementCandidate.Exclusion
+	42, // 9: berth.allocation.v1.PlacementCandidate.latency:type_name -> google.protobuf.Duration
+	6,  // 10: berth.allocation.v1.PlacementCandidate.tries:type_name -> berth.allocation.v1.PlacementTry
+	41, // 11: berth.allocation.v1.PlacementTry.time:type_name -> google.protobuf.Timestamp
+	42, // 12: berth.allocation.v1.PlacementTry.duration:type_name -> google.protobuf.Duration
+	39, // 13: berth.allocation.v1.CreateAllocationRequest.placement:type_name -> berth.instance.v1.Placement
+	41, // 14: berth.allocation.v1.CreateAllocationRequest.deadline:type_name -> google.protobuf.Timestamp
+	3,  // 15: berth.allocation.v1.CreateAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	39, // 16: berth.allocation.v1.CheckPlacementRequest.placement:type_name -> berth.instance.v1.Placement
+	3,  // 17: berth.allocation.v1.GetAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	3,  // 18: berth.allocation.v1.ListAllocationsResponse.allocations:type_name -> berth.allocation.v1.Allocation
+	3,  // 19: berth.allocation.v1.ReleaseAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	39, // 20: berth.allocation.v1.ExplainPlacementRequest.placement:type_name -> berth.instance.v1.Placement
+	4,  // 21: berth.allocation.v1.ExplainPlacementResponse.explanation:type_name -> berth.allocation.v1.PlacementExplanation
+	3,  // 22: berth.allocation.v1.WatchAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	3,  // 23: berth.allocation.v1.CancelAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	27, // 24: berth.allocation.v1.ListProvidersResponse.providers:type_name -> berth.allocation.v1.Provider
+	27, // 25: berth.allocation.v1.WatchProvidersResponse.providers:type_name -> berth.allocation.v1.Provider
+	41, // 26: berth.allocation.v1.Provider.move_time:type_name -> google.protobuf.Timestamp
+	28, // 27: berth.allocation.v1.Provider.health:type_name -> berth.allocation.v1.RegionHealth
+	27, // 28: berth.allocation.v1.SetProviderWeightResponse.provider:type_name -> berth.allocation.v1.Provider
+	42, // 29: berth.allocation.v1.DrainProviderRequest.move_after:type_name -> google.protobuf.Duration
+	27, // 30: berth.allocation.v1.DrainProviderResponse.provider:type_name -> berth.allocation.v1.Provider
+	27, // 31: berth.allocation.v1.ResumeProviderResponse.provider:type_name -> berth.allocation.v1.Provider
+	37, // 32: berth.allocation.v1.ReapServersResponse.orphans:type_name -> berth.allocation.v1.Orphan
+	38, // 33: berth.allocation.v1.ReapServersResponse.problems:type_name -> berth.allocation.v1.ReapServersResponse.ProblemsEntry
+	2,  // 34: berth.allocation.v1.Orphan.action:type_name -> berth.allocation.v1.Orphan.Action
+	41, // 35: berth.allocation.v1.Orphan.since:type_name -> google.protobuf.Timestamp
+	7,  // 36: berth.allocation.v1.AllocationService.CreateAllocation:input_type -> berth.allocation.v1.CreateAllocationRequest
+	9,  // 37: berth.allocation.v1.AllocationService.CheckPlacement:input_type -> berth.allocation.v1.CheckPlacementRequest
+	17, // 38: berth.allocation.v1.AllocationService.ExplainPlacement:input_type -> berth.allocation.v1.ExplainPlacementRequest
+	11, // 39: berth.allocation.v1.AllocationService.GetAllocation:input_type -> berth.allocation.v1.GetAllocationRequest
+	13, // 40: berth.allocation.v1.AllocationService.ListAllocations:input_type -> berth.allocation.v1.ListAllocationsRequest
+	19, // 41: berth.allocation.v1.AllocationService.WatchAllocation:input_type -> berth.allocation.v1.WatchAllocationRequest
+	21, // 42: berth.allocation.v1.AllocationService.CancelAllocation:input_type -> berth.allocation.v1.CancelAllocationRequest
+	15, // 43: berth.allocation.v1.AllocationService.ReleaseAllocation:input_type -> berth.allocation.v1.ReleaseAllocationRequest
+	23, // 44: berth.allocation.v1.AllocationService.ListProviders:input_type -> berth.allocation.v1.ListProvidersRequest
+	25, // 45: berth.allocation.v1.AllocationService.WatchProviders:input_type -> berth.allocation.v1.WatchProvidersRequest
+	29, // 46: berth.allocation.v1.AllocationService.SetProviderWeight:input_type -> berth.allocation.v1.SetProviderWeightRequest
+	31, // 47: berth.allocation.v1.AllocationService.DrainProvider:input_type -> berth.allocation.v1.DrainProviderRequest
+	33, // 48: berth.allocation.v1.AllocationService.ResumeProvider:input_type -> berth.allocation.v1.ResumeProviderRequest
+	35, // 49: berth.allocation.v1.AllocationService.ReapServers:input_type -> berth.allocation.v1.ReapServersRequest
+	8,  // 50: berth.allocation.v1.AllocationService.CreateAllocation:output_type -> berth.allocation.v1.CreateAllocationResponse
+	10, // 51: berth.allocation.v1.AllocationService.CheckPlacement:output_type -> berth.allocation.v1.CheckPlacementResponse
+	18, // 52: berth.allocation.v1.AllocationService.ExplainPlacement:output_type -> berth.allocation.v1.ExplainPlacementResponse
+	12, // 53: berth.allocation.v1.AllocationService.GetAllocation:output_type -> berth.allocation.v1.GetAllocationResponse
+	14, // 54: berth.allocation.v1.AllocationService.ListAllocations:output_type -> berth.allocation.v1.ListAllocationsResponse
+	20, // 55: berth.allocation.v1.AllocationService.WatchAllocation:output_type -> berth.allocation.v1.WatchAllocationResponse
+	22, // 56: berth.allocation.v1.AllocationService.CancelAllocation:output_type -> berth.allocation.v1.CancelAllocationResponse
+	16, // 57: berth.allocation.v1.AllocationService.ReleaseAllocation:output_type -> berth.allocation.v1.ReleaseAllocationResponse
+	24, // 58: berth.allocation.v1.AllocationService.ListProviders:output_type -> berth.allocation.v1.ListProvidersResponse
+	26, // 59: berth.allocation.v1.AllocationService.WatchProviders:output_type -> berth.allocation.v1.WatchProvidersResponse
+	30, // 60: berth.allocation.v1.AllocationService.SetProviderWeight:output_type -> berth.allocation.v1.SetProviderWeightResponse
+	32, // 61: berth.allocation.v1.AllocationService.DrainProvider:output_type -> berth.allocation.v1.DrainProviderResponse
+	34, // 62: berth.allocation.v1.AllocationService.ResumeProvider:output_type -> berth.allocation.v1.ResumeProviderResponse
+	36, // 63: berth.allocation.v1.AllocationService.ReapServers:output_type -> berth.allocation.v1.ReapServersResponse
+	50, // [50:64] is the sub-list for method output_type
+	36, // [36:50] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_berth_allocation_v1_allocation_service_proto_init() }
@@ -1243,13 +2764,15 @@ func file_berth_allocation_v1_allocation_service_proto_init() {
 	if File_berth_allocation_v1_allocation_service_proto != nil {
 		return
 	}
+	file_berth_allocation_v1_allocation_service_proto_msgTypes[24].OneofWrappers = []any{}
+	file_berth_allocation_v1_allocation_service_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_allocation_v1_allocation_service_proto_rawDesc), len(file_berth_allocation_v1_allocation_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   16,
+			NumEnums:      3,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,11 +21,18 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AllocationService_CreateAllocation_FullMethodName  = "/berth.allocation.v1.AllocationService/CreateAllocation"
 	AllocationService_CheckPlacement_FullMethodName    = "/berth.allocation.v1.AllocationService/CheckPlacement"
+	AllocationService_ExplainPlacement_FullMethodName  = "/berth.allocation.v1.AllocationService/ExplainPlacement"
 	AllocationService_GetAllocation_FullMethodName     = "/berth.allocation.v1.AllocationService/GetAllocation"
 	AllocationService_ListAllocations_FullMethodName   = "/berth.allocation.v1.AllocationService/ListAllocations"
+	AllocationService_WatchAllocation_FullMethodName   = "/berth.allocation.v1.AllocationService/WatchAllocation"
+	AllocationService_CancelAllocation_FullMethodName  = "/berth.allocation.v1.AllocationService/CancelAllocation"
 	AllocationService_ReleaseAllocation_FullMethodName = "/berth.allocation.v1.AllocationService/ReleaseAllocation"
 	AllocationService_ListProviders_FullMethodName     = "/berth.allocation.v1.AllocationService/ListProviders"
+	AllocationService_WatchProviders_FullMethodName    = "/berth.allocation.v1.AllocationService/WatchProviders"
+	AllocationService_SetProviderWeight_FullMethodName = "/berth.allocation.v1.AllocationService/SetProviderWeight"
 	AllocationService_DrainProvider_FullMethodName     = "/berth.allocation.v1.AllocationService/DrainProvider"
+	AllocationService_ResumeProvider_FullMethodName    = "/berth.allocation.v1.AllocationService/ResumeProvider"
+	AllocationService_ReapServers_FullMethodName       = "/berth.allocation.v1.AllocationService/ReapServers"
 )
 
 // AllocationServiceClient is the client API for AllocationService service.
@@ -36,24 +43,51 @@ const (
 type AllocationServiceClient interface {
 	// CreateAllocation asks for a server for one attempt of an instance. The caller names the allocation (the attempt's id), so
 	// that asking again is asking once. Returns when the wish is stored, not when a server is there. Role INTERNAL.
-	// Reasons: BUILD_UNKNOWN, REQUEST_ID_REUSED.
+	// Reasons: BUILD_UNKNOWN, REGION_UNKNOWN, PLACEMENT_IMPOSSIBLE, ALLOCATION_QUEUE_FULL, REQUEST_ID_REUSED.
 	CreateAllocation(ctx context.Context, in *CreateAllocationRequest, opts ...grpc.CallOption) (*CreateAllocationResponse, error)
 	// CheckPlacement says whether a placement could be served by the configuration as it is; it asks no provider.
-	// Role INTERNAL. Reasons: BUILD_UNKNOWN.
+	// Role INTERNAL. Reasons: BUILD_UNKNOWN, REGION_UNKNOWN, PLACEMENT_IMPOSSIBLE, ALLOCATION_QUEUE_FULL.
 	CheckPlacement(ctx context.Context, in *CheckPlacementRequest, opts ...grpc.CallOption) (*CheckPlacementResponse, error)
+	// ExplainPlacement says which providers and regions a placement would be tried at, in order, and why not at the others, as things are now. It allocates
+	// nothing and asks no provider. Role VIEWER. Reasons: BUILD_UNKNOWN.
+	ExplainPlacement(ctx context.Context, in *ExplainPlacementRequest, opts ...grpc.CallOption) (*ExplainPlacementResponse, error)
 	// GetAllocation returns an allocation. Role VIEWER. Reasons: ALLOCATION_UNKNOWN.
 	GetAllocation(ctx context.Context, in *GetAllocationRequest, opts ...grpc.CallOption) (*GetAllocationResponse, error)
 	// ListAllocations returns the allocations of a namespace that are kept, newest first. Role VIEWER.
 	ListAllocations(ctx context.Context, in *ListAllocationsRequest, opts ...grpc.CallOption) (*ListAllocationsResponse, error)
+	// WatchAllocation sends an allocation as it is now and again whenever it has changed, and ends after its final state. Changes that follow each other
+	// within a quarter of a second may be folded. Over REST it is one JSON object a line. Role VIEWER. Reasons: ALLOCATION_UNKNOWN, LIMIT_EXCEEDED (more than
+	// 1,000 watchers at one replica).
+	WatchAllocation(ctx context.Context, in *WatchAllocationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchAllocationResponse], error)
+	// CancelAllocation gives up an allocation whose server has not linked. The instance decides, as always: if the server links first, nothing happens
+	// (STATE_NOT_ALLOWED, or the allocation ends up BOUND). Otherwise the instance is terminated with ALLOCATION_FAILED, as whenever no server can be had.
+	// Returns when the wish is stored. Cancelling again changes nothing. Role OPERATOR. Reasons: ALLOCATION_UNKNOWN, STATE_NOT_ALLOWED (BOUND).
+	CancelAllocation(ctx context.Context, in *CancelAllocationRequest, opts ...grpc.CallOption) (*CancelAllocationResponse, error)
 	// ReleaseAllocation gives the server back; it is called only after the instance has committed that it is done with it. The
 	// allocation's server is asked to stop, then made to. Returns when the wish is stored. Idempotent; an unknown allocation
 	// is remembered as released, so that a create that arrives late starts nothing. Role INTERNAL.
 	ReleaseAllocation(ctx context.Context, in *ReleaseAllocationRequest, opts ...grpc.CallOption) (*ReleaseAllocationResponse, error)
-	// ListProviders returns the configured providers. Role VIEWER.
+	// ListProviders returns the configured providers and how they are. Role VIEWER.
 	ListProviders(ctx context.Context, in *ListProvidersRequest, opts ...grpc.CallOption) (*ListProvidersResponse, error)
-	// DrainProvider stops new allocations on a provider. Not built yet: answers UNIMPLEMENTED. Role OPERATOR.
-	// Reasons: NOT_IMPLEMENTED.
+	// WatchProviders sends all providers now and again whenever one has changed, at most once a second: how an operator sees what is left of a drained one.
+	// Over REST it is one JSON object a line. Role VIEWER. Reasons: LIMIT_EXCEEDED (more than 1,000 watchers at one replica).
+	WatchProviders(ctx context.Context, in *WatchProvidersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchProvidersResponse], error)
+	// SetProviderWeight sets a provider's weight in the place of what the policies say, for new allocations, from within a second on, on every replica and
+	// across restarts. Role OPERATOR. Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces;
+	// providers serve all).
+	SetProviderWeight(ctx context.Context, in *SetProviderWeightRequest, opts ...grpc.CallOption) (*SetProviderWeightResponse, error)
+	// DrainProvider stops new allocations on a provider, from within a second on, on every replica and across restarts. Servers that it has finish their
+	// matches; with move_after those that are still there then are replaced by servers of other providers, one after the other, with players and data. What no
+	// other provider could take stays. Draining again sets move_after anew. Role OPERATOR. Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces;
+	// providers serve all).
 	DrainProvider(ctx context.Context, in *DrainProviderRequest, opts ...grpc.CallOption) (*DrainProviderResponse, error)
+	// ResumeProvider ends a drain. Resuming a provider that is not drained changes nothing. Role OPERATOR. Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces;
+	// providers serve all).
+	ResumeProvider(ctx context.Context, in *ResumeProviderRequest, opts ...grpc.CallOption) (*ResumeProviderResponse, error)
+	// ReapServers looks now for servers at the providers that carry this deployment's mark and belong to no allocation, as the reaper does by itself every
+	// minute, and says what it did with each. It releases what has been an orphan for two minutes and whose instance does not want it. Role OPERATOR.
+	// Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces; providers serve all).
+	ReapServers(ctx context.Context, in *ReapServersRequest, opts ...grpc.CallOption) (*ReapServersResponse, error)
 }
 
 type allocationServiceClient struct {
@@ -84,6 +118,16 @@ func (c *allocationServiceClient) CheckPlacement(ctx context.Context, in *CheckP
 	return out, nil
 }
 
+func (c *allocationServiceClient) ExplainPlacement(ctx context.Context, in *ExplainPlacementRequest, opts ...grpc.CallOption) (*ExplainPlacementResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainPlacementResponse)
+	err := c.cc.Invoke(ctx, AllocationService_ExplainPlacement_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *allocationServiceClient) GetAllocation(ctx context.Context, in *GetAllocationRequest, opts ...grpc.CallOption) (*GetAllocationResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetAllocationResponse)
@@ -98,6 +142,35 @@ func (c *allocationServiceClient) ListAllocations(ctx context.Context, in *ListA
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListAllocationsResponse)
 	err := c.cc.Invoke(ctx, AllocationService_ListAllocations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *allocationServiceClient) WatchAllocation(ctx context.Context, in *WatchAllocationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchAllocationResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AllocationService_ServiceDesc.Streams[0], AllocationService_WatchAllocation_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchAllocationRequest, WatchAllocationResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AllocationService_WatchAllocationClient = grpc.ServerStreamingClient[WatchAllocationResponse]
+
+func (c *allocationServiceClient) CancelAllocation(ctx context.Context, in *CancelAllocationRequest, opts ...grpc.CallOption) (*CancelAllocationResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelAllocationResponse)
+	err := c.cc.Invoke(ctx, AllocationService_CancelAllocation_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -124,10 +197,59 @@ func (c *allocationServiceClient) ListProviders(ctx context.Context, in *ListPro
 	return out, nil
 }
 
+func (c *allocationServiceClient) WatchProviders(ctx context.Context, in *WatchProvidersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchProvidersResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AllocationService_ServiceDesc.Streams[1], AllocationService_WatchProviders_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchProvidersRequest, WatchProvidersResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AllocationService_WatchProvidersClient = grpc.ServerStreamingClient[WatchProvidersResponse]
+
+func (c *allocationServiceClient) SetProviderWeight(ctx context.Context, in *SetProviderWeightRequest, opts ...grpc.CallOption) (*SetProviderWeightResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetProviderWeightResponse)
+	err := c.cc.Invoke(ctx, AllocationService_SetProviderWeight_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *allocationServiceClient) DrainProvider(ctx context.Context, in *DrainProviderRequest, opts ...grpc.CallOption) (*DrainProviderResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DrainProviderResponse)
 	err := c.cc.Invoke(ctx, AllocationService_DrainProvider_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *allocationServiceClient) ResumeProvider(ctx context.Context, in *ResumeProviderRequest, opts ...grpc.CallOption) (*ResumeProviderResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeProviderResponse)
+	err := c.cc.Invoke(ctx, AllocationService_ResumeProvider_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *allocationServiceClient) ReapServers(ctx context.Context, in *ReapServersRequest, opts ...grpc.CallOption) (*ReapServersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReapServersResponse)
+	err := c.cc.Invoke(ctx, AllocationService_ReapServers_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -142,24 +264,51 @@ func (c *allocationServiceClient) DrainProvider(ctx context.Context, in *DrainPr
 type AllocationServiceServer interface {
 	// CreateAllocation asks for a server for one attempt of an instance. The caller names the allocation (the attempt's id), so
 	// that asking again is asking once. Returns when the wish is stored, not when a server is there. Role INTERNAL.
-	// Reasons: BUILD_UNKNOWN, REQUEST_ID_REUSED.
+	// Reasons: BUILD_UNKNOWN, REGION_UNKNOWN, PLACEMENT_IMPOSSIBLE, ALLOCATION_QUEUE_FULL, REQUEST_ID_REUSED.
 	CreateAllocation(context.Context, *CreateAllocationRequest) (*CreateAllocationResponse, error)
 	// CheckPlacement says whether a placement could be served by the configuration as it is; it asks no provider.
-	// Role INTERNAL. Reasons: BUILD_UNKNOWN.
+	// Role INTERNAL. Reasons: BUILD_UNKNOWN, REGION_UNKNOWN, PLACEMENT_IMPOSSIBLE, ALLOCATION_QUEUE_FULL.
 	CheckPlacement(context.Context, *CheckPlacementRequest) (*CheckPlacementResponse, error)
+	// ExplainPlacement says which providers and regions a placement would be tried at, in order, and why not at the others, as things are now. It allocates
+	// nothing and asks no provider. Role VIEWER. Reasons: BUILD_UNKNOWN.
+	ExplainPlacement(context.Context, *ExplainPlacementRequest) (*ExplainPlacementResponse, error)
 	// GetAllocation returns an allocation. Role VIEWER. Reasons: ALLOCATION_UNKNOWN.
 	GetAllocation(context.Context, *GetAllocationRequest) (*GetAllocationResponse, error)
 	// ListAllocations returns the allocations of a namespace that are kept, newest first. Role VIEWER.
 	ListAllocations(context.Context, *ListAllocationsRequest) (*ListAllocationsResponse, error)
+	// WatchAllocation sends an allocation as it is now and again whenever it has changed, and ends after its final state. Changes that follow each other
+	// within a quarter of a second may be folded. Over REST it is one JSON object a line. Role VIEWER. Reasons: ALLOCATION_UNKNOWN, LIMIT_EXCEEDED (more than
+	// 1,000 watchers at one replica).
+	WatchAllocation(*WatchAllocationRequest, grpc.ServerStreamingServer[WatchAllocationResponse]) error
+	// CancelAllocation gives up an allocation whose server has not linked. The instance decides, as always: if the server links first, nothing happens
+	// (STATE_NOT_ALLOWED, or the allocation ends up BOUND). Otherwise the instance is terminated with ALLOCATION_FAILED, as whenever no server can be had.
+	// Returns when the wish is stored. Cancelling again changes nothing. Role OPERATOR. Reasons: ALLOCATION_UNKNOWN, STATE_NOT_ALLOWED (BOUND).
+	CancelAllocation(context.Context, *CancelAllocationRequest) (*CancelAllocationResponse, error)
 	// ReleaseAllocation gives the server back; it is called only after the instance has committed that it is done with it. The
 	// allocation's server is asked to stop, then made to. Returns when the wish is stored. Idempotent; an unknown allocation
 	// is remembered as released, so that a create that arrives late starts nothing. Role INTERNAL.
 	ReleaseAllocation(context.Context, *ReleaseAllocationRequest) (*ReleaseAllocationResponse, error)
-	// ListProviders returns the configured providers. Role VIEWER.
+	// ListProviders returns the configured providers and how they are. Role VIEWER.
 	ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error)
-	// DrainProvider stops new allocations on a provider. Not built yet: answers UNIMPLEMENTED. Role OPERATOR.
-	// Reasons: NOT_IMPLEMENTED.
+	// WatchProviders sends all providers now and again whenever one has changed, at most once a second: how an operator sees what is left of a drained one.
+	// Over REST it is one JSON object a line. Role VIEWER. Reasons: LIMIT_EXCEEDED (more than 1,000 watchers at one replica).
+	WatchProviders(*WatchProvidersRequest, grpc.ServerStreamingServer[WatchProvidersResponse]) error
+	// SetProviderWeight sets a provider's weight in the place of what the policies say, for new allocations, from within a second on, on every replica and
+	// across restarts. Role OPERATOR. Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces;
+	// providers serve all).
+	SetProviderWeight(context.Context, *SetProviderWeightRequest) (*SetProviderWeightResponse, error)
+	// DrainProvider stops new allocations on a provider, from within a second on, on every replica and across restarts. Servers that it has finish their
+	// matches; with move_after those that are still there then are replaced by servers of other providers, one after the other, with players and data. What no
+	// other provider could take stays. Draining again sets move_after anew. Role OPERATOR. Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces;
+	// providers serve all).
 	DrainProvider(context.Context, *DrainProviderRequest) (*DrainProviderResponse, error)
+	// ResumeProvider ends a drain. Resuming a provider that is not drained changes nothing. Role OPERATOR. Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces;
+	// providers serve all).
+	ResumeProvider(context.Context, *ResumeProviderRequest) (*ResumeProviderResponse, error)
+	// ReapServers looks now for servers at the providers that carry this deployment's mark and belong to no allocation, as the reaper does by itself every
+	// minute, and says what it did with each. It releases what has been an orphan for two minutes and whose instance does not want it. Role OPERATOR.
+	// Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces; providers serve all).
+	ReapServers(context.Context, *ReapServersRequest) (*ReapServersResponse, error)
 	mustEmbedUnimplementedAllocationServiceServer()
 }
 
@@ -176,11 +325,20 @@ func (UnimplementedAllocationServiceServer) CreateAllocation(context.Context, *C
 func (UnimplementedAllocationServiceServer) CheckPlacement(context.Context, *CheckPlacementRequest) (*CheckPlacementResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CheckPlacement not implemented")
 }
+func (UnimplementedAllocationServiceServer) ExplainPlacement(context.Context, *ExplainPlacementRequest) (*ExplainPlacementResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainPlacement not implemented")
+}
 func (UnimplementedAllocationServiceServer) GetAllocation(context.Context, *GetAllocationRequest) (*GetAllocationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetAllocation not implemented")
 }
 func (UnimplementedAllocationServiceServer) ListAllocations(context.Context, *ListAllocationsRequest) (*ListAllocationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListAllocations not implemented")
+}
+func (UnimplementedAllocationServiceServer) WatchAllocation(*WatchAllocationRequest, grpc.ServerStreamingServer[WatchAllocationResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchAllocation not implemented")
+}
+func (UnimplementedAllocationServiceServer) CancelAllocation(context.Context, *CancelAllocationRequest) (*CancelAllocationResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelAllocation not implemented")
 }
 func (UnimplementedAllocationServiceServer) ReleaseAllocation(context.Context, *ReleaseAllocationRequest) (*ReleaseAllocationResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReleaseAllocation not implemented")
@@ -188,8 +346,20 @@ func (UnimplementedAllocationServiceServer) ReleaseAllocation(context.Context, *
 func (UnimplementedAllocationServiceServer) ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProviders not implemented")
 }
+func (UnimplementedAllocationServiceServer) WatchProviders(*WatchProvidersRequest, grpc.ServerStreamingServer[WatchProvidersResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchProviders not implemented")
+}
+func (UnimplementedAllocationServiceServer) SetProviderWeight(context.Context, *SetProviderWeightRequest) (*SetProviderWeightResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetProviderWeight not implemented")
+}
 func (UnimplementedAllocationServiceServer) DrainProvider(context.Context, *DrainProviderRequest) (*DrainProviderResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainProvider not implemented")
+}
+func (UnimplementedAllocationServiceServer) ResumeProvider(context.Context, *ResumeProviderRequest) (*ResumeProviderResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeProvider not implemented")
+}
+func (UnimplementedAllocationServiceServer) ReapServers(context.Context, *ReapServersRequest) (*ReapServersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReapServers not implemented")
 }
 func (UnimplementedAllocationServiceServer) mustEmbedUnimplementedAllocationServiceServer() {}
 func (UnimplementedAllocationServiceServer) testEmbeddedByValue()                           {}
@@ -248,6 +418,24 @@ func _AllocationService_CheckPlacement_Handler(srv interface{}, ctx context.Cont
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AllocationService_ExplainPlacement_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainPlacementRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AllocationServiceServer).ExplainPlacement(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AllocationService_ExplainPlacement_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AllocationServiceServer).ExplainPlacement(ctx, req.(*ExplainPlacementRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AllocationService_GetAllocation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetAllocationRequest)
 	if err := dec(in); err != nil {
@@ -280,6 +468,35 @@ func _AllocationService_ListAllocations_Handler(srv interface{}, ctx context.Con
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AllocationServiceServer).ListAllocations(ctx, req.(*ListAllocationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AllocationService_WatchAllocation_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchAllocationRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AllocationServiceServer).WatchAllocation(m, &grpc.GenericServerStream[WatchAllocationRequest, WatchAllocationResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AllocationService_WatchAllocationServer = grpc.ServerStreamingServer[WatchAllocationResponse]
+
+func _AllocationService_CancelAllocation_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelAllocationRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AllocationServiceServer).CancelAllocation(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AllocationService_CancelAllocation_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AllocationServiceServer).CancelAllocation(ctx, req.(*CancelAllocationRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -320,6 +537,35 @@ func _AllocationService_ListProviders_Handler(srv interface{}, ctx context.Conte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AllocationService_WatchProviders_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchProvidersRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AllocationServiceServer).WatchProviders(m, &grpc.GenericServerStream[WatchProvidersRequest, WatchProvidersResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AllocationService_WatchProvidersServer = grpc.ServerStreamingServer[WatchProvidersResponse]
+
+func _AllocationService_SetProviderWeight_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetProviderWeightRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AllocationServiceServer).SetProviderWeight(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AllocationService_SetProviderWeight_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AllocationServiceServer).SetProviderWeight(ctx, req.(*SetProviderWeightRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AllocationService_DrainProvider_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DrainProviderRequest)
 	if err := dec(in); err != nil {
@@ -334,6 +580,42 @@ func _AllocationService_DrainProvider_Handler(srv interface{}, ctx context.Conte
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AllocationServiceServer).DrainProvider(ctx, req.(*DrainProviderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AllocationService_ResumeProvider_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeProviderRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AllocationServiceServer).ResumeProvider(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AllocationService_ResumeProvider_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AllocationServiceServer).ResumeProvider(ctx, req.(*ResumeProviderRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AllocationService_ReapServers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReapServersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AllocationServiceServer).ReapServers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AllocationService_ReapServers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AllocationServiceServer).ReapServers(ctx, req.(*ReapServersRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -354,12 +636,20 @@ var AllocationService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AllocationService_CheckPlacement_Handler,
 		},
 		{
+			MethodName: "ExplainPlacement",
+			Handler:    _AllocationService_ExplainPlacement_Handler,
+		},
+		{
 			MethodName: "GetAllocation",
 			Handler:    _AllocationService_GetAllocation_Handler,
 		},
 		{
 			MethodName: "ListAllocations",
 			Handler:    _AllocationService_ListAllocations_Handler,
+		},
+		{
+			MethodName: "CancelAllocation",
+			Handler:    _AllocationService_CancelAllocation_Handler,
 		},
 		{
 			MethodName: "ReleaseAllocation",
@@ -370,10 +660,33 @@ var AllocationService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AllocationService_ListProviders_Handler,
 		},
 		{
+			MethodName: "SetProviderWeight",
+			Handler:    _AllocationService_SetProviderWeight_Handler,
+		},
+		{
 			MethodName: "DrainProvider",
 			Handler:    _AllocationService_DrainProvider_Handler,
 		},
+		{
+			MethodName: "ResumeProvider",
+			Handler:    _AllocationService_ResumeProvider_Handler,
+		},
+		{
+			MethodName: "ReapServers",
+			Handler:    _AllocationService_ReapServers_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "WatchAllocation",
+			Handler:       _AllocationService_WatchAllocation_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchProviders",
+			Handler:       _AllocationService_WatchProviders_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "berth/allocation/v1/allocation_service.proto",
 }

@@ -12,6 +12,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -47,7 +48,15 @@ type GameServer struct {
 	// It was deregistered and gets no further instances.
 	Draining bool `protobuf:"varint,9,opt,name=draining,proto3" json:"draining,omitempty"`
 	// When it was registered.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// The warm pool that it joined; empty: it was registered by a backend.
+	Pool string `protobuf:"bytes,11,opt,name=pool,proto3" json:"pool,omitempty"`
+	// Its name in the pool.
+	Name string `protobuf:"bytes,12,opt,name=name,proto3" json:"name,omitempty"`
+	// The builds that it can run.
+	Builds []string `protobuf:"bytes,13,rep,name=builds,proto3" json:"builds,omitempty"`
+	// Where it is; empty: anywhere.
+	Region        string `protobuf:"bytes,14,opt,name=region,proto3" json:"region,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -150,6 +159,34 @@ func (x *GameServer) GetCreateTime() *timestamppb.Timestamp {
 		return x.CreateTime
 	}
 	return nil
+}
+
+func (x *GameServer) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *GameServer) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GameServer) GetBuilds() []string {
+	if x != nil {
+		return x.Builds
+	}
+	return nil
+}
+
+func (x *GameServer) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
 }
 
 // RegisterGameServerRequest describes a game server.
@@ -628,6 +665,197 @@ func (x *DeregisterGameServerResponse) GetServer() *GameServer {
 	return nil
 }
 
+// JoinPoolRequest describes the server that joins.
+type JoinPoolRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The pool.
+	Pool string `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// The namespace whose instances it takes; empty means "default".
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// Names the server within the pool, for as long as it is the same one: a machine's name and a port, the id of a VM.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// How many instances it can have at once, up to 1000. 0 means 1.
+	Capacity int32 `protobuf:"varint,4,opt,name=capacity,proto3" json:"capacity,omitempty"`
+	// The builds that it can run.
+	Builds []string `protobuf:"bytes,5,rep,name=builds,proto3" json:"builds,omitempty"`
+	// Where it is; empty: anywhere.
+	Region string `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
+	// Labels that placements may ask for.
+	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The public addresses that its instances get.
+	Endpoints     []*v1.Endpoint `protobuf:"bytes,8,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinPoolRequest) Reset() {
+	*x = JoinPoolRequest{}
+	mi := &file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinPoolRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinPoolRequest) ProtoMessage() {}
+
+func (x *JoinPoolRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinPoolRequest.ProtoReflect.Descriptor instead.
+func (*JoinPoolRequest) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_registry_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *JoinPoolRequest) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *JoinPoolRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *JoinPoolRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JoinPoolRequest) GetCapacity() int32 {
+	if x != nil {
+		return x.Capacity
+	}
+	return 0
+}
+
+func (x *JoinPoolRequest) GetBuilds() []string {
+	if x != nil {
+		return x.Builds
+	}
+	return nil
+}
+
+func (x *JoinPoolRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *JoinPoolRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *JoinPoolRequest) GetEndpoints() []*v1.Endpoint {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+// JoinPoolResponse has the server and its credentials. Both tokens are secrets.
+type JoinPoolResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The server.
+	Server *GameServer `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	// The game token, for the bootstrap document's `game`.
+	GameToken string `protobuf:"bytes,2,opt,name=game_token,json=gameToken,proto3" json:"game_token,omitempty"`
+	// The social token, for the bootstrap document's `social`.
+	SocialToken string `protobuf:"bytes,3,opt,name=social_token,json=socialToken,proto3" json:"social_token,omitempty"`
+	// When both stop being valid.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// How long the server may be without a connection before it leaves the pool.
+	Absence       *durationpb.Duration `protobuf:"bytes,5,opt,name=absence,proto3" json:"absence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinPoolResponse) Reset() {
+	*x = JoinPoolResponse{}
+	mi := &file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinPoolResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinPoolResponse) ProtoMessage() {}
+
+func (x *JoinPoolResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinPoolResponse.ProtoReflect.Descriptor instead.
+func (*JoinPoolResponse) Descriptor() ([]byte, []int) {
+	return file_berth_gameserver_v1_game_server_registry_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *JoinPoolResponse) GetServer() *GameServer {
+	if x != nil {
+		return x.Server
+	}
+	return nil
+}
+
+func (x *JoinPoolResponse) GetGameToken() string {
+	if x != nil {
+		return x.GameToken
+	}
+	return ""
+}
+
+func (x *JoinPoolResponse) GetSocialToken() string {
+	if x != nil {
+		return x.SocialToken
+	}
+	return ""
+}
+
+func (x *JoinPoolResponse) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *JoinPoolResponse) GetAbsence() *durationpb.Duration {
+	if x != nil {
+		return x.Absence
+	}
+	return nil
+}
+
 // Assignment is the room that an instance has on a server. Whether it is linked stands in the instance.
 type GameServer_Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -643,7 +871,7 @@ type GameServer_Assignment struct {
 
 func (x *GameServer_Assignment) Reset() {
 	*x = GameServer_Assignment{}
-	mi := &file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes[10]
+	mi := &file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +883,7 @@ func (x *GameServer_Assignment) String() string {
 func (*GameServer_Assignment) ProtoMessage() {}
 
 func (x *GameServer_Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes[10]
+	mi := &file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -696,7 +924,7 @@ var File_berth_gameserver_v1_game_server_registry_service_proto protoreflect.Fil
 
 const file_berth_gameserver_v1_game_server_registry_service_proto_rawDesc = "" +
 	"\n" +
-	"6berth/gameserver/v1/game_server_registry_service.proto\x12\x13berth.gameserver.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xae\x05\n" +
+	"6berth/gameserver/v1/game_server_registry_service.proto\x12\x13berth.gameserver.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x86\x06\n" +
 	"\n" +
 	"GameServer\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x0e\n" +
@@ -710,7 +938,11 @@ const file_berth_gameserver_v1_game_server_registry_service_proto_rawDesc = "" +
 	"\bdraining\x18\t \x01(\bR\bdraining\x12;\n" +
 	"\vcreate_time\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\x1a9\n" +
+	"createTime\x12\x12\n" +
+	"\x04pool\x18\v \x01(\tR\x04pool\x12\x12\n" +
+	"\x04name\x18\f \x01(\tR\x04name\x12\x16\n" +
+	"\x06builds\x18\r \x03(\tR\x06builds\x12\x16\n" +
+	"\x06region\x18\x0e \x01(\tR\x06region\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a\x89\x01\n" +
@@ -758,12 +990,35 @@ const file_berth_gameserver_v1_game_server_registry_service_proto_rawDesc = "" +
 	"\tnamespace\x18\x01 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12%\n" +
 	"\tserver_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\bserverId\"W\n" +
 	"\x1cDeregisterGameServerResponse\x127\n" +
-	"\x06server\x18\x01 \x01(\v2\x1f.berth.gameserver.v1.GameServerR\x06server2\xee\x05\n" +
+	"\x06server\x18\x01 \x01(\v2\x1f.berth.gameserver.v1.GameServerR\x06server\"\xe1\x04\n" +
+	"\x0fJoinPoolRequest\x12?\n" +
+	"\x04pool\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\x04pool\x12L\n" +
+	"\tnamespace\x18\x02 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\tnamespace\x12\x1e\n" +
+	"\x04name\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80\x01R\x04name\x12&\n" +
+	"\bcapacity\x18\x04 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bcapacity\x12P\n" +
+	"\x06builds\x18\x05 \x03(\tB8\xbaH5\x92\x012\b\x01\x10@\x18\x01\"*r(2&^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$R\x06builds\x12F\n" +
+	"\x06region\x18\x06 \x01(\tB.\xbaH+r)2'^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$R\x06region\x12a\n" +
+	"\x06labels\x18\a \x03(\v20.berth.gameserver.v1.JoinPoolRequest.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x12?\n" +
+	"\tendpoints\x18\b \x03(\v2\x17.berth.type.v1.EndpointB\b\xbaH\x05\x92\x01\x02\x10\x10R\tendpoints\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xff\x01\n" +
+	"\x10JoinPoolResponse\x127\n" +
+	"\x06server\x18\x01 \x01(\v2\x1f.berth.gameserver.v1.GameServerR\x06server\x12\x1d\n" +
+	"\n" +
+	"game_token\x18\x02 \x01(\tR\tgameToken\x12!\n" +
+	"\fsocial_token\x18\x03 \x01(\tR\vsocialToken\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x123\n" +
+	"\aabsence\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\aabsence2\xef\x06\n" +
 	"\x19GameServerRegistryService\x12\xaf\x01\n" +
 	"\x12RegisterGameServer\x12..berth.gameserver.v1.RegisterGameServerRequest\x1a/.berth.gameserver.v1.RegisterGameServerResponse\"8\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/namespaces/{namespace}/game-servers\x12\xa9\x01\n" +
 	"\rGetGameServer\x12).berth.gameserver.v1.GetGameServerRequest\x1a*.berth.gameserver.v1.GetGameServerResponse\"A\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x025\x123/v1/namespaces/{namespace}/game-servers/{server_id}\x12\xa3\x01\n" +
 	"\x0fListGameServers\x12+.berth.gameserver.v1.ListGameServersRequest\x1a,.berth.gameserver.v1.ListGameServersResponse\"5\xea\xe0\x18\x02\b\x02\x82\xd3\xe4\x93\x02)\x12'/v1/namespaces/{namespace}/game-servers\x12\xcc\x01\n" +
-	"\x14DeregisterGameServer\x120.berth.gameserver.v1.DeregisterGameServerRequest\x1a1.berth.gameserver.v1.DeregisterGameServerResponse\"O\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02C:\x01*\">/v1/namespaces/{namespace}/game-servers/{server_id}:deregisterBHZFgithub.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1;gameserverv1b\x06proto3"
+	"\x14DeregisterGameServer\x120.berth.gameserver.v1.DeregisterGameServerRequest\x1a1.berth.gameserver.v1.DeregisterGameServerResponse\"O\xea\xe0\x18\x02\b\x03\x82\xd3\xe4\x93\x02C:\x01*\">/v1/namespaces/{namespace}/game-servers/{server_id}:deregister\x12\x7f\n" +
+	"\bJoinPool\x12$.berth.gameserver.v1.JoinPoolRequest\x1a%.berth.gameserver.v1.JoinPoolResponse\"&\xea\xe0\x18\x02\b\a\x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/pools/{pool}:joinBHZFgithub.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1;gameserverv1b\x06proto3"
 
 var (
 	file_berth_gameserver_v1_game_server_registry_service_proto_rawDescOnce sync.Once
@@ -777,7 +1032,7 @@ func file_berth_gameserver_v1_game_server_registry_service_proto_rawDescGZIP() [
 	return file_berth_gameserver_v1_game_server_registry_service_proto_rawDescData
 }
 
-var file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_berth_gameserver_v1_game_server_registry_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_berth_gameserver_v1_game_server_registry_service_proto_goTypes = []any{
 	(*GameServer)(nil),                   // 0: berth.gameserver.v1.GameServer
 	(*RegisterGameServerRequest)(nil),    // 1: berth.gameserver.v1.RegisterGameServerRequest
@@ -788,39 +1043,50 @@ var file_berth_gameserver_v1_game_server_registry_service_proto_goTypes = []any{
 	(*ListGameServersResponse)(nil),      // 6: berth.gameserver.v1.ListGameServersResponse
 	(*DeregisterGameServerRequest)(nil),  // 7: berth.gameserver.v1.DeregisterGameServerRequest
 	(*DeregisterGameServerResponse)(nil), // 8: berth.gameserver.v1.DeregisterGameServerResponse
-	nil,                                  // 9: berth.gameserver.v1.GameServer.LabelsEntry
-	(*GameServer_Assignment)(nil),        // 10: berth.gameserver.v1.GameServer.Assignment
-	nil,                                  // 11: berth.gameserver.v1.RegisterGameServerRequest.LabelsEntry
-	(*v1.Endpoint)(nil),                  // 12: berth.type.v1.Endpoint
-	(*timestamppb.Timestamp)(nil),        // 13: google.protobuf.Timestamp
+	(*JoinPoolRequest)(nil),              // 9: berth.gameserver.v1.JoinPoolRequest
+	(*JoinPoolResponse)(nil),             // 10: berth.gameserver.v1.JoinPoolResponse
+	nil,                                  // 11: berth.gameserver.v1.GameServer.LabelsEntry
+	(*GameServer_Assignment)(nil),        // 12: berth.gameserver.v1.GameServer.Assignment
+	nil,                                  // 13: berth.gameserver.v1.RegisterGameServerRequest.LabelsEntry
+	nil,                                  // 14: berth.gameserver.v1.JoinPoolRequest.LabelsEntry
+	(*v1.Endpoint)(nil),                  // 15: berth.type.v1.Endpoint
+	(*timestamppb.Timestamp)(nil),        // 16: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 17: google.protobuf.Duration
 }
 var file_berth_gameserver_v1_game_server_registry_service_proto_depIdxs = []int32{
-	9,  // 0: berth.gameserver.v1.GameServer.labels:type_name -> berth.gameserver.v1.GameServer.LabelsEntry
-	12, // 1: berth.gameserver.v1.GameServer.endpoints:type_name -> berth.type.v1.Endpoint
-	10, // 2: berth.gameserver.v1.GameServer.assignments:type_name -> berth.gameserver.v1.GameServer.Assignment
-	13, // 3: berth.gameserver.v1.GameServer.connected_change_time:type_name -> google.protobuf.Timestamp
-	13, // 4: berth.gameserver.v1.GameServer.create_time:type_name -> google.protobuf.Timestamp
-	11, // 5: berth.gameserver.v1.RegisterGameServerRequest.labels:type_name -> berth.gameserver.v1.RegisterGameServerRequest.LabelsEntry
-	12, // 6: berth.gameserver.v1.RegisterGameServerRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	11, // 0: berth.gameserver.v1.GameServer.labels:type_name -> berth.gameserver.v1.GameServer.LabelsEntry
+	15, // 1: berth.gameserver.v1.GameServer.endpoints:type_name -> berth.type.v1.Endpoint
+	12, // 2: berth.gameserver.v1.GameServer.assignments:type_name -> berth.gameserver.v1.GameServer.Assignment
+	16, // 3: berth.gameserver.v1.GameServer.connected_change_time:type_name -> google.protobuf.Timestamp
+	16, // 4: berth.gameserver.v1.GameServer.create_time:type_name -> google.protobuf.Timestamp
+	13, // 5: berth.gameserver.v1.RegisterGameServerRequest.labels:type_name -> berth.gameserver.v1.RegisterGameServerRequest.LabelsEntry
+	15, // 6: berth.gameserver.v1.RegisterGameServerRequest.endpoints:type_name -> berth.type.v1.Endpoint
 	0,  // 7: berth.gameserver.v1.RegisterGameServerResponse.server:type_name -> berth.gameserver.v1.GameServer
-	13, // 8: berth.gameserver.v1.RegisterGameServerResponse.expire_time:type_name -> google.protobuf.Timestamp
+	16, // 8: berth.gameserver.v1.RegisterGameServerResponse.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 9: berth.gameserver.v1.GetGameServerResponse.server:type_name -> berth.gameserver.v1.GameServer
 	0,  // 10: berth.gameserver.v1.ListGameServersResponse.servers:type_name -> berth.gameserver.v1.GameServer
 	0,  // 11: berth.gameserver.v1.DeregisterGameServerResponse.server:type_name -> berth.gameserver.v1.GameServer
-	13, // 12: berth.gameserver.v1.GameServer.Assignment.assign_time:type_name -> google.protobuf.Timestamp
-	1,  // 13: berth.gameserver.v1.GameServerRegistryService.RegisterGameServer:input_type -> berth.gameserver.v1.RegisterGameServerRequest
-	3,  // 14: berth.gameserver.v1.GameServerRegistryService.GetGameServer:input_type -> berth.gameserver.v1.GetGameServerRequest
-	5,  // 15: berth.gameserver.v1.GameServerRegistryService.ListGameServers:input_type -> berth.gameserver.v1.ListGameServersRequest
-	7,  // 16: berth.gameserver.v1.GameServerRegistryService.DeregisterGameServer:input_type -> berth.gameserver.v1.DeregisterGameServerRequest
-	2,  // 17: berth.gameserver.v1.GameServerRegistryService.RegisterGameServer:output_type -> berth.gameserver.v1.RegisterGameServerResponse
-	4,  // 18: berth.gameserver.v1.GameServerRegistryService.GetGameServer:output_type -> berth.gameserver.v1.GetGameServerResponse
-	6,  // 19: berth.gameserver.v1.GameServerRegistryService.ListGameServers:output_type -> berth.gameserver.v1.ListGameServersResponse
-	8,  // 20: berth.gameserver.v1.GameServerRegistryService.DeregisterGameServer:output_type -> berth.gameserver.v1.DeregisterGameServerResponse
-	17, // [17:21] is the sub-list for method output_type
-	13, // [13:17] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	14, // 12: berth.gameserver.v1.JoinPoolRequest.labels:type_name -> berth.gameserver.v1.JoinPoolRequest.LabelsEntry
+	15, // 13: berth.gameserver.v1.JoinPoolRequest.endpoints:type_name -> berth.type.v1.Endpoint
+	0,  // 14: berth.gameserver.v1.JoinPoolResponse.server:type_name -> berth.gameserver.v1.GameServer
+	16, // 15: berth.gameserver.v1.JoinPoolResponse.expire_time:type_name -> google.protobuf.Timestamp
+	17, // 16: berth.gameserver.v1.JoinPoolResponse.absence:type_name -> google.protobuf.Duration
+	16, // 17: berth.gameserver.v1.GameServer.Assignment.assign_time:type_name -> google.protobuf.Timestamp
+	1,  // 18: berth.gameserver.v1.GameServerRegistryService.RegisterGameServer:input_type -> berth.gameserver.v1.RegisterGameServerRequest
+	3,  // 19: berth.gameserver.v1.GameServerRegistryService.GetGameServer:input_type -> berth.gameserver.v1.GetGameServerRequest
+	5,  // 20: berth.gameserver.v1.GameServerRegistryService.ListGameServers:input_type -> berth.gameserver.v1.ListGameServersRequest
+	7,  // 21: berth.gameserver.v1.GameServerRegistryService.DeregisterGameServer:input_type -> berth.gameserver.v1.DeregisterGameServerRequest
+	9,  // 22: berth.gameserver.v1.GameServerRegistryService.JoinPool:input_type -> berth.gameserver.v1.JoinPoolRequest
+	2,  // 23: berth.gameserver.v1.GameServerRegistryService.RegisterGameServer:output_type -> berth.gameserver.v1.RegisterGameServerResponse
+	4,  // 24: berth.gameserver.v1.GameServerRegistryService.GetGameServer:output_type -> berth.gameserver.v1.GetGameServerResponse
+	6,  // 25: berth.gameserver.v1.GameServerRegistryService.ListGameServers:output_type -> berth.gameserver.v1.ListGameServersResponse
+	8,  // 26: berth.gameserver.v1.GameServerRegistryService.DeregisterGameServer:output_type -> berth.gameserver.v1.DeregisterGameServerResponse
+	10, // 27: berth.gameserver.v1.GameServerRegistryService.JoinPool:output_type -> berth.gameserver.v1.JoinPoolResponse
+	23, // [23:28] is the sub-list for method output_type
+	18, // [18:23] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_berth_gameserver_v1_game_server_registry_service_proto_init() }
@@ -834,7 +1100,7 @@ func file_berth_gameserver_v1_game_server_registry_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_gameserver_v1_game_server_registry_service_proto_rawDesc), len(file_berth_gameserver_v1_game_server_registry_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

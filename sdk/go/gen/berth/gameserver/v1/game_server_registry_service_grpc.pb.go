@@ -23,6 +23,7 @@ const (
 	GameServerRegistryService_GetGameServer_FullMethodName        = "/berth.gameserver.v1.GameServerRegistryService/GetGameServer"
 	GameServerRegistryService_ListGameServers_FullMethodName      = "/berth.gameserver.v1.GameServerRegistryService/ListGameServers"
 	GameServerRegistryService_DeregisterGameServer_FullMethodName = "/berth.gameserver.v1.GameServerRegistryService/DeregisterGameServer"
+	GameServerRegistryService_JoinPool_FullMethodName             = "/berth.gameserver.v1.GameServerRegistryService/JoinPool"
 )
 
 // GameServerRegistryServiceClient is the client API for GameServerRegistryService service.
@@ -50,6 +51,11 @@ type GameServerRegistryServiceClient interface {
 	// DeregisterGameServer lets a game server get no further instances. Those that it has go on; with the last of them it is
 	// forgotten. Deregistering again changes nothing. Role SERVICE. Reasons: GAME_SERVER_UNKNOWN.
 	DeregisterGameServer(ctx context.Context, in *DeregisterGameServerRequest, opts ...grpc.CallOption) (*DeregisterGameServerResponse, error)
+	// JoinPool makes the calling server one of a warm pool: it started by itself, shows the pool's credential (an API key of the role POOL), and gets an id and
+	// a token pair of its own, with which it connects and waits for instances that allocation places in the pool. A repeat with the same name is the same
+	// server, with a fresh pair and what it says now; who joins under a name takes it from whoever had it. A server that has no connection gets no instances, and
+	// one that had none for the whole of `absence` leaves the pool. Role POOL. Served on the edge. Reasons: LIMIT_EXCEEDED (10,000 servers in a pool).
+	JoinPool(ctx context.Context, in *JoinPoolRequest, opts ...grpc.CallOption) (*JoinPoolResponse, error)
 }
 
 type gameServerRegistryServiceClient struct {
@@ -100,6 +106,16 @@ func (c *gameServerRegistryServiceClient) DeregisterGameServer(ctx context.Conte
 	return out, nil
 }
 
+func (c *gameServerRegistryServiceClient) JoinPool(ctx context.Context, in *JoinPoolRequest, opts ...grpc.CallOption) (*JoinPoolResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinPoolResponse)
+	err := c.cc.Invoke(ctx, GameServerRegistryService_JoinPool_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // GameServerRegistryServiceServer is the server API for GameServerRegistryService service.
 // All implementations must embed UnimplementedGameServerRegistryServiceServer
 // for forward compatibility.
@@ -125,6 +141,11 @@ type GameServerRegistryServiceServer interface {
 	// DeregisterGameServer lets a game server get no further instances. Those that it has go on; with the last of them it is
 	// forgotten. Deregistering again changes nothing. Role SERVICE. Reasons: GAME_SERVER_UNKNOWN.
 	DeregisterGameServer(context.Context, *DeregisterGameServerRequest) (*DeregisterGameServerResponse, error)
+	// JoinPool makes the calling server one of a warm pool: it started by itself, shows the pool's credential (an API key of the role POOL), and gets an id and
+	// a token pair of its own, with which it connects and waits for instances that allocation places in the pool. A repeat with the same name is the same
+	// server, with a fresh pair and what it says now; who joins under a name takes it from whoever had it. A server that has no connection gets no instances, and
+	// one that had none for the whole of `absence` leaves the pool. Role POOL. Served on the edge. Reasons: LIMIT_EXCEEDED (10,000 servers in a pool).
+	JoinPool(context.Context, *JoinPoolRequest) (*JoinPoolResponse, error)
 	mustEmbedUnimplementedGameServerRegistryServiceServer()
 }
 
@@ -146,6 +167,9 @@ func (UnimplementedGameServerRegistryServiceServer) ListGameServers(context.Cont
 }
 func (UnimplementedGameServerRegistryServiceServer) DeregisterGameServer(context.Context, *DeregisterGameServerRequest) (*DeregisterGameServerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeregisterGameServer not implemented")
+}
+func (UnimplementedGameServerRegistryServiceServer) JoinPool(context.Context, *JoinPoolRequest) (*JoinPoolResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method JoinPool not implemented")
 }
 func (UnimplementedGameServerRegistryServiceServer) mustEmbedUnimplementedGameServerRegistryServiceServer() {
 }
@@ -241,6 +265,24 @@ func _GameServerRegistryService_DeregisterGameServer_Handler(srv interface{}, ct
 	return interceptor(ctx, in, info, handler)
 }
 
+func _GameServerRegistryService_JoinPool_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinPoolRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GameServerRegistryServiceServer).JoinPool(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GameServerRegistryService_JoinPool_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GameServerRegistryServiceServer).JoinPool(ctx, req.(*JoinPoolRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // GameServerRegistryService_ServiceDesc is the grpc.ServiceDesc for GameServerRegistryService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -263,6 +305,10 @@ var GameServerRegistryService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeregisterGameServer",
 			Handler:    _GameServerRegistryService_DeregisterGameServer_Handler,
+		},
+		{
+			MethodName: "JoinPool",
+			Handler:    _GameServerRegistryService_JoinPool_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -980,7 +980,9 @@ type Placement struct {
 	// Labels passed on to the provider.
 	Labels map[string]string `protobuf:"bytes,3,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What the players measured: region to round-trip time.
-	Latencies     map[string]*durationpb.Duration `protobuf:"bytes,4,rep,name=latencies,proto3" json:"latencies,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Latencies map[string]*durationpb.Duration `protobuf:"bytes,4,rep,name=latencies,proto3" json:"latencies,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Who waits for room comes first with a higher one; each point is worth 30 s of waiting. -100 to 100.
+	Priority      int32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1041,6 +1043,13 @@ func (x *Placement) GetLatencies() map[string]*durationpb.Duration {
 		return x.Latencies
 	}
 	return nil
+}
+
+func (x *Placement) GetPriority() int32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
 }
 
 // Timeouts bound the phases of an instance's life. An unset one takes the service's default, which the comments name.
@@ -1359,12 +1368,13 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\bPresence\x12\x18\n" +
 	"\x14PRESENCE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10PRESENCE_PRESENT\x10\x01\x12\x13\n" +
-	"\x0fPRESENCE_ABSENT\x10\x02\"\xfa\x03\n" +
+	"\x0fPRESENCE_ABSENT\x10\x02\"\xaa\x04\n" +
 	"\tPlacement\x12F\n" +
 	"\x05build\x18\x01 \x01(\tB0\xbaH-r+2)^([a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?)?$R\x05build\x12N\n" +
 	"\aregions\x18\x02 \x03(\tB4\xbaH1\x92\x01.\x10 \x18\x01\"(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\aregions\x12Y\n" +
 	"\x06labels\x18\x03 \x03(\v2(.berth.instance.v1.Placement.LabelsEntryB\x17\xbaH\x14\x9a\x01\x11\x10@\"\x06r\x04\x10\x01\x18?*\x05r\x03\x18\x80\x02R\x06labels\x12f\n" +
-	"\tlatencies\x18\x04 \x03(\v2+.berth.instance.v1.Placement.LatenciesEntryB\x1b\xbaH\x18\x9a\x01\x15\x10@\"\x06r\x04\x10\x01\x18?*\t\xaa\x01\x06\"\x02\b<2\x00R\tlatencies\x1a9\n" +
+	"\tlatencies\x18\x04 \x03(\v2+.berth.instance.v1.Placement.LatenciesEntryB\x1b\xbaH\x18\x9a\x01\x15\x10@\"\x06r\x04\x10\x01\x18?*\t\xaa\x01\x06\"\x02\b<2\x00R\tlatencies\x12.\n" +
+	"\bpriority\x18\x05 \x01(\x05B\x12\xbaH\x0f\x1a\r\x18d(\x9c\xff\xff\xff\xff\xff\xff\xff\xff\x01R\bpriority\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aW\n" +

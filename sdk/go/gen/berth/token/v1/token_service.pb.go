@@ -2178,7 +2178,7 @@ type CreateApiKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name: small letters, digits and hyphens. Neither that of a key in force nor that of a root key.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What its holder may do: VIEWER, SERVICE, OPERATOR or ADMIN.
+	// What its holder may do: VIEWER, SERVICE, OPERATOR or ADMIN; POOL for the servers of warm pools.
 	Role v1.Role `protobuf:"varint,2,opt,name=role,proto3,enum=berth.type.v1.Role" json:"role,omitempty"`
 	// The namespaces that it is limited to, 100 at most; empty: all.
 	Namespaces []string `protobuf:"bytes,3,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
@@ -2765,10 +2765,11 @@ const file_berth_token_v1_token_service_proto_rawDesc = "" +
 	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12;\n" +
 	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"\xac\x02\n" +
+	"expireTime\"\xae\x02\n" +
 	"\x13CreateApiKeyRequest\x12?\n" +
-	"\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x127\n" +
-	"\x04role\x18\x02 \x01(\x0e2\x13.berth.type.v1.RoleB\x0e\xbaH\v\x82\x01\b\x18\x02\x18\x03\x18\x04\x18\x05R\x04role\x12T\n" +
+	"\x04name\x18\x01 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\x04name\x129\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x13.berth.type.v1.RoleB\x10\xbaH\r\x82\x01\n" +
+	"\x18\x02\x18\x03\x18\x04\x18\x05\x18\aR\x04role\x12T\n" +
 	"\n" +
 	"namespaces\x18\x03 \x03(\tB4\xbaH1\x92\x01.\x10d\x18\x01\"(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\n" +
 	"namespaces\x12E\n" +

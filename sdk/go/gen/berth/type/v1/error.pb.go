@@ -114,6 +114,12 @@ const (
 	ErrorReason_ERROR_REASON_RATE_LIMITED ErrorReason = 42
 	// PERMISSION_DENIED: the claim code was used before, with another nonce, or its server has linked without it. If the server was not linked yet, it is given up.
 	ErrorReason_ERROR_REASON_CLAIM_USED ErrorReason = 43
+	// RESOURCE_EXHAUSTED: as many allocations wait for room as may. Nothing was stored; repeat it later, see RetryInfo.
+	ErrorReason_ERROR_REASON_ALLOCATION_QUEUE_FULL ErrorReason = 44
+	// INVALID_ARGUMENT: no provider serves any of the regions.
+	ErrorReason_ERROR_REASON_REGION_UNKNOWN ErrorReason = 45
+	// FAILED_PRECONDITION: the policy leaves no provider for the placement. The message names what excludes each.
+	ErrorReason_ERROR_REASON_PLACEMENT_IMPOSSIBLE ErrorReason = 46
 )
 
 // Enum value maps for ErrorReason.
@@ -163,6 +169,9 @@ var (
 		41: "ERROR_REASON_CREDENTIALS_REVOKED",
 		42: "ERROR_REASON_RATE_LIMITED",
 		43: "ERROR_REASON_CLAIM_USED",
+		44: "ERROR_REASON_ALLOCATION_QUEUE_FULL",
+		45: "ERROR_REASON_REGION_UNKNOWN",
+		46: "ERROR_REASON_PLACEMENT_IMPOSSIBLE",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":            0,
@@ -209,6 +218,9 @@ var (
 		"ERROR_REASON_CREDENTIALS_REVOKED":    41,
 		"ERROR_REASON_RATE_LIMITED":           42,
 		"ERROR_REASON_CLAIM_USED":             43,
+		"ERROR_REASON_ALLOCATION_QUEUE_FULL":  44,
+		"ERROR_REASON_REGION_UNKNOWN":         45,
+		"ERROR_REASON_PLACEMENT_IMPOSSIBLE":   46,
 	}
 )
 
@@ -243,7 +255,7 @@ var File_berth_type_v1_error_proto protoreflect.FileDescriptor
 
 const file_berth_type_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x19berth/type/v1/error.proto\x12\rberth.type.v1*\xe3\v\n" +
+	"\x19berth/type/v1/error.proto\x12\rberth.type.v1*\xd3\f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12\"\n" +
@@ -289,7 +301,10 @@ const file_berth_type_v1_error_proto_rawDesc = "" +
 	"\x1dERROR_REASON_GAME_SERVER_FULL\x10(\x12$\n" +
 	" ERROR_REASON_CREDENTIALS_REVOKED\x10)\x12\x1d\n" +
 	"\x19ERROR_REASON_RATE_LIMITED\x10*\x12\x1b\n" +
-	"\x17ERROR_REASON_CLAIM_USED\x10+B<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
+	"\x17ERROR_REASON_CLAIM_USED\x10+\x12&\n" +
+	"\"ERROR_REASON_ALLOCATION_QUEUE_FULL\x10,\x12\x1f\n" +
+	"\x1bERROR_REASON_REGION_UNKNOWN\x10-\x12%\n" +
+	"!ERROR_REASON_PLACEMENT_IMPOSSIBLE\x10.B<Z:github.com/berth-dev/berth/sdk/go/gen/berth/type/v1;typev1b\x06proto3"
 
 var (
 	file_berth_type_v1_error_proto_rawDescOnce sync.Once

@@ -1,0 +1,152 @@
+package allocator
+
+import (
+	"context"
+	"time"
+)
+
+// Slots counts what providers have: an allocation takes a slot before a provider is asked for its server, and frees it when that is certainly gone. So
+// there are never more servers than slots, and between a crash and the next audit there may be fewer.
+type Slots interface {
+	// Take takes a slot for an allocation, or takes it anew, and reports whether there was one; most is how many there are, 0 for no limit.
+	Take(ctx context.Context, provider string, most int, id string) (bool, error)
+	// Free frees an allocation's slot; with a time, only if it was not taken anew since.
+	Free(ctx context.Context, provider, id string, taken time.Time) error
+	// Count returns how many are taken.
+	Count(ctx context.Context, provider string) (int, error)
+	// Members returns slots that were taken an age ago or earlier, the oldest first, at most limit after leaving skip out.
+	Members(ctx context.Context, provider string, age time.Duration, skip, limit int) ([]Slot, error)
+	// Loads returns allocations in the order of their ids; Rev is 0 of those that are not there.
+	Loads(ctx context.Context, ids []string) ([]Allocation, error)
+	// AuditIsDue reports whether an audit is due, to one of all who ask within the time.
+	AuditIsDue(ctx context.Context, every time.Duration) (bool, error)
+}
+
+// Slot is a taken slot.
+type Slot struct {
+	// ID is the allocation's.
+	ID string
+	// Taken is when it was taken last, by the store's clock.
+	Taken time.Time
+}
+
+const (
+	// auditEvery is how often slots are compared with the allocations that took them, by one of all workers.
+	auditEvery = time.Minute
+	// auditAge is how old slots are that an audit looks at: their takers have stored by then what they took them for.
+	auditAge  = time.Minute
+	auditPage = 500
+)
+
+// heldAt is the provider that may have something of the allocation; empty: none.
+func (a *Allocation) heldAt() string {
+	if a.State.Final() || (a.State == Releasing && a.Gone) {
+		return ""
+	}
+	return a.Provider
+}
+
+// audits runs an audit whenever one is due, until ctx ends.
+func (w *Worker) audits(ctx context.Context) {
+	tick := time.NewTicker(auditEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if due, err := w.cfg.Slots.AuditIsDue(ctx, auditEvery*9/10); err != nil || !due {
+			continue
+		}
+		if err := w.Audit(ctx, auditAge); err != nil && ctx.Err() == nil {
+			w.cfg.Log.WarnContext(ctx, "the slots of providers cannot be audited", keyError, err)
+		}
+	}
+}
+
+// Audit frees the slots that a crash left behind: those that were taken an age ago or earlier by allocations that have nothing at the provider.
+func (w *Worker) Audit(ctx context.Context, age time.Duration) error {
+	for _, p := range w.catalog {
+		for skip := 0; ; skip += auditPage {
+			slots, err := w.cfg.Slots.Members(ctx, p.Name, age, skip, auditPage)
+			if err != nil {
+				return err
+			}
+			if err := w.auditPage(ctx, p.Name, slots); err != nil {
+				return err
+			}
+			if len(slots) < auditPage {
+				break
+			}
+		}
+	}
+	return w.auditLines(ctx)
+}
+
+// auditLines takes those out of the lines who do not wait in them any more.
+func (w *Worker) auditLines(ctx context.Context) error {
+	builds := make(map[string]bool)
+	for _, p := range w.catalog {
+		for _, b := range p.Builds {
+			builds[b] = true
+		}
+	}
+	for build := range builds {
+		for skip := 0; ; skip += auditPage {
+			waiters, err := w.cfg.Lines.Waiters(ctx, build, skip, auditPage)
+			if err != nil {
+				return err
+			}
+			if err := w.auditWaiters(ctx, waiters); err != nil {
+				return err
+			}
+			if len(waiters) < auditPage {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+func (w *Worker) auditWaiters(ctx context.Context, waiters []Waiter) error {
+	ids := make([]string, len(waiters))
+	for i, waiter := range waiters {
+		ids[i] = waiter.ID
+	}
+	list, err := w.cfg.Slots.Loads(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i, a := range list {
+		if a.Rev != 0 && !a.WaitSince.IsZero() && a.line() == waiters[i].Line {
+			continue
+		}
+		if err := w.cfg.Lines.Leave(ctx, waiters[i].Line, ids[i]); err != nil {
+			return err
+		}
+		w.keeper.left(waiters[i].Line, false)
+	}
+	return nil
+}
+
+func (w *Worker) auditPage(ctx context.Context, provider string, slots []Slot) error {
+	ids := make([]string, len(slots))
+	for i, s := range slots {
+		ids[i] = s.ID
+	}
+	list, err := w.cfg.Slots.Loads(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for i, a := range list {
+		if a.Rev != 0 && a.heldAt() == provider {
+			continue
+		}
+		w.cfg.Log.InfoContext(ctx, "freeing a slot that nothing stands for", keyAllocation, ids[i], keyProvider, provider)
+		if err := w.cfg.Slots.Free(ctx, provider, ids[i], slots[i].Taken); err != nil {
+			return err
+		}
+	}
+	return nil
+}

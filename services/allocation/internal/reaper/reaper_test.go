@@ -1,0 +1,234 @@
+package reaper_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/reaper"
+	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
+)
+
+// yard is a provider with servers, two on a page.
+type yard struct {
+	servers  []allocator.Listed
+	released []string
+	fails    error
+}
+
+func (y *yard) List(_ context.Context, page string) ([]allocator.Listed, string, error) {
+	if y.fails != nil {
+		return nil, "", y.fails
+	}
+	from := 0
+	_, _ = fmt.Sscan(page, &from)
+	to := min(from+2, len(y.servers))
+	if to == len(y.servers) {
+		return y.servers[from:to], "", nil
+	}
+	return y.servers[from:to], fmt.Sprint(to), nil
+}
+
+func (y *yard) Release(_ context.Context, attempt, _ string) (bool, error) {
+	y.released = append(y.released, attempt)
+	return true, nil
+}
+
+// add adds a server that has been there for so long as an orphan, once it is one.
+func (y *yard) add(attempt string) string {
+	y.servers = append(y.servers, allocator.Listed{Attempt: attempt, Server: allocator.Server{ExternalID: "vm-" + attempt, State: allocator.ServerRunning}})
+	return attempt
+}
+
+// registry plays instances: those that have accepted, or not decided about, their servers. All others want none.
+type registry struct {
+	accepted, open map[string]bool
+	away           error
+}
+
+func (r *registry) Report(_ context.Context, a allocator.Allocation) (allocator.Verdict, error) {
+	switch {
+	case r.away != nil:
+		return allocator.Open, r.away
+	case a.Report != allocator.ReportAllocated || a.Provider != "yard" || ids.AttemptInstance(a.ID) != a.InstanceID:
+		return allocator.Open, fmt.Errorf("asked about %+v", a)
+	case r.accepted[a.ID]:
+		return allocator.Accepted, nil
+	case r.open[a.ID]:
+		return allocator.Open, nil
+	default:
+		return allocator.Abandoned, nil
+	}
+}
+
+// aged is a store for which orphans have been such for longer.
+type aged struct {
+	*redisstore.Store
+	by time.Duration
+}
+
+func (s *aged) Orphans(ctx context.Context, provider string, attempts []string) ([]time.Time, time.Time, error) {
+	since, now, err := s.Store.Orphans(ctx, provider, attempts)
+	return since, now.Add(s.by), err
+}
+
+type world struct {
+	*reaper.Reaper
+	yard      *yard
+	instances *registry
+	store     *aged
+}
+
+func each(t *testing.T, test func(t *testing.T, w *world)) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		w := &world{yard: &yard{}, instances: &registry{accepted: map[string]bool{}, open: map[string]bool{}}, store: &aged{Store: redisstore.New(r)}}
+		var err error
+		w.Reaper, err = reaper.New(reaper.Config{
+			Store: w.store, Instances: w.instances, Log: slog.New(slog.DiscardHandler), Owner: "me", Providers: []reaper.Provider{{Name: "yard", Host: w.yard}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		test(t, w)
+	})
+}
+
+func attempt() string { return ids.Attempt(uuid.NewString(), 1) }
+
+// known stores an allocation for a server.
+func (w *world) known(t *testing.T, attempt, provider string, s allocator.State) {
+	t.Helper()
+	a := allocator.Allocation{ID: attempt, Namespace: "default", InstanceID: ids.AttemptInstance(attempt), State: s, Provider: provider, CreateTime: time.Now()}
+	if _, err := w.store.Save(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// actions is what a look does, by attempt.
+func (w *world) actions(t *testing.T, o reaper.Options) map[string]reaper.Action {
+	t.Helper()
+	found, problems := w.Reap(t.Context(), o)
+	if len(problems) > 0 {
+		t.Fatal(problems)
+	}
+	got := map[string]reaper.Action{}
+	for _, f := range found {
+		if f.Provider != "yard" || f.ExternalID != "vm-"+f.Attempt || f.Message == "" || f.Since.IsZero() {
+			t.Errorf("found %+v", f)
+		}
+		got[f.Attempt] = f.Action
+	}
+	return got
+}
+
+func TestOnlyWhatBelongsToNobodyIsReleased(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		bound, releasing := w.yard.add(attempt()), w.yard.add(attempt())
+		w.known(t, bound, "yard", allocator.Bound)
+		w.known(t, releasing, "yard", allocator.Releasing)
+		lost, failed, elsewhere, strange := w.yard.add(attempt()), w.yard.add(attempt()), w.yard.add(attempt()), w.yard.add("by-hand")
+		w.known(t, failed, "yard", allocator.Failed)
+		w.known(t, elsewhere, "other", allocator.Bound)
+		accepted, undecided := w.yard.add(attempt()), w.yard.add(attempt())
+		w.instances.accepted[accepted], w.instances.open[undecided] = true, true
+
+		orphans := []string{lost, failed, elsewhere, strange, accepted, undecided}
+		young := w.actions(t, reaper.Options{})
+		for _, a := range orphans {
+			if young[a] != reaper.Waited {
+				t.Errorf("a young orphan was %v", young[a])
+			}
+		}
+		if len(young) != len(orphans) || len(w.yard.released) != 0 {
+			t.Errorf("found %v, released %v", young, w.yard.released)
+		}
+		w.store.by = 2 * time.Minute
+		dry := w.actions(t, reaper.Options{DryRun: true})
+		if dry[lost] != reaper.Waited || dry[accepted] != reaper.Kept || len(w.yard.released) != 0 {
+			t.Errorf("a dry run: %v, released %v", dry, w.yard.released)
+		}
+		old := w.actions(t, reaper.Options{Provider: "yard"})
+		for _, a := range []string{lost, failed, elsewhere, strange} {
+			if old[a] != reaper.Released || !slices.Contains(w.yard.released, a) {
+				t.Errorf("an old orphan was %v", old[a])
+			}
+		}
+		if old[accepted] != reaper.Kept || old[undecided] != reaper.Kept || len(w.yard.released) != 4 {
+			t.Errorf("wanted ones: %v; released %v", old, w.yard.released)
+		}
+	})
+}
+
+// An allocation that turns up again makes its server young again.
+func TestAnOrphanThatIsNoneForAWhileBeginsAnew(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		a := w.yard.add(attempt())
+		first, _ := w.Reap(t.Context(), reaper.Options{})
+		again, _ := w.Reap(t.Context(), reaper.Options{})
+		if !first[0].Since.Equal(again[0].Since) {
+			t.Errorf("an orphan since %v and since %v", first[0].Since, again[0].Since)
+		}
+		w.yard.servers = nil
+		w.actions(t, reaper.Options{})
+		w.yard.add(a)
+		if later, _ := w.Reap(t.Context(), reaper.Options{}); !later[0].Since.After(first[0].Since) {
+			t.Errorf("it was away, and an orphan since %v all the same", later[0].Since)
+		}
+	})
+}
+
+func TestSoManyAtOnceAreHeld(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.store.by = 2 * time.Minute
+		for range 11 {
+			w.yard.add(attempt())
+		}
+		for a, got := range w.actions(t, reaper.Options{}) {
+			if got != reaper.Held {
+				t.Errorf("%s was %v", a, got)
+			}
+		}
+		if len(w.yard.released) != 0 {
+			t.Fatalf("released %v", w.yard.released)
+		}
+		w.actions(t, reaper.Options{Force: true})
+		if len(w.yard.released) != 11 {
+			t.Errorf("by force %d of 11 were released", len(w.yard.released))
+		}
+		w.yard.released = nil
+		for range 11 { // as many that are in order
+			w.known(t, w.yard.add(attempt()), "yard", allocator.Bound)
+		}
+		w.actions(t, reaper.Options{})
+		if len(w.yard.released) != 11 {
+			t.Errorf("of half %d were released", len(w.yard.released))
+		}
+	})
+}
+
+func TestWhoCannotBeAskedLosesNothing(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.store.by = 2 * time.Minute
+		a := w.yard.add(attempt())
+		w.instances.away = errors.New("game-instance is away")
+		if got := w.actions(t, reaper.Options{}); got[a] != reaper.Failed || len(w.yard.released) != 0 {
+			t.Errorf("%v, released %v", got, w.yard.released)
+		}
+		w.yard.fails = errors.New("the host is away")
+		found, problems := w.Reap(t.Context(), reaper.Options{})
+		if len(found) != 0 || !strings.Contains(problems["yard"], "away") {
+			t.Errorf("found %v, problems %v", found, problems)
+		}
+	})
+}

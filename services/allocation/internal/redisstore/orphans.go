@@ -1,0 +1,59 @@
+package redisstore
+
+import (
+	"context"
+	_ "embed" // the scripts
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/berth-dev/berth/services/allocation/internal/reaper"
+)
+
+var (
+	//go:embed scripts/lead.lua
+	leadSource string
+	//go:embed scripts/orphans.lua
+	orphansSource string
+
+	lead    = redis.NewScript(leadSource)
+	orphans = redis.NewScript(orphansSource)
+)
+
+var _ reaper.Store = (*Store)(nil)
+
+// orphansKept is how long an orphan is remembered that nobody looks for: longer than any pause between two looks.
+const orphansKept = time.Hour
+
+// Lead implements fleet.Store and reaper.Store.
+func (s *Store) Lead(ctx context.Context, what, owner string, lease time.Duration) (bool, error) {
+	n, err := s.redis.Write(ctx, lead, []string{leadKey(what)}, owner, lease.Milliseconds()).Int()
+	return n == 1, err
+}
+
+// Orphans implements reaper.Store.
+func (s *Store) Orphans(ctx context.Context, provider string, attempts []string) ([]time.Time, time.Time, error) {
+	args := []any{int64(orphansKept / time.Second)}
+	for _, a := range attempts {
+		args = append(args, a)
+	}
+	reply, err := s.redis.Write(ctx, orphans, []string{orphansKey(provider)}, args...).StringSlice()
+	switch {
+	case err != nil:
+		return nil, time.Time{}, err
+	case len(reply) != len(attempts)+1:
+		return nil, time.Time{}, errors.New("orphans: unexpected reply")
+	}
+	times := make([]time.Time, len(reply))
+	for n, r := range reply {
+		us, err := strconv.ParseInt(r, 10, 64)
+		if err != nil {
+			return nil, time.Time{}, fmt.Errorf("orphans: time: %w", err)
+		}
+		times[n] = time.UnixMicro(us)
+	}
+	return times[1:], times[0], nil
+}

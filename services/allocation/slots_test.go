@@ -1,0 +1,135 @@
+package allocation_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
+	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
+)
+
+// Two workers never ask a provider for more servers than it may have, and what is given back is used again.
+func TestMaxServers(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		const many, most = 24, 3
+		limit := func(c *allocator.WorkerConfig) { c.Providers[0].Info.MaxServers = most }
+		replicas := []*replica{r.start(limit), r.start(limit)}
+		r.farm.set(func(_ context.Context, call, attempt string) error {
+			if _, servers, _ := r.farm.count("", ""); call == "allocate" && servers >= most {
+				t.Errorf("asked for one more, with %d servers", servers)
+			}
+			return nil
+		})
+		for n := range many {
+			r.create(replicas[n%2], wish(n))
+		}
+		done := make(map[int]bool)
+		eventually(t, func() (bool, any) {
+			for n := range many {
+				if a := r.stored(wish(n)); !done[n] && a.State == allocator.Bound && a.Report == allocator.ReportNone {
+					r.release(replicas[n%2], wish(n))
+					done[n] = true
+				}
+			}
+			return len(done) == many, done
+		})
+		for n := range many {
+			r.settled(wish(n), allocator.Released)
+		}
+		eventually(t, func() (bool, any) { n := r.slots("farm"); return n == 0, n })
+		if c := r.stored(wish(many - 1)).Explanation.Candidates[0]; c.Exclusion != placement.None {
+			t.Errorf("where it was: %+v", c)
+		}
+	})
+}
+
+// slots is how many slots of a provider are taken.
+func (r *rig) slots(provider string) int {
+	r.t.Helper()
+	n, err := redisstore.New(r.redis).Count(context.Background(), provider)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return n
+}
+
+// A slot is there from before the provider is asked until it is certain that it has nothing.
+func TestASlotIsTakenForAsLongAsThereMayBeAServer(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		rep := r.start(r.and("second", newFarm()))
+		r.farm.set(func(_ context.Context, call, _ string) error {
+			if r.slots("farm") != 1 || r.slots("second") != 0 {
+				t.Errorf("%s, with %d and %d slots", call, r.slots("farm"), r.slots("second"))
+			}
+			return nil
+		})
+		r.create(rep, wish(1))
+		r.settled(wish(1), allocator.Bound)
+		r.release(rep, wish(1))
+		r.settled(wish(1), allocator.Released)
+		eventually(t, func() (bool, any) { return r.slots("farm") == 0, nil })
+
+		r.farm.set(func(context.Context, string, string) error { return provider.Failure(provider.NoCapacity, "full") })
+		r.create(rep, wish(2))
+		r.settled(wish(2), allocator.Bound)
+		if r.slots("farm") != 0 || r.slots("second") != 1 {
+			t.Errorf("elsewhere, with %d and %d slots", r.slots("farm"), r.slots("second"))
+		}
+	})
+}
+
+// What a crash left taken is freed, and nothing else.
+func TestAudit(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		rep := r.start(nil)
+		store := redisstore.New(r.redis)
+		r.create(rep, wish(1))
+		r.settled(wish(1), allocator.Bound)
+		r.release(rep, wish(2))
+		r.settled(wish(2), allocator.Released)
+		for _, n := range []int{2, 3} { // over, and unknown
+			if ok, err := store.Take(t.Context(), "farm", 0, wish(n).ID); !ok || err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := rep.worker.Audit(t.Context(), time.Hour); err != nil || r.slots("farm") != 3 {
+			t.Errorf("what was taken just now: %d, %v", r.slots("farm"), err)
+		}
+		if err := rep.worker.Audit(t.Context(), 0); err != nil || r.slots("farm") != 1 {
+			t.Errorf("%d slots are left, %v", r.slots("farm"), err)
+		}
+		slots, err := store.Members(t.Context(), "farm", 0, 0, 10)
+		if err != nil || len(slots) != 1 || slots[0].ID != wish(1).ID {
+			t.Fatalf("slots: %v, %v", slots, err)
+		}
+		if _, err := store.Take(t.Context(), "farm", 0, wish(1).ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := store.Free(t.Context(), "farm", wish(1).ID, slots[0].Taken); err != nil || r.slots("farm") != 1 {
+			t.Errorf("freed what was taken anew: %v", err)
+		}
+		l := allocator.Line{Build: "demo", Where: "nowhere"}
+		for n := 1; n <= 3; n++ { // bound, over and unknown: none of them waits
+			if ok, err := store.Enter(t.Context(), l, wish(n).ID, time.Now(), 10); !ok || err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := rep.worker.Audit(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := store.Waiting(t.Context(), "demo"); n != 0 || err != nil {
+			t.Errorf("%d still wait, %v", n, err)
+		}
+		if ids, err := store.Front(t.Context(), l, 10); len(ids) != 0 || err != nil {
+			t.Errorf("%v still wait, %v", ids, err)
+		}
+		for want, n := range []int{0, 1, 2} {
+			if due, err := store.AuditIsDue(t.Context(), time.Hour); err != nil || due != (want == 0) {
+				t.Errorf("asked %d times: %v, %v", n, due, err)
+			}
+		}
+	})
+}

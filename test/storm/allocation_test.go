@@ -1,0 +1,258 @@
+package storm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
+	"github.com/berth-dev/berth/sdk/go/gameserver"
+	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/sdk/go/provider/chaos"
+	"github.com/berth-dev/berth/test/stack"
+)
+
+// badHost is what a host does to allocations. Half of the servers are up, and link, before the reply that names them.
+var badHost = chaos.Script{
+	Seed: 6, Builds: []string{"game"},
+	Allocate: []chaos.Step{
+		{Probability: 0.10, Fail: "NO_CAPACITY"},
+		{Probability: 0.10, Fail: "UNAVAILABLE"},
+		{Probability: 0.05, Fail: "RATE_LIMITED", RetryAfter: 200 * time.Millisecond},
+		{Probability: 0.10, LoseReply: true},
+		{Probability: 0.05, Fail: "AMBIGUOUS", Late: time.Second},
+		{Probability: 0.03, Garble: true},
+		{Probability: 0.50, ReplyDelay: 300 * time.Millisecond, Jitter: 200 * time.Millisecond},
+		{Delay: 20 * time.Millisecond, Jitter: 50 * time.Millisecond},
+	},
+	Get:     []chaos.Step{{Probability: 0.05, Fail: "UNAVAILABLE"}, {Probability: 0.05, Garble: true}},
+	Release: []chaos.Step{{Probability: 0.10, Fail: "UNAVAILABLE"}, {Probability: 0.10, LoseReply: true}},
+}
+
+// host is a bad host with true servers, which play short matches.
+type host struct {
+	*chaos.Provider
+	mu      sync.Mutex
+	linked  map[string]int // servers that opened to players, by instance
+	robbed  []string       // attempts whose server was released in the middle of a match
+	refused int            // servers that were not let in: their attempt was given up
+}
+
+// newHost serves the host on a socket, whose address it returns.
+func newHost(t *testing.T) (h *host, address string) {
+	t.Helper()
+	h = &host{linked: map[string]int{}}
+	var err error
+	if h.Provider, err = chaos.New(chaos.Config{Script: badHost, Run: h.serve}); err != nil {
+		t.Fatal(err)
+	}
+	address = "unix://" + filepath.Join(t.TempDir(), "host.sock")
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	ready := make(chan struct{})
+	serving.Go(func() {
+		cfg := provider.ServeConfig{Address: address, Log: slog.New(slog.DiscardHandler), Ready: func(net.Addr) { close(ready) }}
+		if err := provider.Serve(ctx, cfg, h); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { h.Close(); cancel(); serving.Wait() })
+	<-ready
+	return h, address
+}
+
+// serve is one game server, from its bootstrap document to the end of its match.
+func (h *host) serve(ctx context.Context, order *providerv1.AllocateRequest) error {
+	doc, err := bootstrap.Parse(order.GetBootstrap())
+	if err != nil {
+		return err
+	}
+	server, err := gameserver.Connect(ctx, gameserver.WithBootstrap(doc), gameserver.WithLogger(slog.New(slog.DiscardHandler)))
+	if err == nil {
+		defer func() { _ = server.Close(context.WithoutCancel(ctx)) }()
+		err = server.ConnectPlayers(ctx)
+	}
+	if err != nil {
+		h.mu.Lock()
+		h.refused++
+		h.mu.Unlock()
+		return err
+	}
+	h.mu.Lock()
+	h.linked[order.GetInstanceId()]++
+	h.mu.Unlock()
+	if !wait(ctx, server.Done(), time.Second+rand.N(2*time.Second)) || server.End(ctx, nil) != nil {
+		h.mu.Lock()
+		h.robbed = append(h.robbed, fmt.Sprintf("%s: %v, %v", order.GetAttemptId(), server.Err(), ctx.Err()))
+		h.mu.Unlock()
+		return errors.New("the match was cut short")
+	}
+	<-ctx.Done() // a server that stays until it is released
+	return nil
+}
+
+// Instances get their servers from a host at which nearly everything goes wrong, while allocation, game-instance and token-issuer are killed at random. Each is
+// linked, once, or has failed with a reason; no server is left, and none is taken from a match.
+func TestAllocationsWhileServicesDie(t *testing.T) {
+	instances, apart := 60, 20*time.Millisecond
+	if long() {
+		instances = 1000
+	}
+	h, address := newHost(t)
+	s := stack.Start(t, stack.Config{
+		Binaries: binaries, Redis: durable(t).Addr,
+		File: fmt.Sprintf("providers: [{name: chaos, kind: remote, timeout: 2s, remote: {address: %q}}]\n", address),
+		Env:  func(string) []string { return []string{"BERTH_LOG_LEVEL=warn"} },
+	})
+	api := apiOf(t, s)
+	crowd := make(chan *outcome, 1)
+	var playing sync.WaitGroup
+	playing.Go(func() { crowd <- play(t.Context(), api, instances, apart) })
+	t.Cleanup(playing.Wait)
+	var out *outcome
+	killed := 0
+	for out == nil {
+		select {
+		case out = <-crowd:
+		case <-time.After(300*time.Millisecond + rand.N(2*time.Second)):
+			killOne(t, s, killed)
+			killed++
+		}
+	}
+	for _, err := range out.faults {
+		t.Error(err)
+	}
+	made, ends := out.made, out.ends
+	h.settle(t, made)
+	t.Logf("%d instances, %d services killed: %v; %d servers were not let in; the host: %+v", instances, killed, ends, h.refused, h.Stats())
+	if killed == 0 {
+		t.Error("nobody was killed: the test shows nothing")
+	}
+}
+
+// settle checks the host's books: nothing is left, nothing was doubled, nothing was taken.
+func (h *host) settle(t *testing.T, made []string) {
+	t.Helper()
+	stack.Eventually(t, "all servers are given back", func() error {
+		if n := h.Stats().Alive; n > 0 {
+			return fmt.Errorf("%d are left", n)
+		}
+		return nil
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range made {
+		if h.linked[id] > 1 {
+			t.Errorf("instance %s had %d servers open to players", id, h.linked[id])
+		}
+		for n := 1; n <= ids.MaxAttempts; n++ {
+			if started := h.Started(ids.Attempt(id, n)); started > 1 {
+				t.Errorf("attempt %d of instance %s got %d servers", n, id, started)
+			}
+		}
+	}
+	if len(h.robbed) > 0 {
+		t.Errorf("%d servers were released in the middle of a match:\n%s", len(h.robbed), strings.Join(h.robbed, "\n"))
+	}
+}
+
+// killOne kills a service, the next one each time, and starts it again.
+func killOne(t *testing.T, s *stack.Stack, n int) {
+	t.Helper()
+	names := []string{stack.Allocation, stack.GameInstance, stack.TokenIssuer}
+	p := s.Procs[names[n%len(names)]]
+	p.Kill(t)
+	wait(t.Context(), nil, rand.N(500*time.Millisecond))
+	p.Start(t)
+	p.Ready(t)
+}
+
+func apiOf(t *testing.T, s *stack.Stack) instancev1.GameInstanceServiceClient {
+	t.Helper()
+	conn, err := grpc.NewClient(s.API, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(withKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return instancev1.NewGameInstanceServiceClient(conn)
+}
+
+// outcome is what became of a crowd of instances.
+type outcome struct {
+	made   []string
+	ends   map[string]int // by how they ended
+	faults []error
+}
+
+// play makes instances, one after the other, each until Berth has accepted it, and waits until all are over.
+func play(ctx context.Context, api instancev1.GameInstanceServiceClient, n int, apart time.Duration) *outcome {
+	out := &outcome{ends: map[string]int{}}
+	for i := range n {
+		req := &instancev1.CreateGameInstanceRequest{
+			RequestId: fmt.Sprint("match-", i), Placement: &instancev1.Placement{Build: "game"}, Players: []*instancev1.Player{{Id: "ann"}},
+		}
+		err := insist(ctx, func(ctx context.Context) error {
+			resp, err := api.CreateGameInstance(ctx, req)
+			if err == nil {
+				out.made = append(out.made, resp.GetInstance().GetId())
+			}
+			return err
+		})
+		if err != nil {
+			out.faults = append(out.faults, fmt.Errorf("%s: %w", req.GetRequestId(), err))
+		}
+		wait(ctx, nil, apart)
+	}
+	if different := len(slices.Compact(slices.Sorted(slices.Values(out.made)))); different != n {
+		out.faults = append(out.faults, fmt.Errorf("%d instances for %d requests", different, n))
+	}
+	for _, id := range out.made {
+		how, err := ended(ctx, api, id)
+		if err != nil {
+			out.faults = append(out.faults, fmt.Errorf("instance %s: %w", id, err))
+			continue
+		}
+		out.ends[how]++
+	}
+	return out
+}
+
+// ended waits until an instance is over, and returns how it came to that.
+func ended(ctx context.Context, api instancev1.GameInstanceServiceClient, id string) (string, error) {
+	for deadline := time.Now().Add(3 * time.Minute); ; {
+		var inst *instancev1.GameInstance
+		err := insist(ctx, func(ctx context.Context) error {
+			resp, err := api.GetGameInstance(ctx, &instancev1.GetGameInstanceRequest{InstanceId: id})
+			inst = resp.GetInstance()
+			return err
+		})
+		switch {
+		case err != nil:
+			return "", err
+		case inst.GetState() == instancev1.GameInstance_STATE_ENDED:
+			return "ended", nil
+		case inst.GetState() == instancev1.GameInstance_STATE_TERMINATED && (inst.GetReason() == 0 || inst.GetMessage() == ""):
+			return "", errors.New("it has failed without a reason")
+		case inst.GetState() == instancev1.GameInstance_STATE_TERMINATED:
+			return inst.GetReason().String(), nil
+		case time.Now().After(deadline):
+			return "", fmt.Errorf("it is still %s; attempts %v", inst.GetState(), inst.GetAttempts())
+		}
+		wait(ctx, nil, 20*time.Millisecond)
+	}
+}
