@@ -44,7 +44,7 @@ func (h *Host) claimTokens(ctx context.Context) error {
 	if err != nil {
 		return errors.New("the claim code of the bootstrap document is no text") // the marshaller's words may quote it
 	}
-	if err := h.insist(ctx, "the tokens could not be claimed, trying again", func(ctx context.Context) error { return h.tryClaim(ctx, body) }); err != nil {
+	if err := h.insist(ctx, "claiming the tokens", func(ctx context.Context) error { return h.tryClaim(ctx, body) }); err != nil {
 		return err
 	}
 	h.claimCode = ""
@@ -52,8 +52,8 @@ func (h *Host) claimTokens(ctx context.Context) error {
 	return nil
 }
 
-// insist tries until it works, Berth refuses for good, or ctx ends.
-func (h *Host) insist(ctx context.Context, complaint string, try func(context.Context) error) error {
+// insist tries until it works, Berth refuses for good, or ctx ends. what is what it tries, for the log.
+func (h *Host) insist(ctx context.Context, what string, try func(context.Context) error) error {
 	for wait := (backoff{}); ; {
 		err := try(ctx)
 		if err == nil || refusedForGood(err) {
@@ -61,7 +61,7 @@ func (h *Host) insist(ctx context.Context, complaint string, try func(context.Co
 		}
 		pause := wait.next() + spread(retryAfter(err))
 		if ctx.Err() == nil {
-			h.log.Warn(complaint, "error", err, "after", pause)
+			h.log.Warn("Berth refuses or is away; trying again", "what", what, "error", err, "after", pause)
 		}
 		if !sleep(ctx, pause) {
 			return fmt.Errorf("%w; the last try failed: %w", ctx.Err(), err)

@@ -53,7 +53,7 @@ func (h *Host) joinPool(ctx context.Context) error {
 	if h.pool == nil {
 		return nil
 	}
-	err := h.insist(ctx, "the pool could not be joined, trying again", func(ctx context.Context) error { return h.join(ctx) })
+	err := h.insist(ctx, "joining the pool", func(ctx context.Context) error { return h.join(ctx) })
 	if err != nil {
 		h.http.CloseIdleConnections() // nothing else uses them yet, and there will be no Close
 	}

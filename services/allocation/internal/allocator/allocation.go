@@ -158,6 +158,9 @@ type Allocation struct {
 	Report      Report
 	ReportAt    time.Time
 	ReportTries int
+	// Doubtful says that a call to the provider went without a certain answer: it may start a server yet, whatever is answered to later calls. So nobody else
+	// is asked, and the provider has to take back what it may have.
+	Doubtful bool
 	// Elsewhere says of ReportFailed that another attempt may do better: the provider does not answer.
 	Elsewhere bool
 

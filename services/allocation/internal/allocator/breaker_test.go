@@ -56,7 +56,8 @@ func TestBreaker(t *testing.T) {
 			t.Error("a failed probe does not prolong the rest")
 		}
 		time.Sleep(restFor + time.Second)
-		if !call(b, eu, nil) || !call(b, eu, nil) || b.health()[0].Resting || b.health()[0].Message != "" {
+		well := call(b, eu, nil)
+		if again := call(b, eu, nil); !well || !again || b.health()[0].Resting || b.health()[0].Message != "" {
 			t.Errorf("not well after a call that was answered: %+v", b.health())
 		}
 	})

@@ -153,19 +153,32 @@ func (a *Allocation) Refused(f *Failure, took time.Duration, now time.Time) {
 		if i >= 0 {
 			a.Exclude(i, placement.Refused, bounded(f.Message, maxTryMessage))
 		}
+		if a.Doubtful { // and there is nothing more to ask it
+			a.become(Queued, now)
+			a.Elsewhere = true
+			a.owe(ReportFailed, now)
+			return
+		}
 	case NoCapacity:
 		wait = max(f.RetryAfter, capacityAgain.after(a.ID, a.Rounds))
 	case RateLimited, Unavailable:
 		wait = max(f.RetryAfter, callAgain.after(a.ID, a.Rounds))
 	default: // stays Placing: look first
+		a.Doubtful = true
 		a.WaitSince = time.Time{} // it is in nobody's way meanwhile
 		return
 	}
 	a.moveOn(wait, now)
 }
 
-// moveOn leaves a candidate that has certainly nothing of the allocation.
+// moveOn leaves a candidate that has certainly nothing of the allocation. One that an earlier call may yet bring a server is asked again, until it is given up.
 func (a *Allocation) moveOn(wait time.Duration, now time.Time) {
+	if a.Doubtful {
+		a.Tries++
+		a.become(Queued, now)
+		a.CallAt = now.Add(max(wait, callAgain.after(a.ID, a.Tries)))
+		return
+	}
 	if i := a.current(); i >= 0 && wait > 0 {
 		a.change(i, func(c *Candidate) { c.NotBefore = now.Add(wait) })
 	}

@@ -107,7 +107,7 @@ func (s *schedule) keepTime(ctx context.Context) {
 			return
 		case <-s.kick:
 		case now := <-timer.C:
-			s.due(now)
+			s.due(now) //nolint:contextcheck // what is started goes by Run's own context
 		}
 		s.mu.Lock()
 		if at, ok := s.later.next(); ok {
@@ -194,7 +194,7 @@ func (s *schedule) launch(id string, l *lane) {
 	delete(s.nudges, id)
 	s.running[id] = r
 	ctx := s.ctx
-	s.wait.Go(func() { s.ended(r, s.work(ctx, r)) })
+	s.wait.Go(func() { s.ended(r, s.work(ctx, r)) }) //nolint:contextcheck // as above
 }
 
 // leave gives a place in a lane to whoever waits for it.

@@ -207,6 +207,7 @@ func (a *Allocation) Observed(s Server, poll time.Duration, now time.Time) {
 	case s.State == ServerExited:
 		a.exited(s.Message, now)
 	case a.State == Placing:
+		a.Doubtful = false
 		a.Message, a.RoundAt, a.GiveUpAt, a.WaitSince = "", time.Time{}, time.Time{}, time.Time{}
 		a.become(Starting, now)
 		a.owe(ReportAllocated, now)
@@ -226,6 +227,7 @@ func (a *Allocation) LookFailed(f *Failure, poll time.Duration, now time.Time) {
 		a.CallAt = now.Add(max(poll, f.RetryAfter, callAgain.after(a.ID, a.Tries)))
 	case a.State == Placing: // nothing is there yet: ask the same provider again, as what is late there would be a second server beside another one's
 		a.Tries++
+		a.Doubtful = true // also when it was a worker that went without an answer
 		a.become(Queued, now)
 		a.CallAt = now.Add(callAgain.after(a.ID, a.Tries))
 	case a.State == Bound && a.ExternalID == "" && len(a.Endpoints) == 0: // linked before the provider named it, which it may yet do

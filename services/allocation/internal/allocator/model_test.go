@@ -39,6 +39,7 @@ type world struct {
 	t         *rapid.T
 	now       time.Time
 	a         Allocation
+	doubt     bool            // a call to who may have one went without a certain answer: it may yet start one
 	may       map[string]bool // who may have a server, as far as an answer or the lack of one says: also one that starts late
 	server    string          // who has one
 	exited    bool
@@ -79,6 +80,11 @@ func (w *world) step(faults bool) {
 	if w.server != "" && w.fault(faults, "exits") {
 		w.exited = true
 	}
+	if w.doubt && w.server == "" && len(w.may) > 0 && w.fault(faults, "comes late") {
+		for p := range w.may {
+			w.server, w.exited = p, false
+		}
+	}
 	if w.server != "" && !w.exited && !w.released && w.fault(faults, "links") {
 		w.accepted = true
 	}
@@ -117,7 +123,7 @@ func (w *world) giveBack(faults bool) {
 	}
 	gone := w.exited || w.server == "" || !faults || rapid.Bool().Draw(w.t, "gone")
 	if gone {
-		w.server = ""
+		w.server, w.doubt = "", false
 		clear(w.may)
 	}
 	w.a.GivenBack(gone, time.Second, w.now)
@@ -162,6 +168,10 @@ func (w *world) place(faults bool) {
 	}
 	w.a.Placed(provider, region, time.Second, w.now)
 	w.may[provider] = true
+	if w.fault(faults, "the worker is lost") { // and whoever goes on knows no answer
+		w.doubt = true
+		return
+	}
 	w.allocate(provider, faults)
 }
 
@@ -182,8 +192,11 @@ func (w *world) allocate(provider string, faults bool) {
 	kind := Ambiguous
 	if rapid.Bool().Draw(w.t, "clear failure") {
 		kind = FailureKind(rapid.IntRange(int(NoCapacity), int(Unauthenticated)).Draw(w.t, "failure"))
-		delete(w.may, provider)
+		if !w.doubt {
+			delete(w.may, provider)
+		}
 	} else {
+		w.doubt = true
 		if rapid.Bool().Draw(w.t, "started") {
 			w.server, w.exited = provider, false
 		}

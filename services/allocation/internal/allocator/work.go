@@ -142,7 +142,7 @@ func (h *hold) underLease(ctx context.Context) (again time.Time, err error) {
 		if !ok {
 			continue
 		}
-		if at.provider != "" && !h.w.schedule.enter(h.run, at.provider) {
+		if at.provider != "" && !h.w.schedule.enter(h.run, at.provider) { //nolint:contextcheck // what is started in its place goes by Run's own context
 			return h.park(ctx)
 		}
 		if action != Place && !h.a.same(&h.stored) { // that a candidate has nothing may be stored with the choice of the next one

@@ -190,7 +190,7 @@ func (w *Worker) sweep(ctx context.Context) {
 				w.cfg.Log.InfoContext(ctx, "the store is back")
 			}
 		}
-		w.schedule.found(ids)
+		w.schedule.found(ids) //nolint:contextcheck // what is started goes by Run's own context
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

@@ -150,7 +150,9 @@ type AllocationRecord struct {
 	// When the instance is told that the provider does not say whether it has a server; 0: never.
 	GiveUpTime int64 `protobuf:"varint,31,opt,name=give_up_time,json=giveUpTime,proto3" json:"give_up_time,omitempty"`
 	// Of a failure that is told: another attempt may do better, because the provider does not answer.
-	Elsewhere     bool `protobuf:"varint,32,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	Elsewhere bool `protobuf:"varint,32,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	// A call to the provider went without a certain answer: it may start a server yet.
+	Doubtful      bool `protobuf:"varint,33,opt,name=doubtful,proto3" json:"doubtful,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -402,6 +404,13 @@ func (x *AllocationRecord) GetElsewhere() bool {
 	return false
 }
 
+func (x *AllocationRecord) GetDoubtful() bool {
+	if x != nil {
+		return x.Doubtful
+	}
+	return false
+}
+
 // ProviderSettingRecord is a field of the hash of what operators have set for providers. It is there while something is set.
 type ProviderSettingRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -470,7 +479,7 @@ var File_berth_record_v1_allocation_proto protoreflect.FileDescriptor
 
 const file_berth_record_v1_allocation_proto_rawDesc = "" +
 	"\n" +
-	" berth/record/v1/allocation.proto\x12\x0fberth.record.v1\x1a,berth/allocation/v1/allocation_service.proto\x1a%berth/instance/v1/game_instance.proto\x1a\x1cberth/type/v1/endpoint.proto\"\xfc\b\n" +
+	" berth/record/v1/allocation.proto\x12\x0fberth.record.v1\x1a,berth/allocation/v1/allocation_service.proto\x1a%berth/instance/v1/game_instance.proto\x1a\x1cberth/type/v1/endpoint.proto\"\x98\t\n" +
 	"\x10AllocationRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1f\n" +
@@ -511,7 +520,8 @@ const file_berth_record_v1_allocation_proto_rawDesc = "" +
 	"\x0fcandidate_times\x18\x1e \x03(\x03R\x0ecandidateTimes\x12 \n" +
 	"\fgive_up_time\x18\x1f \x01(\x03R\n" +
 	"giveUpTime\x12\x1c\n" +
-	"\telsewhere\x18  \x01(\bR\telsewhereJ\x04\b\x12\x10\x13R\vno_capacity\"x\n" +
+	"\telsewhere\x18  \x01(\bR\telsewhere\x12\x1a\n" +
+	"\bdoubtful\x18! \x01(\bR\bdoubtfulJ\x04\b\x12\x10\x13R\vno_capacity\"x\n" +
 	"\x15ProviderSettingRecord\x12\x1b\n" +
 	"\x06weight\x18\x01 \x01(\x05H\x00R\x06weight\x88\x01\x01\x12\x1a\n" +
 	"\bdraining\x18\x02 \x01(\bR\bdraining\x12\x1b\n" +
