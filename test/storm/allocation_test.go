@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -138,7 +140,7 @@ func TestAllocationsWhileServicesDie(t *testing.T) {
 		t.Error(err)
 	}
 	made, ends := out.made, out.ends
-	h.settle(t, made)
+	h.settle(t, s, made)
 	t.Logf("%d instances, %d services killed: %v; %d servers were not let in; the host: %+v", instances, killed, ends, h.refused, h.Stats())
 	if killed == 0 {
 		t.Error("nobody was killed: the test shows nothing")
@@ -146,11 +148,11 @@ func TestAllocationsWhileServicesDie(t *testing.T) {
 }
 
 // settle checks the host's books: nothing is left, nothing was doubled, nothing was taken.
-func (h *host) settle(t *testing.T, made []string) {
+func (h *host) settle(t *testing.T, s *stack.Stack, made []string) {
 	t.Helper()
 	stack.Eventually(t, "all servers are given back", func() error {
 		if n := h.Stats().Alive; n > 0 {
-			return fmt.Errorf("%d are left", n)
+			return fmt.Errorf("%d are left, among them%s", n, h.left(s))
 		}
 		return nil
 	})
@@ -169,6 +171,38 @@ func (h *host) settle(t *testing.T, made []string) {
 	if len(h.robbed) > 0 {
 		t.Errorf("%d servers were released in the middle of a match:\n%s", len(h.robbed), strings.Join(h.robbed, "\n"))
 	}
+}
+
+// left says what Berth knows of some of the servers that have not ended.
+func (h *host) left(s *stack.Stack) string {
+	list, err := h.List(context.Background(), &providerv1.ListRequest{Deployment: "berth"})
+	if err != nil {
+		return " (" + err.Error() + ")"
+	}
+	said := ""
+	for _, server := range list.GetServers()[:min(3, len(list.GetServers()))] {
+		said += "\n" + server.GetAttemptId() + ": " + allocationOf(s, server.GetAttemptId())
+	}
+	return said
+}
+
+// allocationOf is what the API answers about an allocation.
+func allocationOf(s *stack.Stack, id string) string {
+	req, err := http.NewRequest(http.MethodGet, s.URLs[0]+"/v1/namespaces/default/allocations/"+id, nil)
+	if err != nil {
+		return err.Error()
+	}
+	req.Header.Set("Authorization", "Bearer "+stack.APIKey)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err.Error()
+	}
+	defer func() { _ = resp.Body.Close() }()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(raw)
 }
 
 // killOne kills a service, the next one each time, and starts it again.
