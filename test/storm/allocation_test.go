@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -50,15 +49,15 @@ var badHost = chaos.Script{
 type host struct {
 	*chaos.Provider
 	mu      sync.Mutex
-	linked  map[string]int // servers that opened to players, by instance
-	robbed  []string       // attempts whose server was released in the middle of a match
-	refused int            // servers that were not let in: their attempt was given up
+	linked  map[string]int    // servers that opened to players, by instance
+	cut     map[string]string // how the servers fared that were released before they heard that their match is over, by instance
+	refused int               // servers that were not let in: their attempt was given up
 }
 
 // newHost serves the host on a socket, whose address it returns.
 func newHost(t *testing.T) (h *host, address string) {
 	t.Helper()
-	h = &host{linked: map[string]int{}}
+	h = &host{linked: map[string]int{}, cut: map[string]string{}}
 	var err error
 	if h.Provider, err = chaos.New(chaos.Config{Script: badHost, Run: h.serve}); err != nil {
 		t.Fatal(err)
@@ -100,7 +99,7 @@ func (h *host) serve(ctx context.Context, order *providerv1.AllocateRequest) err
 	h.mu.Unlock()
 	if !wait(ctx, server.Done(), time.Second+rand.N(2*time.Second)) || server.End(ctx, nil) != nil {
 		h.mu.Lock()
-		h.robbed = append(h.robbed, fmt.Sprintf("%s: %v, %v", order.GetAttemptId(), server.Err(), ctx.Err()))
+		h.cut[order.GetInstanceId()] = fmt.Sprintf("%v, %v", server.Err(), ctx.Err())
 		h.mu.Unlock()
 		return errors.New("the match was cut short")
 	}
@@ -139,16 +138,15 @@ func TestAllocationsWhileServicesDie(t *testing.T) {
 	for _, err := range out.faults {
 		t.Error(err)
 	}
-	made, ends := out.made, out.ends
-	h.settle(t, s, made)
-	t.Logf("%d instances, %d services killed: %v; %d servers were not let in; the host: %+v", instances, killed, ends, h.refused, h.Stats())
+	h.settle(t, s, out)
+	t.Logf("%d instances, %d services killed: %v; %d servers were not let in; the host: %+v", instances, killed, count(out.how), h.refused, h.Stats())
 	if killed == 0 {
 		t.Error("nobody was killed: the test shows nothing")
 	}
 }
 
 // settle checks the host's books: nothing is left, nothing was doubled, nothing was taken.
-func (h *host) settle(t *testing.T, s *stack.Stack, made []string) {
+func (h *host) settle(t *testing.T, s *stack.Stack, out *outcome) {
 	t.Helper()
 	stack.Eventually(t, "all servers are given back", func() error {
 		if n := h.Stats().Alive; n > 0 {
@@ -158,7 +156,7 @@ func (h *host) settle(t *testing.T, s *stack.Stack, made []string) {
 	})
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, id := range made {
+	for _, id := range out.made {
 		if h.linked[id] > 1 {
 			t.Errorf("instance %s had %d servers open to players", id, h.linked[id])
 		}
@@ -168,9 +166,20 @@ func (h *host) settle(t *testing.T, s *stack.Stack, made []string) {
 			}
 		}
 	}
-	if len(h.robbed) > 0 {
-		t.Errorf("%d servers were released in the middle of a match:\n%s", len(h.robbed), strings.Join(h.robbed, "\n"))
+	for id, fared := range h.cut {
+		if out.how[id] != "ended" { // otherwise only the answer that it had ended was lost
+			t.Errorf("the server of instance %s was released in the middle of its match: %s; the instance: %s", id, fared, out.how[id])
+		}
 	}
+}
+
+// count counts values.
+func count(how map[string]string) map[string]int {
+	n := map[string]int{}
+	for _, h := range how {
+		n[h]++
+	}
+	return n
 }
 
 // left says what Berth knows of some of the servers that have not ended.
@@ -229,13 +238,13 @@ func apiOf(t *testing.T, s *stack.Stack) instancev1.GameInstanceServiceClient {
 // outcome is what became of a crowd of instances.
 type outcome struct {
 	made   []string
-	ends   map[string]int // by how they ended
+	how    map[string]string // how each ended
 	faults []error
 }
 
 // play makes instances, one after the other, each until Berth has accepted it, and waits until all are over.
 func play(ctx context.Context, api instancev1.GameInstanceServiceClient, n int, apart time.Duration) *outcome {
-	out := &outcome{ends: map[string]int{}}
+	out := &outcome{how: map[string]string{}}
 	for i := range n {
 		req := &instancev1.CreateGameInstanceRequest{
 			RequestId: fmt.Sprint("match-", i), Placement: &instancev1.Placement{Build: "game"}, Players: []*instancev1.Player{{Id: "ann"}},
@@ -261,7 +270,7 @@ func play(ctx context.Context, api instancev1.GameInstanceServiceClient, n int, 
 			out.faults = append(out.faults, fmt.Errorf("instance %s: %w", id, err))
 			continue
 		}
-		out.ends[how]++
+		out.how[id] = how
 	}
 	return out
 }
