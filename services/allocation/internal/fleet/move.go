@@ -27,7 +27,7 @@ func (f *Fleet) moveDue(ctx context.Context) {
 		for _, p := range f.cfg.Providers {
 			s := settings[p.Info.Name]
 			if s.Draining && !s.MoveTime.IsZero() && !now.Before(s.MoveTime) && f.leads(ctx) {
-				f.empty(ctx, p.Info.Name)
+				f.empty(ctx, p.Info.Name, s.MoveTime)
 			}
 		}
 	})
@@ -38,15 +38,15 @@ func (f *Fleet) leads(ctx context.Context) bool {
 	return err == nil && leads
 }
 
-// empty goes once through what a provider has.
-func (f *Fleet) empty(ctx context.Context, provider string) {
+// empty goes once through what a provider has. That takes long: it ends when operators have said meanwhile that nothing is to be moved, or at another time.
+func (f *Fleet) empty(ctx context.Context, provider string, moveTime time.Time) {
 	for skip := 0; ; skip += pageSize {
 		slots, err := f.cfg.Store.Members(ctx, provider, 0, skip, pageSize)
 		if err != nil {
 			return
 		}
 		for _, slot := range slots {
-			if ctx.Err() != nil || !f.leads(ctx) || !f.setting(provider).Draining {
+			if ctx.Err() != nil || !f.leads(ctx) || !f.moves(provider, moveTime) {
 				return
 			}
 			if f.move(ctx, provider, slot.ID) && !pause(ctx, moveEvery) {
@@ -57,6 +57,12 @@ func (f *Fleet) empty(ctx context.Context, provider string) {
 			return
 		}
 	}
+}
+
+// moves reports whether a provider is still drained, and what is left there still to be moved at the same time.
+func (f *Fleet) moves(provider string, moveTime time.Time) bool {
+	s := f.setting(provider)
+	return s.Draining && s.MoveTime.Equal(moveTime)
 }
 
 // move moves the instance of an allocation, if it has a server there, and reports whether it did.

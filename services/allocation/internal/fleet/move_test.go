@@ -1,0 +1,70 @@
+package fleet_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/pkg/redisx"
+	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/services/allocation/internal/allocator"
+	"github.com/berth-dev/berth/services/allocation/internal/fleet"
+	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
+)
+
+// changer has operators change their minds while the first instance is being moved.
+type changer struct {
+	change func()
+	moved  int
+}
+
+func (c *changer) Move(context.Context, allocator.Allocation, string) (bool, string, error) {
+	if c.moved++; c.moved == 1 {
+		c.change()
+	}
+	return true, "", nil
+}
+
+func TestAMoveEndsWhenItIsTakenBackOrPutOff(t *testing.T) {
+	hour := time.Hour
+	for name, later := range map[string]*time.Duration{"never": nil, "later": &hour} {
+		t.Run(name, func(t *testing.T) {
+			redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+				store, c := redisstore.New(r), &changer{}
+				for range 3 {
+					a := allocator.Allocation{ID: ids.Attempt(uuid.NewString(), 1), Namespace: "default", State: allocator.Bound, Provider: "a", CreateTime: time.Now()}
+					a.InstanceID = ids.AttemptInstance(a.ID)
+					if _, err := store.Save(t.Context(), a); err != nil {
+						t.Fatal(err)
+					}
+					if ok, err := store.Take(t.Context(), "a", 0, a.ID); err != nil || !ok {
+						t.Fatal(ok, err)
+					}
+				}
+				f, err := fleet.New(t.Context(), fleet.Config{
+					Store: store, Instances: c, Owner: "one", Log: slog.New(slog.DiscardHandler), Providers: []allocator.Provider{{Info: allocator.ProviderInfo{Name: "a"}}},
+					Health: func() []allocator.Health { return nil }, Elsewhere: func(context.Context, allocator.Allocation) error { return nil },
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				drain := func(after *time.Duration) fleet.Status {
+					s, err := f.Drain(t.Context(), "a", after)
+					if err != nil {
+						t.Error(err)
+					}
+					return s
+				}
+				c.change = func() { drain(later) }
+				fleet.Empty(f, t.Context(), "a", drain(new(time.Duration)).MoveTime)
+				if c.moved != 1 {
+					t.Errorf("%d instances were moved, want the 1 before the drain was changed", c.moved)
+				}
+			})
+		})
+	}
+}
