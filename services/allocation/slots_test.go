@@ -81,6 +81,37 @@ func TestASlotIsTakenForAsLongAsThereMayBeAServer(t *testing.T) {
 	})
 }
 
+// frees looks on when slots are freed.
+type frees struct {
+	allocator.Slots
+	before func(id string)
+}
+
+func (f frees) Free(ctx context.Context, provider, id string, taken time.Time) error {
+	f.before(id)
+	return f.Slots.Free(ctx, provider, id, taken)
+}
+
+// Nobody else can have taken a slot anew by the time that it is freed.
+func TestASlotIsFreedUnderTheLease(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		store, freed := redisstore.New(r.redis), make(chan bool, 100)
+		rep := r.start(func(c *allocator.WorkerConfig) {
+			c.Slots = frees{c.Slots, func(id string) {
+				_, ok, err := store.Claim(context.Background(), id, "another", lease, true)
+				freed <- ok || err != nil
+			}}
+		})
+		r.farm.set(func(context.Context, string, string) error { return provider.Failure(provider.NoCapacity, "full") })
+		r.create(rep, wish(1))
+		for round := range 3 { // the first one ends in a line, the others where they were
+			if <-freed {
+				t.Errorf("round %d: another worker could have the allocation before its slot was freed", round)
+			}
+		}
+	})
+}
+
 // What a crash left taken is freed, and nothing else.
 func TestAudit(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {

@@ -209,6 +209,11 @@ func (h *hold) now() time.Time { return h.base.Add(time.Since(h.since)) }
 
 // commit stores what was done, in any case: the context's values count, not its end.
 func (h *hold) commit(ctx context.Context, c Change) error {
+	if held := h.stored.heldAt(); held != "" && held != h.a.heldAt() && !c.Keep && !c.Delete { // its slot is freed under the lease: whoever has that next may take it anew
+		if err := h.commit(ctx, Change{Keep: true}); err != nil {
+			return err
+		}
+	}
 	timeout := storeTimeout
 	if ctx.Err() != nil {
 		timeout = lastTimeout
