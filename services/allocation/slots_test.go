@@ -112,6 +112,33 @@ func TestASlotIsFreedUnderTheLease(t *testing.T) {
 	})
 }
 
+// late is a provider that was away when its worker started.
+type late struct{ allocator.Host }
+
+func (late) Current(info allocator.ProviderInfo) (allocator.ProviderInfo, string) {
+	info.Builds = []string{"demo"}
+	return info, ""
+}
+
+// A line is audited also if the provider of its build came after the start.
+func TestAuditOfALateProvidersLines(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		rep := r.start(func(c *allocator.WorkerConfig) {
+			c.Providers[0].Info.Builds, c.Providers[0].Host = nil, late{c.Providers[0].Host}
+		})
+		store := redisstore.New(r.redis)
+		if ok, err := store.Enter(t.Context(), allocator.Line{Build: "demo", Where: "here"}, wish(1).ID, time.Now(), 10); !ok || err != nil {
+			t.Fatal(ok, err)
+		}
+		if err := rep.worker.Audit(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := store.Waiting(t.Context(), "demo"); n != 0 || err != nil {
+			t.Errorf("%d wait who are not there, %v", n, err)
+		}
+	})
+}
+
 // What a crash left taken is freed, and nothing else.
 func TestAudit(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {

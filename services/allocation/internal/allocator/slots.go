@@ -87,8 +87,9 @@ func (w *Worker) Audit(ctx context.Context, age time.Duration) error {
 // auditLines takes those out of the lines who do not wait in them any more.
 func (w *Worker) auditLines(ctx context.Context) error {
 	builds := make(map[string]bool)
-	for _, p := range w.catalog {
-		for _, b := range p.Builds {
+	for name := range w.providers {
+		p, _ := w.provider(name) // one that was away at the start has its builds since then
+		for _, b := range p.Info.Builds {
 			builds[b] = true
 		}
 	}
