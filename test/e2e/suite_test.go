@@ -324,7 +324,7 @@ func TestDoorsAreLocked(t *testing.T) {
 			"invalid":             {s.urls[last] + instances, "POST", `{"placement":{"build":"UPPER"}}`, []string{"Authorization", "Bearer " + s.key}, 400, "VALIDATION_FAILED"},
 			"unknown build":       {s.urls[last] + instances, "POST", `{"placement":{"build":"nothing"}}`, []string{"Authorization", "Bearer " + s.key}, 400, "BUILD_UNKNOWN"},
 			"no state for it":     {s.urls[last] + get + ":allocate", "POST", `{}`, []string{"Authorization", "Bearer " + s.key}, 400, "STATE_NOT_ALLOWED"},
-			"not implemented":     {s.urls[last] + "/v1/providers/local:drain", "POST", `{}`, []string{"Authorization", "Bearer " + s.key}, 501, "NOT_IMPLEMENTED"},
+			"unknown provider":    {s.urls[last] + "/v1/providers/nowhere:drain", "POST", `{}`, []string{"Authorization", "Bearer " + s.key}, 404, "PROVIDER_UNKNOWN"},
 			"no tokens":           {s.edges[last] + path, "POST", `{}`, nil, 401, "CREDENTIALS_MISSING"},
 			"key for tokens":      {s.edges[last] + path, "POST", `{}`, []string{"Authorization", "Bearer " + s.key}, 403, "ROLE_REQUIRED"},
 			"invented tokens":     {s.edges[last] + path, "POST", `{}`, []string{"Authorization", "Bearer a.b.c", "Berth-Social-Token", "a.b.c"}, 401, "CREDENTIALS_INVALID"},

@@ -147,7 +147,7 @@ func mistakes() map[string]struct {
 		"calls no room a quota":         {relabel(provider.NoCapacity, provider.Quota), []string{"no-capacity"}},
 		"hides wrong credentials":       {relabel(provider.Unauthenticated, provider.Unavailable), []string{"wrong-credentials"}},
 		"calls an absent host invalid":  {relabel(provider.Unavailable, provider.Invalid), []string{"host-away"}},
-		"is too sure of what it missed": {relabel(provider.Ambiguous, provider.NoCapacity), []string{"lost-reply", "late-success", "hanging-host", "cancel-in-flight"}},
+		"is too sure of what it missed": {relabel(provider.Ambiguous, provider.NoCapacity), []string{"lost-reply", "late-success", "hanging-host"}},
 		"fails without a reason": {onGet(func(_ *plugin, next getFunc) getFunc {
 			return func(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
 				resp, err := next(ctx, req)
