@@ -103,6 +103,7 @@ type keeper struct {
 	mu    sync.Mutex
 	known map[Line]*waiting // those that were not empty when they were looked at last
 	freed []string          // providers that took servers back since then
+	took  int               // how many servers were ever taken back
 }
 
 type waiting struct {
@@ -126,15 +127,23 @@ func (k *keeper) window(l Line) int {
 	return 1
 }
 
-// entered says that one waits in a line, and whether it has tried and found no room.
-func (k *keeper) entered(l Line, tried bool) {
+// entered says that one waits in a line, and whether it has tried, since so many servers had been taken back, and found no room. Others have got those; what was
+// taken back while it tried is there yet.
+func (k *keeper) entered(l Line, tried bool, since int) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	w := k.know(l)
 	w.entries++
 	if tried {
-		w.window, w.freed = 1, 0
+		w.window, w.freed = 1, min(w.freed, k.took-since)
 	}
+}
+
+// tooks returns how many servers were ever taken back.
+func (k *keeper) tooks() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.took
 }
 
 // know returns what is known of a line. The lock is held.
@@ -158,13 +167,20 @@ func (k *keeper) left(l Line, served bool) {
 	k.look()
 }
 
+// takesBack counts a server that a provider is about to take back, before it does: whoever gets its place at once found no other room. -1: it did not.
+func (k *keeper) takesBack(n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.took += n
+	for _, w := range k.known {
+		w.freed = max(0, w.freed+n)
+	}
+}
+
 // tookBack says that a provider has room for one more.
 func (k *keeper) tookBack(provider string) {
 	k.mu.Lock()
 	waits := len(k.known) > 0
-	for _, w := range k.known {
-		w.freed++
-	}
 	if waits && !slices.Contains(k.freed, provider) {
 		k.freed = append(k.freed, provider)
 	}
@@ -240,6 +256,7 @@ func (h *hold) gate(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	l := h.a.line()
+	h.tooks = h.w.keeper.tooks()
 	ahead, err := h.w.cfg.Lines.Ahead(ctx, l, h.a.turn())
 	if err != nil {
 		return false, err
@@ -269,7 +286,7 @@ func (h *hold) queueUp(ctx context.Context) error {
 	case !ok:
 		h.a.Fails(fmt.Sprintf("%d wait for build %q, and no more may; %s", h.w.cfg.QueueLimit, l.Build, h.a.Explanation.Words()), h.now())
 	default:
-		h.w.keeper.entered(l, h.passed)
+		h.w.keeper.entered(l, h.passed, h.tooks)
 	}
 	return nil
 }

@@ -48,6 +48,7 @@ type hold struct {
 	base   time.Time  // the store's time at since
 	since  time.Time
 	passed bool   // it was its turn in this round
+	tooks  int    // how many servers had been taken back when that was found
 	slot   string // the provider of which a slot was taken that the store does not know of yet
 	asked  *site  // where a server was asked for since the last commit: there may be one, whatever the store says by now
 }
@@ -422,6 +423,12 @@ func (h *hold) giveBack(ctx context.Context) {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, p.Info.Timeout)
 	defer cancel()
+	h.w.keeper.takesBack(1)
+	defer func() {
+		if !h.a.Gone {
+			h.w.keeper.takesBack(-1)
+		}
+	}()
 	gone, err := p.Host.Release(callCtx, h.a.ID, h.a.ExternalID)
 	if err != nil {
 		h.a.GiveBackFailed(failureOf(err), h.now())
