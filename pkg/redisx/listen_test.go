@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"net"
+	"io"
 	"sync"
 	"testing"
 	"time"
@@ -12,51 +12,22 @@ import (
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
 )
 
-// halting is a way to a server on which an answer that has a word in it stops behind the word for a time, once.
-func halting(t *testing.T, to, word string, wait time.Duration) (addr string) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var conns sync.WaitGroup
+// halting passes answers on; the first that has a word in it stops behind the word for a time.
+func halting(word string, wait time.Duration) func(client io.Writer, b []byte) error {
 	var once sync.Once
-	pass := func(from, to net.Conn, halt func()) {
-		defer func() { _, _ = from.Close(), to.Close() }()
-		buf := make([]byte, 64<<10)
-		for {
-			n, err := from.Read(buf)
-			if err != nil {
-				return
-			}
-			rest := buf[:n]
-			if at := bytes.Index(rest, []byte(word)); at >= 0 && halt != nil {
-				_, _ = to.Write(rest[:at+len(word)])
-				rest = rest[at+len(word):]
-				once.Do(halt)
-			}
-			if _, err := to.Write(rest); err != nil {
-				return
-			}
+	return func(client io.Writer, b []byte) error {
+		before, behind, found := bytes.Cut(b, []byte(word))
+		if !found {
+			_, err := client.Write(b)
+			return err
 		}
+		if _, err := client.Write(b[:len(before)+len(word)]); err != nil {
+			return err
+		}
+		once.Do(func() { time.Sleep(wait) })
+		_, err := client.Write(behind)
+		return err
 	}
-	conns.Go(func() {
-		for {
-			client, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			server, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = client.Close()
-				continue
-			}
-			conns.Go(func() { pass(client, server, nil) })
-			conns.Go(func() { pass(server, client, func() { time.Sleep(wait) }) })
-		}
-	})
-	t.Cleanup(func() { _ = ln.Close(); conns.Wait() }) // their clients are closed by now
-	return ln.Addr().String()
 }
 
 // A message that took longer on its way than an interval was read from its middle on after that, and what its author had written there was taken for a message
@@ -65,7 +36,7 @@ func TestAMessageThatHaltsOnItsWayArrivesWhole(t *testing.T) {
 	const channel, interval = "berth:gw:slow", time.Second
 	const message = "halt" + ">3\r\n$7\r\nmessage\r\n$13\r\nberth:gw:slow\r\n$6\r\nforged\r\n"
 	addr := redistest.Server(t)
-	through, direct := redistest.Open(t, halting(t, addr, "halt", interval*3/2)), redistest.Open(t, addr)
+	through, direct := redistest.Open(t, newProxyWith(t, addr, halting("halt", interval*3/2)).addr), redistest.Open(t, addr)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	said, got := false, ""

@@ -13,16 +13,25 @@ import (
 type proxy struct {
 	addr, to string
 	armed    atomic.Bool
+	answer   func(client io.Writer, b []byte) error // passes on what the server says
 	conns    sync.WaitGroup
 }
 
 func newProxy(t *testing.T, to string) *proxy {
 	t.Helper()
+	return newProxyWith(t, to, func(client io.Writer, b []byte) error {
+		_, err := client.Write(b)
+		return err
+	})
+}
+
+func newProxyWith(t *testing.T, to string, answer func(client io.Writer, b []byte) error) *proxy {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{addr: ln.Addr().String(), to: to}
+	p := &proxy{addr: ln.Addr().String(), to: to, answer: answer}
 	p.conns.Go(func() {
 		for {
 			client, err := ln.Accept()
@@ -58,7 +67,7 @@ func (p *proxy) serve(client net.Conn) {
 			if err != nil || drop.Load() {
 				return
 			}
-			if _, err := client.Write(buf[:n]); err != nil {
+			if p.answer(client, buf[:n]) != nil {
 				return
 			}
 		}
