@@ -36,9 +36,6 @@ type Host struct {
 	tracer     *tracing.Tracer
 }
 
-// contract is the version of berth.provider.v1 that is spoken here.
-const contract = 1
-
 // Config says how to reach a provider.
 type Config struct {
 	// Name is its name in the configuration.
@@ -70,12 +67,12 @@ func Open(ctx context.Context, cfg Config) (allocator.Provider, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, describeTimeout)
 	defer cancel()
-	d, err := cfg.Provider.Describe(ctx, &providerv1.DescribeRequest{ContractMin: contract, ContractMax: contract})
+	d, err := cfg.Provider.Describe(ctx, &providerv1.DescribeRequest{ContractMin: provider.Contract, ContractMax: provider.Contract})
 	if err != nil {
 		return allocator.Provider{}, fmt.Errorf("provider %q: %w", cfg.Name, err)
 	}
-	if v := cmp.Or(d.GetContract(), contract); v != contract {
-		return allocator.Provider{}, fmt.Errorf("provider %q: it speaks version %d of the provider contract, and this allocation service version %d: use releases that fit", cfg.Name, v, contract)
+	if v := cmp.Or(d.GetContract(), provider.Contract); v != provider.Contract {
+		return allocator.Provider{}, fmt.Errorf("provider %q: it speaks version %d of the provider contract, and this allocation service version %d: use releases that fit", cfg.Name, v, provider.Contract)
 	}
 	return allocator.Provider{Info: describe(info, d), Host: h}, nil
 }
