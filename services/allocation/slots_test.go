@@ -184,9 +184,12 @@ func TestAudit(t *testing.T) {
 		if ids, err := store.Front(t.Context(), l, 10); len(ids) != 0 || err != nil {
 			t.Errorf("%v still wait, %v", ids, err)
 		}
-		for want, n := range []int{0, 1, 2} {
-			if due, err := store.AuditIsDue(t.Context(), time.Hour); err != nil || due != (want == 0) {
-				t.Errorf("asked %d times: %v, %v", n, due, err)
+		for _, asks := range []struct {
+			owner string
+			want  bool
+		}{{"one", true}, {"other", false}, {"one", true}} {
+			if leads, err := store.Lead(t.Context(), "audit", asks.owner, time.Hour); err != nil || leads != asks.want {
+				t.Errorf("%s leads: %v, %v", asks.owner, leads, err)
 			}
 		}
 	})

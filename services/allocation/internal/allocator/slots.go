@@ -18,8 +18,8 @@ type Slots interface {
 	Members(ctx context.Context, provider string, age time.Duration, skip, limit int) ([]Slot, error)
 	// Loads returns allocations in the order of their ids; Rev is 0 of those that are not there.
 	Loads(ctx context.Context, ids []string) ([]Allocation, error)
-	// AuditIsDue reports whether an audit is due, to one of all who ask within the time.
-	AuditIsDue(ctx context.Context, every time.Duration) (bool, error)
+	// Lead reports whether the owner may do what only one may at a time, for so long.
+	Lead(ctx context.Context, what, owner string, lease time.Duration) (bool, error)
 }
 
 // Slot is a taken slot.
@@ -56,7 +56,7 @@ func (w *Worker) audits(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if due, err := w.cfg.Slots.AuditIsDue(ctx, auditEvery*9/10); err != nil || !due {
+		if leads, err := w.cfg.Slots.Lead(ctx, "audit", w.owner, auditEvery*9/10); err != nil || !leads {
 			continue
 		}
 		if err := w.Audit(ctx, auditAge); err != nil && ctx.Err() == nil {

@@ -40,9 +40,6 @@ func waitingKey(partition int, build string) string {
 	return redisx.Key(partition, "alloc:waiting:"+build)
 }
 
-// auditKey is there while an audit is not due again.
-func auditKey() string { return redisx.Key(0, "alloc:audit") }
-
 // settingsKey is a hash of providers to what operators have set for them.
 func settingsKey() string { return redisx.Key(0, "alloc:providers") }
 

@@ -28,7 +28,7 @@ var _ reaper.Store = (*Store)(nil)
 // orphansKept is how long an orphan is remembered that nobody looks for: longer than any pause between two looks.
 const orphansKept = time.Hour
 
-// Lead implements fleet.Store and reaper.Store.
+// Lead implements allocator.Slots, fleet.Store and reaper.Store.
 func (s *Store) Lead(ctx context.Context, what, owner string, lease time.Duration) (bool, error) {
 	n, err := s.redis.Write(ctx, lead, []string{leadKey(what)}, owner, lease.Milliseconds()).Int()
 	return n == 1, err

@@ -62,15 +62,6 @@ func (s *Store) Members(ctx context.Context, provider string, age time.Duration,
 	return slots, nil
 }
 
-// AuditIsDue implements allocator.Slots.
-func (s *Store) AuditIsDue(ctx context.Context, every time.Duration) (bool, error) {
-	err := s.redis.SetArgs(ctx, auditKey(), 1, redis.SetArgs{Mode: "NX", TTL: every}).Err()
-	if err == redis.Nil { //nolint:errorlint // the driver returns it as it is
-		return false, nil
-	}
-	return err == nil, redisx.Err(err)
-}
-
 // Loads implements allocator.Slots.
 func (s *Store) Loads(ctx context.Context, ids []string) ([]allocator.Allocation, error) {
 	if len(ids) == 0 {
