@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net"
 
-	"github.com/google/uuid"
 	"google.golang.org/grpc"
 
 	"github.com/berth-dev/berth/pkg/app"
@@ -20,12 +19,9 @@ import (
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	tokenv1 "github.com/berth-dev/berth/sdk/go/gen/berth/token/v1"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
-	"github.com/berth-dev/berth/services/allocation/internal/fleet"
 	"github.com/berth-dev/berth/services/allocation/internal/grpcserver"
 	"github.com/berth-dev/berth/services/allocation/internal/host"
 	"github.com/berth-dev/berth/services/allocation/internal/peers"
-	"github.com/berth-dev/berth/services/allocation/internal/placement"
-	"github.com/berth-dev/berth/services/allocation/internal/reaper"
 	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
 	"github.com/berth-dev/berth/services/allocation/providers"
 )
@@ -80,41 +76,13 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	attempts := peers.Instances{Attempts: attemptv1.NewAttemptServiceClient(instances)}
-	var worker *allocator.Worker
-	var allocations *allocator.Service
-	owner := uuid.NewString()
-	hosts, err := fleet.New(ctx, fleet.Config{
-		Store: store, Instances: attempts, Log: b.Log(), Providers: configured, Health: func() []allocator.Health { return worker.Health() }, Owner: owner,
-		Elsewhere: func(ctx context.Context, a allocator.Allocation) error {
-			return allocations.Check(ctx, a.Namespace, a.Placement)
-		},
-	})
-	if err != nil {
+	e := &engine{
+		store: store, providers: configured, attempts: peers.Instances{Attempts: attemptv1.NewAttemptServiceClient(instances)},
+		issuer: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL, CA: ca},
+	}
+	if err := e.start(ctx, b, cfg); err != nil {
 		return err
 	}
-	explain, err := explainer(cfg, hosts)
-	if err != nil {
-		return err
-	}
-	worker, err = allocator.NewWorker(allocator.WorkerConfig{
-		Queue: store, Slots: store, Lines: store, QueueLimit: cfg.Queue.Limit, Explain: explain, Providers: configured, Log: b.Log(), Instances: attempts,
-		Credentials: peers.Issuer{Tokens: tokenv1.NewTokenServiceClient(tokens), Gateway: cfg.GatewayURL, CA: ca},
-	})
-	if err != nil {
-		return err
-	}
-	allocations = allocator.NewService(store, explain, cfg.Queue.Limit, worker.Wake)
-	orphans, err := reaper.New(reaper.Config{Store: store, Instances: attempts, Log: b.Log(), Providers: listed(configured), Owner: owner, Metrics: b.Metrics()})
-	if err != nil {
-		return err
-	}
-	b.Run("providers' settings", hosts.Run)
-	b.Run("reaper", orphans.Run)
-	if err := host.Watch(b.Metrics(), worker.Health); err != nil {
-		return err
-	}
-	b.Run("allocation worker", worker.Run)
 
 	srv, err := rpc.NewServer(rpc.Config{
 		Services: []string{allocationv1.AllocationService_ServiceDesc.ServiceName}, Auth: authenticator, Log: b.Log(), Metrics: b.Metrics(),
@@ -127,7 +95,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	allocationv1.RegisterAllocationServiceServer(srv, grpcserver.New(allocations, hosts, orphans, pages))
+	allocationv1.RegisterAllocationServiceServer(srv, grpcserver.New(e.allocations, e.hosts, e.orphans, pages))
 	ln := cfg.GRPCListener
 	if ln == nil {
 		if ln, err = b.Listen(ctx, "gRPC", cfg.GRPCAddr); err != nil {
@@ -169,29 +137,6 @@ func openProviders(ctx context.Context, b *app.Builder, deployment string, list 
 		configured = append(configured, p)
 	}
 	return configured, nil
-}
-
-// listed are the providers as the reaper goes through them.
-func listed(configured []allocator.Provider) []reaper.Provider {
-	var list []reaper.Provider
-	for _, p := range configured {
-		if h, ok := p.Host.(reaper.Host); ok {
-			list = append(list, reaper.Provider{Name: p.Info.Name, Host: h})
-		}
-	}
-	return list
-}
-
-// explainer makes the policy, now that the providers have said what they are.
-func explainer(cfg Config, hosts *fleet.Fleet) (allocator.Explain, error) {
-	if err := cfg.Placement.Check(hosts.Providers()); err != nil {
-		return nil, err
-	}
-	policy, err := placement.New(cfg.Placement, cfg.names())
-	if err != nil {
-		return nil, err
-	}
-	return func(r placement.Request) placement.Explanation { return policy.Explain(r, hosts.Providers()) }, nil
 }
 
 func closeListener(ln net.Listener) error {
