@@ -192,9 +192,9 @@ func appendNumber(b []byte, v float64) []byte {
 
 // appendString does not escape what only HTML needs escaped: six bytes for one would make a frame of a game's data six times as large.
 func appendString(b []byte, s string) []byte {
-	var raw bytes.Buffer
-	to := json.NewEncoder(&raw)
-	to.SetEscapeHTML(false)
-	_ = to.Encode(s) // does not fail for strings
-	return append(b, bytes.TrimSuffix(raw.Bytes(), []byte("\n"))...)
+	to := bytes.NewBuffer(b)
+	e := json.NewEncoder(to)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(s) // does not fail for strings
+	return bytes.TrimSuffix(to.Bytes(), []byte("\n"))
 }
