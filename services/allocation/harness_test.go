@@ -164,11 +164,12 @@ func (r *rig) start(change func(*allocator.WorkerConfig)) *replica {
 	if change != nil {
 		change(&cfg)
 	}
+	explain := withoutPolicy(cfg.Providers)
+	if cfg.Explain == nil {
+		cfg.Explain = explain
+	}
 	if rep.worker, err = allocator.NewWorker(cfg); err != nil {
 		r.t.Fatal(err)
-	}
-	explain := func(r placement.Request) placement.Explanation {
-		return placement.Policy{}.Explain(r, rep.worker.Catalog().Choices())
 	}
 	rep.Service = allocator.NewService(rep.queue.Store, explain, r.limit, rep.worker.Wake)
 	go func() {
@@ -179,6 +180,15 @@ func (r *rig) start(change func(*allocator.WorkerConfig)) *replica {
 	}()
 	r.t.Cleanup(rep.stop)
 	return rep
+}
+
+// withoutPolicy tries providers in their order.
+func withoutPolicy(providers []allocator.Provider) allocator.Explain {
+	var choices []placement.Provider
+	for _, p := range providers {
+		choices = append(choices, placement.Provider{Name: p.Info.Name, Regions: p.Info.Regions, Builds: p.Info.Builds})
+	}
+	return func(r placement.Request) placement.Explanation { return placement.Policy{}.Explain(r, choices) }
 }
 
 // and adds a provider to those of a replica, after them.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/pkg/ids"
+	"github.com/berth-dev/berth/services/allocation/internal/placement"
 )
 
 // State is where an allocation is in its life. The numbers are those of berth.allocation.v1.Allocation.State.
@@ -97,6 +98,11 @@ type Placement struct {
 
 func (p Placement) equal(q Placement) bool {
 	return p.Build == q.Build && p.Priority == q.Priority && slices.Equal(p.Regions, q.Regions) && maps.Equal(p.Labels, q.Labels) && maps.Equal(p.Latencies, q.Latencies)
+}
+
+// request is the question where an allocation's server is looked for; without an id it is that of any allocation.
+func (p Placement) request(id, namespace string) placement.Request {
+	return placement.Request{ID: id, Namespace: namespace, Build: p.Build, Regions: p.Regions, Labels: p.Labels, Latencies: p.Latencies}
 }
 
 // Endpoint is a public address of a server.

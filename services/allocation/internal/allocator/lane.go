@@ -73,12 +73,12 @@ type schedule struct {
 }
 
 // newSchedule returns a schedule of work, which returns the local time at which there will be more to do, or zero.
-func newSchedule(work func(ctx context.Context, r *run) time.Time, concurrency int, providers Catalog) *schedule {
+func newSchedule(work func(ctx context.Context, r *run) time.Time, concurrency int, providers map[string]Provider) *schedule {
 	s := &schedule{
 		work: work, kick: make(chan struct{}, 1), running: make(map[string]*run), nudges: make(map[string][]string), common: newLane(concurrency), lanes: make(map[string]*lane, len(providers)),
 	}
-	for _, p := range providers {
-		s.lanes[p.Name] = newLane(p.MaxCalls)
+	for name, p := range providers {
+		s.lanes[name] = newLane(p.Info.MaxCalls)
 	}
 	return s
 }

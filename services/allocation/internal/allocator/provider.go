@@ -15,6 +15,37 @@ type Provider struct {
 	Host Host
 }
 
+// ProviderInfo is what a configured provider is.
+type ProviderInfo struct {
+	// Name is the name in this configuration.
+	Name string
+	// Kind is the kind, such as "process".
+	Kind string
+	// Regions are the regions that it serves, and Builds what it can run.
+	Regions, Builds []string
+	// PollInterval is how often it may be asked about a server.
+	PollInterval time.Duration
+	// Claims says that its servers are given a claim code in place of their tokens.
+	Claims bool
+	// Pool says that its servers are there already, and have credentials of their own: none are minted for them.
+	Pool bool
+	// MaxBootstrap is the largest bootstrap that it can carry, in bytes; 0: no limit known.
+	MaxBootstrap int64
+	// Timeout bounds a call to it; 0: DefaultTimeout.
+	Timeout time.Duration
+	// MaxServers is how many servers it may have for allocations at once; 0: no limit.
+	MaxServers int
+	// MaxCalls is how many allocations may turn to it at once; 0: DefaultMaxCalls. The rest waits in a lane of its own.
+	MaxCalls int
+}
+
+const (
+	// DefaultTimeout is how long a provider may take for an answer.
+	DefaultTimeout = 30 * time.Second
+	// DefaultMaxCalls is how many allocations may turn to one provider at once.
+	DefaultMaxCalls = 128
+)
+
 // Now returns what the provider is now, as far as that changes, and what is wrong with it, for people; empty: nothing.
 func (p Provider) Now() (info ProviderInfo, problem string) {
 	if living, ok := p.Host.(interface {

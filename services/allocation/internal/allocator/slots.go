@@ -67,13 +67,13 @@ func (w *Worker) audits(ctx context.Context) {
 
 // Audit frees the slots that a crash left behind: those that were taken an age ago or earlier by allocations that have nothing at the provider.
 func (w *Worker) Audit(ctx context.Context, age time.Duration) error {
-	for _, p := range w.catalog {
+	for provider := range w.providers {
 		for skip := 0; ; skip += auditPage {
-			slots, err := w.cfg.Slots.Members(ctx, p.Name, age, skip, auditPage)
+			slots, err := w.cfg.Slots.Members(ctx, provider, age, skip, auditPage)
 			if err != nil {
 				return err
 			}
-			if err := w.auditPage(ctx, p.Name, slots); err != nil {
+			if err := w.auditPage(ctx, provider, slots); err != nil {
 				return err
 			}
 			if len(slots) < auditPage {

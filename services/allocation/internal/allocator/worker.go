@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-
-	"github.com/berth-dev/berth/services/allocation/internal/placement"
 )
 
 // Queue is the store as workers see it: allocations with the time at which there is something to do, and leases.
@@ -63,21 +61,21 @@ type Instances interface {
 
 // WorkerConfig configures a Worker.
 type WorkerConfig struct {
-	// Queue, Slots, Lines, Credentials, Instances and Log are needed.
+	// Queue, Slots, Lines, Credentials, Instances, Explain and Log are needed.
 	Queue       Queue
 	Slots       Slots
 	Lines       Lines
 	Credentials Credentials
 	Instances   Instances
-	Log         *slog.Logger
+	// Explain says where a server may be looked for.
+	Explain Explain
+	Log     *slog.Logger
 	// Providers are the configured providers, in order.
 	Providers []Provider
 	// Lease is how long an allocation stays with a worker that was lost. Default 3 s.
 	Lease time.Duration
 	// Sweep is how often the queue is searched for what nobody was woken for. Default 500 ms.
 	Sweep time.Duration
-	// Explain says where a server may be looked for. Default: as without a policy.
-	Explain Explain
 	// ReportTimeout bounds a call to another service. Default 5 s.
 	ReportTimeout time.Duration
 	// Concurrency is how many allocations are worked on at once that need no provider; each provider has its own bound. Default 128.
@@ -91,7 +89,6 @@ type WorkerConfig struct {
 type Worker struct {
 	cfg       WorkerConfig
 	owner     string
-	catalog   Catalog
 	providers map[string]Provider
 	schedule  *schedule
 	breakers  *breakers
@@ -103,8 +100,8 @@ const DefaultQueueLimit = 10_000
 
 // NewWorker returns a Worker. It does nothing before Run.
 func NewWorker(cfg WorkerConfig) (*Worker, error) {
-	if cfg.Queue == nil || cfg.Slots == nil || cfg.Lines == nil || cfg.Credentials == nil || cfg.Instances == nil || cfg.Log == nil {
-		return nil, errors.New("allocator: a worker needs Queue, Slots, Lines, Credentials, Instances and Log")
+	if cfg.Queue == nil || cfg.Slots == nil || cfg.Lines == nil || cfg.Credentials == nil || cfg.Instances == nil || cfg.Explain == nil || cfg.Log == nil {
+		return nil, errors.New("allocator: a worker needs Queue, Slots, Lines, Credentials, Instances, Explain and Log")
 	}
 	cfg.Lease = orDefault(cfg.Lease, 3*time.Second)
 	cfg.Sweep = orDefault(cfg.Sweep, 500*time.Millisecond)
@@ -119,13 +116,8 @@ func NewWorker(cfg WorkerConfig) (*Worker, error) {
 		p.Info.Timeout = orDefault(p.Info.Timeout, DefaultTimeout)
 		p.Info.MaxCalls = orDefault(p.Info.MaxCalls, DefaultMaxCalls)
 		w.providers[p.Info.Name] = p
-		w.catalog = append(w.catalog, p.Info)
 	}
-	if w.cfg.Explain == nil {
-		choices := w.catalog.Choices()
-		w.cfg.Explain = func(r placement.Request) placement.Explanation { return placement.Policy{}.Explain(r, choices) }
-	}
-	w.schedule = newSchedule(w.work, cfg.Concurrency, w.catalog)
+	w.schedule = newSchedule(w.work, cfg.Concurrency, w.providers)
 	w.keeper = newKeeper(cfg.Lines, w.schedule.nudge)
 	return w, nil
 }
@@ -136,9 +128,6 @@ func orDefault[T ~int | ~int64](v, def T) T {
 	}
 	return v
 }
-
-// Catalog returns the configured providers.
-func (w *Worker) Catalog() Catalog { return w.catalog }
 
 // provider returns a configured provider, with what it is now.
 func (w *Worker) provider(name string) (Provider, bool) {
