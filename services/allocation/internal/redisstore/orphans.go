@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/berth-dev/berth/services/allocation/internal/reaper"
 )
 
@@ -18,9 +16,6 @@ var (
 	leadSource string
 	//go:embed scripts/orphans.lua
 	orphansSource string
-
-	lead    = redis.NewScript(leadSource)
-	orphans = redis.NewScript(orphansSource)
 )
 
 var _ reaper.Store = (*Store)(nil)
@@ -30,7 +25,7 @@ const orphansKept = time.Hour
 
 // Lead implements allocator.Slots, fleet.Store and reaper.Store.
 func (s *Store) Lead(ctx context.Context, what, owner string, lease time.Duration) (bool, error) {
-	n, err := s.redis.Write(ctx, lead, []string{leadKey(what)}, owner, lease.Milliseconds()).Int()
+	n, err := s.redis.Write(ctx, s.scripts.lead, []string{leadKey(what)}, owner, lease.Milliseconds()).Int()
 	return n == 1, err
 }
 
@@ -40,7 +35,7 @@ func (s *Store) Orphans(ctx context.Context, provider string, attempts []string)
 	for _, a := range attempts {
 		args = append(args, a)
 	}
-	reply, err := s.redis.Write(ctx, orphans, []string{orphansKey(provider)}, args...).StringSlice()
+	reply, err := s.redis.Write(ctx, s.scripts.orphans, []string{orphansKey(provider)}, args...).StringSlice()
 	switch {
 	case err != nil:
 		return nil, time.Time{}, err

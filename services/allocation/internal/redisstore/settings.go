@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"google.golang.org/protobuf/proto"
 
 	recordv1 "github.com/berth-dev/berth/pkg/gen/berth/record/v1"
@@ -21,16 +20,13 @@ var (
 	setProviderSource string
 	//go:embed scripts/settings.lua
 	settingsSource string
-
-	setProvider  = redis.NewScript(setProviderSource)
-	readSettings = redis.NewScript(settingsSource)
 )
 
 var _ fleet.Store = (*Store)(nil)
 
 // Settings implements fleet.Store.
 func (s *Store) Settings(ctx context.Context) (map[string]fleet.Setting, time.Time, error) {
-	reply, err := s.redis.Read(ctx, readSettings, []string{settingsKey()}).StringSlice()
+	reply, err := s.redis.Read(ctx, s.scripts.settings, []string{settingsKey()}).StringSlice()
 	switch {
 	case err != nil:
 		return nil, time.Time{}, err
@@ -71,7 +67,7 @@ func (s *Store) SetSetting(ctx context.Context, provider string, setting fleet.S
 	if err != nil {
 		return err
 	}
-	done, err := s.redis.Write(ctx, setProvider, []string{settingsKey()}, provider, setting.Stored, raw).Int()
+	done, err := s.redis.Write(ctx, s.scripts.set, []string{settingsKey()}, provider, setting.Stored, raw).Int()
 	if err == nil && done == 0 {
 		err = allocator.ErrConflict
 	}
