@@ -78,8 +78,14 @@ func New(cfg Config, pools poolv1.PoolServiceClient) (*Provider, error) {
 }
 
 // Describe implements provider.Provider.
-func (p *Provider) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-	return &providerv1.DescribeResponse{Kind: kind, Version: version, Regions: p.cfg.Regions, Builds: p.cfg.Builds, PollInterval: durationpb.New(pollInterval)}, nil
+func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.DescribeResponse{
+		Kind: kind, Version: version, Regions: p.cfg.Regions, Builds: p.cfg.Builds, PollInterval: durationpb.New(pollInterval), Contract: contract,
+	}, nil
 }
 
 // Allocate implements provider.Provider: it takes room. The bootstrap is of no use to a server that has its own.
