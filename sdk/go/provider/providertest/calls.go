@@ -69,7 +69,7 @@ func (p *probe) sleep(d time.Duration, why string) {
 
 // tryGet calls Get.
 func (p *probe) tryGet(ctx context.Context, attempt string) (*providerv1.Server, error) {
-	resp, err := call(ctx, p.cfg.Provider.Get, &providerv1.GetRequest{AttemptId: attempt})
+	resp, err := call(ctx, p.cfg.Provider.Get, &providerv1.GetRequest{AttemptId: attempt, Deployment: p.cfg.Deployment})
 	p.seen(ctx, "Get", err)
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (p *probe) same(what string, a, b *providerv1.Server) {
 // release calls Release until the server has ended.
 func (p *probe) release(attempt string) {
 	p.wait("the end of the server of attempt "+attempt+" after its release", func() bool {
-		resp, err := call(p.ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: attempt})
+		resp, err := call(p.ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: attempt, Deployment: p.cfg.Deployment})
 		p.seen(p.ctx, "Release", err)
 		switch {
 		case err != nil && (provider.ReasonOf(err) == provider.RateLimited || provider.ReasonOf(err) == provider.Unavailable || provider.ReasonOf(err) == provider.Ambiguous):

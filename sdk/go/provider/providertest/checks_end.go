@@ -36,7 +36,7 @@ func releaseTwice(p *probe) {
 	var all sync.WaitGroup
 	for n := range at {
 		all.Go(func() {
-			responses[n], failures[n] = call(p.ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId()})
+			responses[n], failures[n] = call(p.ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: p.cfg.Deployment})
 		})
 	}
 	all.Wait()

@@ -108,7 +108,7 @@ func lostReplyOfRelease(p *probe) {
 	p.allocate(req)
 	p.need("to lose its reply", p.cfg.Host.LoseReply(p.ctx))
 	within(p.ctx, late, func(ctx context.Context) {
-		resp, err := call(ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId()})
+		resp, err := call(ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: p.cfg.Deployment})
 		p.seen(ctx, "Release", err)
 		if err == nil && resp.GetState() != stopping && resp.GetState() != exited {
 			p.failf("Release whose reply is lost answers with state %v", resp.GetState())
@@ -191,7 +191,7 @@ func hangingHost(p *probe) {
 		}
 	})
 	within(p.ctx, patience, func(ctx context.Context) {
-		if resp, err := call(ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId()}); err == nil && resp.GetState() == exited {
+		if resp, err := call(ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: p.cfg.Deployment}); err == nil && resp.GetState() == exited {
 			p.failf("Release at a host that hangs says that the server has ended")
 		} else {
 			p.seen(ctx, "Release", err)

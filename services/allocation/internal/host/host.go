@@ -120,7 +120,7 @@ func (h *Host) Allocate(ctx context.Context, o allocator.Order) (allocator.Serve
 // Get implements allocator.Host.
 func (h *Host) Get(ctx context.Context, attempt, externalID string) (allocator.Server, error) {
 	start := time.Now()
-	resp, err := h.provider.Get(ctx, &providerv1.GetRequest{AttemptId: attempt, ExternalId: externalID})
+	resp, err := h.provider.Get(ctx, &providerv1.GetRequest{AttemptId: attempt, ExternalId: externalID, Deployment: h.deployment})
 	if err = h.done("get", start, err); err != nil {
 		return allocator.Server{}, err
 	}
@@ -130,7 +130,7 @@ func (h *Host) Get(ctx context.Context, attempt, externalID string) (allocator.S
 // Release implements allocator.Host.
 func (h *Host) Release(ctx context.Context, attempt, externalID string) (bool, error) {
 	start := time.Now()
-	resp, err := h.provider.Release(ctx, &providerv1.ReleaseRequest{AttemptId: attempt, ExternalId: externalID})
+	resp, err := h.provider.Release(ctx, &providerv1.ReleaseRequest{AttemptId: attempt, ExternalId: externalID, Deployment: h.deployment})
 	if err = h.done("release", start, err); err != nil {
 		return false, err
 	}

@@ -579,7 +579,9 @@ type GetRequest struct {
 	// The attempt that it was started for.
 	AttemptId string `protobuf:"bytes,1,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	// The host's own id where it is known.
-	ExternalId    string `protobuf:"bytes,2,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
+	ExternalId string `protobuf:"bytes,2,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
+	// The deployment that asked for the server, as in AllocateRequest: where a host has no place for a mark but the server's name, it is part of that.
+	Deployment    string `protobuf:"bytes,3,opt,name=deployment,proto3" json:"deployment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -624,6 +626,13 @@ func (x *GetRequest) GetAttemptId() string {
 func (x *GetRequest) GetExternalId() string {
 	if x != nil {
 		return x.ExternalId
+	}
+	return ""
+}
+
+func (x *GetRequest) GetDeployment() string {
+	if x != nil {
+		return x.Deployment
 	}
 	return ""
 }
@@ -790,7 +799,9 @@ type ReleaseRequest struct {
 	// The attempt that it was started for.
 	AttemptId string `protobuf:"bytes,1,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	// The host's own id where it is known.
-	ExternalId    string `protobuf:"bytes,2,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
+	ExternalId string `protobuf:"bytes,2,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
+	// The deployment that asked for the server, as in GetRequest.
+	Deployment    string `protobuf:"bytes,3,opt,name=deployment,proto3" json:"deployment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -835,6 +846,13 @@ func (x *ReleaseRequest) GetAttemptId() string {
 func (x *ReleaseRequest) GetExternalId() string {
 	if x != nil {
 		return x.ExternalId
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetDeployment() string {
+	if x != nil {
+		return x.Deployment
 	}
 	return ""
 }
@@ -928,13 +946,16 @@ const file_berth_provider_v1_provider_service_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"E\n" +
 	"\x10AllocateResponse\x121\n" +
-	"\x06server\x18\x01 \x01(\v2\x19.berth.provider.v1.ServerR\x06server\"U\n" +
+	"\x06server\x18\x01 \x01(\v2\x19.berth.provider.v1.ServerR\x06server\"u\n" +
 	"\n" +
 	"GetRequest\x12&\n" +
 	"\n" +
 	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\x12\x1f\n" +
 	"\vexternal_id\x18\x02 \x01(\tR\n" +
-	"externalId\"@\n" +
+	"externalId\x12\x1e\n" +
+	"\n" +
+	"deployment\x18\x03 \x01(\tR\n" +
+	"deployment\"@\n" +
 	"\vGetResponse\x121\n" +
 	"\x06server\x18\x01 \x01(\v2\x19.berth.provider.v1.ServerR\x06server\"L\n" +
 	"\vListRequest\x12\x1d\n" +
@@ -945,12 +966,15 @@ const file_berth_provider_v1_provider_service_proto_rawDesc = "" +
 	"deployment\"k\n" +
 	"\fListResponse\x123\n" +
 	"\aservers\x18\x01 \x03(\v2\x19.berth.provider.v1.ServerR\aservers\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"Y\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"y\n" +
 	"\x0eReleaseRequest\x12&\n" +
 	"\n" +
 	"attempt_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tattemptId\x12\x1f\n" +
 	"\vexternal_id\x18\x02 \x01(\tR\n" +
-	"externalId\"G\n" +
+	"externalId\x12\x1e\n" +
+	"\n" +
+	"deployment\x18\x03 \x01(\tR\n" +
+	"deployment\"G\n" +
 	"\x0fReleaseResponse\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.berth.provider.v1.ServerStateR\x05state*\xa6\x02\n" +
 	"\rFailureReason\x12\x1e\n" +
