@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -11,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"go.yaml.in/yaml/v3"
+
+	"github.com/berth-dev/berth/pkg/conf"
 	"github.com/berth-dev/berth/services/allocation"
 	"github.com/berth-dev/berth/services/berth/dev"
 	"github.com/berth-dev/berth/services/gameinstance"
@@ -93,6 +97,9 @@ func TestConfiguration(t *testing.T) {
 	common := documented(t, "All services")
 	for _, name := range slices.Sorted(maps.Keys(services())) {
 		own := documented(t, name)
+		if name == "berth-allocation" {
+			hostSettings(t, own)
+		}
 		used := make(map[string]bool)
 		for _, s := range settings(services()[name]) {
 			row, ok := own[s.key]
@@ -120,6 +127,55 @@ func TestConfiguration(t *testing.T) {
 			if !used[key] {
 				t.Errorf("docs/configuration.md: %s has no setting %s, which is said to be one of all services", name, key)
 			}
+		}
+	}
+}
+
+// hostSettings adds the settings of hosting providers that have a page of their own.
+func hostSettings(t *testing.T, own map[string][]string) {
+	t.Helper()
+	for _, path := range pages(t) {
+		if kind, ok := hostPage(path); ok {
+			for _, row := range rows(section(t, page(t, path), "Settings")) {
+				if len(row) != 3 || !strings.HasPrefix(row[0], kind+".") {
+					t.Errorf("%s: a row of its settings is not one: %q", path, row)
+					continue
+				}
+				own["providers[]."+row[0]] = []string{"providers[]." + row[0], "–", row[1], row[2]}
+			}
+		}
+	}
+}
+
+// hostPage returns the kind of the hosting provider that a page is about.
+func hostPage(path string) (kind string, ok bool) {
+	name, ok := strings.CutPrefix(filepath.ToSlash(path), "docs/providers/")
+	return strings.TrimSuffix(name, ".md"), ok && name != "README.md"
+}
+
+// The example of each hosting provider's page is a configuration.
+func TestExamplesOfHosts(t *testing.T) {
+	for _, path := range pages(t) {
+		kind, ok := hostPage(path)
+		if !ok {
+			continue
+		}
+		_, after, found := strings.Cut(page(t, path), "\n```yaml\nproviders:\n")
+		example, _, closed := strings.Cut(after, "\n```")
+		if !found || !closed {
+			t.Errorf("%s: there is no example that begins with providers:", path)
+			continue
+		}
+		cfg := allocation.Default()
+		d := yaml.NewDecoder(strings.NewReader("providers:\n" + example))
+		d.KnownFields(true)
+		if err := d.Decode(&cfg); err != nil {
+			t.Errorf("%s: the example: %v", path, err)
+			continue
+		}
+		cfg.Auth.InternalKey = conf.Secret(strings.Repeat("k", 32))
+		if err := cfg.Validate(); err != nil || cfg.Providers[0].Kind != kind {
+			t.Errorf("%s: the example, of kind %s: %v", path, cfg.Providers[0].Kind, err)
 		}
 	}
 }

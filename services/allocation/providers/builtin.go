@@ -14,6 +14,7 @@ import (
 	poolv1 "github.com/berth-dev/berth/pkg/gen/berth/pool/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/attach"
+	"github.com/berth-dev/berth/services/allocation/providers/hathora"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
 	"github.com/berth-dev/berth/services/allocation/providers/remote"
 	"github.com/berth-dev/berth/services/allocation/providers/static"
@@ -42,6 +43,8 @@ type Config struct {
 	Remote remote.Config `yaml:"remote,omitempty"`
 	// Static places instances on servers of a warm pool.
 	Static static.Config `yaml:"static,omitempty"`
+	// Hathora has a room of Hathora Cloud for each server.
+	Hathora hathora.Config `yaml:"hathora,omitempty"`
 }
 
 // Deps are what the providers have of the service.
@@ -106,8 +109,8 @@ func builtins() []builtin {
 		{kindStatic, func(_ context.Context, cfg Config, deps Deps) (Plugin, error) {
 			return static.New(cfg.Static, poolv1.NewPoolServiceClient(deps.GameInstance))
 		}},
-		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
-		{kind: "multiplay"}, {kind: "hathora"}, {kind: "edgegap"}, {kind: "playfab"},
+		{"hathora", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return hathora.New(cfg.Hathora) }},
+		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"}, {kind: "multiplay"}, {kind: "edgegap"}, {kind: "playfab"},
 	}
 }
 

@@ -1,0 +1,111 @@
+package hathora
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+// client calls the API.
+type client struct {
+	api                                  *hostapi.Client
+	create, info, connect, destroy, list *hostapi.Operation
+}
+
+func newClient(cfg Config) (*client, error) {
+	c := &client{
+		create: hostapi.Write("create a room", 0), destroy: hostapi.Write("destroy a room", 0), info: hostapi.Read("look up a room", 0),
+		connect: hostapi.Read("tell a room's address", 0), list: hostapi.Read("list rooms", 0),
+	}
+	var err error
+	c.api, err = hostapi.New(hostapi.Config{Host: "Hathora", URL: cfg.URL, Explain: c.explain, Authorize: func(_ context.Context, r *http.Request) error {
+		token, err := cfg.TokenFile.Use("hathora.token_file")
+		r.Header.Set("Authorization", "Bearer "+token)
+		return err
+	}})
+	return c, err
+}
+
+// port is an address of a process.
+type port struct {
+	Name          string `json:"name"`
+	Host          string `json:"host"`
+	Port          int    `json:"port"`
+	TransportType string `json:"transportType"`
+}
+
+// connection says where a room's process is.
+type connection struct {
+	RoomID                 string `json:"roomId"`
+	Status                 string `json:"status"`
+	ExposedPort            *port  `json:"exposedPort"`
+	AdditionalExposedPorts []port `json:"additionalExposedPorts"`
+}
+
+// room is a game session.
+type room struct {
+	RoomID string `json:"roomId"`
+	Status string `json:"status"`
+}
+
+// process is what rooms are on.
+type process struct {
+	ProcessID string    `json:"processId"`
+	Region    string    `json:"region"`
+	CreatedAt time.Time `json:"createdAt"`
+}
+
+// order asks for a room.
+type order struct {
+	Region       string `json:"region"`
+	RoomConfig   string `json:"roomConfig"`
+	DeploymentID string `json:"deploymentId,omitempty"`
+}
+
+func (c *client) createRoom(ctx context.Context, app, id string, o order) (conn connection, err error) {
+	err = c.api.Do(ctx, hostapi.Call{
+		Operation: c.create, Method: http.MethodPost, Path: "/rooms/v2/" + url.PathEscape(app) + "/create?" + url.Values{"roomId": {id}}.Encode(), In: o, Out: &conn,
+	})
+	return conn, err
+}
+
+func (c *client) room(ctx context.Context, app, id string) (r room, err error) {
+	err = c.api.Do(ctx, hostapi.Call{Operation: c.info, Method: http.MethodGet, Path: roomPath(app, "info", id), Out: &r})
+	return r, err
+}
+
+func (c *client) connection(ctx context.Context, app, id string) (conn connection, err error) {
+	err = c.api.Do(ctx, hostapi.Call{Operation: c.connect, Method: http.MethodGet, Path: roomPath(app, "connectioninfo", id), Out: &conn})
+	return conn, err
+}
+
+func (c *client) destroyRoom(ctx context.Context, app, id string) error {
+	return c.api.Do(ctx, hostapi.Call{Operation: c.destroy, Method: http.MethodPost, Path: roomPath(app, "destroy", id)})
+}
+
+func roomPath(app, what, id string) string {
+	return "/rooms/v2/" + url.PathEscape(app) + "/" + what + "/" + url.PathEscape(id)
+}
+
+// processes returns the newest processes that may have rooms; before, if it is not 0, says how new in milliseconds since 1970.
+func (c *client) processes(ctx context.Context, app string, before int64) (list []process, err error) {
+	query := url.Values{"status": {"starting", "running", "draining"}}
+	if before > 0 {
+		query.Set("before", strconv.FormatInt(before, 10))
+	}
+	err = c.api.Do(ctx, hostapi.Call{
+		Operation: c.list, Method: http.MethodGet, Path: "/processes/v3/apps/" + url.PathEscape(app) + "/processes/latest?" + query.Encode(), Out: &list,
+	})
+	return list, err
+}
+
+func (c *client) rooms(ctx context.Context, app, process string) (list []room, err error) {
+	err = c.api.Do(ctx, hostapi.Call{
+		Operation: c.list, Method: http.MethodGet, Path: "/rooms/v2/" + url.PathEscape(app) + "/list/" + url.PathEscape(process) + "/active", Out: &list,
+	})
+	return list, err
+}

@@ -1,0 +1,59 @@
+package hathora
+
+import (
+	"net/http"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+// States of rooms, in info and in connection info.
+const (
+	scheduling = "scheduling"
+	starting   = "starting"
+	active     = "active"
+	destroyed  = "destroyed"
+)
+
+// explain says what a refusal means where its status alone does not.
+func (c *client) explain(r hostapi.Refusal) error {
+	if r.Status == http.StatusNotFound && r.Operation == c.create { // the application or its deployment
+		return r.Failure(provider.Invalid, r.Words())
+	}
+	return nil
+}
+
+// stateOf is the state of a room; false: it is none that the API has.
+func stateOf(status string) (providerv1.ServerState, bool) {
+	switch status {
+	case scheduling, starting:
+		return providerv1.ServerState_SERVER_STATE_STARTING, true
+	case active:
+		return providerv1.ServerState_SERVER_STATE_RUNNING, true
+	case destroyed:
+		return providerv1.ServerState_SERVER_STATE_EXITED, true
+	default:
+		return 0, false
+	}
+}
+
+func endpointsOf(conn connection) []*typev1.Endpoint {
+	var ports []hostapi.Port
+	if conn.ExposedPort != nil {
+		ports = append(ports, hostPort(*conn.ExposedPort))
+	}
+	for _, p := range conn.AdditionalExposedPorts {
+		ports = append(ports, hostPort(p))
+	}
+	return hostapi.Endpoints(ports...)
+}
+
+func hostPort(p port) hostapi.Port {
+	name := p.Name
+	if name == "default" {
+		name = "game"
+	}
+	return hostapi.Port{Name: name, Host: p.Host, Port: p.Port, Protocol: p.TransportType}
+}

@@ -1,0 +1,241 @@
+package hathora
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+const (
+	kind         = "hathora"
+	version      = "1"
+	pollInterval = 2 * time.Second
+	// maxBootstrap is what fits into the environment variable in which a room's configuration ends.
+	maxBootstrap = 100 << 10
+)
+
+// Provider implements provider.Provider. It is safe for concurrent use.
+type Provider struct {
+	cfg    Config
+	client *client
+	book   attempts.Book
+}
+
+var _ provider.Provider = (*Provider)(nil)
+
+// New returns a Provider. It calls nobody yet.
+func New(cfg Config) (*Provider, error) {
+	if cfg.URL == "" {
+		cfg.URL = DefaultURL
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	c, err := newClient(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("hathora.url: %w", err)
+	}
+	return &Provider{cfg: cfg, client: c}, nil
+}
+
+// Describe implements provider.Provider.
+func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.DescribeResponse{
+		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
+		MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(pollInterval), Contract: contract,
+	}, nil
+}
+
+// Allocate implements provider.Provider. A room's id is unique for ever, so that a repeat finds the first one's room.
+func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
+	build, err := hostapi.Lookup("build", p.cfg.Builds, req.GetBuild())
+	if err != nil {
+		return nil, err
+	}
+	region, err := hostapi.Lookup("region", p.cfg.Regions, req.GetRegion())
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := p.book.Begin(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	id := attempts.Marked(req.GetDeployment(), req.GetAttemptId())
+	conn, err := p.client.createRoom(ctx, build.App, id, order{Region: region, RoomConfig: string(req.GetBootstrap()), DeploymentID: build.Deployment})
+	if provider.ReasonOf(err) == provider.Invalid { // also what is said of an id that is taken
+		if s, found := p.server(ctx, build.App, id, req.GetAttemptId()); found == nil && s.GetState() != providerv1.ServerState_SERVER_STATE_EXITED {
+			s.Region = req.GetRegion()
+			return &providerv1.AllocateResponse{Server: s}, nil
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	state, ok := stateOf(conn.Status)
+	if !ok || conn.RoomID != id {
+		return nil, hostapi.Senseless("Hathora", p.client.create, fmt.Sprintf("room %q with status %q", hostapi.Clean(conn.RoomID), hostapi.Clean(conn.Status)))
+	}
+	return &providerv1.AllocateResponse{Server: &providerv1.Server{
+		AttemptId: req.GetAttemptId(), ExternalId: externalID(build.App, id), State: state, Region: req.GetRegion(), Endpoints: endpointsOf(conn),
+	}}, nil
+}
+
+// externalID has the application too, without which a room cannot be asked for.
+func externalID(app, room string) string { return app + "/" + room }
+
+// server looks a room up.
+func (p *Provider) server(ctx context.Context, app, id, attempt string) (*providerv1.Server, error) {
+	r, err := p.client.room(ctx, app, id)
+	if err != nil {
+		return nil, err
+	}
+	state, ok := stateOf(r.Status)
+	if !ok || r.RoomID != id {
+		return nil, hostapi.Senseless("Hathora", p.client.info, fmt.Sprintf("room %q with status %q", hostapi.Clean(r.RoomID), hostapi.Clean(r.Status)))
+	}
+	s := &providerv1.Server{AttemptId: attempt, ExternalId: externalID(app, id), State: state}
+	if state != providerv1.ServerState_SERVER_STATE_RUNNING {
+		return s, nil
+	}
+	conn, err := p.client.connection(ctx, app, id)
+	if provider.ReasonOf(err) == provider.NotFound { // it ended meanwhile
+		s.State = providerv1.ServerState_SERVER_STATE_EXITED
+		return s, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if state, ok = stateOf(conn.Status); !ok {
+		return nil, hostapi.Senseless("Hathora", p.client.connect, fmt.Sprintf("status %q", hostapi.Clean(conn.Status)))
+	}
+	s.State, s.Endpoints = state, endpointsOf(conn)
+	return s, nil
+}
+
+// apps are those of an external id, or all where there is none.
+func (p *Provider) apps(external string) []string {
+	if app, _, ok := strings.Cut(external, "/"); ok {
+		return []string{app}
+	}
+	var all []string
+	for _, b := range p.cfg.Builds {
+		all = append(all, b.App)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Get implements provider.Provider.
+func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+	id := attempts.Marked(req.GetDeployment(), req.GetAttemptId())
+	for _, app := range p.apps(req.GetExternalId()) {
+		s, err := p.server(ctx, app, id, req.GetAttemptId())
+		if provider.ReasonOf(err) == provider.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &providerv1.GetResponse{Server: s}, nil
+	}
+	return nil, provider.Failure(provider.NotFound, "Hathora has no room %s", id)
+}
+
+// Release implements provider.Provider.
+func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+	unlock, err := p.book.End(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	id := attempts.Marked(req.GetDeployment(), req.GetAttemptId())
+	for _, app := range p.apps(req.GetExternalId()) {
+		if err := p.client.destroyRoom(ctx, app, id); err != nil && provider.ReasonOf(err) != provider.NotFound {
+			return nil, err
+		}
+	}
+	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
+}
+
+// List implements provider.Provider. A page of it is a page of one application's processes, with all their rooms.
+func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+	apps := p.apps("")
+	n, before, err := parseToken(req.GetPageToken(), len(apps))
+	if err != nil {
+		return nil, err
+	}
+	processes, err := p.client.processes(ctx, apps[n], before)
+	if err != nil {
+		return nil, err
+	}
+	resp := new(providerv1.ListResponse)
+	for _, one := range processes {
+		rooms, err := p.client.rooms(ctx, apps[n], one.ProcessID)
+		if provider.ReasonOf(err) == provider.NotFound {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		resp.Servers = append(resp.Servers, p.marked(req.GetDeployment(), apps[n], one, rooms)...)
+		before = one.CreatedAt.UnixMilli() // the oldest is the last
+	}
+	switch {
+	case len(processes) > 0:
+		resp.NextPageToken = fmt.Sprintf("%d/%d", n, before)
+	case n+1 < len(apps):
+		resp.NextPageToken = fmt.Sprintf("%d/0", n+1)
+	}
+	return resp, nil
+}
+
+func parseToken(token string, apps int) (n int, before int64, err error) {
+	if token == "" {
+		return 0, 0, nil
+	}
+	app, at, _ := strings.Cut(token, "/")
+	n, err = strconv.Atoi(app)
+	if err == nil {
+		before, err = strconv.ParseInt(at, 10, 64)
+	}
+	if err != nil || n < 0 || n >= apps {
+		return 0, 0, provider.Failure(provider.Invalid, "page_token: is none of a list of this provider")
+	}
+	return n, before, nil
+}
+
+// marked are the rooms that carry the deployment's mark.
+func (p *Provider) marked(deployment, app string, on process, rooms []room) []*providerv1.Server {
+	var out []*providerv1.Server
+	for _, r := range rooms {
+		attempt, ours := attempts.Unmarked(deployment, r.RoomID)
+		state, ok := stateOf(r.Status)
+		if !ours || !ok || state == providerv1.ServerState_SERVER_STATE_EXITED {
+			continue
+		}
+		out = append(out, &providerv1.Server{AttemptId: attempt, ExternalId: externalID(app, r.RoomID), State: state, Region: hostapi.NameOf(p.cfg.Regions, on.Region)})
+	}
+	return out
+}
+
+// Close ends the connections to the host.
+func (p *Provider) Close(context.Context) error {
+	p.client.api.Close()
+	return nil
+}

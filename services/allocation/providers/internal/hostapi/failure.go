@@ -1,0 +1,191 @@
+package hostapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/berth-dev/berth/sdk/go/provider"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+)
+
+const (
+	// maxWords is how much of what a host says goes into a message, in bytes.
+	maxWords = 300
+	// maxRetryAfter is the longest time that a host is left alone because it said so.
+	maxRetryAfter = time.Hour
+)
+
+// Refusal is an answer of a host that is no success.
+type Refusal struct {
+	// Host and Operation say who refused what.
+	Host      string
+	Operation *Operation
+	// Status is that of HTTP.
+	Status int
+	// Header and Body are the answer's.
+	Header http.Header
+	Body   []byte
+}
+
+// Decode reads the body, which is JSON if the host's API and not something on the way answered.
+func (r Refusal) Decode(into any) error { return json.Unmarshal(r.Body, into) }
+
+// Failure is the failure of that reason, with the host's own words and, where it names one, the time until a repeat.
+func (r Refusal) Failure(reason providerv1.FailureReason, words string) error {
+	err := provider.Failure(reason, "%s refuses to %s: %s (HTTP %d)", r.Host, r.Operation.Name, Clean(words), r.Status)
+	if after := r.RetryAfter(); after > 0 {
+		err = provider.RetryAfter(err, after)
+	}
+	return err
+}
+
+// RetryAfter is the time that the host wants to be left alone, up to an hour; 0: it does not say.
+func (r Refusal) RetryAfter() time.Duration {
+	value := r.Header.Get("Retry-After")
+	if seconds, err := strconv.ParseFloat(value, 64); err == nil {
+		return min(max(0, time.Duration(seconds*float64(time.Second))), maxRetryAfter)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(0, time.Until(at)), maxRetryAfter)
+	}
+	return 0
+}
+
+// Reason is what the status alone says.
+func (r Refusal) Reason() providerv1.FailureReason {
+	switch r.Status {
+	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
+		return provider.Unauthenticated
+	case http.StatusPaymentRequired:
+		return provider.Quota
+	case http.StatusNotFound, http.StatusGone:
+		return provider.NotFound
+	case http.StatusTooManyRequests:
+		return provider.RateLimited
+	case http.StatusServiceUnavailable:
+		return provider.Unavailable
+	}
+	if r.Status >= 400 && r.Status < 500 && r.Status != http.StatusRequestTimeout {
+		return provider.Invalid
+	}
+	if r.Operation.Write { // it broke while at it
+		return provider.Ambiguous
+	}
+	return provider.Unavailable
+}
+
+// Words are what the host says for people, as far as that can be told.
+func (r Refusal) Words() string {
+	var said struct {
+		Message any `json:"message"`
+		Error   any `json:"error"`
+		Detail  any `json:"detail"`
+	}
+	if r.Decode(&said) == nil {
+		for _, one := range []any{said.Message, said.Detail, said.Error} {
+			if text, ok := one.(string); ok && text != "" {
+				return text
+			}
+		}
+	}
+	return describe(r.Header, r.Body)
+}
+
+func (c *Client) explain(op *Operation, r Refusal) error {
+	var err error
+	if c.cfg.Explain != nil {
+		err = c.cfg.Explain(r)
+	}
+	if err == nil {
+		err = r.Failure(r.Reason(), r.Words())
+	}
+	if provider.ReasonOf(err) == provider.RateLimited {
+		op.rest(provider.RetryAfterOf(err))
+	}
+	return err
+}
+
+// unanswered is the failure of a call that got no answer.
+func (c *Client) unanswered(op *Operation, err error, sent bool) error {
+	reason, what := provider.Unavailable, words(err)
+	if sent && op.Write {
+		reason = provider.Ambiguous
+	}
+	if !sent {
+		what = "it cannot be reached: " + what
+	}
+	return provider.Failure(reason, "%s: %s: %s", c.cfg.Host, op.Name, what)
+}
+
+// senseless is the failure of a call that succeeded, with an answer that makes no sense.
+func (c *Client) senseless(op *Operation, what string) error {
+	return Senseless(c.cfg.Host, op, what)
+}
+
+// Senseless is the failure of a call whose answer says that it succeeded, and makes no sense otherwise.
+func Senseless(host string, op *Operation, what string) error {
+	reason := provider.Unavailable
+	if op.Write {
+		reason = provider.Ambiguous
+	}
+	return provider.Failure(reason, "%s: %s: its answer makes no sense: %s", host, op.Name, what)
+}
+
+// words says what went wrong without the address, which is in the configuration.
+func words(err error) string {
+	var at *url.Error
+	if errors.As(err, &at) {
+		err = at.Err
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		return "no answer in time"
+	case errors.Is(err, context.Canceled):
+		return "the call was cut off"
+	default:
+		return Clean(err.Error())
+	}
+}
+
+// describe says what an answer is that was to be JSON.
+func describe(h http.Header, body []byte) string {
+	text := strings.TrimSpace(string(body[:min(len(body), 4*maxWords)]))
+	switch {
+	case text == "":
+		return "an empty answer"
+	case strings.HasPrefix(text, "<"):
+		return fmt.Sprintf("a page of %s in place of JSON; is it the API's address, and is there a proxy?", kindOf(h))
+	default:
+		return Clean(text)
+	}
+}
+
+func kindOf(h http.Header) string {
+	if kind, _, _ := strings.Cut(h.Get("Content-Type"), ";"); kind != "" {
+		return Clean(kind)
+	}
+	return "HTML"
+}
+
+// secretive is what may be a token or a key: a host may repeat in its complaint what it was sent.
+var secretive = regexp.MustCompile(`[A-Za-z0-9_.\-+/=]{40,}`)
+
+// Clean makes one line of what a host says, without what may be a secret, and not too long.
+func Clean(text string) string {
+	text = secretive.ReplaceAllString(text, "…")
+	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "\uFFFD"), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
+	if len(text) > maxWords {
+		text = strings.ToValidUTF8(text[:maxWords], "") + "…"
+	}
+	return text
+}
