@@ -28,7 +28,11 @@ type mailbox struct {
 	pulling *session.Position  // the read that is under way
 	until   int64              // what it will bring
 	stale   []session.Position // reads for links that are no more
+	holds   []int64            // epochs under which it is being linked anew, answers outstanding
 }
+
+// held reports whether the server may be sent nothing for now.
+func (b *mailbox) held() bool { return b.epoch != 0 && slices.Contains(b.holds, b.epoch) }
 
 const maxInFlight = 3
 
@@ -66,12 +70,16 @@ func (m *machine) step(op, arg byte) {
 		}
 	case 7:
 		box.newest += 1 + int64(arg%3)
-	case 8, 9: // published, perhaps late, perhaps twice, perhaps with others lost before it
+	case 8: // published, perhaps late, perhaps twice, perhaps with others lost before it
 		m.offer(id, box, box.newest-int64(arg%4), box.newest-int64(arg%8))
+	case 9:
+		m.hold(id, box)
 	case 10:
 		m.startPull(id, box)
-	case 11, 12:
+	case 11:
 		m.endPull(id, box, int64(arg))
+	case 12:
+		m.release(id, box, arg%2 == 0)
 	case 13:
 		for _, resumed := range m.s.ResumePull(int(arg % 3)) {
 			m.startPull(resumed, m.instances[resumed])
@@ -145,6 +153,31 @@ func (m *machine) link(id string, box *mailbox, ahead int64) {
 	}
 }
 
+// hold begins to link an instance anew.
+func (m *machine) hold(id string, box *mailbox) {
+	epoch := m.s.Hold(id)
+	if epoch != box.epoch {
+		m.t.Fatalf("%s is held under epoch %d, and has %d", id, epoch, box.epoch)
+	}
+	if epoch != 0 {
+		box.holds = append(box.holds, epoch)
+	}
+}
+
+// release is the answer to that, with new start data or with a refusal.
+func (m *machine) release(id string, box *mailbox, linked bool) {
+	if len(box.holds) == 0 {
+		return
+	}
+	epoch := box.holds[0]
+	box.holds = box.holds[1:]
+	if linked && epoch == box.epoch {
+		m.link(id, box, 0)
+	}
+	m.s.Release(id, epoch)
+	m.startPull(id, box)
+}
+
 func (m *machine) unlink(id string, box *mailbox, ahead int64) {
 	was := box.epoch != 0
 	done := m.s.Unlinked(id, box.epoch+ahead)
@@ -168,8 +201,8 @@ func (m *machine) offer(id string, box *mailbox, offset, previous int64) {
 
 // sends is a notification that goes out.
 func (m *machine) sends(id string, box *mailbox, offset int64) {
-	if box.epoch == 0 || offset <= box.sent {
-		m.t.Fatalf("%s: %d is sent after %d, over a link of epoch %d", id, offset, box.sent, box.epoch)
+	if box.epoch == 0 || box.held() || offset <= box.sent {
+		m.t.Fatalf("%s: %d is sent after %d, over a link of epoch %d, held: %v", id, offset, box.sent, box.epoch, box.held())
 	}
 	box.sent = offset
 }
@@ -179,8 +212,8 @@ func (m *machine) startPull(id string, box *mailbox) {
 	if !ok {
 		return
 	}
-	if box.pulling != nil {
-		m.t.Fatalf("%s is read twice at a time", id)
+	if box.pulling != nil || box.held() {
+		m.t.Fatalf("%s is read twice at a time, or while it is held", id)
 	}
 	if at != (session.Position{Instance: id, Epoch: box.epoch, Offset: box.sent}) {
 		m.t.Fatalf("%s is read from %v, and the server has %d of epoch %d", id, at, box.sent, box.epoch)
@@ -252,6 +285,9 @@ func (m *machine) check() {
 // heal does what reminders do, after which every server has everything.
 func (m *machine) heal() {
 	for id, box := range m.instances {
+		for len(box.holds) > 0 {
+			m.release(id, box, true)
+		}
 		for range 3 {
 			for _, resumed := range m.s.ResumePull(len(m.instances)) {
 				m.startPull(resumed, m.instances[resumed])
@@ -275,6 +311,7 @@ func FuzzSession(f *testing.F) {
 	f.Add([]byte("\x00\x00\x01\x00\x07\x00\x08\x00\x07\x00\x07\x00\x08\x00\x0b\xff\x0e\x80\x0e\xff")) // a gap, a read, acks
 	f.Add([]byte("\x00\x00\x01\x00\x07\x02\x0a\x00\x07\x02\x0b\x01\x0d\x02\x0b\xff\x04\x03\x05\x01")) // a read without room, linked anew, unlinked
 	f.Add([]byte("\x00\x00\x01\x00\x24\x02\x27\x01\x28\x03\x2a\x00\x2b\x00\x26\x00\x44\x02\x46\x00")) // several instances, one of them over
+	f.Add([]byte("\x00\x00\x01\x00\x07\x00\x0a\x00\x09\x00\x0b\xff\x07\x01\x0c\x00\x0b\xff\x0c\x01")) // linked anew while it is read
 	f.Fuzz(func(t *testing.T, steps []byte) {
 		play(t, steps)
 	})
