@@ -52,6 +52,8 @@ type Stack struct {
 	Procs map[string]*Process
 	// API is the gRPC address of game-instance, with the API for backends.
 	API string
+	// AllocationAPI is the gRPC address of allocation.
+	AllocationAPI string
 	// URLs are the REST base URLs of the gateways' API listeners, Edges those of their edge listeners: gateway-a's and gateway-b's.
 	URLs, Edges []string
 	// Dir has the logs.
@@ -90,7 +92,7 @@ func Start(t testing.TB, cfg Config) *Stack {
 func (s *Stack) configure(t testing.TB, cfg Config) {
 	addr := func() string { return freeport.Addr(t) }
 	issuer, allocation, edges, apis := addr(), addr(), []string{addr(), addr()}, []string{addr(), addr()}
-	s.API = addr()
+	s.API, s.AllocationAPI = addr(), allocation
 	common := []string{
 		"BERTH_AUTH_INTERNAL_KEY=" + InternalKey, "BERTH_AUTH_API_KEY_SHA256=" + apikey.Hash(APIKey), "BERTH_LOG_LEVEL=debug", "BERTH_REDIS_PARTITIONS=16",
 		"BERTH_TOKEN_ISSUER=" + issuer, "BERTH_GAME_INSTANCE=" + s.API, "BERTH_ALLOCATION=" + allocation,

@@ -19,8 +19,6 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	"github.com/berth-dev/berth/pkg/ids"
-	"github.com/berth-dev/berth/sdk/go/bootstrap"
-	"github.com/berth-dev/berth/sdk/go/gameserver"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
@@ -48,18 +46,17 @@ var badHost = chaos.Script{
 // host is a bad host with true servers, which play short matches.
 type host struct {
 	*chaos.Provider
-	mu      sync.Mutex
-	linked  map[string]int    // servers that opened to players, by instance
-	cut     map[string]string // how the servers fared that were released before they heard that their match is over, by instance
-	refused int               // servers that were not let in: their attempt was given up
+	players
 }
 
 // newHost serves the host on a socket, whose address it returns.
 func newHost(t *testing.T) (h *host, address string) {
 	t.Helper()
-	h = &host{linked: map[string]int{}, cut: map[string]string{}}
+	h = &host{players: newPlayers()}
 	var err error
-	if h.Provider, err = chaos.New(chaos.Config{Script: badHost, Run: h.serve}); err != nil {
+	if h.Provider, err = chaos.New(chaos.Config{Script: badHost, Run: func(ctx context.Context, order *providerv1.AllocateRequest) error {
+		return h.play(ctx, order.GetBootstrap())
+	}}); err != nil {
 		t.Fatal(err)
 	}
 	address = "unix://" + filepath.Join(t.TempDir(), "host.sock")
@@ -75,36 +72,6 @@ func newHost(t *testing.T) (h *host, address string) {
 	t.Cleanup(func() { h.Close(); cancel(); serving.Wait() })
 	<-ready
 	return h, address
-}
-
-// serve is one game server, from its bootstrap document to the end of its match.
-func (h *host) serve(ctx context.Context, order *providerv1.AllocateRequest) error {
-	doc, err := bootstrap.Parse(order.GetBootstrap())
-	if err != nil {
-		return err
-	}
-	server, err := gameserver.Connect(ctx, gameserver.WithBootstrap(doc), gameserver.WithLogger(slog.New(slog.DiscardHandler)))
-	if err == nil {
-		defer func() { _ = server.Close(context.WithoutCancel(ctx)) }()
-		err = server.ConnectPlayers(ctx)
-	}
-	if err != nil {
-		h.mu.Lock()
-		h.refused++
-		h.mu.Unlock()
-		return err
-	}
-	h.mu.Lock()
-	h.linked[order.GetInstanceId()]++
-	h.mu.Unlock()
-	if !wait(ctx, server.Done(), time.Second+rand.N(2*time.Second)) || server.End(ctx, nil) != nil {
-		h.mu.Lock()
-		h.cut[order.GetInstanceId()] = fmt.Sprintf("%v, %v", server.Err(), ctx.Err())
-		h.mu.Unlock()
-		return errors.New("the match was cut short")
-	}
-	<-ctx.Done() // a server that stays until it is released
-	return nil
 }
 
 // Instances get their servers from a host at which nearly everything goes wrong, while allocation, game-instance and token-issuer are killed at random. Each is
@@ -123,7 +90,7 @@ func TestAllocationsWhileServicesDie(t *testing.T) {
 	api := apiOf(t, s)
 	crowd := make(chan *outcome, 1)
 	var playing sync.WaitGroup
-	playing.Go(func() { crowd <- play(t.Context(), api, instances, apart) })
+	playing.Go(func() { crowd <- play(t.Context(), api, "match", instances, apart) })
 	t.Cleanup(playing.Wait)
 	var out *outcome
 	killed := 0
@@ -139,7 +106,7 @@ func TestAllocationsWhileServicesDie(t *testing.T) {
 		t.Error(err)
 	}
 	h.settle(t, s, out)
-	t.Logf("%d instances, %d services killed: %v; %d servers were not let in; the host: %+v", instances, killed, count(out.how), h.refused, h.Stats())
+	t.Logf("%d instances, %d services killed: %v; %d servers were not let in; the host: %+v", instances, killed, count(out.how), *h.refused, h.Stats())
 	if killed == 0 {
 		t.Error("nobody was killed: the test shows nothing")
 	}
@@ -154,21 +121,12 @@ func (h *host) settle(t *testing.T, s *stack.Stack, out *outcome) {
 		}
 		return nil
 	})
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.players.settle(t, out)
 	for _, id := range out.made {
-		if h.linked[id] > 1 {
-			t.Errorf("instance %s had %d servers open to players", id, h.linked[id])
-		}
 		for n := 1; n <= ids.MaxAttempts; n++ {
 			if started := h.Started(ids.Attempt(id, n)); started > 1 {
 				t.Errorf("attempt %d of instance %s got %d servers", n, id, started)
 			}
-		}
-	}
-	for id, fared := range h.cut {
-		if out.how[id] != "ended" { // otherwise only the answer that it had ended was lost
-			t.Errorf("the server of instance %s was released in the middle of its match: %s; the instance: %s", id, fared, out.how[id])
 		}
 	}
 }
@@ -243,11 +201,11 @@ type outcome struct {
 }
 
 // play makes instances, one after the other, each until Berth has accepted it, and waits until all are over.
-func play(ctx context.Context, api instancev1.GameInstanceServiceClient, n int, apart time.Duration) *outcome {
+func play(ctx context.Context, api instancev1.GameInstanceServiceClient, name string, n int, apart time.Duration) *outcome {
 	out := &outcome{how: map[string]string{}}
 	for i := range n {
 		req := &instancev1.CreateGameInstanceRequest{
-			RequestId: fmt.Sprint("match-", i), Placement: &instancev1.Placement{Build: "game"}, Players: []*instancev1.Player{{Id: "ann"}},
+			RequestId: fmt.Sprint(name, "-", i), Placement: &instancev1.Placement{Build: "game"}, Players: []*instancev1.Player{{Id: "ann"}},
 		}
 		err := insist(ctx, func(ctx context.Context) error {
 			resp, err := api.CreateGameInstance(ctx, req)

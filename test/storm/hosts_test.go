@@ -1,0 +1,156 @@
+package storm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	"github.com/berth-dev/berth/test/hosts/hathora"
+	"github.com/berth-dev/berth/test/hosts/standin"
+	"github.com/berth-dev/berth/test/stack"
+)
+
+// standIn is a host with a provider of Berth.
+type standIn struct {
+	name string
+	// serve makes the host, with its game servers.
+	serve func(standin.Run) *standin.Host
+	// settings is the provider's block, given the host's address and the path of a file with the secret.
+	settings func(url, secret string) string
+
+	host *standin.Host
+}
+
+// secret is what all hosts know Berth by.
+const secret = "hosts-secret"
+
+// hosts are all that there are.
+func hosts() []*standIn {
+	var all []*standIn
+	for _, name := range []string{"hathora", "hathora-2", "hathora-3", "hathora-4", "hathora-5"} {
+		all = append(all, &standIn{
+			name: name,
+			serve: func(run standin.Run) *standin.Host {
+				return hathora.New(hathora.Config{Token: secret, Deployments: map[string][]string{"app-1": nil}, Run: run})
+			},
+			settings: func(url, secret string) string {
+				return fmt.Sprintf("{url: %q, token_file: %q, builds: {game: {app: app-1}}, regions: {eu: Frankfurt}}", url, secret)
+			},
+		})
+	}
+	return all
+}
+
+// startHosts starts them all, and returns allocation's configuration: each has the same share.
+func startHosts(t *testing.T, all []*standIn, run standin.Run) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var providers, candidates strings.Builder
+	for _, h := range all {
+		h.host = h.serve(run)
+		srv := httptest.NewServer(h.host)
+		t.Cleanup(func() {
+			_ = h.host.Heal(context.Background())
+			srv.CloseClientConnections()
+			srv.Close()
+			h.host.Close()
+		})
+		kind, _, _ := strings.Cut(h.name, "-")
+		fmt.Fprintf(&providers, "  - {name: %s, kind: %s, timeout: 2s, %s: %s}\n", h.name, kind, kind, h.settings(srv.URL, file))
+		fmt.Fprintf(&candidates, "        - {provider: %s, rank: 1, weight: 100}\n", h.name)
+	}
+	return "providers:\n" + providers.String() + "placement:\n  rules:\n    - name: all alike\n      candidates:\n" + candidates.String()
+}
+
+// Matches are spread over all hosts by weight. In the middle of it one refuses Berth's credentials, one does not answer any more, and one is drained; each
+// match gets one server all the same, and nothing is left anywhere.
+func TestMatchesAreSpreadOverAllHosts(t *testing.T) {
+	instances, apart := 60, 20*time.Millisecond
+	if long() {
+		instances = 500
+	}
+	crew, all := newPlayers(), hosts()
+	s := stack.Start(t, stack.Config{
+		Binaries: binaries, Redis: durable(t).Addr,
+		File: startHosts(t, all, func(ctx context.Context, document []byte) { _ = crew.play(ctx, document) }),
+		Env:  func(string) []string { return []string{"BERTH_LOG_LEVEL=warn"} },
+	})
+	api := apiOf(t, s)
+	crowd := make(chan *outcome, 1) // there is one
+	var playing sync.WaitGroup
+	playing.Go(func() { crowd <- play(t.Context(), api, "match", instances, apart) })
+	t.Cleanup(playing.Wait)
+	stack.EventuallyIn(t, 3*time.Minute, "half of the matches have servers", func() error {
+		if started := startedAt(all); started < instances/2 {
+			return fmt.Errorf("%d of %d", started, instances)
+		}
+		return nil
+	})
+	for _, h := range all {
+		if started := h.host.Count().Started; started < instances/2/len(all)/3 {
+			t.Errorf("%s started %d of %d servers, and its share is one in %d", h.name, started, instances/2, len(all))
+		}
+	}
+	refuses, hangs, drained := all[0], all[1], all[2]
+	if err := errors.Join(refuses.host.Refuse(t.Context()), hangs.host.Hang(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	drain(t, s, drained.name)
+	before := drained.host.Count().Started
+	out := <-crowd
+	if now := drained.host.Count().Started; now > before {
+		t.Errorf("%s started %d servers while it was drained", drained.name, now-before)
+	}
+	_ = errors.Join(refuses.host.Heal(t.Context()), hangs.host.Heal(t.Context()))
+	for _, err := range out.faults {
+		t.Error(err)
+	}
+	crew.settle(t, out)
+	if how := count(out.how); how["ended"] != instances {
+		t.Errorf("of %d matches: %v", instances, how)
+	}
+	for _, h := range all {
+		stack.EventuallyIn(t, time.Minute, h.name+" has no server left", func() error {
+			if c := h.host.Count(); c.Running > 0 {
+				return fmt.Errorf("%+v", c)
+			}
+			return nil
+		})
+		t.Logf("%s: %+v", h.name, h.host.Count())
+	}
+}
+
+func startedAt(all []*standIn) (n int) {
+	for _, h := range all {
+		n += h.host.Count().Started
+	}
+	return n
+}
+
+// drain drains a provider, and returns when no replica gives it anything any more.
+func drain(t *testing.T, s *stack.Stack, name string) {
+	t.Helper()
+	conn, err := grpc.NewClient(s.AllocationAPI, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUnaryInterceptor(withKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := allocationv1.NewAllocationServiceClient(conn).DrainProvider(t.Context(), &allocationv1.DrainProviderRequest{Provider: name}); err != nil {
+		t.Fatal(err)
+	}
+	wait(t.Context(), nil, 2*time.Second) // within a second, the API says
+}
