@@ -35,8 +35,8 @@ type machine struct {
 type order struct {
 	// Attempt is whose server it is, and Deployment the mark.
 	Attempt, Deployment string
-	// Bootstrap is what the game server is started with.
-	Bootstrap json.RawMessage
+	// Bootstrap is what the game server is started with, as it came.
+	Bootstrap string
 }
 
 func (m *machines) add(flag string) error {
@@ -50,9 +50,12 @@ func (m *machines) add(flag string) error {
 	return err
 }
 
-func (m *machines) file(at machine) string {
-	return filepath.Join(m.dir, fmt.Sprintf("%s_%d.json", at.host, at.port))
-}
+func (at machine) name() string { return fmt.Sprintf("%s_%d", at.host, at.port) }
+
+func (m *machines) file(at machine) string { return filepath.Join(m.dir, at.name()+".json") }
+
+// tombstone is the file that says that nobody wants an attempt any more: an Allocate that comes late must start nothing. It may be deleted after a day.
+func (m *machines) tombstone(attempt string) string { return filepath.Join(m.dir, "released", attempt) }
 
 // read returns the order of a machine; ok is false where it has none.
 func (m *machines) read(at machine) (o order, ok bool, err error) {
@@ -78,7 +81,7 @@ func (m *machines) find(attempt string) (machine, bool, error) {
 
 func (at machine) server(attempt string) *providerv1.Server {
 	return &providerv1.Server{
-		AttemptId: attempt, ExternalId: at.host, Region: at.region, State: providerv1.ServerState_SERVER_STATE_RUNNING,
+		AttemptId: attempt, ExternalId: at.name(), Region: at.region, State: providerv1.ServerState_SERVER_STATE_RUNNING,
 		Endpoints: []*typev1.Endpoint{{Name: "game", Host: at.host, Port: at.port}},
 	}
 }
@@ -94,6 +97,20 @@ func (m *machines) Describe(context.Context, *providerv1.DescribeRequest) (*prov
 	return resp, nil
 }
 
+// refuse says why there can be no server, whatever room there is.
+func (m *machines) refuse(req *providerv1.AllocateRequest) error {
+	inRegion := func(at machine) bool { return at.region == req.GetRegion() }
+	switch _, err := os.Stat(m.tombstone(req.GetAttemptId())); {
+	case err == nil:
+		return provider.Failure(provider.Invalid, "attempt %s was released before", req.GetAttemptId())
+	case req.GetBuild() != m.build:
+		return provider.Failure(provider.Invalid, "build %q is not on the machines; they have %q", req.GetBuild(), m.build)
+	case req.GetRegion() != "" && !slices.ContainsFunc(m.list, inRegion):
+		return provider.Failure(provider.Invalid, "there is no machine in region %q", req.GetRegion())
+	}
+	return nil
+}
+
 // Allocate implements provider.Provider. A repeat finds the file of the first call.
 func (m *machines) Allocate(_ context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
 	m.mu.Lock()
@@ -101,8 +118,8 @@ func (m *machines) Allocate(_ context.Context, req *providerv1.AllocateRequest) 
 	if at, found, err := m.find(req.GetAttemptId()); err != nil || found {
 		return &providerv1.AllocateResponse{Server: at.server(req.GetAttemptId())}, err
 	}
-	if req.GetBuild() != m.build {
-		return nil, provider.Failure(provider.Invalid, "build %q is not on the machines; they have %q", req.GetBuild(), m.build)
+	if err := m.refuse(req); err != nil {
+		return nil, err
 	}
 	for _, at := range m.list {
 		if req.GetRegion() != "" && req.GetRegion() != at.region {
@@ -111,7 +128,7 @@ func (m *machines) Allocate(_ context.Context, req *providerv1.AllocateRequest) 
 		if _, taken, err := m.read(at); err != nil || taken {
 			continue // a file that cannot be read may be somebody's
 		}
-		if err := m.write(at, order{req.GetAttemptId(), req.GetDeployment(), req.GetBootstrap()}); err != nil {
+		if err := m.write(at, order{req.GetAttemptId(), req.GetDeployment(), string(req.GetBootstrap())}); err != nil {
 			return nil, provider.Failure(provider.Unavailable, "no file was written: %v", err) // for certain: the rename is the last step
 		}
 		return &providerv1.AllocateResponse{Server: at.server(req.GetAttemptId())}, nil
@@ -160,10 +177,16 @@ func (m *machines) List(_ context.Context, req *providerv1.ListRequest) (*provid
 	return resp, nil
 }
 
-// Release implements provider.Provider. A server that is not there is released.
+// Release implements provider.Provider. A server that is not there is released, and does not come any more.
 func (m *machines) Release(_ context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if filepath.Base(req.GetAttemptId()) != req.GetAttemptId() {
+		return nil, provider.Failure(provider.Invalid, "attempt_id: %q is none of Berth's", req.GetAttemptId())
+	}
+	if err := os.WriteFile(m.tombstone(req.GetAttemptId()), nil, 0o600); err != nil {
+		return nil, provider.Failure(provider.Unavailable, "no file was written: %v", err)
+	}
 	at, found, err := m.find(req.GetAttemptId())
 	if err == nil && found {
 		err = os.Remove(m.file(at))

@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +16,7 @@ import (
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 )
 
 const running = "TEST_RUN_PLUGIN"
@@ -98,7 +101,31 @@ func TestAMachineIsHandedOutOnceAlsoAfterACrash(t *testing.T) {
 	if _, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: "a-1"}); provider.ReasonOf(err) != provider.NotFound {
 		t.Error(err)
 	}
-	if third, err := allocate(p, "a-3", "eu", "blue"); err != nil || third.GetExternalId() != "10.0.0.5" {
+	if third, err := allocate(p, "a-3", "eu", "blue"); err != nil || third.GetExternalId() != "10.0.0.5_7777" {
 		t.Errorf("after the release: %v, %v", third, err)
 	}
+}
+
+// folder looks into the files. Nothing else stands behind the plugin that could misbehave.
+type folder struct {
+	providertest.Unsupported
+	dir string
+}
+
+func (f folder) Bootstrap(_ context.Context, attempt string) ([]byte, error) {
+	files, err := filepath.Glob(filepath.Join(f.dir, "*.json"))
+	for _, file := range files {
+		raw, errRead := os.ReadFile(file)
+		var o order
+		if err = errors.Join(errRead, json.Unmarshal(raw, &o)); err == nil && o.Attempt == attempt {
+			return []byte(o.Bootstrap), nil
+		}
+	}
+	return nil, errors.Join(err, errors.New("no machine has the attempt"))
+}
+
+func TestConformance(t *testing.T) {
+	dir := t.TempDir()
+	p, _ := plugin(t, dir)
+	providertest.Run(t, providertest.Config{Provider: p, Host: folder{dir: filepath.Join(dir, "machines")}, MaxServers: 2})
 }

@@ -118,13 +118,22 @@ func listenUnix(ctx context.Context, path string) (net.Listener, func() error, e
 	if err != nil {
 		return nil, nil, errors.Join(err, ln.Close(), os.Remove(made))
 	}
-	return ln, func() error {
+	return moved{ln, path}, func() error {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 		return nil
 	}, nil
 }
+
+// moved is a listener on a socket that was moved to its place.
+type moved struct {
+	net.Listener
+	path string
+}
+
+// Addr implements net.Listener: where callers find it, and not where it was made.
+func (m moved) Addr() net.Addr { return &net.UnixAddr{Name: m.path, Net: "unix"} }
 
 // free returns an error unless a socket may be made at the path.
 func free(ctx context.Context, path string) error {

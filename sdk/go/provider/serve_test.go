@@ -227,7 +227,9 @@ func TestServeListensWhereOnlyItsUserCanConnect(t *testing.T) {
 	}
 	left.(*net.UnixListener).SetUnlinkOnClose(false)
 	_ = left.Close() // as a killed process leaves it
-	start(t, provider.ServeConfig{Address: "unix://" + path}, author{})
+	if addr, _ := start(t, provider.ServeConfig{Address: "unix://" + path}, author{}); addr.String() != path {
+		t.Errorf("it says that it listens on %s", addr)
+	}
 	info, err := os.Lstat(path)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", info.Mode(), err)

@@ -98,7 +98,7 @@ func (p *probe) sane(method string, s *providerv1.Server, attempt string) {
 		p.failf("%s answers with state %v", method, s.GetState())
 	}
 	for _, e := range s.GetEndpoints() {
-		if e.GetHost() == "" || e.GetPort() == 0 || e.GetPort() > 65535 || e.GetProtocol() == 0 {
+		if e.GetHost() == "" || e.GetPort() == 0 || e.GetPort() > 65535 {
 			p.failf("%s answers with an endpoint that players cannot go to: %v", method, e)
 		}
 	}
