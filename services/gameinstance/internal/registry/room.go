@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
 )
@@ -53,13 +54,22 @@ func (p Place) at(serverID string) bool {
 	return (p.State == Asked || p.State == Had) && p.ServerID == serverID
 }
 
+// tried are the places at which a call found no room. One where another call of the attempt has had it since is another place.
+type tried map[Place]bool
+
+// on reports whether no room was found on a server.
+func (t tried) on(serverID string) bool { return t[Place{Asked, serverID}] || t[Place{Had, serverID}] }
+
 // maxTurns bounds how often a place is looked at in one call: each server that turns out to be full is a turn.
 const maxTurns = 64
+
+// enterDeadline bounds the steps from a server's room to the attempt's place.
+const enterDeadline = 5 * time.Second
 
 // Take gives an attempt room on a connected server of a pool, once: a repeat returns the same room. It fails with GAME_SERVER_FULL.
 func (p *Pools) Take(ctx context.Context, w Want) (Room, error) {
 	place, err := p.place(ctx, w.AttemptID)
-	tried := map[string]bool{}
+	tried := tried{}
 	for range maxTurns {
 		if err != nil {
 			return Room{}, err
@@ -67,7 +77,7 @@ func (p *Pools) Take(ctx context.Context, w Want) (Room, error) {
 		switch {
 		case place.State == Given:
 			return Room{}, errGone(w.AttemptID)
-		case place.State == Nowhere || tried[place.ServerID]:
+		case place.State == Nowhere || tried[place]:
 			next := Place{}
 			if id, found, err := p.pick(ctx, w, tried); err != nil {
 				return Room{}, err
@@ -80,7 +90,7 @@ func (p *Pools) Take(ctx context.Context, w Want) (Room, error) {
 			}
 		default:
 			var room *Room
-			tried[place.ServerID] = true
+			tried[place] = true
 			if room, place, err = p.enter(ctx, w, place); err == nil && room != nil {
 				return *room, nil
 			}
@@ -89,8 +99,14 @@ func (p *Pools) Take(ctx context.Context, w Want) (Room, error) {
 	return Room{}, errs.New(errs.Contended, "attempt_id: several ask for the room of attempt %s at once; try again", w.AttemptID)
 }
 
-// enter gets the attempt its room on the server that its place names. No room and no error: the server has none, and place is where it is.
+// enter gets the attempt its room on the server that its place names. No room and no error: the server has none, and place is where it is. Once begun it is not
+// cut off with the call: room that the server knows of and the place does not is nobody's, and kept until the next audit.
 func (p *Pools) enter(ctx context.Context, w Want, place Place) (*Room, Place, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, place, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enterDeadline)
+	defer cancel()
 	who := Assignment{InstanceID: w.InstanceID, AttemptID: w.AttemptID}
 	server, err := p.store.Assign(ctx, w.Namespace, place.ServerID, who)
 	if errs.Is(err, errs.GameServerFull) || errs.Is(err, errs.GameServerUnknown) {
@@ -112,6 +128,7 @@ func (p *Pools) enter(ctx context.Context, w Want, place Place) (*Room, Place, e
 	case now == Place{Had, place.ServerID}: // also if another call was first
 		return &Room{AttemptID: w.AttemptID, InstanceID: w.InstanceID, Server: server}, now, nil
 	}
+	p.lessOn(w.Pool, place.ServerID)
 	return nil, now, p.store.Unassign(ctx, w.Namespace, place.ServerID, who) // the place went elsewhere meanwhile: this room is nobody's
 }
 
