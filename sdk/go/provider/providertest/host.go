@@ -13,6 +13,16 @@ import (
 // ErrUnsupported is what a Host answers that cannot do something. The check is skipped then.
 var ErrUnsupported = errors.New("this host cannot be made to")
 
+// inapplicable is why a host cannot do something.
+type inapplicable string
+
+func (why inapplicable) Error() string    { return string(why) }
+func (inapplicable) Is(target error) bool { return target == ErrUnsupported }
+
+// NotApplicable is what a Host answers instead of [ErrUnsupported] where there is nothing of the kind behind the provider, however good the test: the check
+// is skipped, and the result says why.
+func NotApplicable(why string) error { return inapplicable(why) }
+
 // Host makes the host behind a provider misbehave, and looks into it. What a method begins lasts until Heal, for each call of the provider in that time. Embed
 // [Unsupported] and implement what your host can do.
 type Host interface {

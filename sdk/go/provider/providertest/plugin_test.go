@@ -2,6 +2,7 @@ package providertest_test
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +34,7 @@ type plugin struct {
 type host struct {
 	*chaoshost.Host
 	twice, nonsense atomic.Bool
+	sense           providerv1.FailureReason // that the plugin makes of nonsense
 	documents       sync.Map
 }
 
@@ -45,7 +47,7 @@ func (h *host) Heal(ctx context.Context) error {
 }
 
 func newPlugin() *plugin {
-	h := new(host)
+	h := &host{sense: provider.Ambiguous}
 	script := chaos.Script{PageSize: 2, PollInterval: 10 * time.Millisecond}
 	p, err := chaos.New(chaos.Config{Script: script, Run: func(ctx context.Context, order *providerv1.AllocateRequest) error {
 		h.documents.Store(order.GetAttemptId(), order.GetBootstrap())
@@ -76,7 +78,7 @@ func ask[Req, Resp proto.Message](ctx context.Context, h *host, method func(cont
 	resp, err := method(ctx, req)
 	if h.nonsense.Load() {
 		var none Resp
-		return none, provider.Failure(provider.Ambiguous, "the host's answer makes no sense")
+		return none, provider.Failure(h.sense, "the host's answer makes no sense")
 	}
 	return resp, err
 }
@@ -119,6 +121,23 @@ func as(attempt string, resp *providerv1.AllocateResponse, err error) (*provider
 		resp.Server.AttemptId = attempt
 	}
 	return resp, err
+}
+
+// moment is how long a plugin that is asked takes at least.
+const moment = 100 * time.Millisecond
+
+// insist makes a call that goes on when its caller cancels it. It reports whether that happened in its first moment.
+func insist(ctx context.Context, next allocateFunc, req *providerv1.AllocateRequest) (resp *providerv1.AllocateResponse, cancelled bool, err error) {
+	deadline, _ := ctx.Deadline() // each call of the suite has one
+	heedless, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	defer cancel()
+	resp, err = next(heedless, req)
+	select {
+	case <-ctx.Done():
+		return resp, errors.Is(ctx.Err(), context.Canceled), err
+	case <-time.After(moment):
+		return resp, false, err
+	}
 }
 
 func untyped() error { return status.Error(codes.Internal, "something went wrong") }

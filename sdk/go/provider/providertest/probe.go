@@ -107,7 +107,10 @@ func (p *probe) skipf(format string, args ...any) {
 
 // need ends the check if the host cannot do what it needs, or fails at it.
 func (p *probe) need(what string, err error) {
+	var why inapplicable
 	switch {
+	case errors.As(err, &why):
+		p.skipf("does not apply: %s", why)
 	case errors.Is(err, ErrUnsupported):
 		p.skipf("needs a host that can be controlled (%s)", what)
 	case err != nil:

@@ -4,14 +4,11 @@ import (
 	"context"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
-	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 )
 
@@ -25,9 +22,16 @@ func TestACorrectPluginPassesAll(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var found []string
+	for _, mistake := range mistakes() {
+		found = append(found, mistake.checks...)
+	}
 	for _, r := range report {
 		if r.Status != providertest.Passed {
 			t.Errorf("%s %s: %s", r.Name, r.Status, r.Why)
+		}
+		if !slices.Contains(found, r.Name) {
+			t.Errorf("no mistake shows that %s can fail", r.Name)
 		}
 	}
 	if len(report) < 30 || p.Stats().Alive != 0 {
@@ -35,227 +39,36 @@ func TestACorrectPluginPassesAll(t *testing.T) {
 	}
 }
 
-type (
-	allocateFunc = func(context.Context, *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error)
-	getFunc      = func(context.Context, *providerv1.GetRequest) (*providerv1.GetResponse, error)
-	releaseFunc  = func(context.Context, *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error)
-)
-
-func onAllocate(f func(p *plugin, next allocateFunc) allocateFunc) func(*plugin) {
-	return func(p *plugin) { p.allocate = f(p, p.allocate) }
-}
-
-func onGet(f func(p *plugin, next getFunc) getFunc) func(*plugin) {
-	return func(p *plugin) { p.get = f(p, p.get) }
-}
-
-func onRelease(f func(p *plugin, next releaseFunc) releaseFunc) func(*plugin) {
-	return func(p *plugin) { p.release = f(p, p.release) }
-}
-
-// relabel answers with another reason where there was one.
-func relabel(from, to providerv1.FailureReason) func(*plugin) {
-	return onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
-		return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-			resp, err := next(ctx, req)
-			if provider.ReasonOf(err) == from && err != nil {
-				err = provider.RetryAfter(provider.Failure(to, "%v", err), provider.RetryAfterOf(err))
-			}
-			return resp, err
+// Without its check nobody would notice that a plugin is too sure of what became of a cancelled call.
+func TestNoOtherCheckCancels(t *testing.T) {
+	p := newPlugin()
+	t.Cleanup(p.Close)
+	mistakes()["is sure that a cancelled call did nothing"].make(p)
+	report, err := providertest.Verify(t.Context(), providertest.Config{Provider: p, Host: p.host}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range report {
+		if failed := r.Status == providertest.Failed; failed != (r.Name == "cancel-in-flight") {
+			t.Errorf("%s %s: %s", r.Name, r.Status, r.Why)
 		}
-	})
-}
-
-// mistakes are plugins with one mistake each, and the checks that have to find it.
-func mistakes() map[string]struct {
-	make   func(*plugin)
-	checks []string
-} {
-	return map[string]struct {
-		make   func(*plugin)
-		checks []string
-	}{
-		"speaks every contract": {func(p *plugin) {
-			next := p.describe
-			p.describe = func(ctx context.Context, _ *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-				return next(ctx, &providerv1.DescribeRequest{ContractMin: 1, ContractMax: 1})
-			}
-		}, []string{"describe-other-contract"}},
-		"has no kind": {func(p *plugin) {
-			next := p.describe
-			p.describe = func(ctx context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-				resp, err := next(ctx, req)
-				if err == nil {
-					resp.Kind = ""
-				}
-				return resp, err
-			}
-		}, []string{"describe"}},
-		"starts a server for each call": {onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
-			var calls atomic.Int32
-			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-				resp, err := next(ctx, renamed(req, calls.Add(1)))
-				return as(req.GetAttemptId(), resp, err)
-			}
-		}), []string{"allocate-twice", "allocate-concurrently", "time-out", "clean-up"}},
-		"answers for another attempt": {onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
-			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-				resp, err := next(ctx, req)
-				return as("another", resp, err)
-			}
-		}), []string{"allocate"}},
-		"answers without a server": {onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
-			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-				_, err := next(ctx, req)
-				return new(providerv1.AllocateResponse), err
-			}
-		}), []string{"allocate"}},
-		"starts servers of released attempts": {onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
-			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-				resp, err := next(ctx, req)
-				if err != nil && strings.Contains(err.Error(), "released before") {
-					return &providerv1.AllocateResponse{Server: &providerv1.Server{AttemptId: req.GetAttemptId(), State: providerv1.ServerState_SERVER_STATE_RUNNING}}, nil
-				}
-				return resp, err
-			}
-		}), []string{"allocate-after-release"}},
-		"takes every build": {onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
-			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-				req.Build, req.Region = "chaos", "local"
-				return next(ctx, req)
-			}
-		}), []string{"unknown-build", "unknown-region"}},
-		"changes the bootstrap": {onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
-			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-				changed := renamed(req, 0)
-				changed.AttemptId, changed.Bootstrap = req.GetAttemptId(), []byte(strings.ReplaceAll(string(req.GetBootstrap()), "$HOME", "/root"))
-				return next(ctx, changed)
-			}
-		}), []string{"bootstrap"}},
-		"does not say when to try again": {func(p *plugin) {
-			relabel(provider.RateLimited, provider.RateLimited)(p)
-			next := p.allocate
-			p.allocate = func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-				resp, err := next(ctx, req)
-				if provider.ReasonOf(err) == provider.RateLimited {
-					err = provider.Failure(provider.RateLimited, "slow down")
-				}
-				return resp, err
-			}
-		}, []string{"throttled"}},
-		"calls a quota no room":         {relabel(provider.Quota, provider.NoCapacity), []string{"quota"}},
-		"calls no room a quota":         {relabel(provider.NoCapacity, provider.Quota), []string{"no-capacity"}},
-		"hides wrong credentials":       {relabel(provider.Unauthenticated, provider.Unavailable), []string{"wrong-credentials"}},
-		"calls an absent host invalid":  {relabel(provider.Unavailable, provider.Invalid), []string{"host-away"}},
-		"is too sure of what it missed": {relabel(provider.Ambiguous, provider.NoCapacity), []string{"lost-reply", "late-success", "hanging-host"}},
-		"fails without a reason": {onGet(func(_ *plugin, next getFunc) getFunc {
-			return func(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
-				resp, err := next(ctx, req)
-				if err != nil {
-					err = untyped()
-				}
-				return resp, err
-			}
-		}), []string{"failures-are-typed", "get-unknown"}},
-		"takes an error for the end": {onGet(func(_ *plugin, next getFunc) getFunc {
-			return func(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
-				resp, err := next(ctx, req)
-				if err != nil {
-					err = provider.Failure(provider.NotFound, "%v", err)
-				}
-				return resp, err
-			}
-		}), []string{"hanging-host"}},
-		"releases nothing": {onRelease(func(*plugin, releaseFunc) releaseFunc {
-			return func(context.Context, *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
-				return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
-			}
-		}), []string{"release", "release-twice", "clean-up"}},
-		"releases once only": {onRelease(func(p *plugin, next releaseFunc) releaseFunc {
-			return func(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
-				got, err := p.get(ctx, &providerv1.GetRequest{AttemptId: req.GetAttemptId()})
-				if err != nil || got.GetServer().GetState() == providerv1.ServerState_SERVER_STATE_EXITED {
-					return nil, provider.Failure(provider.NotFound, "no such server")
-				}
-				return next(ctx, req)
-			}
-		}), []string{"release", "release-unknown", "release-twice"}},
-		"lists the first page only": {func(p *plugin) {
-			next := p.list
-			p.list = func(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
-				resp, err := next(ctx, req)
-				if err == nil {
-					resp.NextPageToken = ""
-				}
-				return resp, err
-			}
-		}, []string{"list-several"}},
-		"lists a page for ever": {func(p *plugin) {
-			next := p.list
-			p.list = func(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
-				resp, err := next(ctx, &providerv1.ListRequest{Deployment: req.GetDeployment()})
-				return resp, err
-			}
-		}, []string{"list-several"}},
-		"lists for everybody": {func(p *plugin) {
-			next, ours := p.list, ""
-			p.list = func(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
-				if strings.HasPrefix(req.GetDeployment(), "verify-") {
-					ours = req.GetDeployment()
-				}
-				return next(ctx, &providerv1.ListRequest{Deployment: ours, PageToken: req.GetPageToken()})
-			}
-		}, []string{"list"}},
-		"starts a server more for a request that came twice": {onAllocate(func(p *plugin, next allocateFunc) allocateFunc {
-			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-				resp, err := next(ctx, req)
-				if p.host.twice.Load() {
-					_, _ = next(ctx, renamed(req, 1)) // a server that nobody knows
-				}
-				return resp, err
-			}
-		}), []string{"clean-up"}},
-		"does not heed the end of its context": {onGet(func(p *plugin, next getFunc) getFunc {
-			return func(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
-				resp, err := next(ctx, req)
-				if ctx.Err() != nil {
-					<-p.over
-				}
-				return resp, err
-			}
-		}), []string{"hanging-host"}},
-		"panics": {onGet(func(*plugin, getFunc) getFunc {
-			return func(context.Context, *providerv1.GetRequest) (*providerv1.GetResponse, error) { panic("no host") }
-		}), []string{"get-unknown"}},
 	}
 }
 
-// Each mistake is found by the checks that are about it.
-func TestEveryMistakeIsFound(t *testing.T) {
-	for name, mistake := range mistakes() {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			p := newPlugin()
-			t.Cleanup(p.Close)
-			mistake.make(p)
-			report, err := providertest.Verify(t.Context(), providertest.Config{Provider: p, Host: p.host, Limit: 5 * time.Second, Checks: append([]string{"duplicate"}, mistake.checks...)}, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			var failed []string
-			for _, r := range report {
-				if r.Status == providertest.Failed {
-					failed = append(failed, r.Name)
-				}
-			}
-			for _, check := range mistake.checks {
-				if !slices.Contains(failed, check) {
-					t.Errorf("%s does not find it; these do: %q", check, failed)
-				}
-			}
-		})
+// A host that says why a check does not apply to it has that in the result.
+func TestAHostSaysWhatDoesNotApply(t *testing.T) {
+	p := newPlugin()
+	t.Cleanup(p.Close)
+	report, err := providertest.Verify(t.Context(), providertest.Config{Provider: p, Host: free{p.host}, Checks: []string{"quota", "no-capacity"}}, nil)
+	if err != nil || len(report) != 3 || report[0].Status != providertest.Passed || report[1].Status != providertest.Skipped || report[1].Why != "does not apply: it costs nothing" {
+		t.Errorf("%v, %v", report, err)
 	}
 }
+
+// free is a host without quotas.
+type free struct{ *host }
+
+func (free) Quota(context.Context) error { return providertest.NotApplicable("it costs nothing") }
 
 // A run that is cut off gives back what it started, and says what it left out.
 func TestARunThatIsCutOffCleansUp(t *testing.T) {
