@@ -72,7 +72,7 @@ func build(ctx context.Context, b *app.Builder, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	configured, err := openProviders(ctx, b, cfg.Deployment, cfg.Providers, providers.Deps{Log: b.Log(), GameInstance: instances})
+	configured, err := openProviders(ctx, b, cfg.Providers, providers.Deps{Log: b.Log(), GameInstance: instances, Deployment: cfg.Deployment})
 	if err != nil {
 		return err
 	}
@@ -117,7 +117,7 @@ func dial(b *app.Builder, name, target string, cfg auth.Config, files *tlsx.Sour
 }
 
 // openProviders starts the providers. They are closed after the worker, which calls them, has ended.
-func openProviders(ctx context.Context, b *app.Builder, deployment string, list []providers.Config, deps providers.Deps) ([]allocator.Provider, error) {
+func openProviders(ctx context.Context, b *app.Builder, list []providers.Config, deps providers.Deps) ([]allocator.Provider, error) {
 	metrics, err := host.NewMetrics(b.Metrics())
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func openProviders(ctx context.Context, b *app.Builder, deployment string, list 
 			return nil, err
 		}
 		b.OnStop(app.StageClients, "provider "+cfg.Name, plugin.Close)
-		p, err := host.Open(ctx, host.Config{Name: cfg.Name, Deployment: deployment, Provider: plugin, Metrics: metrics, Tracer: b.Tracer()})
+		p, err := host.Open(ctx, host.Config{Name: cfg.Name, Deployment: deps.Deployment, Provider: plugin, Metrics: metrics, Tracer: b.Tracer()})
 		if err != nil {
 			return nil, err
 		}

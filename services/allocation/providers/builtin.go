@@ -53,6 +53,8 @@ type Deps struct {
 	Log *slog.Logger
 	// GameInstance is the service's connection to game-instance, with its internal key.
 	GameInstance grpc.ClientConnInterface
+	// Deployment is what servers are marked with.
+	Deployment string
 }
 
 // Limits of a provider's settings.
@@ -107,6 +109,7 @@ func builtins() []builtin {
 			return remote.New(ctx, cfg.Remote)
 		}},
 		{kindStatic, func(_ context.Context, cfg Config, deps Deps) (Plugin, error) {
+			cfg.Static.Deployment = deps.Deployment
 			return static.New(cfg.Static, poolv1.NewPoolServiceClient(deps.GameInstance))
 		}},
 		{"hathora", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return hathora.New(cfg.Hathora) }},

@@ -7,9 +7,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -34,6 +37,8 @@ const (
 
 // Config configures a Provider.
 type Config struct {
+	// Deployment is the mark of all that is in the pool: game-instance keeps it in the store of this deployment, which no other has. Set by the service.
+	Deployment string `yaml:"-"`
 	// Pool is the name of the pool. Needed.
 	Pool string `yaml:"pool"`
 	// Strategy says which server with room gets the next instance: packed, the one with the least room left (default), or spread, the one with the fewest
@@ -90,30 +95,61 @@ func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) 
 
 // Allocate implements provider.Provider: it takes room. The bootstrap is of no use to a server that has its own.
 func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
-	out, err := p.pools.TakeRoom(ctx, &poolv1.TakeRoomRequest{
+	if refusal := p.refuse(req); refusal != nil {
+		return p.had(ctx, req.GetAttemptId(), refusal)
+	}
+	out, err := ask(ctx, p.pools.TakeRoom, &poolv1.TakeRoomRequest{
 		Pool: p.cfg.Pool, Namespace: req.GetNamespace(), InstanceId: req.GetInstanceId(), AttemptId: req.GetAttemptId(), Build: req.GetBuild(),
 		Region: req.GetRegion(), Labels: req.GetLabels(), Strategy: p.strategy,
 	})
 	if err != nil {
-		return nil, failure(err)
+		return nil, err
 	}
 	return &providerv1.AllocateResponse{Server: server(out.GetRoom())}, nil
 }
 
+// refuse says why no server of the pool can ever do, if there is a reason. Game-instance only knows which servers are there now.
+func (p *Provider) refuse(req *providerv1.AllocateRequest) error {
+	switch {
+	case !slices.Contains(p.cfg.Builds, req.GetBuild()):
+		return provider.Failure(provider.Invalid, "static.builds: build %q is not among them", req.GetBuild())
+	case req.GetRegion() != "" && !slices.Contains(p.cfg.Regions, req.GetRegion()):
+		return provider.Failure(provider.Invalid, "static.regions: region %q is not among them", req.GetRegion())
+	case req.GetDeployment() != p.cfg.Deployment:
+		return provider.Failure(provider.Invalid, "deployment: pool %s is one of deployment %q, not of %q", p.cfg.Pool, p.cfg.Deployment, req.GetDeployment())
+	}
+	return nil
+}
+
+// had returns the room that an attempt was given before the settings were changed, and fails with the refusal if it has none.
+func (p *Provider) had(ctx context.Context, attempt string, refusal error) (*providerv1.AllocateResponse, error) {
+	got, err := p.Get(ctx, &providerv1.GetRequest{AttemptId: attempt})
+	switch {
+	case err == nil:
+		return &providerv1.AllocateResponse{Server: got.GetServer()}, nil
+	case provider.ReasonOf(err) == provider.NotFound:
+		return nil, refusal
+	}
+	return nil, err
+}
+
 // Get implements provider.Provider.
 func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
-	out, err := p.pools.GetRoom(ctx, &poolv1.GetRoomRequest{AttemptId: req.GetAttemptId()})
+	out, err := ask(ctx, p.pools.GetRoom, &poolv1.GetRoomRequest{AttemptId: req.GetAttemptId()})
 	if err != nil {
-		return nil, failure(err)
+		return nil, err
 	}
 	return &providerv1.GetResponse{Server: server(out.GetRoom())}, nil
 }
 
-// List implements provider.Provider. All rooms are on one page: nobody but this deployment has any in its pools.
-func (p *Provider) List(ctx context.Context, _ *providerv1.ListRequest) (*providerv1.ListResponse, error) {
-	out, err := p.pools.ListRooms(ctx, &poolv1.ListRoomsRequest{Pool: p.cfg.Pool})
+// List implements provider.Provider. All rooms are on one page.
+func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+	if req.GetDeployment() != p.cfg.Deployment {
+		return &providerv1.ListResponse{}, nil
+	}
+	out, err := ask(ctx, p.pools.ListRooms, &poolv1.ListRoomsRequest{Pool: p.cfg.Pool})
 	if err != nil {
-		return nil, failure(err)
+		return nil, err
 	}
 	list := &providerv1.ListResponse{Servers: make([]*providerv1.Server, 0, len(out.GetRooms()))}
 	for _, room := range out.GetRooms() {
@@ -124,8 +160,8 @@ func (p *Provider) List(ctx context.Context, _ *providerv1.ListRequest) (*provid
 
 // Release implements provider.Provider: it gives the room back. The server goes on.
 func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
-	if _, err := p.pools.GiveRoomBack(ctx, &poolv1.GiveRoomBackRequest{AttemptId: req.GetAttemptId()}); err != nil {
-		return nil, failure(err)
+	if _, err := ask(ctx, p.pools.GiveRoomBack, &poolv1.GiveRoomBackRequest{AttemptId: req.GetAttemptId()}); err != nil {
+		return nil, err
 	}
 	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
 }
@@ -141,8 +177,18 @@ func server(room *poolv1.Room) *providerv1.Server {
 	}
 }
 
-// failure turns an error of game-instance into a typed failure. Of a call that it has not refused nobody knows what became.
-func failure(err error) error {
+// ask calls game-instance, and makes a failure of an error.
+func ask[Req, Resp any](ctx context.Context, method func(context.Context, Req, ...grpc.CallOption) (Resp, error), req Req) (Resp, error) {
+	var at peer.Peer // filled in once the call is on a connection
+	resp, err := method(ctx, req, grpc.Peer(&at))
+	if err != nil {
+		return resp, failure(err, at.Addr != nil)
+	}
+	return resp, nil
+}
+
+// failure turns an error of game-instance into a typed failure. Of a call that was sent, and that it has not refused, nobody knows what became.
+func failure(err error, sent bool) error {
 	reason := provider.Ambiguous
 	switch errs.ReasonOf(rpc.FromStatus(err)) {
 	case errs.GameServerFull:
@@ -152,8 +198,11 @@ func failure(err error) error {
 	case errs.ValidationFailed, errs.StateNotAllowed:
 		reason = provider.Invalid
 	default:
-		if status.Code(err) == codes.Unauthenticated {
+		switch code := status.Code(err); {
+		case code == codes.Unauthenticated:
 			reason = provider.Unauthenticated
+		case code == codes.Unavailable && !sent:
+			return provider.Failure(provider.Unavailable, "game-instance was not reached: %s", status.Convert(err).Message())
 		}
 	}
 	return provider.Failure(reason, "%s", status.Convert(err).Message())

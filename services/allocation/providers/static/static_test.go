@@ -3,6 +3,7 @@ package static_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 
 	"google.golang.org/grpc"
@@ -15,41 +16,66 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/static"
 )
 
-// pool answers each call with one room, or an error.
-type pool struct {
-	poolv1.PoolServiceClient
-	err   error
-	taken *poolv1.TakeRoomRequest
+// pools answers each call with one room, or an error.
+type pools struct {
+	poolv1.UnimplementedPoolServiceServer
+	server *grpc.Server
+	err    *errs.Error
+	breaks bool // the connection, while a call is under way
+	stops  sync.WaitGroup
+	taken  *poolv1.TakeRoomRequest
 }
 
-func (p *pool) room() *poolv1.Room {
-	return &poolv1.Room{AttemptId: "attempt", ServerId: "server", Region: "eu"}
+func (p *pools) answer(ctx context.Context) (*poolv1.Room, error) {
+	if p.breaks {
+		p.stops.Go(p.server.Stop)
+		<-ctx.Done()
+	}
+	if p.err != nil {
+		return nil, rpc.Status(p.err).Err()
+	}
+	return &poolv1.Room{AttemptId: "attempt", ServerId: "server", Region: "eu"}, nil
 }
 
-func (p *pool) TakeRoom(_ context.Context, req *poolv1.TakeRoomRequest, _ ...grpc.CallOption) (*poolv1.TakeRoomResponse, error) {
+func (p *pools) TakeRoom(ctx context.Context, req *poolv1.TakeRoomRequest) (*poolv1.TakeRoomResponse, error) {
 	p.taken = req
-	return &poolv1.TakeRoomResponse{Room: p.room()}, p.err
+	room, err := p.answer(ctx)
+	return &poolv1.TakeRoomResponse{Room: room}, err
 }
 
-func (p *pool) GetRoom(context.Context, *poolv1.GetRoomRequest, ...grpc.CallOption) (*poolv1.GetRoomResponse, error) {
-	return &poolv1.GetRoomResponse{Room: p.room()}, p.err
+func (p *pools) GetRoom(ctx context.Context, _ *poolv1.GetRoomRequest) (*poolv1.GetRoomResponse, error) {
+	room, err := p.answer(ctx)
+	return &poolv1.GetRoomResponse{Room: room}, err
 }
 
-func (p *pool) ListRooms(context.Context, *poolv1.ListRoomsRequest, ...grpc.CallOption) (*poolv1.ListRoomsResponse, error) {
-	return &poolv1.ListRoomsResponse{Rooms: []*poolv1.Room{p.room()}}, p.err
-}
-
-func (p *pool) GiveRoomBack(context.Context, *poolv1.GiveRoomBackRequest, ...grpc.CallOption) (*poolv1.GiveRoomBackResponse, error) {
-	return &poolv1.GiveRoomBackResponse{}, p.err
-}
-
-func TestAPoolIsAProvider(t *testing.T) {
-	rooms := &pool{}
-	p, err := static.New(static.Config{Pool: "metal", Strategy: "spread", Builds: []string{"b"}}, rooms)
+// open returns a provider of the pool "metal" that asks such a service.
+func open(t *testing.T, builds ...string) (*static.Provider, *pools) {
+	t.Helper()
+	p, ln := &pools{server: grpc.NewServer()}, listen(t)
+	poolv1.RegisterPoolServiceServer(p.server, p)
+	served := make(chan error, 1)
+	go func() { served <- p.server.Serve(ln) }()
+	t.Cleanup(func() {
+		p.server.Stop()
+		<-served
+		p.stops.Wait()
+	})
+	provider, err := static.New(static.Config{Deployment: "d", Pool: "metal", Strategy: "spread", Builds: builds, Regions: []string{"eu"}}, poolv1.NewPoolServiceClient(dial(t, ln.Addr().String(), "")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := p.Allocate(t.Context(), &providerv1.AllocateRequest{AttemptId: "attempt", Namespace: "n", InstanceId: "i", Build: "b", Region: "eu", Labels: map[string]string{"a": "b"}})
+	return provider, p
+}
+
+func order(build string) *providerv1.AllocateRequest {
+	return &providerv1.AllocateRequest{
+		AttemptId: "attempt", Namespace: "n", InstanceId: "i", Build: build, Region: "eu", Labels: map[string]string{"a": "b"}, Deployment: "d",
+	}
+}
+
+func TestAPoolIsAProvider(t *testing.T) {
+	p, rooms := open(t, "b")
+	out, err := p.Allocate(t.Context(), order("b"))
 	if s := out.GetServer(); err != nil || s.GetServerId() != "server" || s.GetAttemptId() != "attempt" || s.GetState() != providerv1.ServerState_SERVER_STATE_RUNNING {
 		t.Errorf("%v, %v", out, err)
 	}
@@ -61,10 +87,38 @@ func TestAPoolIsAProvider(t *testing.T) {
 		errs.New(errs.GameServerFull, "f"): provider.NoCapacity, errs.New(errs.GameServerUnknown, "u"): provider.NotFound, errs.New(errs.StateNotAllowed, "g"): provider.Invalid,
 		errs.New(errs.CredentialsInvalid, "c"): provider.Unauthenticated, errs.New(errs.StoreUnavailable, "s"): provider.Ambiguous,
 	} {
-		rooms.err = rpc.Status(err).Err()
-		if _, got := p.Allocate(t.Context(), &providerv1.AllocateRequest{}); provider.ReasonOf(got) != want || !strings.Contains(got.Error(), err.Message) {
+		rooms.err = err
+		if _, got := p.Allocate(t.Context(), order("b")); provider.ReasonOf(got) != want || !strings.Contains(got.Error(), err.Message) {
 			t.Errorf("%s: %v", err.Reason, got)
 		}
+	}
+}
+
+// A call that was sent may have been done, whatever became of the connection.
+func TestACallThatBreaksOffIsAmbiguous(t *testing.T) {
+	p, rooms := open(t, "b")
+	rooms.breaks = true
+	if _, err := p.Allocate(t.Context(), order("b")); provider.ReasonOf(err) != provider.Ambiguous {
+		t.Errorf("the connection broke during the call: %v", err)
+	}
+	if _, err := p.Allocate(t.Context(), order("b")); provider.ReasonOf(err) != provider.Unavailable {
+		t.Errorf("nobody is there: %v", err)
+	}
+}
+
+// An attempt that has room keeps it when the settings name its build no more.
+func TestARepeatAfterTheSettingsChanged(t *testing.T) {
+	p, rooms := open(t, "another")
+	if out, err := p.Allocate(t.Context(), order("b")); err != nil || out.GetServer().GetServerId() != "server" || rooms.taken != nil {
+		t.Errorf("a repeat: %v, %v; taken %v", out, err, rooms.taken)
+	}
+	rooms.err = errs.New(errs.GameServerUnknown, "it has none")
+	if _, err := p.Allocate(t.Context(), order("b")); provider.ReasonOf(err) != provider.Invalid || !strings.Contains(err.Error(), "static.builds") {
+		t.Errorf("the first call: %v", err)
+	}
+	rooms.err = errs.New(errs.StoreUnavailable, "away")
+	if _, err := p.Allocate(t.Context(), order("b")); provider.ReasonOf(err) != provider.Ambiguous {
+		t.Errorf("nobody knows whether it has any: %v", err)
 	}
 }
 
