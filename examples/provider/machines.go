@@ -9,10 +9,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
@@ -35,8 +37,8 @@ type machine struct {
 type order struct {
 	// Attempt is whose server it is, and Deployment the mark.
 	Attempt, Deployment string
-	// Bootstrap is what the game server is started with, as it came.
-	Bootstrap string
+	// Bootstrap is what the game server is started with, in base64 in the file: it has to get there byte by byte.
+	Bootstrap []byte
 }
 
 func (m *machines) add(flag string) error {
@@ -50,12 +52,9 @@ func (m *machines) add(flag string) error {
 	return err
 }
 
-func (at machine) name() string { return fmt.Sprintf("%s_%d", at.host, at.port) }
-
-func (m *machines) file(at machine) string { return filepath.Join(m.dir, at.name()+".json") }
-
-// tombstone is the file that says that nobody wants an attempt any more: an Allocate that comes late must start nothing. It may be deleted after a day.
-func (m *machines) tombstone(attempt string) string { return filepath.Join(m.dir, "released", attempt) }
+func (m *machines) file(at machine) string {
+	return filepath.Join(m.dir, fmt.Sprintf("%s_%d.json", at.host, at.port))
+}
 
 // read returns the order of a machine; ok is false where it has none.
 func (m *machines) read(at machine) (o order, ok bool, err error) {
@@ -81,34 +80,24 @@ func (m *machines) find(attempt string) (machine, bool, error) {
 
 func (at machine) server(attempt string) *providerv1.Server {
 	return &providerv1.Server{
-		AttemptId: attempt, ExternalId: at.name(), Region: at.region, State: providerv1.ServerState_SERVER_STATE_RUNNING,
-		Endpoints: []*typev1.Endpoint{{Name: "game", Host: at.host, Port: at.port}},
+		AttemptId: attempt, ExternalId: at.host, Region: at.region, State: providerv1.ServerState_SERVER_STATE_RUNNING,
+		Endpoints: []*typev1.Endpoint{{Name: "game", Host: at.host, Port: at.port, Protocol: typev1.Protocol_PROTOCOL_UDP}},
 	}
 }
 
 // Describe implements provider.Provider.
 func (m *machines) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-	resp := &providerv1.DescribeResponse{Kind: "machines", Version: "1", Builds: []string{m.build}}
-	for _, at := range m.list {
-		if !slices.Contains(resp.GetRegions(), at.region) {
-			resp.Regions = append(resp.Regions, at.region)
-		}
-	}
-	return resp, nil
+	return &providerv1.DescribeResponse{Kind: "machines", Version: "1", Builds: []string{m.build}, Regions: m.regions()}, nil
 }
 
-// refuse says why there can be no server, whatever room there is.
-func (m *machines) refuse(req *providerv1.AllocateRequest) error {
-	inRegion := func(at machine) bool { return at.region == req.GetRegion() }
-	switch _, err := os.Stat(m.tombstone(req.GetAttemptId())); {
-	case err == nil:
-		return provider.Failure(provider.Invalid, "attempt %s was released before", req.GetAttemptId())
-	case req.GetBuild() != m.build:
-		return provider.Failure(provider.Invalid, "build %q is not on the machines; they have %q", req.GetBuild(), m.build)
-	case req.GetRegion() != "" && !slices.ContainsFunc(m.list, inRegion):
-		return provider.Failure(provider.Invalid, "there is no machine in region %q", req.GetRegion())
+func (m *machines) regions() []string {
+	var regions []string
+	for _, at := range m.list {
+		if !slices.Contains(regions, at.region) {
+			regions = append(regions, at.region)
+		}
 	}
-	return nil
+	return regions
 }
 
 // Allocate implements provider.Provider. A repeat finds the file of the first call.
@@ -128,12 +117,53 @@ func (m *machines) Allocate(_ context.Context, req *providerv1.AllocateRequest) 
 		if _, taken, err := m.read(at); err != nil || taken {
 			continue // a file that cannot be read may be somebody's
 		}
-		if err := m.write(at, order{req.GetAttemptId(), req.GetDeployment(), string(req.GetBootstrap())}); err != nil {
+		if err := m.write(at, order{req.GetAttemptId(), req.GetDeployment(), req.GetBootstrap()}); err != nil {
 			return nil, provider.Failure(provider.Unavailable, "no file was written: %v", err) // for certain: the rename is the last step
 		}
 		return &providerv1.AllocateResponse{Server: at.server(req.GetAttemptId())}, nil
 	}
 	return nil, provider.Failure(provider.NoCapacity, "all machines in region %q have a server", req.GetRegion())
+}
+
+// refuse says why no machine can ever do, if there is a reason.
+func (m *machines) refuse(req *providerv1.AllocateRequest) error {
+	switch {
+	case !attemptID.MatchString(req.GetAttemptId()):
+		return provider.Failure(provider.Invalid, "attempt_id: must be 1 to 48 letters, digits and '-'")
+	case req.GetBuild() != m.build:
+		return provider.Failure(provider.Invalid, "build %q is not on the machines; they have %q", req.GetBuild(), m.build)
+	case req.GetRegion() != "" && !slices.Contains(m.regions(), req.GetRegion()):
+		return provider.Failure(provider.Invalid, "no machine is in region %q; they are in %q", req.GetRegion(), m.regions())
+	}
+	switch _, err := os.Stat(m.released(req.GetAttemptId())); {
+	case err == nil:
+		return provider.Failure(provider.Invalid, "attempt %s was released before", req.GetAttemptId())
+	case !errors.Is(err, fs.ErrNotExist):
+		return provider.Failure(provider.Unavailable, "it cannot be seen whether attempt %s was released: %v", req.GetAttemptId(), err)
+	}
+	return nil
+}
+
+// attemptID is what is a name of a file, too.
+var attemptID = regexp.MustCompile(`^[a-zA-Z0-9-]{1,48}$`)
+
+// remembered is for how long it is known that an attempt was released: longer than any late call for it is under way.
+const remembered = 24 * time.Hour
+
+func (m *machines) released(attempt string) string { return filepath.Join(m.dir, attempt+".released") }
+
+// noteReleased has an attempt get no machine any more, and forgets those of whom nobody speaks by now.
+func (m *machines) noteReleased(attempt string) error {
+	if err := os.WriteFile(m.released(attempt), nil, 0o600); err != nil {
+		return err
+	}
+	all, err := filepath.Glob(m.released("*"))
+	for _, file := range all {
+		if info, gone := os.Stat(file); gone == nil && time.Since(info.ModTime()) > remembered {
+			err = errors.Join(err, os.Remove(file))
+		}
+	}
+	return err
 }
 
 // write makes the file in one step: it is there whole, or not at all. Its document is a secret.
@@ -177,15 +207,15 @@ func (m *machines) List(_ context.Context, req *providerv1.ListRequest) (*provid
 	return resp, nil
 }
 
-// Release implements provider.Provider. A server that is not there is released, and does not come any more.
+// Release implements provider.Provider. A server that is not there is released.
 func (m *machines) Release(_ context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if filepath.Base(req.GetAttemptId()) != req.GetAttemptId() {
-		return nil, provider.Failure(provider.Invalid, "attempt_id: %q is none of Berth's", req.GetAttemptId())
+	if !attemptID.MatchString(req.GetAttemptId()) {
+		return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil // nobody can have it
 	}
-	if err := os.WriteFile(m.tombstone(req.GetAttemptId()), nil, 0o600); err != nil {
-		return nil, provider.Failure(provider.Unavailable, "no file was written: %v", err)
+	if err := m.noteReleased(req.GetAttemptId()); err != nil {
+		return nil, err
 	}
 	at, found, err := m.find(req.GetAttemptId())
 	if err == nil && found {

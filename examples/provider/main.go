@@ -34,7 +34,7 @@ func main() {
 }
 
 func run(address string, tls provider.TLS, m *machines) error {
-	if err := os.MkdirAll(m.tombstone(""), 0o700); err != nil {
+	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,8 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// plugin starts the plugin, and returns a client once it listens and what kills it.
-func plugin(t *testing.T, dir string) (p provider.Provider, kill func()) {
+// plugin starts the plugin, and returns a client once it listens and what kills it. There are two machines in eu and one in us, and more as said.
+func plugin(t *testing.T, dir string, more ...string) (p provider.Provider, kill func()) {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
@@ -39,6 +38,7 @@ func plugin(t *testing.T, dir string) (p provider.Provider, kill func()) {
 	}
 	address := "unix://" + filepath.Join(dir, "p.sock")
 	cmd := exec.Command(self, "-address", address, "-dir", filepath.Join(dir, "machines"), "-machine", "eu/10.0.0.5:7777", "-machine", "eu/10.0.0.6:7777", "-machine", "us/10.1.0.5:7777")
+	cmd.Args = append(cmd.Args, more...)
 	cmd.Env = append(os.Environ(), running+"=1")
 	log, err := cmd.StderrPipe()
 	if err != nil {
@@ -65,6 +65,33 @@ func allocate(p provider.Provider, attempt, region, deployment string) (*provide
 		AttemptId: attempt, Build: "example", Region: region, Deployment: deployment, Bootstrap: []byte(`{"secret": true}`),
 	})
 	return resp.GetServer(), err
+}
+
+// host looks into the machines' files. Nothing else stands behind the plugin that could misbehave.
+type host struct {
+	providertest.Unsupported
+	machines string
+	p        provider.Provider
+}
+
+func (h host) Bootstrap(ctx context.Context, attempt string) ([]byte, error) {
+	got, err := h.p.Get(ctx, &providerv1.GetRequest{AttemptId: attempt})
+	if err != nil {
+		return nil, err
+	}
+	raw, err := os.ReadFile(filepath.Join(h.machines, got.GetServer().GetExternalId()+"_7777.json"))
+	if err != nil {
+		return nil, err
+	}
+	var o order
+	err = json.Unmarshal(raw, &o)
+	return o.Bootstrap, err
+}
+
+func TestConformance(t *testing.T) {
+	dir := t.TempDir()
+	p, _ := plugin(t, dir, "-machine", "eu/10.0.0.7:7777")
+	providertest.Run(t, providertest.Config{Provider: p, Host: host{machines: filepath.Join(dir, "machines"), p: p}, Region: "eu"})
 }
 
 func TestAMachineIsHandedOutOnceAlsoAfterACrash(t *testing.T) {
@@ -101,31 +128,7 @@ func TestAMachineIsHandedOutOnceAlsoAfterACrash(t *testing.T) {
 	if _, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: "a-1"}); provider.ReasonOf(err) != provider.NotFound {
 		t.Error(err)
 	}
-	if third, err := allocate(p, "a-3", "eu", "blue"); err != nil || third.GetExternalId() != "10.0.0.5_7777" {
+	if third, err := allocate(p, "a-3", "eu", "blue"); err != nil || third.GetExternalId() != "10.0.0.5" {
 		t.Errorf("after the release: %v, %v", third, err)
 	}
-}
-
-// folder looks into the files. Nothing else stands behind the plugin that could misbehave.
-type folder struct {
-	providertest.Unsupported
-	dir string
-}
-
-func (f folder) Bootstrap(_ context.Context, attempt string) ([]byte, error) {
-	files, err := filepath.Glob(filepath.Join(f.dir, "*.json"))
-	for _, file := range files {
-		raw, errRead := os.ReadFile(file)
-		var o order
-		if err = errors.Join(errRead, json.Unmarshal(raw, &o)); err == nil && o.Attempt == attempt {
-			return []byte(o.Bootstrap), nil
-		}
-	}
-	return nil, errors.Join(err, errors.New("no machine has the attempt"))
-}
-
-func TestConformance(t *testing.T) {
-	dir := t.TempDir()
-	p, _ := plugin(t, dir)
-	providertest.Run(t, providertest.Config{Provider: p, Host: folder{dir: filepath.Join(dir, "machines")}, MaxServers: 2})
 }

@@ -6,9 +6,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/sdk/go/provider/chaos"
 	"github.com/berth-dev/berth/sdk/go/provider/chaos/chaoshost"
@@ -35,7 +37,12 @@ func TestConformance(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	base := chaos.Script{PageSize: 2, PollInterval: 10 * time.Millisecond}
-	behind, err := chaos.New(chaos.Config{Script: base})
+	var documents sync.Map
+	behind, err := chaos.New(chaos.Config{Script: base, Run: func(ctx context.Context, order *providerv1.AllocateRequest) error {
+		documents.Store(order.GetAttemptId(), order.GetBootstrap())
+		<-ctx.Done()
+		return nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +68,17 @@ func TestConformance(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	providertest.Run(t, providertest.Config{Provider: p, Host: garbling{chaoshost.New(behind, base)}})
+	host := garbling{chaoshost.New(behind, base)}
+	host.Document = func(ctx context.Context, attempt string) ([]byte, error) {
+		for ctx.Err() == nil {
+			if raw, ok := documents.Load(attempt); ok {
+				return raw.([]byte), nil
+			}
+			time.Sleep(time.Millisecond)
+		}
+		return nil, ctx.Err()
+	}
+	providertest.Run(t, providertest.Config{Provider: p, Host: host})
 	if err := p.Close(context.WithoutCancel(t.Context())); err != nil {
 		t.Error(err)
 	}
