@@ -127,7 +127,7 @@ func TestAuditOfALateProvidersLines(t *testing.T) {
 			c.Providers[0].Info.Builds, c.Providers[0].Host = nil, late{c.Providers[0].Host}
 		})
 		store := redisstore.New(r.redis)
-		if ok, err := store.Enter(t.Context(), allocator.Line{Build: "demo", Where: "here"}, wish(1).ID, time.Now(), 10); !ok || err != nil {
+		if ok, err := store.Enter(t.Context(), allocator.Waiter{ID: wish(1).ID, Line: allocator.Line{Build: "demo", Where: "here"}}, time.Now(), 10); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 		if err := rep.worker.Audit(t.Context(), 0); err != nil {
@@ -171,7 +171,7 @@ func TestAudit(t *testing.T) {
 		}
 		l := allocator.Line{Build: "demo", Where: "nowhere"}
 		for n := 1; n <= 3; n++ { // bound, over and unknown: none of them waits
-			if ok, err := store.Enter(t.Context(), l, wish(n).ID, time.Now(), 10); !ok || err != nil {
+			if ok, err := store.Enter(t.Context(), allocator.Waiter{ID: wish(n).ID, Line: l}, time.Now(), 10); !ok || err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -42,7 +42,7 @@ type hold struct {
 	base   time.Time  // the store's time at since
 	since  time.Time
 	passed bool   // it was its turn in this round
-	tooks  int    // how many servers had been taken back when that was found
+	given  gives  // how many servers had been given back when that was found
 	slot   string // the provider of which a slot was taken that the store does not know of yet
 	asked  *site  // where a server was asked for since the last commit: there may be one, whatever the store says by now
 }
@@ -53,38 +53,37 @@ type site struct{ provider, region string }
 // work does what there is to do for one allocation, and returns when there will be more, in local time; zero if it does not know.
 func (w *Worker) work(ctx context.Context, r *run) time.Time {
 	h := &hold{w: w, run: r, id: r.id}
-	for h.claim(ctx) {
-		switch again, err := h.underLease(ctx); {
-		case err == nil:
-			return again
-		case errors.Is(err, ErrConflict) || errors.Is(err, ErrLeaseLost): // decide again on what is stored now
-		default:
-			w.cfg.Log.DebugContext(ctx, "allocation waits for the store", keyAllocation, h.id, keyError, err)
-			return time.Time{}
+	for {
+		ok, err := h.claim(ctx)
+		var again time.Time
+		if ok {
+			again, err = h.underLease(ctx)
 		}
+		switch {
+		case errors.Is(err, ErrConflict) || errors.Is(err, ErrLeaseLost): // decide again on what is stored now
+			continue
+		case err != nil:
+			w.cfg.Log.DebugContext(ctx, "allocation waits for the store", keyAllocation, h.id, keyError, err)
+		case ok:
+			return again
+		}
+		if r.nudge != nil {
+			w.keeper.unheard(h.id, *r.nudge)
+		}
+		return time.Time{}
 	}
-	return time.Time{}
 }
 
-// claim takes or keeps the lease and reads the allocation.
-func (h *hold) claim(ctx context.Context) bool {
+// claim takes or keeps the lease and reads the allocation; false: it is somebody else's.
+func (h *hold) claim(ctx context.Context) (bool, error) {
 	for range reclaims {
 		c, ok, err := h.tryClaim(ctx)
 		if ok && err == nil {
-			h.a, h.stored, h.base, h.since = c.Allocation, c.Allocation, c.Now, time.Now()
-			if h.asked != nil && h.a.Reopen(h.asked.provider, h.asked.region, c.Now) {
-				_, _ = h.w.cfg.Slots.Take(ctx, h.asked.provider, 0, h.id) // it may have been freed; whether there is one does not matter any more
-				h.w.cfg.Log.WarnContext(ctx, "a provider may have started a server that another worker did not find; taking the allocation up again", keyAllocation, h.id, keyInstance, h.a.InstanceID)
-			}
-			h.untake(ctx)
-			if h.run.nudged {
-				h.a.Nudged(h.run.freed, c.Now)
-				h.run.nudged = false
-			}
-			return true
+			h.begin(ctx, c)
+			return true, nil
 		}
 		if h.asked == nil {
-			return false
+			return false, err
 		}
 		select {
 		case <-ctx.Done():
@@ -94,13 +93,26 @@ func (h *hold) claim(ctx context.Context) bool {
 		break
 	}
 	h.w.cfg.Log.ErrorContext(ctx, "a provider may be left with a server that nobody wants", keyAllocation, h.id, keyProvider, h.asked.provider)
-	return false
+	return false, nil
+}
+
+// begin goes on from what is stored.
+func (h *hold) begin(ctx context.Context, c Claimed) {
+	h.a, h.stored, h.base, h.since = c.Allocation, c.Allocation, c.Now, time.Now()
+	if h.asked != nil && h.a.Reopen(h.asked.provider, h.asked.region, c.Now) {
+		_, _ = h.w.cfg.Slots.Take(ctx, h.asked.provider, 0, h.id) // it may have been freed; whether there is one does not matter any more
+		h.w.cfg.Log.WarnContext(ctx, "a provider may have started a server that another worker did not find; taking the allocation up again", keyAllocation, h.id, keyInstance, h.a.InstanceID)
+	}
+	h.untake(ctx)
+	if n := h.run.nudge; n != nil {
+		h.a.Nudged(n.from, c.Now)
+	}
 }
 
 func (h *hold) tryClaim(ctx context.Context) (Claimed, bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	return h.w.cfg.Queue.Claim(ctx, h.id, h.w.owner, h.w.cfg.Lease, h.asked != nil || h.run.nudged)
+	return h.w.cfg.Queue.Claim(ctx, h.id, h.w.owner, h.w.cfg.Lease, h.asked != nil || h.run.nudge != nil)
 }
 
 // underLease acts until there is nothing to do for now, and ends the lease. What an action brought is stored before the next one.

@@ -24,15 +24,16 @@ type lane struct {
 
 func newLane(most int) *lane { return &lane{max: most, parked: make(map[string]time.Time)} }
 
-// park puts an allocation at the end of the queue, unless it is in it.
-func (l *lane) park(id string) {
+// park puts an allocation at the end of the queue, unless it is in it, and reports false if that is full.
+func (l *lane) park(id string) bool {
 	if _, twice := l.parked[id]; !twice {
 		if len(l.parked) >= maxParked {
-			return
+			return false
 		}
 		l.queue = append(l.queue, id)
 	}
 	l.parked[id] = time.Now()
+	return true
 }
 
 func (l *lane) next() (string, bool) {
@@ -51,10 +52,8 @@ func (l *lane) next() (string, bool) {
 type run struct {
 	id    string
 	lane  *lane
-	woken bool // meanwhile
-	// nudged says that there may be room, for one who waits; freed are the providers that took servers back.
-	nudged bool
-	freed  []string
+	woken bool   // meanwhile
+	nudge *nudge // for one who waits; nil: none
 }
 
 // schedule knows what is worked on, what waits, and what is due when. It is safe for concurrent use.
@@ -69,13 +68,13 @@ type schedule struct {
 	common  *lane            // for whatever needs no provider, and to find out which one is needed
 	lanes   map[string]*lane // by provider
 	later   agenda
-	nudges  map[string][]string // who was nudged and not looked at yet: those at the front of lines, at most maxWindow of each
+	nudges  map[string]nudge // who was nudged and not looked at yet: each runs, or has a place in the common lane
 }
 
 // newSchedule returns a schedule of work, which returns the local time at which there will be more to do, or zero.
 func newSchedule(work func(ctx context.Context, r *run) time.Time, concurrency int, providers map[string]Provider) *schedule {
 	s := &schedule{
-		work: work, kick: make(chan struct{}, 1), running: make(map[string]*run), nudges: make(map[string][]string), common: newLane(concurrency), lanes: make(map[string]*lane, len(providers)),
+		work: work, kick: make(chan struct{}, 1), running: make(map[string]*run), nudges: make(map[string]nudge), common: newLane(concurrency), lanes: make(map[string]*lane, len(providers)),
 	}
 	for name, p := range providers {
 		s.lanes[name] = newLane(p.Info.MaxCalls)
@@ -138,14 +137,20 @@ func (s *schedule) wake(id string) {
 	s.admit(id)
 }
 
-// nudge wakes an allocation that waits for room, as there may be some.
-func (s *schedule) nudge(id string, freed []string) {
+// nudge wakes an allocation that waits for room, as there may be some, and reports false if there is no place for it. Nudges that it has not seen become one.
+func (s *schedule) nudge(id string, n nudge) bool {
 	s.mu.Lock()
-	if s.ctx != nil {
-		s.nudges[id] = append(s.nudges[id][:len(s.nudges[id]):len(s.nudges[id])], freed...)
+	defer s.mu.Unlock()
+	s.nudges[id] = n.with(s.nudges[id])
+	if r := s.running[id]; r != nil {
+		r.woken = true
+		return true
 	}
-	s.mu.Unlock()
-	s.wake(id)
+	if s.admit(id) {
+		return true
+	}
+	delete(s.nudges, id)
+	return false
 }
 
 // found takes up what a sweep found, but for what is known already.
@@ -175,23 +180,25 @@ func (s *schedule) busy() bool {
 	return len(s.common.parked) >= s.common.max
 }
 
-// admit starts an allocation that is not worked on, or has it wait for its turn. The lock is held, as by all below but enter and ended.
-func (s *schedule) admit(id string) {
+// admit starts an allocation that is not worked on, or has it wait for its turn; false: it cannot. The lock is held, as by all below but enter and ended.
+func (s *schedule) admit(id string) bool {
 	if s.ctx == nil {
-		return
+		return false
 	}
 	if s.common.running >= s.common.max {
-		s.common.park(id)
-		return
+		return s.common.park(id)
 	}
 	s.launch(id, s.common)
+	return true
 }
 
 func (s *schedule) launch(id string, l *lane) {
 	l.running++
 	r := &run{id: id, lane: l}
-	r.freed, r.nudged = s.nudges[id]
-	delete(s.nudges, id)
+	if n, ok := s.nudges[id]; ok {
+		r.nudge = &n
+		delete(s.nudges, id)
+	}
 	s.running[id] = r
 	ctx := s.ctx
 	s.wait.Go(func() { s.ended(r, s.work(ctx, r)) }) //nolint:contextcheck // as above

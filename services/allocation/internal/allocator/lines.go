@@ -10,18 +10,18 @@ import (
 
 // Lines keeps those who wait for room in their order: one line for all who wait for the same places.
 type Lines interface {
-	// Enter puts an allocation into a line, or leaves it where it is, and reports false when limit wait for the build already.
-	Enter(ctx context.Context, l Line, id string, turn time.Time, limit int) (bool, error)
-	// Leave takes it out.
-	Leave(ctx context.Context, l Line, id string) error
+	// Enter puts one into a line, or leaves it where it is, and reports false when limit wait for the build already.
+	Enter(ctx context.Context, w Waiter, turn time.Time, limit int) (bool, error)
+	// Leave takes it out; with Since, only if it has not come back into the line since.
+	Leave(ctx context.Context, w Waiter) error
 	// Ahead returns how many come before a turn.
 	Ahead(ctx context.Context, l Line, turn time.Time) (int, error)
 	// Front returns the first n.
-	Front(ctx context.Context, l Line, n int) ([]string, error)
-	// Waiting returns how many wait for a build in all lines.
-	Waiting(ctx context.Context, build string) (int, error)
+	Front(ctx context.Context, l Line, n int) ([]Waiter, error)
 	// Waiters returns who waits for a build, at most limit after leaving skip out.
 	Waiters(ctx context.Context, build string, skip, limit int) ([]Waiter, error)
+	// Crowds says who waits for builds. It returns what it has also with an error.
+	Crowds(ctx context.Context, builds []string) ([]Crowd, error)
 }
 
 // Line names a line: who waits for a server of the same build at the same places.
@@ -38,16 +38,24 @@ type Waiter struct {
 	ID string
 	// Line is where.
 	Line Line
+	// Since is since when.
+	Since time.Time
 }
 
-const (
-	// perPriority is how much waiting a point of priority is worth.
-	perPriority = 30 * time.Second
-	// lookAtLines is how often a worker looks whether others have come to the front of a line.
-	lookAtLines = time.Second
-	// maxWindow bounds how many of a line try at once. One does while there is no room; with each that gets a server there are twice as many.
-	maxWindow = 128
-)
+// Crowd is who waits for a build.
+type Crowd struct {
+	// Build is the build.
+	Build string
+	// Waiting is how many wait.
+	Waiting int
+	// Longest is for how long the one that has waited longest does; 0: nobody waits.
+	Longest time.Duration
+	// Lines are the lines that are not empty.
+	Lines []Line
+}
+
+// perPriority is how much waiting a point of priority is worth.
+const perPriority = 30 * time.Second
 
 // idle is how often an allocation that waits behind others looks for itself; whoever comes to the front is woken before that.
 var idle = backoff{45 * time.Second, 45 * time.Second}
@@ -81,13 +89,13 @@ func (a *Allocation) WaitsBehind(ahead int, now time.Time) {
 }
 
 // Nudged records that there may be room: it is the turn of this allocation, or providers have taken servers back.
-func (a *Allocation) Nudged(freed []string, now time.Time) {
+func (a *Allocation) Nudged(from []string, now time.Time) {
 	if a.State != Queued || a.WaitSince.IsZero() {
 		return
 	}
 	a.CallAt = now
 	for i, c := range a.Explanation.Candidates {
-		if n := len(c.Tries); n > 0 && c.Tries[n-1].Failure == NoCapacity.String() && slices.Contains(freed, c.Provider) {
+		if n := len(c.Tries); n > 0 && c.Tries[n-1].Failure == NoCapacity.String() && slices.Contains(from, c.Provider) {
 			a.change(i, func(c *Candidate) { c.NotBefore = time.Time{} })
 		}
 	}
@@ -101,7 +109,7 @@ func (h *hold) gate(ctx context.Context) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	l := h.a.line()
-	h.tooks = h.w.keeper.tooks()
+	h.given = h.w.keeper.given()
 	ahead, err := h.w.cfg.Lines.Ahead(ctx, l, h.a.turn())
 	if err != nil {
 		return false, err
@@ -124,24 +132,24 @@ func (h *hold) queueUp(ctx context.Context) error {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	ok, err := h.w.cfg.Lines.Enter(callCtx, l, h.id, h.a.turn(), h.w.cfg.QueueLimit)
+	ok, err := h.w.cfg.Lines.Enter(callCtx, Waiter{h.id, l, h.a.WaitSince}, h.a.turn(), h.w.cfg.QueueLimit)
 	switch {
 	case err != nil:
 		return err
 	case !ok:
 		h.a.Fails(fmt.Sprintf("%d wait for build %q, and no more may; %s", h.w.cfg.QueueLimit, l.Build, h.a.Explanation.Words()), h.now())
 	default:
-		h.w.keeper.entered(l, h.passed, h.tooks)
+		h.w.keeper.entered(l, h.passed, h.given)
 	}
 	return nil
 }
 
-// leave takes the allocation out of a line, and says so. If that fails, an audit does it.
+// leave takes the allocation out of a line, and says so. If that fails, whoever looks at the line next does it.
 func (h *hold) leave(ctx context.Context, l Line, served bool) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	if err := h.w.cfg.Lines.Leave(ctx, l, h.id); err != nil {
-		h.w.cfg.Log.DebugContext(ctx, "a place in a line is left to the audit", keyAllocation, h.id, keyError, err)
+	if err := h.w.cfg.Lines.Leave(ctx, Waiter{ID: h.id, Line: l}); err != nil {
+		h.w.cfg.Log.DebugContext(ctx, "a place in a line is left to whoever looks at it next", keyAllocation, h.id, keyError, err)
 	}
 	h.w.keeper.left(l, served)
 }

@@ -84,22 +84,25 @@ func (w *Worker) Audit(ctx context.Context, age time.Duration) error {
 	return w.auditLines(ctx)
 }
 
-// auditLines takes those out of the lines who do not wait in them any more.
-func (w *Worker) auditLines(ctx context.Context) error {
-	builds := make(map[string]bool)
+// builds are those that the providers have now, in order.
+func (w *Worker) builds() []string {
+	var builds []string
 	for name := range w.providers {
 		p, _ := w.provider(name) // one that was away at the start has its builds since then
-		for _, b := range p.Info.Builds {
-			builds[b] = true
-		}
+		builds = append(builds, p.Info.Builds...)
 	}
-	for build := range builds {
+	return union(builds, nil)
+}
+
+// auditLines takes those out of the lines who do not wait in them any more.
+func (w *Worker) auditLines(ctx context.Context) error {
+	for _, build := range w.builds() {
 		for skip := 0; ; skip += auditPage {
 			waiters, err := w.cfg.Lines.Waiters(ctx, build, skip, auditPage)
 			if err != nil {
 				return err
 			}
-			if err := w.auditWaiters(ctx, waiters); err != nil {
+			if _, err := w.auditWaiters(ctx, waiters); err != nil {
 				return err
 			}
 			if len(waiters) < auditPage {
@@ -110,25 +113,27 @@ func (w *Worker) auditLines(ctx context.Context) error {
 	return nil
 }
 
-func (w *Worker) auditWaiters(ctx context.Context, waiters []Waiter) error {
+// auditWaiters takes those out of their lines who do not wait there, and returns how many there were.
+func (w *Worker) auditWaiters(ctx context.Context, waiters []Waiter) (stale int, err error) {
 	ids := make([]string, len(waiters))
 	for i, waiter := range waiters {
 		ids[i] = waiter.ID
 	}
 	list, err := w.cfg.Slots.Loads(ctx, ids)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for i, a := range list {
 		if a.Rev != 0 && !a.WaitSince.IsZero() && a.line() == waiters[i].Line {
 			continue
 		}
-		if err := w.cfg.Lines.Leave(ctx, waiters[i].Line, ids[i]); err != nil {
-			return err
+		if err := w.cfg.Lines.Leave(ctx, waiters[i]); err != nil { // only what was found: it may have come back since
+			return stale, err
 		}
+		stale++
 		w.keeper.left(waiters[i].Line, false)
 	}
-	return nil
+	return stale, nil
 }
 
 func (w *Worker) auditPage(ctx context.Context, provider string, slots []Slot) error {

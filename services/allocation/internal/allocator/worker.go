@@ -118,7 +118,7 @@ func NewWorker(cfg WorkerConfig) (*Worker, error) {
 		w.providers[p.Info.Name] = p
 	}
 	w.schedule = newSchedule(w.work, cfg.Concurrency, w.providers)
-	w.keeper = newKeeper(cfg.Lines, w.schedule.nudge)
+	w.keeper = newKeeper(cfg.Lines, w.builds, w.schedule.nudge, w.auditWaiters)
 	return w, nil
 }
 

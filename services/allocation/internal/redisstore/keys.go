@@ -30,15 +30,18 @@ func slotsKey(partition int, provider string) string {
 	return redisx.Key(partition, "alloc:slots:"+provider)
 }
 
-// lineKey is a zset of the allocations that wait for the same places, by whose turn it is first. It lives in the partition of the build's name, as does the next.
+// lineKey is a zset of the allocations that wait for the same places, by whose turn it is first. It lives in the partition of the build's name, as do the next two.
 func lineKey(partition int, build, where string) string {
 	return redisx.Key(partition, "alloc:line:"+build+":"+where)
 }
 
-// waitingKey is a zset of all allocations that wait for a build: "where id".
+// waitingKey is a zset of all allocations that wait for a build, "where id", by since when, in µs.
 func waitingKey(partition int, build string) string {
 	return redisx.Key(partition, "alloc:waiting:"+build)
 }
+
+// linesKey is a set of the lines of a build that are not empty: "where".
+func linesKey(partition int, build string) string { return redisx.Key(partition, "alloc:lines:"+build) }
 
 // settingsKey is a hash of providers to what operators have set for them.
 func settingsKey() string { return redisx.Key(0, "alloc:providers") }

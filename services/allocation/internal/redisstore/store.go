@@ -38,7 +38,7 @@ type Store struct {
 
 type scripts struct {
 	commit, claim, renew, load, due, take, free, members, enter, leave *redis.Script
-	lead, orphans, settings, set                                       *redis.Script
+	front, crowd, lead, orphans, settings, set                         *redis.Script
 }
 
 var (
@@ -52,7 +52,8 @@ func New(s *redisx.Store) *Store {
 		commit: redis.NewScript(commitSource), claim: redis.NewScript(claimSource), renew: redis.NewScript(renewSource),
 		load: redis.NewScript(loadSource), due: redis.NewScript(dueSource),
 		take: redis.NewScript(takeSource), free: redis.NewScript(freeSource), members: redis.NewScript(membersSource),
-		enter: redis.NewScript(enterSource), leave: redis.NewScript(leaveSource), lead: redis.NewScript(leadSource), orphans: redis.NewScript(orphansSource),
+		enter: redis.NewScript(enterSource), leave: redis.NewScript(leaveSource), front: redis.NewScript(frontSource), crowd: redis.NewScript(crowdSource),
+		lead: redis.NewScript(leadSource), orphans: redis.NewScript(orphansSource),
 		settings: redis.NewScript(settingsSource), set: redis.NewScript(setProviderSource),
 	}}
 }
