@@ -55,6 +55,9 @@ func (e *engine) start(ctx context.Context, b *app.Builder, cfg Config) (err err
 	if err := host.Watch(b.Metrics(), e.worker.Health); err != nil {
 		return err
 	}
+	if err := watch(b.Metrics(), e.worker); err != nil {
+		return err
+	}
 	e.allocations = allocator.NewService(e.store, explain, cfg.Queue.Limit, e.worker.Wake)
 	e.orphans, err = reaper.New(reaper.Config{
 		Store: e.store, Instances: e.attempts, Log: b.Log(), Providers: listed(e.providers), Owner: owner, Metrics: b.Metrics(),

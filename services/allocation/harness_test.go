@@ -287,7 +287,12 @@ func mount(t testing.TB, srv *rpc.Server, ln net.Listener) (stop func()) {
 // run runs a module until the returned function is called.
 func run(t testing.TB, m app.Module) (stop func()) {
 	t.Helper()
-	a, err := app.New(t.Context(), app.Config{Log: slog.New(slog.DiscardHandler)}, m)
+	return runWith(t, app.Config{Log: slog.New(slog.DiscardHandler)}, m)
+}
+
+func runWith(t testing.TB, cfg app.Config, m app.Module) (stop func()) {
+	t.Helper()
+	a, err := app.New(t.Context(), cfg, m)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,16 @@ const (
 	fairChance = time.Second
 )
 
+// The states of a breaker, by name.
+const (
+	// BreakerClosed: the provider is asked.
+	BreakerClosed = "closed"
+	// BreakerOpen: it rests.
+	BreakerOpen = "open"
+	// BreakerHalfOpen: one call at a time finds out whether it is well again.
+	BreakerHalfOpen = "half-open"
+)
+
 // Health says how a provider does in a region, as this process knows it.
 type Health struct {
 	// Provider and Region say where.
@@ -30,6 +40,8 @@ type Health struct {
 	Resting bool
 	// Message is the last failure that counted; empty: none since it was last well.
 	Message string
+	// Breaker is the state of its breaker there.
+	Breaker string
 }
 
 // errNotAsked says of a call that it says nothing about the provider.
@@ -93,7 +105,8 @@ func (b *breakers) health() []Health {
 	defer b.mu.Unlock()
 	all := make([]Health, 0, len(b.of))
 	for s, known := range b.of {
-		all = append(all, Health{Provider: s.provider, Region: s.region, Resting: known.State() != gobreaker.StateClosed, Message: known.failure})
+		state := known.State()
+		all = append(all, Health{Provider: s.provider, Region: s.region, Resting: state != gobreaker.StateClosed, Message: known.failure, Breaker: state.String()})
 	}
 	slices.SortFunc(all, func(x, y Health) int {
 		return strings.Compare(x.Provider+"\x00"+x.Region, y.Provider+"\x00"+y.Region)

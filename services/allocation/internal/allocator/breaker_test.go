@@ -39,13 +39,16 @@ func TestBreaker(t *testing.T) {
 		if call(b, eu, nil) || !call(b, us, nil) {
 			t.Error("it rests where it is well, or not where it is not")
 		}
-		if h := b.health(); len(h) != 2 || h[0] != (Health{"p", "eu", true, "away"}) || h[1] != (Health{"p", "us", false, ""}) {
+		if h := b.health(); len(h) != 2 || h[0] != (Health{"p", "eu", true, "away", BreakerOpen}) || h[1] != (Health{"p", "us", false, "", BreakerClosed}) {
 			t.Errorf("health: %+v", h)
 		}
 		time.Sleep(restFor + time.Second) // on the bubble's clock
 		probe, _ := b.enter(eu)
 		if probe == nil || call(b, eu, nil) {
 			t.Fatal("not one call at a time after the rest")
+		}
+		if h := b.health()[0]; h.Breaker != BreakerHalfOpen || !h.Resting {
+			t.Errorf("with a call on the way: %+v", h)
 		}
 		probe(errNotAsked) // it did not come to the call
 		if probe, _ = b.enter(eu); probe == nil {

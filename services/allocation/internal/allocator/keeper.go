@@ -208,6 +208,13 @@ func (k *keeper) search(ctx context.Context) {
 	}
 }
 
+// seen returns who waits, as of the last search.
+func (k *keeper) seen() []Crowd {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.crowds
+}
+
 // lookAt wakes who has come to the front; all there, if a provider took a server back.
 func (k *keeper) lookAt(ctx context.Context, l Line, audit bool) {
 	k.mu.Lock()

@@ -2,6 +2,8 @@ package allocator
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -46,6 +48,14 @@ func (l *lane) next() (string, bool) {
 	}
 	delete(l.parked, id)
 	return id, true
+}
+
+// Lane is how many turn to a provider at once.
+type Lane struct {
+	// Provider is the provider.
+	Provider string
+	// InFlight is how many turn to it now, and Parked how many wait for a place.
+	InFlight, Parked int
 }
 
 // run is one allocation that is being worked on.
@@ -178,6 +188,18 @@ func (s *schedule) busy() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.common.parked) >= s.common.max
+}
+
+// load says how full the providers' lanes are, in the order of their names.
+func (s *schedule) load() []Lane {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	lanes := make([]Lane, 0, len(s.lanes))
+	for name, l := range s.lanes {
+		lanes = append(lanes, Lane{Provider: name, InFlight: l.running, Parked: len(l.queue)})
+	}
+	slices.SortFunc(lanes, func(a, b Lane) int { return strings.Compare(a.Provider, b.Provider) })
+	return lanes
 }
 
 // admit starts an allocation that is not worked on, or has it wait for its turn; false: it cannot. The lock is held, as by all below but enter and ended.

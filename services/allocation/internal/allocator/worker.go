@@ -141,6 +141,12 @@ func (w *Worker) provider(name string) (Provider, bool) {
 // Health says how the providers do that this process has asked for servers, in the order of their names.
 func (w *Worker) Health() []Health { return w.breakers.health() }
 
+// Lanes says how many turn to each provider in this process, in the order of their names.
+func (w *Worker) Lanes() []Lane { return w.schedule.load() }
+
+// Crowds says who waits for the builds that providers have now, as this process has seen it last: a few seconds ago. What could not be read then is left out.
+func (w *Worker) Crowds() []Crowd { return w.keeper.seen() }
+
 // Wake makes the worker look at an allocation now. It never blocks.
 func (w *Worker) Wake(id string) { w.schedule.wake(id) }
 
