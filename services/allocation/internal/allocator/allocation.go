@@ -5,7 +5,6 @@ package allocator
 import (
 	"cmp"
 	"maps"
-	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -228,11 +227,4 @@ func newTombstone(namespace, id, instanceID string, now time.Time) Allocation {
 func (a *Allocation) answers(w Wish) bool {
 	tombstone := a.Placement.Build == ""
 	return a.Namespace == w.Namespace && a.InstanceID == w.InstanceID && (tombstone || a.Placement.equal(w.Placement))
-}
-
-// same reports whether b differs from a in nothing that is worth a write: the next call's time alone is not, as the queue keeps it too.
-func (a *Allocation) same(b *Allocation) bool {
-	c := *b
-	c.CallAt = a.CallAt
-	return reflect.DeepEqual(a, &c)
 }
