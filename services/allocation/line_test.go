@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,5 +146,43 @@ func TestAFullLine(t *testing.T) {
 		r.waits(1)
 		r.create(rep, wish(5))
 		r.waits(2)
+	})
+}
+
+// Of two servers that are given back at once, the second one in line gets one, too, though the provider has told both to come back in an hour.
+func TestTwoServersAtOnceServeTwo(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		rep := r.start(func(c *allocator.WorkerConfig) { c.Sweep = time.Hour })
+		given, asked := make(chan struct{}), make(chan struct{})
+		var tries atomic.Int64
+		r.farm.set(func(_ context.Context, call, attempt string) error {
+			if call == "allocate" && attempt == wish(3).ID && tries.Add(1) == 2 {
+				close(asked)
+				<-given // it has its server when both are there
+			}
+			if _, servers, _ := r.farm.count("", ""); call == "allocate" && servers >= 2 {
+				return provider.RetryAfter(provider.Failure(provider.NoCapacity, "full"), time.Hour)
+			}
+			return nil
+		})
+		for n := range 2 {
+			r.create(rep, wish(n))
+			r.settled(wish(n), allocator.Bound)
+		}
+		r.create(rep, wish(2))
+		r.waits(1)
+		first := wish(3)
+		first.Placement.Priority = 5 // comes before the other, and tries
+		r.create(rep, first)
+		r.waits(2)
+		eventually(t, func() (bool, any) { return tries.Load() == 1, tries.Load() })
+		eventually(t, func() (bool, any) { a := r.stored(first); return a.RoundAt.IsZero(), a })
+		r.release(rep, wish(0))
+		<-asked
+		r.release(rep, wish(1))
+		r.settled(wish(1), allocator.Released)
+		close(given)
+		r.settled(first, allocator.Bound)
+		r.settled(wish(2), allocator.Bound)
 	})
 }

@@ -46,7 +46,7 @@ type waiting struct {
 	from    []string         // providers that took servers back since one tried in vain
 	news    bool             // one has since the last look
 	front   []string         // who was in the window and has been woken
-	unheard map[string]nudge // who of them has to be woken again: the store was away, or somebody else has them; at most the front
+	unheard map[string]nudge // who of them is woken again a second later: the store was away, or somebody else has them; at most the front
 	entries int              // how often one has entered
 }
 
@@ -135,7 +135,7 @@ func (k *keeper) tookBack(provider string) {
 	}
 }
 
-// unheard says that one was woken in vain: it is woken again with the next look, if it is in front by then.
+// unheard says that one was woken in vain: it is woken again within a second, if it is in front by then.
 func (k *keeper) unheard(id string, n nudge) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -146,7 +146,7 @@ func (k *keeper) unheard(id string, n nudge) {
 	if w.unheard == nil {
 		w.unheard = make(map[string]nudge)
 	}
-	w.unheard[id] = n.with(w.unheard[id])
+	w.unheard[id] = n.with(w.unheard[id]) // for a second
 }
 
 func (k *keeper) look() {
@@ -163,18 +163,18 @@ func (k *keeper) run(ctx context.Context) {
 	defer search.Stop()
 	k.search(ctx)
 	for {
-		audit := false
+		second := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-search.C:
 			k.search(ctx)
 		case <-tick.C:
-			audit = true
+			second = true
 		case <-k.kick:
 		}
 		for _, l := range k.lines() {
-			k.lookAt(ctx, l, audit)
+			k.lookAt(ctx, l, second)
 		}
 	}
 }
@@ -193,18 +193,23 @@ func (k *keeper) lines() []Line {
 func (k *keeper) search(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	told := k.given().told
+	k.mu.Lock()
+	recent := k.recent
+	k.recent = nil
+	k.mu.Unlock()
 	crowds, err := k.store.Crowds(ctx, k.builds()) // what of the store is away is searched again soon
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.crowds = crowds
+	since := k.recent
+	k.recent = union(since, recent) // for the lines that are new
 	for _, c := range crowds {
 		for _, l := range c.Lines {
 			k.know(l)
 		}
 	}
-	if err == nil && k.gives.told == told {
-		k.recent = nil
+	if err == nil {
+		k.recent = since
 	}
 }
 
@@ -215,8 +220,9 @@ func (k *keeper) seen() []Crowd {
 	return k.crowds
 }
 
-// lookAt wakes who has come to the front; all there, if a provider took a server back.
-func (k *keeper) lookAt(ctx context.Context, l Line, audit bool) {
+// lookAt wakes who has come to the front; all there, if a provider took a server back. Once a second it finds out who of them do not wait, and wakes those again
+// who were woken in vain.
+func (k *keeper) lookAt(ctx context.Context, l Line, second bool) {
 	k.mu.Lock()
 	w := k.known[l]
 	window, entries, news := w.window, w.entries, w.news
@@ -224,15 +230,19 @@ func (k *keeper) lookAt(ctx context.Context, l Line, audit bool) {
 	k.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	ids, err := k.front(ctx, l, window, audit)
+	ids, err := k.front(ctx, l, window, second)
 	k.mu.Lock()
 	if err != nil {
 		w.news = w.news || news // the next look is soon
 		k.mu.Unlock()
 		return
 	}
-	before, unheard, from := w.front, w.unheard, w.from
-	w.front, w.unheard = ids, nil
+	before, from := w.front, w.from
+	w.front = ids
+	var unheard map[string]nudge
+	if second {
+		unheard, w.unheard = w.unheard, nil
+	}
 	if len(ids) == 0 && w.entries == entries {
 		delete(k.known, l)
 	}
