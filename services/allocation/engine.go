@@ -37,6 +37,7 @@ func (e *engine) start(ctx context.Context, b *app.Builder, cfg Config) (err err
 		Elsewhere: func(ctx context.Context, a allocator.Allocation) error {
 			return e.allocations.Check(ctx, a.Namespace, a.Placement)
 		},
+		Check: cfg.Placement.Check,
 	})
 	if err != nil {
 		return err
@@ -82,7 +83,7 @@ func listed(configured []allocator.Provider) []reaper.Provider {
 	return list
 }
 
-// explainer makes the policy, now that the providers have said what they are.
+// explainer makes the policy, now that the providers have said what they are. Those that have not are checked when they have.
 func explainer(cfg Config, hosts *fleet.Fleet) (allocator.Explain, error) {
 	if err := cfg.Placement.Check(hosts.Providers()); err != nil {
 		return nil, err

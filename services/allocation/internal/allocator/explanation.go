@@ -42,7 +42,12 @@ type Try struct {
 
 // possible reports whether it could give a server now or later.
 func (c *Candidate) possible() bool {
-	return c.Exclusion == placement.None || c.Exclusion == placement.Full || c.Exclusion == placement.Resting
+	switch c.Exclusion {
+	case placement.None, placement.Full, placement.Resting, placement.Unanswered:
+		return true
+	default:
+		return false
+	}
 }
 
 // place is the candidate in words.

@@ -23,6 +23,8 @@ type ProviderInfo struct {
 	Kind string
 	// Regions are the regions that it serves, and Builds what it can run.
 	Regions, Builds []string
+	// Unanswered: it has not said yet what it is, or nothing that can be used. Then it has no Regions and Builds.
+	Unanswered bool
 	// PollInterval is how often it may be asked about a server.
 	PollInterval time.Duration
 	// Claims says that its servers are given a claim code in place of their tokens.

@@ -69,13 +69,16 @@ type Config struct {
 	// Elsewhere returns an error unless an allocation's server could be had as things are now, which is without drained providers. Whatever it fails for is not
 	// moved; needed by Run.
 	Elsewhere func(context.Context, allocator.Allocation) error
+	// Check returns an error if the policy asks for what the providers do not have. A provider that answers only after the start is checked by Run; needed there.
+	Check func([]placement.Provider) error
 	// Owner names this process.
 	Owner string
 }
 
 // Fleet is safe for concurrent use.
 type Fleet struct {
-	cfg Config
+	cfg    Config
+	silent map[string]bool // those that had not answered at the start
 
 	mu       sync.Mutex
 	settings map[string]Setting
@@ -84,6 +87,7 @@ type Fleet struct {
 // New returns a Fleet. It reads the settings once, so that nothing is placed against them; without the store it fails.
 func New(ctx context.Context, cfg Config) (*Fleet, error) {
 	f := &Fleet{cfg: cfg}
+	f.silent = unanswered(f.Providers())
 	return f, f.refresh(ctx)
 }
 
@@ -92,12 +96,41 @@ func (f *Fleet) Run(ctx context.Context) error {
 	var mover sync.WaitGroup
 	mover.Go(func() { f.moveDue(ctx) })
 	defer mover.Wait()
+	silent := f.silent
 	every(ctx, refreshEvery, func() {
 		if err := f.refresh(ctx); err != nil && ctx.Err() == nil {
 			f.cfg.Log.DebugContext(ctx, "settings of providers are not fresh", "error", err) // what waits for the store says so elsewhere
 		}
+		silent = f.checkAnswers(ctx, silent)
 	})
 	return nil
+}
+
+// checkAnswers says so when a provider that had not answered at the last look, as silent has it, turns out not to have what the policy asks of it. It returns who has
+// not answered now.
+func (f *Fleet) checkAnswers(ctx context.Context, silent map[string]bool) map[string]bool {
+	list := f.Providers()
+	now := unanswered(list)
+	for name := range silent {
+		if now[name] {
+			continue
+		}
+		if err := f.cfg.Check(list); err != nil {
+			f.cfg.Log.ErrorContext(ctx, "a provider has answered, and the policy asks for what is not to be had", "provider", name, "error", err)
+		}
+	}
+	return now
+}
+
+// unanswered are the names of the providers that have not answered.
+func unanswered(list []placement.Provider) map[string]bool {
+	names := make(map[string]bool)
+	for _, p := range list {
+		if p.Unanswered {
+			names[p.Name] = true
+		}
+	}
+	return names
 }
 
 // every calls do until ctx ends.
@@ -139,7 +172,9 @@ func (f *Fleet) Providers() []placement.Provider {
 	for _, p := range f.cfg.Providers {
 		info, _ := p.Now()
 		s := f.setting(info.Name)
-		list = append(list, placement.Provider{Name: info.Name, Regions: info.Regions, Builds: info.Builds, Weight: s.Weight, Draining: s.Draining})
+		list = append(list, placement.Provider{
+			Name: info.Name, Regions: info.Regions, Builds: info.Builds, Unanswered: info.Unanswered, Weight: s.Weight, Draining: s.Draining,
+		})
 	}
 	return list
 }

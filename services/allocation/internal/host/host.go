@@ -86,7 +86,7 @@ func (h *Host) Current(info allocator.ProviderInfo) (allocator.ProviderInfo, str
 	}
 	d, problem := living.Status()
 	if d == nil {
-		info.Regions, info.Builds = nil, nil
+		info.Regions, info.Builds, info.Unanswered = nil, nil, true
 		return info, problem
 	}
 	return describe(info, d), problem
@@ -94,7 +94,7 @@ func (h *Host) Current(info allocator.ProviderInfo) (allocator.ProviderInfo, str
 
 // describe returns info with what a provider says that it is. What the configuration says stays.
 func describe(info allocator.ProviderInfo, d *providerv1.DescribeResponse) allocator.ProviderInfo {
-	info.Kind, info.Regions, info.Builds = d.GetKind(), d.GetRegions(), d.GetBuilds()
+	info.Kind, info.Regions, info.Builds, info.Unanswered = d.GetKind(), d.GetRegions(), d.GetBuilds(), false
 	info.MaxBootstrap, info.PollInterval = d.GetMaxBootstrapBytes(), defaultPoll
 	if d.GetPollInterval() != nil {
 		info.PollInterval = max(minPoll, d.GetPollInterval().AsDuration())

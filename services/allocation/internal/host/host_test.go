@@ -137,7 +137,7 @@ func TestAProviderThatIsAwayIsThereWithoutBuilds(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, err := host.Open(t.Context(), host.Config{Name: "name", Provider: l, Metrics: m})
-	if err != nil || p.Info.Name != "name" || len(p.Info.Builds) != 0 || p.Info.PollInterval != time.Second {
+	if err != nil || p.Info.Name != "name" || len(p.Info.Builds) != 0 || !p.Info.Unanswered || p.Info.PollInterval != time.Second {
 		t.Fatalf("%+v, %v", p.Info, err)
 	}
 	h, ok := p.Host.(*host.Host)
@@ -149,11 +149,11 @@ func TestAProviderThatIsAwayIsThereWithoutBuilds(t *testing.T) {
 		t.Errorf("away: %+v, %q", info, problem)
 	}
 	l.described, l.problem = &providerv1.DescribeResponse{Kind: "theirs", Builds: []string{"b"}, Regions: []string{"eu"}, PollInterval: durationpb.New(2 * time.Second)}, ""
-	if info, problem := h.Current(p.Info); info.Kind != "theirs" || info.Builds[0] != "b" || info.PollInterval != 2*time.Second || !info.Claims || info.Name != "name" || problem != "" {
+	if info, problem := h.Current(p.Info); info.Kind != "theirs" || info.Builds[0] != "b" || info.PollInterval != 2*time.Second || !info.Claims || info.Unanswered || info.Name != "name" || problem != "" {
 		t.Errorf("there: %+v, %q", info, problem)
 	}
 	l.described, l.problem = nil, "refused"
-	if info, problem := h.Current(p.Info); info.Builds != nil || info.Regions != nil || problem != "refused" {
+	if info, problem := h.Current(p.Info); info.Builds != nil || info.Regions != nil || !info.Unanswered || problem != "refused" {
 		t.Errorf("refused: %+v, %q", info, problem)
 	}
 	builtin := open(t, new(stub))

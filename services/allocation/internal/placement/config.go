@@ -211,6 +211,22 @@ func (c CandidateConfig) in(region string) bool {
 	return len(c.Regions) == 0 || slices.Contains(c.Regions, region)
 }
 
+// named returns the regions of a provider that the rule names, sorted, with "" before them if it takes it anywhere; none if it does not name the provider.
+func (r RuleConfig) named(provider string) []string {
+	var regions []string
+	for _, c := range r.Candidates {
+		switch {
+		case c.Provider != provider:
+		case len(c.Regions) == 0:
+			regions = append(regions, "")
+		default:
+			regions = append(regions, c.Regions...)
+		}
+	}
+	slices.Sort(regions)
+	return slices.Compact(regions)
+}
+
 // wants reports whether these labels are enough for the entry.
 func (c CandidateConfig) wants(labels map[string]string) bool {
 	for key, value := range c.Labels {
@@ -221,12 +237,14 @@ func (c CandidateConfig) wants(labels map[string]string) bool {
 	return true
 }
 
-// Check returns an error that names what to change where a rule asks for what its providers do not have. It is for when the providers have said what they
-// are. A provider that is not among them has not, and is believed.
+// Check returns an error that names what to change where a rule asks for what its providers do not have. A provider that has not answered yet is believed to
+// have it: check again when it has.
 func (c Config) Check(providers []Provider) error {
 	known := make(map[string]Provider, len(providers))
 	for _, p := range providers {
-		known[p.Name] = p
+		if !p.Unanswered {
+			known[p.Name] = p
+		}
 	}
 	var all []error
 	for i, r := range c.Rules {

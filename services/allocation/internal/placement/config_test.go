@@ -99,14 +99,15 @@ func TestAGoodConfigurationIsRead(t *testing.T) {
 
 // What providers serve is known when they have said what they are.
 func TestRulesAreCheckedAgainstWhatProvidersAre(t *testing.T) {
-	providers := []placement.Provider{{Name: "a", Regions: []string{"eu", "us"}, Builds: []string{"demo", "old"}}, {Name: "b", Builds: []string{"demo"}}}
+	providers := []placement.Provider{{Name: "a", Regions: []string{"eu", "us"}, Builds: []string{"demo", "old"}}, {Name: "b", Builds: []string{"demo"}}, {Name: "late", Unanswered: true}}
 	for rules, want := range map[string]string{
 		`[{name: x, builds: [demo, old], candidates: [{provider: a, regions: [us]}, {provider: b}]}]`:    "",
 		`[{name: x, candidates: [{provider: a}, {provider: a, regions: [eu, mars]}]}]`:                   `placement.rules[0] "x": candidates[1].regions: provider "a" does not serve "mars"; it serves eu, us`,
 		`[{name: x, candidates: [{provider: b, regions: [eu]}]}]`:                                        `provider "b" does not serve "eu"; it serves (none)`,
 		`[{name: x, builds: [demo, new], candidates: [{provider: a}, {provider: b}]}]`:                   `builds: none of the rule's providers runs "new"; they run demo, old`,
 		`[{name: x, builds: [old], candidates: [{provider: b}]}]`:                                        `builds: none of the rule's providers runs "old"; they run demo`,
-		`[{name: x, builds: [new], candidates: [{provider: a}, {provider: away, regions: [anywhere]}]}]`: "", // it has not said what it is
+		`[{name: x, builds: [new], candidates: [{provider: a}, {provider: away, regions: [anywhere]}]}]`: "", // it is not there
+		`[{name: x, builds: [new], candidates: [{provider: a}, {provider: late, regions: [anywhere]}]}]`: "", // it has not answered, and is believed
 	} {
 		cfg, err := read(t, "rules: "+rules)
 		if err != nil {

@@ -32,12 +32,15 @@ type Provider struct {
 	Weight *int
 	// Draining: it gets nothing new.
 	Draining bool
+	// Unanswered: it has not said yet what it serves and runs, so it has neither Regions nor Builds, and may yet turn out to have any.
+	Unanswered bool
 }
 
 // Exclusion is why a candidate is not tried. The numbers are those of berth.allocation.v1.PlacementCandidate.Exclusion.
 type Exclusion int
 
-// The exclusions. Full, Resting, Refused and Bootstrap are for whoever tries the candidates: this package does not set them.
+// The exclusions. Full, Resting, Refused and Bootstrap are for whoever tries the candidates: this package does not set them. Unanswered is the only other one
+// after which a candidate may be tried later without anybody changing anything.
 const (
 	None Exclusion = iota
 	Build
@@ -51,6 +54,7 @@ const (
 	Resting
 	Refused
 	Bootstrap
+	Unanswered
 )
 
 // Candidate is a provider and one of its regions.

@@ -31,7 +31,7 @@ func (p Policy) Explain(req Request, providers []Provider) Explanation {
 	var tried []*pair // pointers: sorting moves them
 	var others []Candidate
 	for _, provider := range providers {
-		for _, region := range regionsOf(provider) {
+		for _, region := range q.regionsOf(provider) {
 			if one := q.judge(provider, region); one.Exclusion == None {
 				tried = append(tried, one)
 			} else {
@@ -62,18 +62,22 @@ func (p Policy) rule(req Request, providers []Provider) RuleConfig {
 	return r
 }
 
-// regionsOf returns the regions of a provider's pairs.
-func regionsOf(p Provider) []string {
-	if len(p.Regions) == 0 {
-		return []string{""}
-	}
-	return p.Regions
-}
-
 // question is a request and the rule that applies to it.
 type question struct {
 	Request
 	rule RuleConfig
+}
+
+// regionsOf returns the regions of a provider's pairs. One that has not answered has those that the rule names for it; "" stands for any other.
+func (q question) regionsOf(p Provider) []string {
+	regions := p.Regions
+	if p.Unanswered {
+		regions = q.rule.named(p.Name)
+	}
+	if len(regions) == 0 {
+		return []string{""}
+	}
+	return regions
 }
 
 // pair is a candidate with what decides its place, beside its rank.
@@ -109,9 +113,9 @@ func (q question) judge(p Provider, region string) *pair {
 
 // exclusion returns the first reason for which a candidate is not tried. A candidate without a rank is none of the rule's.
 func (q question) exclusion(p Provider, c Candidate) (Exclusion, string) {
-	elsewhere := len(q.Regions) > 0 && !slices.Contains(q.Regions, c.Region)
+	elsewhere := len(q.Regions) > 0 && !slices.Contains(q.Regions, c.Region) && !(p.Unanswered && c.Region == "")
 	switch {
-	case !slices.Contains(p.Builds, q.Build):
+	case !slices.Contains(p.Builds, q.Build) && (!p.Unanswered || q.Build == ""):
 		return Build, fmt.Sprintf("does not run %q; it runs %s", q.Build, list(p.Builds))
 	case elsewhere && c.Region == "":
 		return Region, "names no region, and the placement wants " + list(q.Regions)
@@ -127,6 +131,8 @@ func (q question) exclusion(p Provider, c Candidate) (Exclusion, string) {
 		return Weight, fmt.Sprintf("rule %q gives it weight 0", q.rule.Name)
 	case p.Draining:
 		return Drained, "it is drained"
+	case p.Unanswered:
+		return Unanswered, "has not answered yet; what it runs and where is not known"
 	default:
 		return None, ""
 	}
@@ -173,7 +179,7 @@ func score(id, provider string, weight int) float64 {
 	return -math.Log((float64(x>>11)+0.5)/(1<<53)) / float64(max(weight, 1))
 }
 
-// unknown returns an error for a placement that names what no provider has, whatever the policy says.
+// unknown returns an error for a placement that names what no provider has, whatever the policy says. While one has not answered, that is not known.
 func unknown(req Request, providers []Provider) error {
 	var builds, regions []string
 	able, served := false, len(req.Regions) == 0
@@ -188,6 +194,8 @@ func unknown(req Request, providers []Provider) error {
 	switch {
 	case req.Build == "":
 		return errs.New(errs.BuildUnknown, "placement.build: is needed; configured builds are %s", list(builds))
+	case slices.ContainsFunc(providers, func(p Provider) bool { return p.Unanswered }):
+		return nil
 	case !able:
 		return errs.New(errs.BuildUnknown, "placement.build: no provider runs %q; configured builds are %s", req.Build, list(builds))
 	case !served:
@@ -200,14 +208,14 @@ func unknown(req Request, providers []Provider) error {
 // maxReasons bounds how many exclusions an error names.
 const maxReasons = 8
 
-// Err returns nil if any candidate is tried. Otherwise it is BUILD_UNKNOWN or REGION_UNKNOWN where the placement names what no provider has, and
+// Err returns nil if any candidate is tried, or may be when its provider has answered. Otherwise it is BUILD_UNKNOWN or REGION_UNKNOWN where the placement names what no provider has, and
 // PLACEMENT_IMPOSSIBLE, with what excludes each candidate, where the policy or operators leave none.
 func (e Explanation) Err() error {
 	byReason := slices.Clone(e.Candidates)
 	slices.SortStableFunc(byReason, func(a, b Candidate) int { return cmp.Compare(telling(a.Exclusion), telling(b.Exclusion)) })
 	var reasons []string
 	for _, c := range byReason {
-		if c.Exclusion == None {
+		if c.Exclusion == None || c.Exclusion == Unanswered {
 			return nil
 		}
 		reasons = append(reasons, fmt.Sprintf("%s: %s", strings.TrimSuffix(c.Provider+"/"+c.Region, "/"), c.Message))

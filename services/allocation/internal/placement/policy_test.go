@@ -195,6 +195,50 @@ func TestErrSaysWhatToChange(t *testing.T) {
 	}
 }
 
+// Of a provider that has not answered nothing is known but what the rule and operators say.
+func TestAProviderThatHasNotAnswered(t *testing.T) {
+	zero := number(0)
+	rule := placement.RuleConfig{Name: "r", MaxLatency: 80 * ms, Candidates: []placement.CandidateConfig{
+		{Provider: "metal"}, {Provider: "plug", Regions: []string{"us", "eu"}}, {Provider: "plug", Labels: map[string]string{"mode": "ranked"}},
+	}}
+	const waits = "12 has not answered yet; what it runs and where is not known"
+	for name, test := range map[string]struct {
+		rules  []placement.RuleConfig
+		req    placement.Request
+		change func(*placement.Provider)
+		want   string
+		err    errs.Reason
+	}{
+		"no rule":               {nil, placement.Request{Build: "new"}, nil, "plug/ " + waits, ""},
+		"no rule, a region":     {nil, placement.Request{Build: "new", Regions: []string{"mars"}}, nil, "plug/ " + waits, ""},
+		"no build":              {nil, placement.Request{}, nil, `plug/ 1 does not run ""`, errs.BuildUnknown},
+		"the rule's regions":    {[]placement.RuleConfig{rule}, placement.Request{Build: "new", Regions: []string{"us"}}, nil, "plug/us " + waits, ""},
+		"none of its regions":   {[]placement.RuleConfig{rule}, placement.Request{Build: "new", Regions: []string{"mars"}}, nil, "plug/us 2 the placement wants mars", errs.PlacementImpossible},
+		"any region by a label": {[]placement.RuleConfig{rule}, placement.Request{Build: "new", Regions: []string{"mars"}, Labels: map[string]string{"mode": "ranked"}}, nil, "plug/ " + waits, ""},
+		"too far":               {[]placement.RuleConfig{rule}, placement.Request{Build: "new", Latencies: map[string]time.Duration{"us": 90 * ms, "eu": 90 * ms}}, nil, "plug/us 4 90ms away", errs.PlacementImpossible},
+		"not named":             {[]placement.RuleConfig{{Name: "m", Candidates: rule.Candidates[:1]}}, placement.Request{Build: "new"}, nil, `plug/ 5 rule "m" does not name it`, errs.PlacementImpossible},
+		"no weight":             {nil, placement.Request{Build: "new"}, func(p *placement.Provider) { p.Weight = zero }, "plug/ 6 its weight was set to 0", errs.PlacementImpossible},
+		"drained":               {nil, placement.Request{Build: "new"}, func(p *placement.Provider) { p.Draining = true }, "plug/ 7 it is drained", errs.PlacementImpossible},
+	} {
+		providers := append(hosts()[:1], placement.Provider{Name: "plug", Unanswered: true})
+		p := policy(t, providers, test.rules...)
+		if test.change != nil {
+			test.change(&providers[1])
+		}
+		e := p.Explain(test.req, providers)
+		if got := others(e); !strings.Contains(got, test.want) {
+			t.Errorf("%s: %s\nwant %s", name, got, test.want)
+		}
+		if err := e.Err(); (err == nil) != (test.err == "") || (err != nil && !errs.Is(err, test.err)) {
+			t.Errorf("%s: error %v, want %v", name, err, test.err)
+		}
+	}
+	e := placement.Policy{}.Explain(placement.Request{Build: "demo", Regions: []string{"eu"}}, append(hosts()[:1], placement.Provider{Name: "plug", Unanswered: true}))
+	if got := tried(e); got != "metal/eu" || e.Err() != nil {
+		t.Errorf("others are tried meanwhile: %s", got)
+	}
+}
+
 // drainedOne are the hosts with one of them drained.
 func drainedOne(i int) []placement.Provider {
 	out := hosts()

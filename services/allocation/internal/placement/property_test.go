@@ -249,3 +249,23 @@ func TestARuleThatCanNeverApplyIsRefused(t *testing.T) {
 		}
 	})
 }
+
+// As long as providers have not answered, nothing is refused that could be served once they have, whatever they will say.
+func TestWhatMayYetBeServedIsNotRefused(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cfg, later, req := drawConfig(t), drawProviders(t), drawRequest(t)
+		p, err := placement.New(cfg, someProviders)
+		if err != nil {
+			t.Fatal(err)
+		}
+		now := slices.Clone(later)
+		for i := range now {
+			if rapid.Bool().Draw(t, "has not answered") {
+				now[i].Regions, now[i].Builds, now[i].Unanswered = nil, nil, true
+			}
+		}
+		if before, after := p.Explain(req, now).Err(), p.Explain(req, later).Err(); after == nil && before != nil {
+			t.Fatalf("it could be served, and was refused before all had answered: %v", before)
+		}
+	})
+}

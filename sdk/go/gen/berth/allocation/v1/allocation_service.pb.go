@@ -136,6 +136,8 @@ const (
 	PlacementCandidate_EXCLUSION_REFUSED PlacementCandidate_Exclusion = 10
 	// The provider cannot carry the bootstrap document.
 	PlacementCandidate_EXCLUSION_BOOTSTRAP PlacementCandidate_Exclusion = 11
+	// The provider is a plugin that has not answered yet: what it runs and where is not known. What could be at it only waits until it has.
+	PlacementCandidate_EXCLUSION_UNANSWERED PlacementCandidate_Exclusion = 12
 )
 
 // Enum value maps for PlacementCandidate_Exclusion.
@@ -153,6 +155,7 @@ var (
 		9:  "EXCLUSION_RESTING",
 		10: "EXCLUSION_REFUSED",
 		11: "EXCLUSION_BOOTSTRAP",
+		12: "EXCLUSION_UNANSWERED",
 	}
 	PlacementCandidate_Exclusion_value = map[string]int32{
 		"EXCLUSION_UNSPECIFIED": 0,
@@ -167,6 +170,7 @@ var (
 		"EXCLUSION_RESTING":     9,
 		"EXCLUSION_REFUSED":     10,
 		"EXCLUSION_BOOTSTRAP":   11,
+		"EXCLUSION_UNANSWERED":  12,
 	}
 )
 
@@ -2207,7 +2211,7 @@ type ReapServersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The provider; empty: all.
 	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
-	// Release nothing, only say what would be.
+	// Change nothing, only say what would be done: no server is released, no instance is told of one, and no orphan's two minutes begin.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// Release also where so many servers are orphans at once that the reaper would leave it to people (ACTION_HELD).
 	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
@@ -2454,7 +2458,7 @@ const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12G\n" +
 	"\n" +
 	"candidates\x18\x02 \x03(\v2'.berth.allocation.v1.PlacementCandidateR\n" +
-	"candidates\"\xea\x04\n" +
+	"candidates\"\x84\x05\n" +
 	"\x12PlacementCandidate\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12O\n" +
@@ -2463,7 +2467,7 @@ const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"\alatency\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x16\n" +
 	"\x06weight\x18\x06 \x01(\x05R\x06weight\x12\x12\n" +
 	"\x04rank\x18\a \x01(\x05R\x04rank\x127\n" +
-	"\x05tries\x18\b \x03(\v2!.berth.allocation.v1.PlacementTryR\x05tries\"\x9a\x02\n" +
+	"\x05tries\x18\b \x03(\v2!.berth.allocation.v1.PlacementTryR\x05tries\"\xb4\x02\n" +
 	"\tExclusion\x12\x19\n" +
 	"\x15EXCLUSION_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fEXCLUSION_BUILD\x10\x01\x12\x14\n" +
@@ -2477,7 +2481,8 @@ const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"\x11EXCLUSION_RESTING\x10\t\x12\x15\n" +
 	"\x11EXCLUSION_REFUSED\x10\n" +
 	"\x12\x17\n" +
-	"\x13EXCLUSION_BOOTSTRAP\x10\v\"\xa9\x01\n" +
+	"\x13EXCLUSION_BOOTSTRAP\x10\v\x12\x18\n" +
+	"\x14EXCLUSION_UNANSWERED\x10\f\"\xa9\x01\n" +
 	"\fPlacementTry\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x125\n" +
 	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x18\n" +
