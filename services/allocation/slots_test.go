@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/redisx"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
 	"github.com/berth-dev/berth/services/allocation/internal/placement"
@@ -135,6 +136,30 @@ func TestAuditOfALateProvidersLines(t *testing.T) {
 		}
 		if n, err := store.Waiting(t.Context(), "demo"); n != 0 || err != nil {
 			t.Errorf("%d wait who are not there, %v", n, err)
+		}
+	})
+}
+
+// A record that cannot be read hides no other slot from an audit, and keeps its own: there may be a server.
+func TestAuditPassesOverARecordThatCannotBeRead(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		rep := r.start(nil)
+		r.create(rep, wish(1))
+		r.settled(wish(1), allocator.Bound)
+		rep.stop() // which would find that it cannot be read, again and again
+		if ok, err := redisstore.New(r.redis).Take(t.Context(), "farm", 0, wish(2).ID); !ok || err != nil {
+			t.Fatal(err)
+		}
+		key := redisx.Key(r.redis.Partition(instance), "alloc:r:"+wish(1).ID)
+		if err := r.redis.HSet(t.Context(), key, "head", "\xff\xff\xff").Err(); err != nil {
+			t.Fatal(err)
+		}
+		if err := rep.worker.Audit(t.Context(), 0); err != nil {
+			t.Error(err)
+		}
+		slots, err := redisstore.New(r.redis).Members(t.Context(), "farm", 0, 0, 10)
+		if err != nil || len(slots) != 1 || slots[0].ID != wish(1).ID {
+			t.Errorf("slots %v, %v", slots, err)
 		}
 	})
 }

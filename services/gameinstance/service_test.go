@@ -133,6 +133,39 @@ func TestAnInstanceIsMovedToAnotherServer(t *testing.T) {
 	}
 }
 
+// Who asks for a verdict gets it, and the instance stays as it is.
+func TestAskingForAVerdictChangesNothing(t *testing.T) {
+	w := start(t, nil)
+	verdict := func(instance string, n int) attemptv1.ReportAttemptResponse_Verdict {
+		out, err := w.attempts.ReportAttempt(internally(), &attemptv1.ReportAttemptRequest{
+			InstanceId: instance, AttemptId: ids.Attempt(instance, n), Outcome: &attemptv1.ReportAttemptRequest_Asked{Asked: new(attemptv1.Asked)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.GetVerdict()
+	}
+	waiting, linked := w.create().GetId(), w.running().GetId()
+	before := []*instancev1.GameInstance{w.get(waiting), w.get(linked)}
+	for _, want := range []struct {
+		instance string
+		attempt  int
+		verdict  attemptv1.ReportAttemptResponse_Verdict
+	}{
+		{waiting, 1, attemptv1.ReportAttemptResponse_VERDICT_OPEN}, {linked, 1, attemptv1.ReportAttemptResponse_VERDICT_ACCEPTED},
+		{linked, 2, attemptv1.ReportAttemptResponse_VERDICT_ABANDONED}, {uuid.NewString(), 1, attemptv1.ReportAttemptResponse_VERDICT_ABANDONED},
+	} {
+		if got := verdict(want.instance, want.attempt); got != want.verdict {
+			t.Errorf("%+v: %v", want, got)
+		}
+	}
+	for n, id := range []string{waiting, linked} {
+		if now := w.get(id); !proto.Equal(now, before[n]) {
+			t.Errorf("it was %v and is %v", before[n], now)
+		}
+	}
+}
+
 func TestACallThatFailsIsRepeated(t *testing.T) {
 	w := start(t, nil)
 	w.peers.failures = 2

@@ -9,6 +9,16 @@ type Listed struct {
 	Server
 }
 
+// Page is a part of what a provider lists.
+type Page struct {
+	// Servers are the servers.
+	Servers []Listed
+	// Nonsense says for each entry that can be no server of this deployment what is wrong with it.
+	Nonsense []string
+	// Next is the token of the next page; empty: this is the last.
+	Next string
+}
+
 // Found returns an allocation as good as a server's own, for asking its instance about it; false: no instance can have had such an attempt.
 func Found(provider string, s Listed) (Allocation, bool) {
 	instance := ids.AttemptInstance(s.Attempt)

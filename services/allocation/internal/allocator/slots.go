@@ -16,7 +16,7 @@ type Slots interface {
 	Count(ctx context.Context, provider string) (int, error)
 	// Members returns slots that were taken an age ago or earlier, the oldest first, at most limit after leaving skip out.
 	Members(ctx context.Context, provider string, age time.Duration, skip, limit int) ([]Slot, error)
-	// Loads returns allocations in the order of their ids; Rev is 0 of those that are not there.
+	// Loads returns allocations in the order of their ids; Rev is 0 of those that are not there. With an UnreadableError it returns all others.
 	Loads(ctx context.Context, ids []string) ([]Allocation, error)
 	// Lead reports whether the owner may do what only one may at a time, for so long.
 	Lead(ctx context.Context, what, owner string, lease time.Duration) (bool, error)
@@ -142,10 +142,14 @@ func (w *Worker) auditPage(ctx context.Context, provider string, slots []Slot) e
 		ids[i] = s.ID
 	}
 	list, err := w.cfg.Slots.Loads(ctx, ids)
+	broken, err := Unreadable(err)
 	if err != nil {
 		return err
 	}
 	for i, a := range list {
+		if broken[ids[i]] != nil { // it may have a server: the reaper says so
+			continue
+		}
 		if a.Rev != 0 && a.heldAt() == provider {
 			continue
 		}

@@ -137,22 +137,31 @@ func (h *Host) Release(ctx context.Context, attempt, externalID string) (bool, e
 	return resp.GetState() == providerv1.ServerState_SERVER_STATE_EXITED, nil
 }
 
-// List returns a page of the servers that carry the deployment's mark, and the token of the next one; "" on the last.
-func (h *Host) List(ctx context.Context, page string) ([]allocator.Listed, string, error) {
+// maxAttempt is the longest id of an attempt, in bytes.
+const maxAttempt = 48
+
+// List returns a page of the servers that carry the deployment's mark; the first one for "". An entry that can be none does not spoil the others.
+func (h *Host) List(ctx context.Context, page string) (allocator.Page, error) {
 	start := time.Now()
 	resp, err := h.provider.List(ctx, &providerv1.ListRequest{PageToken: page, Deployment: h.deployment})
 	if err = h.done("list", start, err); err != nil {
-		return nil, "", err
+		return allocator.Page{}, err
 	}
-	listed := make([]allocator.Listed, 0, len(resp.GetServers()))
+	out := allocator.Page{Servers: make([]allocator.Listed, 0, len(resp.GetServers())), Next: resp.GetNextPageToken()}
 	for _, s := range resp.GetServers() {
-		out, err := server(s)
-		if err != nil {
-			return nil, "", err
+		one, err := server(s)
+		switch {
+		case err != nil && s.GetState() == providerv1.ServerState_SERVER_STATE_UNSPECIFIED && s.GetMessage() != "":
+			out.Nonsense = append(out.Nonsense, s.GetMessage()) // whoever handed it on has seen what is wrong
+		case err != nil:
+			out.Nonsense = append(out.Nonsense, err.Error())
+		case s.GetAttemptId() == "" || len(s.GetAttemptId()) > maxAttempt:
+			out.Nonsense = append(out.Nonsense, fmt.Sprintf("an attempt_id of %d bytes cannot be one of Berth's", len(s.GetAttemptId())))
+		default:
+			out.Servers = append(out.Servers, allocator.Listed{Attempt: s.GetAttemptId(), Server: one})
 		}
-		listed = append(listed, allocator.Listed{Attempt: s.GetAttemptId(), Server: out})
 	}
-	return listed, resp.GetNextPageToken(), nil
+	return out, nil
 }
 
 // done counts a call and returns its error as a failure.

@@ -3,6 +3,7 @@ package host_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +23,11 @@ type stub struct {
 	server *providerv1.Server
 	err    error
 	poll   *durationpb.Duration
+	listed *providerv1.ListResponse
+}
+
+func (s *stub) List(context.Context, *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+	return s.listed, s.err
 }
 
 func (s *stub) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
@@ -100,6 +106,27 @@ func TestAnswersThatCannotBeAreAmbiguous(t *testing.T) {
 	s, err := open(t, &stub{server: &providerv1.Server{State: running, Endpoints: []*typev1.Endpoint{good}}}).Host.Get(t.Context(), "a", "x")
 	if err != nil || s.State != allocator.ServerRunning || len(s.Endpoints) != 1 {
 		t.Errorf("a good answer: %+v, %v", s, err)
+	}
+}
+
+// An entry that can be no server does not hide the others.
+func TestNonsenseInAListIsPassedOver(t *testing.T) {
+	running := providerv1.ServerState_SERVER_STATE_RUNNING
+	h, ok := open(t, &stub{listed: &providerv1.ListResponse{NextPageToken: "2", Servers: []*providerv1.Server{
+		{AttemptId: "a", State: running}, nil, {AttemptId: "b", Message: "seen before"}, {State: running}, {AttemptId: strings.Repeat("x", 49), State: running},
+		{AttemptId: "c", State: running, Endpoints: []*typev1.Endpoint{{Name: "game", Host: "h"}}}, {AttemptId: "d", State: running},
+	}}}).Host.(*host.Host)
+	if !ok {
+		t.Fatal("another host")
+	}
+	page, err := h.List(t.Context(), "")
+	if err != nil || len(page.Servers) != 2 || page.Servers[0].Attempt != "a" || page.Servers[1].Attempt != "d" || page.Next != "2" {
+		t.Errorf("%+v, %v", page, err)
+	}
+	for n, says := range []string{"no state", "seen before", "0 bytes", "49 bytes", "endpoint"} {
+		if len(page.Nonsense) != 5 || !strings.Contains(page.Nonsense[n], says) {
+			t.Errorf("passed over %q, want %q", page.Nonsense, says)
+		}
 	}
 }
 

@@ -61,7 +61,7 @@ func (i Issuer) claim(ctx context.Context, a allocator.Allocation, doc *bootstra
 	return code.GetServerId(), err
 }
 
-// Instances tells game-instance what became of attempts. It is an allocator.Instances and a fleet.Instances, and safe for concurrent use.
+// Instances tells game-instance what became of attempts. It is an allocator.Instances, a fleet.Instances and a reaper.Instances, and safe for concurrent use.
 type Instances struct {
 	// Attempts is the client of game-instance.
 	Attempts attemptv1.AttemptServiceClient
@@ -83,7 +83,17 @@ func (i Instances) Report(ctx context.Context, a allocator.Allocation) (allocato
 	default:
 		return allocator.Open, fmt.Errorf("allocation %s owes no report", a.ID)
 	}
-	resp, err := i.Attempts.ReportAttempt(tracing.WithParent(ctx, a.Traceparent), req)
+	return i.report(tracing.WithParent(ctx, a.Traceparent), req)
+}
+
+// Ask implements reaper.Instances.
+func (i Instances) Ask(ctx context.Context, instance, attempt string) (allocator.Verdict, error) {
+	asked := &attemptv1.ReportAttemptRequest_Asked{Asked: new(attemptv1.Asked)}
+	return i.report(ctx, &attemptv1.ReportAttemptRequest{InstanceId: instance, AttemptId: attempt, Outcome: asked})
+}
+
+func (i Instances) report(ctx context.Context, req *attemptv1.ReportAttemptRequest) (allocator.Verdict, error) {
+	resp, err := i.Attempts.ReportAttempt(ctx, req)
 	if err != nil {
 		return allocator.Open, rpc.FromStatus(err)
 	}

@@ -25,19 +25,24 @@ type yard struct {
 	servers  []allocator.Listed
 	released []string
 	fails    error
+	nonsense []string // on the first page
 }
 
-func (y *yard) List(_ context.Context, page string) ([]allocator.Listed, string, error) {
+func (y *yard) List(_ context.Context, page string) (allocator.Page, error) {
 	if y.fails != nil {
-		return nil, "", y.fails
+		return allocator.Page{}, y.fails
 	}
 	from := 0
 	_, _ = fmt.Sscan(page, &from)
 	to := min(from+2, len(y.servers))
-	if to == len(y.servers) {
-		return y.servers[from:to], "", nil
+	got := allocator.Page{Servers: y.servers[from:to]}
+	if from == 0 {
+		got.Nonsense = y.nonsense
 	}
-	return y.servers[from:to], fmt.Sprint(to), nil
+	if to < len(y.servers) {
+		got.Next = fmt.Sprint(to)
+	}
+	return got, nil
 }
 
 func (y *yard) Release(_ context.Context, attempt, _ string) (bool, error) {
@@ -55,6 +60,30 @@ func (y *yard) add(attempt string) string {
 type registry struct {
 	accepted, open map[string]bool
 	away           error
+	told           []string
+}
+
+// Ask is as Report, but nobody is told anything.
+func (r *registry) Ask(_ context.Context, instance, attempt string) (allocator.Verdict, error) {
+	switch {
+	case r.away != nil:
+		return allocator.Open, r.away
+	case ids.AttemptInstance(attempt) != instance:
+		return allocator.Open, fmt.Errorf("asked about %s of %s", attempt, instance)
+	default:
+		return r.verdict(attempt), nil
+	}
+}
+
+func (r *registry) verdict(attempt string) allocator.Verdict {
+	switch {
+	case r.accepted[attempt]:
+		return allocator.Accepted
+	case r.open[attempt]:
+		return allocator.Open
+	default:
+		return allocator.Abandoned
+	}
 }
 
 func (r *registry) Report(_ context.Context, a allocator.Allocation) (allocator.Verdict, error) {
@@ -63,12 +92,9 @@ func (r *registry) Report(_ context.Context, a allocator.Allocation) (allocator.
 		return allocator.Open, r.away
 	case a.Report != allocator.ReportAllocated || a.Provider != "yard" || ids.AttemptInstance(a.ID) != a.InstanceID:
 		return allocator.Open, fmt.Errorf("asked about %+v", a)
-	case r.accepted[a.ID]:
-		return allocator.Accepted, nil
-	case r.open[a.ID]:
-		return allocator.Open, nil
 	default:
-		return allocator.Abandoned, nil
+		r.told = append(r.told, a.ID)
+		return r.verdict(a.ID), nil
 	}
 }
 
@@ -78,8 +104,8 @@ type aged struct {
 	by time.Duration
 }
 
-func (s *aged) Orphans(ctx context.Context, provider string, attempts []string) ([]time.Time, time.Time, error) {
-	since, now, err := s.Store.Orphans(ctx, provider, attempts)
+func (s *aged) Since(ctx context.Context, provider string, attempts []string) ([]time.Time, time.Time, error) {
+	since, now, err := s.Store.Since(ctx, provider, attempts)
 	return since, now.Add(s.by), err
 }
 
@@ -88,11 +114,12 @@ type world struct {
 	yard      *yard
 	instances *registry
 	store     *aged
+	redis     *redisx.Store
 }
 
 func each(t *testing.T, test func(t *testing.T, w *world)) {
 	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
-		w := &world{yard: &yard{}, instances: &registry{accepted: map[string]bool{}, open: map[string]bool{}}, store: &aged{Store: redisstore.New(r)}}
+		w := &world{yard: &yard{}, instances: &registry{accepted: map[string]bool{}, open: map[string]bool{}}, store: &aged{Store: redisstore.New(r)}, redis: r}
 		var err error
 		w.Reaper, err = reaper.New(reaper.Config{
 			Store: w.store, Instances: w.instances, Log: slog.New(slog.DiscardHandler), Owner: "me", Providers: []reaper.Provider{{Name: "yard", Host: w.yard}},
@@ -155,8 +182,11 @@ func TestOnlyWhatBelongsToNobodyIsReleased(t *testing.T) {
 		}
 		w.store.by = 2 * time.Minute
 		dry := w.actions(t, reaper.Options{DryRun: true})
-		if dry[lost] != reaper.Waited || dry[accepted] != reaper.Kept || len(w.yard.released) != 0 {
+		if dry[lost] != reaper.Waited || dry[accepted] != reaper.Kept || dry[undecided] != reaper.Kept || len(w.yard.released) != 0 {
 			t.Errorf("a dry run: %v, released %v", dry, w.yard.released)
+		}
+		if len(w.instances.told) != 0 {
+			t.Errorf("a dry run told instances of %v", w.instances.told)
 		}
 		old := w.actions(t, reaper.Options{Provider: "yard"})
 		for _, a := range []string{lost, failed, elsewhere, strange} {
@@ -166,6 +196,12 @@ func TestOnlyWhatBelongsToNobodyIsReleased(t *testing.T) {
 		}
 		if old[accepted] != reaper.Kept || old[undecided] != reaper.Kept || len(w.yard.released) != 4 {
 			t.Errorf("wanted ones: %v; released %v", old, w.yard.released)
+		}
+		if !slices.Contains(w.instances.told, undecided) {
+			t.Error("who has not decided was not told of its server")
+		}
+		if slices.Contains(w.instances.told, elsewhere) {
+			t.Error("whose server is at another provider was told of this one")
 		}
 	})
 }

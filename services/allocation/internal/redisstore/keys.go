@@ -49,6 +49,9 @@ func settingsKey() string { return redisx.Key(0, "alloc:providers") }
 // orphansKey is a hash of attempts to since when the provider's server of each has been an orphan, in µs.
 func orphansKey(provider string) string { return redisx.Key(0, "alloc:orphans:"+provider) }
 
+// lookKey is the same as one look notes it, in the place of the other when the look has ended.
+func lookKey(provider, look string) string { return orphansKey(provider) + ":" + look }
+
 // leadKey names the replica that does something for all.
 func leadKey(what string) string { return redisx.Key(0, "alloc:lead:"+what) }
 

@@ -14,8 +14,12 @@ import (
 var (
 	//go:embed scripts/lead.lua
 	leadSource string
-	//go:embed scripts/orphans.lua
-	orphansSource string
+	//go:embed scripts/note.lua
+	noteSource string
+	//go:embed scripts/noted.lua
+	notedSource string
+	//go:embed scripts/since.lua
+	sinceSource string
 )
 
 var _ reaper.Store = (*Store)(nil)
@@ -29,13 +33,27 @@ func (s *Store) Lead(ctx context.Context, what, owner string, lease time.Duratio
 	return n == 1, err
 }
 
-// Orphans implements reaper.Store.
-func (s *Store) Orphans(ctx context.Context, provider string, attempts []string) ([]time.Time, time.Time, error) {
+// Note implements reaper.Store.
+func (s *Store) Note(ctx context.Context, provider, look string, attempts []string) error {
 	args := []any{int64(orphansKept / time.Second)}
 	for _, a := range attempts {
 		args = append(args, a)
 	}
-	reply, err := s.redis.Write(ctx, s.scripts.orphans, []string{orphansKey(provider)}, args...).StringSlice()
+	return s.redis.Write(ctx, s.scripts.note, []string{orphansKey(provider), lookKey(provider, look)}, args...).Err()
+}
+
+// Noted implements reaper.Store.
+func (s *Store) Noted(ctx context.Context, provider, look string) error {
+	return s.redis.Write(ctx, s.scripts.noted, []string{orphansKey(provider), lookKey(provider, look)}).Err()
+}
+
+// Since implements reaper.Store.
+func (s *Store) Since(ctx context.Context, provider string, attempts []string) ([]time.Time, time.Time, error) {
+	args := make([]any, len(attempts))
+	for n, a := range attempts {
+		args[n] = a
+	}
+	reply, err := s.redis.Read(ctx, s.scripts.since, []string{orphansKey(provider)}, args...).StringSlice()
 	switch {
 	case err != nil:
 		return nil, time.Time{}, err

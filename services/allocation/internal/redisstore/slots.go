@@ -75,12 +75,15 @@ func (s *Store) Loads(ctx context.Context, ids []string) ([]allocator.Allocation
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, redisx.Err(err)
 	}
-	list := make([]allocator.Allocation, len(ids))
+	list, broken := make([]allocator.Allocation, len(ids)), make(map[string]error)
 	for i, r := range records {
 		var err error
 		if list[i], err = decodeHash(r.Val()); err != nil {
-			return nil, err
+			list[i], broken[ids[i]] = allocator.Allocation{}, err
 		}
+	}
+	if len(broken) > 0 {
+		return list, &allocator.UnreadableError{IDs: broken}
 	}
 	return list, nil
 }

@@ -38,7 +38,7 @@ type Store struct {
 
 type scripts struct {
 	commit, claim, renew, load, due, take, free, members, enter, leave *redis.Script
-	front, crowd, lead, orphans, settings, set                         *redis.Script
+	front, crowd, lead, note, noted, since, settings, set              *redis.Script
 }
 
 var (
@@ -53,7 +53,7 @@ func New(s *redisx.Store) *Store {
 		load: redis.NewScript(loadSource), due: redis.NewScript(dueSource),
 		take: redis.NewScript(takeSource), free: redis.NewScript(freeSource), members: redis.NewScript(membersSource),
 		enter: redis.NewScript(enterSource), leave: redis.NewScript(leaveSource), front: redis.NewScript(frontSource), crowd: redis.NewScript(crowdSource),
-		lead: redis.NewScript(leadSource), orphans: redis.NewScript(orphansSource),
+		lead: redis.NewScript(leadSource), note: redis.NewScript(noteSource), noted: redis.NewScript(notedSource), since: redis.NewScript(sinceSource),
 		settings: redis.NewScript(settingsSource), set: redis.NewScript(setProviderSource),
 	}}
 }

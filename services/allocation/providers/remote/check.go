@@ -86,20 +86,26 @@ func checkServer(s *providerv1.Server, attempt string) error {
 	return nil
 }
 
-// checkPage returns an error unless all of a page can be.
+// checkPage returns an error unless a page can be gone on from. An entry that can be no server of Berth's is replaced by one without a state that says why, so that
+// it does not hide the others.
 func checkPage(page *providerv1.ListResponse) error {
 	if n := len(page.GetNextPageToken()); n > maxToken {
 		return fmt.Errorf("next_page_token has %d bytes, and at most %d are taken", n, maxToken)
 	}
 	for n, s := range page.GetServers() {
-		if !attemptID.MatchString(s.GetAttemptId()) {
-			return fmt.Errorf("server %d: attempt_id %.60q cannot be one of Berth's: a server without this deployment's mark does not belong into the list", n, s.GetAttemptId())
-		}
-		if err := checkServer(s, s.GetAttemptId()); err != nil {
-			return fmt.Errorf("server %d: %w", n, err)
+		if err := checkListed(s); err != nil {
+			page.Servers[n] = &providerv1.Server{Message: fmt.Sprintf("entry %d of a page: %v", n, err)}
 		}
 	}
 	return nil
+}
+
+// checkListed returns an error unless s can be a server of Berth's. It does not repeat what stands where an id should: nobody knows what that is.
+func checkListed(s *providerv1.Server) error {
+	if !attemptID.MatchString(s.GetAttemptId()) {
+		return errors.New("attempt_id cannot be one of Berth's: a server without this deployment's mark does not belong into the list")
+	}
+	return checkServer(s, s.GetAttemptId())
 }
 
 func checkRelease(resp *providerv1.ReleaseResponse) error {

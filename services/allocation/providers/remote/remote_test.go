@@ -163,15 +163,15 @@ func TestAnswersWithoutSenseAreAmbiguous(t *testing.T) {
 		expect(t, says, err, provider.Ambiguous, "mine", "Allocate", says)
 		if s != nil && s.GetAttemptId() == "a" {
 			f.listed = &providerv1.ListResponse{Servers: []*providerv1.Server{{AttemptId: "b", State: running}, s}}
-			_, err = p.List(t.Context(), new(providerv1.ListRequest))
-			expect(t, says, err, provider.Ambiguous, "mine", "List", "server 1", says)
+			passedOver(t, p, 1, "entry 1 of a page", says)
 		}
 	}
-	f.listed = &providerv1.ListResponse{Servers: []*providerv1.Server{{AttemptId: "not ours", State: running}}}
-	_, err := p.List(t.Context(), new(providerv1.ListRequest))
-	expect(t, "a foreign server", err, provider.Ambiguous, "mark")
+	f.listed = &providerv1.ListResponse{Servers: []*providerv1.Server{{AttemptId: "not ours", State: running}, {AttemptId: "b", State: running}}}
+	if why := passedOver(t, p, 0, "mark"); strings.Contains(why, "not ours") {
+		t.Errorf("it repeats what nobody knows: %s", why)
+	}
 	f.listed = &providerv1.ListResponse{NextPageToken: strings.Repeat("x", 5000)}
-	_, err = p.List(t.Context(), new(providerv1.ListRequest))
+	_, err := p.List(t.Context(), new(providerv1.ListRequest))
 	expect(t, "a long token", err, provider.Ambiguous, "next_page_token")
 	f.release = running
 	_, err = p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: "a"})
@@ -183,6 +183,27 @@ func TestAnswersWithoutSenseAreAmbiguous(t *testing.T) {
 	if err != nil || len(resp.GetServer().GetMessage()) > 1100 {
 		t.Errorf("a long message: %d bytes, %v", len(resp.GetServer().GetMessage()), err)
 	}
+}
+
+// passedOver lists servers: one of them is replaced by an entry that says why, and the others are there.
+func passedOver(t *testing.T, p *remote.Provider, which int, says ...string) (why string) {
+	t.Helper()
+	page, err := p.List(t.Context(), new(providerv1.ListRequest))
+	if err != nil || len(page.GetServers()) != 2 {
+		t.Fatalf("%v: %v, %v", says, page, err)
+	}
+	for n, s := range page.GetServers() {
+		if (s.GetState() == running) == (n == which) {
+			t.Errorf("%v: entry %d is %v", says, n, s)
+		}
+	}
+	why = page.GetServers()[which].GetMessage()
+	for _, word := range says {
+		if !strings.Contains(why, word) {
+			t.Errorf("%q does not say %q", why, word)
+		}
+	}
+	return why
 }
 
 func TestFailuresOfAPluginKeepTheirReason(t *testing.T) {

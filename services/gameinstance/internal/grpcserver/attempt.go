@@ -25,6 +25,9 @@ func NewAttempt(instances *instance.Service, pools *registry.Pools) *Attempt {
 
 // ReportAttempt implements the rpc.
 func (s *Attempt) ReportAttempt(ctx context.Context, req *attemptv1.ReportAttemptRequest) (*attemptv1.ReportAttemptResponse, error) {
+	if req.GetAsked() != nil {
+		return s.asked(ctx, req)
+	}
 	var cmd instance.Command
 	switch o := req.GetOutcome().(type) {
 	case *attemptv1.ReportAttemptRequest_Allocated:
@@ -49,6 +52,18 @@ func (s *Attempt) ReportAttempt(ctx context.Context, req *attemptv1.ReportAttemp
 		return nil, err
 	}
 	return &attemptv1.ReportAttemptResponse{Verdict: verdict(inst, req.GetAttemptId())}, nil
+}
+
+// asked says what an instance says of an attempt, as it is.
+func (s *Attempt) asked(ctx context.Context, req *attemptv1.ReportAttemptRequest) (*attemptv1.ReportAttemptResponse, error) {
+	found, err := s.instances.Load(ctx, req.GetInstanceId(), instance.Needs{})
+	if err != nil {
+		return nil, err
+	}
+	if found.Instance == nil || found.Gone {
+		return &attemptv1.ReportAttemptResponse{Verdict: attemptv1.ReportAttemptResponse_VERDICT_ABANDONED}, nil
+	}
+	return &attemptv1.ReportAttemptResponse{Verdict: verdict(found.Instance, req.GetAttemptId())}, nil
 }
 
 // allocated returns what an instance is to know of a server that was named: of one of a pool only as long as the attempt has its room there.

@@ -77,7 +77,7 @@ func (x ReportAttemptResponse_Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ReportAttemptResponse_Verdict.Descriptor instead.
 func (ReportAttemptResponse_Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{7, 0}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // MoveInstanceRequest names the attempt whose server is to go.
@@ -214,6 +214,7 @@ type ReportAttemptRequest struct {
 	//	*ReportAttemptRequest_Failed
 	//	*ReportAttemptRequest_Exited
 	//	*ReportAttemptRequest_Released
+	//	*ReportAttemptRequest_Asked
 	Outcome       isReportAttemptRequest_Outcome `protobuf_oneof:"outcome"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -306,6 +307,15 @@ func (x *ReportAttemptRequest) GetReleased() *Released {
 	return nil
 }
 
+func (x *ReportAttemptRequest) GetAsked() *Asked {
+	if x != nil {
+		if x, ok := x.Outcome.(*ReportAttemptRequest_Asked); ok {
+			return x.Asked
+		}
+	}
+	return nil
+}
+
 type isReportAttemptRequest_Outcome interface {
 	isReportAttemptRequest_Outcome()
 }
@@ -330,6 +340,11 @@ type ReportAttemptRequest_Released struct {
 	Released *Released `protobuf:"bytes,6,opt,name=released,proto3,oneof"`
 }
 
+type ReportAttemptRequest_Asked struct {
+	// Nothing: only the verdict is asked for, and the instance does not change.
+	Asked *Asked `protobuf:"bytes,7,opt,name=asked,proto3,oneof"`
+}
+
 func (*ReportAttemptRequest_Allocated) isReportAttemptRequest_Outcome() {}
 
 func (*ReportAttemptRequest_Failed) isReportAttemptRequest_Outcome() {}
@@ -337,6 +352,8 @@ func (*ReportAttemptRequest_Failed) isReportAttemptRequest_Outcome() {}
 func (*ReportAttemptRequest_Exited) isReportAttemptRequest_Outcome() {}
 
 func (*ReportAttemptRequest_Released) isReportAttemptRequest_Outcome() {}
+
+func (*ReportAttemptRequest_Asked) isReportAttemptRequest_Outcome() {}
 
 // Allocated says that a provider has named a server.
 type Allocated struct {
@@ -549,6 +566,43 @@ func (*Released) Descriptor() ([]byte, []int) {
 	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{6}
 }
 
+// Asked says that nothing happened.
+type Asked struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Asked) Reset() {
+	*x = Asked{}
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Asked) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Asked) ProtoMessage() {}
+
+func (x *Asked) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Asked.ProtoReflect.Descriptor instead.
+func (*Asked) Descriptor() ([]byte, []int) {
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{7}
+}
+
 // ReportAttemptResponse has the attempt's fate.
 type ReportAttemptResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -560,7 +614,7 @@ type ReportAttemptResponse struct {
 
 func (x *ReportAttemptResponse) Reset() {
 	*x = ReportAttemptResponse{}
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[7]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +626,7 @@ func (x *ReportAttemptResponse) String() string {
 func (*ReportAttemptResponse) ProtoMessage() {}
 
 func (x *ReportAttemptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[7]
+	mi := &file_berth_attempt_v1_attempt_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -585,7 +639,7 @@ func (x *ReportAttemptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAttemptResponse.ProtoReflect.Descriptor instead.
 func (*ReportAttemptResponse) Descriptor() ([]byte, []int) {
-	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{7}
+	return file_berth_attempt_v1_attempt_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReportAttemptResponse) GetVerdict() ReportAttemptResponse_Verdict {
@@ -608,7 +662,7 @@ const file_berth_attempt_v1_attempt_service_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06reason\"F\n" +
 	"\x14MoveInstanceResponse\x12\x14\n" +
 	"\x05moved\x18\x01 \x01(\bR\x05moved\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xda\x02\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\x8b\x03\n" +
 	"\x14ReportAttemptRequest\x12)\n" +
 	"\vinstance_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\xb0\x01\x01R\n" +
 	"instanceId\x12&\n" +
@@ -617,7 +671,8 @@ const file_berth_attempt_v1_attempt_service_proto_rawDesc = "" +
 	"\tallocated\x18\x03 \x01(\v2\x1b.berth.attempt.v1.AllocatedH\x00R\tallocated\x122\n" +
 	"\x06failed\x18\x04 \x01(\v2\x18.berth.attempt.v1.FailedH\x00R\x06failed\x122\n" +
 	"\x06exited\x18\x05 \x01(\v2\x18.berth.attempt.v1.ExitedH\x00R\x06exited\x128\n" +
-	"\breleased\x18\x06 \x01(\v2\x1a.berth.attempt.v1.ReleasedH\x00R\breleasedB\x10\n" +
+	"\breleased\x18\x06 \x01(\v2\x1a.berth.attempt.v1.ReleasedH\x00R\breleased\x12/\n" +
+	"\x05asked\x18\a \x01(\v2\x17.berth.attempt.v1.AskedH\x00R\x05askedB\x10\n" +
 	"\aoutcome\x12\x05\xbaH\x02\b\x01\"\x93\x01\n" +
 	"\tAllocated\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x16\n" +
@@ -630,7 +685,8 @@ const file_berth_attempt_v1_attempt_service_proto_rawDesc = "" +
 	"\x06Exited\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\n" +
 	"\n" +
-	"\bReleased\"\xc5\x01\n" +
+	"\bReleased\"\a\n" +
+	"\x05Asked\"\xc5\x01\n" +
 	"\x15ReportAttemptResponse\x12I\n" +
 	"\averdict\x18\x01 \x01(\x0e2/.berth.attempt.v1.ReportAttemptResponse.VerdictR\averdict\"a\n" +
 	"\aVerdict\x12\x17\n" +
@@ -655,7 +711,7 @@ func file_berth_attempt_v1_attempt_service_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_attempt_v1_attempt_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_berth_attempt_v1_attempt_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_berth_attempt_v1_attempt_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_berth_attempt_v1_attempt_service_proto_goTypes = []any{
 	(ReportAttemptResponse_Verdict)(0), // 0: berth.attempt.v1.ReportAttemptResponse.Verdict
 	(*MoveInstanceRequest)(nil),        // 1: berth.attempt.v1.MoveInstanceRequest
@@ -665,25 +721,27 @@ var file_berth_attempt_v1_attempt_service_proto_goTypes = []any{
 	(*Failed)(nil),                     // 5: berth.attempt.v1.Failed
 	(*Exited)(nil),                     // 6: berth.attempt.v1.Exited
 	(*Released)(nil),                   // 7: berth.attempt.v1.Released
-	(*ReportAttemptResponse)(nil),      // 8: berth.attempt.v1.ReportAttemptResponse
-	(*v1.Endpoint)(nil),                // 9: berth.type.v1.Endpoint
+	(*Asked)(nil),                      // 8: berth.attempt.v1.Asked
+	(*ReportAttemptResponse)(nil),      // 9: berth.attempt.v1.ReportAttemptResponse
+	(*v1.Endpoint)(nil),                // 10: berth.type.v1.Endpoint
 }
 var file_berth_attempt_v1_attempt_service_proto_depIdxs = []int32{
-	4, // 0: berth.attempt.v1.ReportAttemptRequest.allocated:type_name -> berth.attempt.v1.Allocated
-	5, // 1: berth.attempt.v1.ReportAttemptRequest.failed:type_name -> berth.attempt.v1.Failed
-	6, // 2: berth.attempt.v1.ReportAttemptRequest.exited:type_name -> berth.attempt.v1.Exited
-	7, // 3: berth.attempt.v1.ReportAttemptRequest.released:type_name -> berth.attempt.v1.Released
-	9, // 4: berth.attempt.v1.Allocated.endpoints:type_name -> berth.type.v1.Endpoint
-	0, // 5: berth.attempt.v1.ReportAttemptResponse.verdict:type_name -> berth.attempt.v1.ReportAttemptResponse.Verdict
-	3, // 6: berth.attempt.v1.AttemptService.ReportAttempt:input_type -> berth.attempt.v1.ReportAttemptRequest
-	1, // 7: berth.attempt.v1.AttemptService.MoveInstance:input_type -> berth.attempt.v1.MoveInstanceRequest
-	8, // 8: berth.attempt.v1.AttemptService.ReportAttempt:output_type -> berth.attempt.v1.ReportAttemptResponse
-	2, // 9: berth.attempt.v1.AttemptService.MoveInstance:output_type -> berth.attempt.v1.MoveInstanceResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	4,  // 0: berth.attempt.v1.ReportAttemptRequest.allocated:type_name -> berth.attempt.v1.Allocated
+	5,  // 1: berth.attempt.v1.ReportAttemptRequest.failed:type_name -> berth.attempt.v1.Failed
+	6,  // 2: berth.attempt.v1.ReportAttemptRequest.exited:type_name -> berth.attempt.v1.Exited
+	7,  // 3: berth.attempt.v1.ReportAttemptRequest.released:type_name -> berth.attempt.v1.Released
+	8,  // 4: berth.attempt.v1.ReportAttemptRequest.asked:type_name -> berth.attempt.v1.Asked
+	10, // 5: berth.attempt.v1.Allocated.endpoints:type_name -> berth.type.v1.Endpoint
+	0,  // 6: berth.attempt.v1.ReportAttemptResponse.verdict:type_name -> berth.attempt.v1.ReportAttemptResponse.Verdict
+	3,  // 7: berth.attempt.v1.AttemptService.ReportAttempt:input_type -> berth.attempt.v1.ReportAttemptRequest
+	1,  // 8: berth.attempt.v1.AttemptService.MoveInstance:input_type -> berth.attempt.v1.MoveInstanceRequest
+	9,  // 9: berth.attempt.v1.AttemptService.ReportAttempt:output_type -> berth.attempt.v1.ReportAttemptResponse
+	2,  // 10: berth.attempt.v1.AttemptService.MoveInstance:output_type -> berth.attempt.v1.MoveInstanceResponse
+	9,  // [9:11] is the sub-list for method output_type
+	7,  // [7:9] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_berth_attempt_v1_attempt_service_proto_init() }
@@ -696,6 +754,7 @@ func file_berth_attempt_v1_attempt_service_proto_init() {
 		(*ReportAttemptRequest_Failed)(nil),
 		(*ReportAttemptRequest_Exited)(nil),
 		(*ReportAttemptRequest_Released)(nil),
+		(*ReportAttemptRequest_Asked)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -703,7 +762,7 @@ func file_berth_attempt_v1_attempt_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_attempt_v1_attempt_service_proto_rawDesc), len(file_berth_attempt_v1_attempt_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

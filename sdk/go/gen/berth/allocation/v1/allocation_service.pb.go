@@ -2273,9 +2273,9 @@ func (x *ReapServersRequest) GetForce() bool {
 // ReapServersResponse has what was found.
 type ReapServersResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The servers that belong to no allocation.
+	// The servers that belong to no allocation, at most 1,000 of each provider. All are dealt with.
 	Orphans []*Orphan `protobuf:"bytes,1,rep,name=orphans,proto3" json:"orphans,omitempty"`
-	// The providers that could not be asked for their servers, and why.
+	// The providers that could not be asked for their servers, or not wholly understood, and why.
 	Problems      map[string]string `protobuf:"bytes,2,rep,name=problems,proto3" json:"problems,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
