@@ -2,7 +2,10 @@ package allocation_test
 
 import (
 	"context"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
@@ -90,5 +93,115 @@ func TestDrain(t *testing.T) {
 		if a := r.settled(again, allocator.Bound); a.Provider != "farm" {
 			t.Errorf("after the drain at %q", a.Provider)
 		}
+	})
+}
+
+// removal remembers whose instances were moved from a drained provider.
+type removal struct{ moved chan string }
+
+func (m removal) Move(_ context.Context, a allocator.Allocation, _ string) (bool, string, error) {
+	m.moved <- a.ID
+	return true, "", nil
+}
+
+// An instance is moved from a drained provider only when another one seems to have room: one that finds none would end for want of a server.
+func TestAnInstanceIsMovedOnlyWhereThereIsRoom(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		second := newFarm()
+		also := r.and("second", second)
+		var configured []allocator.Provider
+		rep := r.start(func(c *allocator.WorkerConfig) {
+			also(c)
+			c.Providers[1].Info.MaxServers = 1
+			r.goesBy(c)
+			configured = c.Providers
+		})
+		match := wish(1)
+		r.create(rep, match)
+		if a := r.settled(match, allocator.Bound); a.Provider != "farm" {
+			t.Fatalf("it is at %q", a.Provider)
+		}
+		m, looked := removal{make(chan string, 100)}, make(chan error, 1000)
+		hosts, err := fleet.New(t.Context(), fleet.Config{
+			Store: redisstore.New(r.redis), Instances: m, Log: r.log, Providers: configured, Owner: "one", Health: rep.worker.Health,
+			Elsewhere: func(ctx context.Context, a allocator.Allocation) error {
+				err := rep.worker.Elsewhere(ctx, a)
+				looked <- err
+				return err
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hosts.Drain(t.Context(), "farm", new(time.Duration)); err != nil {
+			t.Fatal(err)
+		}
+		other := wish(2)
+		eventually(t, func() (bool, any) { // the replica's own settings know of the drain, too
+			err := rep.worker.Elsewhere(t.Context(), r.stored(match))
+			return err == nil, err
+		})
+		if ok, err := redisstore.New(r.redis).Take(t.Context(), "second", 0, other.ID); !ok || err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = hosts.Run(ctx) })
+		defer running.Wait()
+		defer cancel()
+		if err := <-looked; err == nil || !strings.Contains(err.Error(), `provider "second" in eu: it has as many servers as it may have, 1`) {
+			t.Errorf("with the other full: %v", err)
+		}
+		if err := redisstore.New(r.redis).Free(t.Context(), "second", other.ID, time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+		if id := <-m.moved; id != match.ID || len(m.moved) != 0 {
+			t.Errorf("moved %s", id)
+		}
+	})
+}
+
+// Where others wait, and where a provider rests, there is no room either.
+func TestThereIsNoRoomWhereOthersWaitOrAProviderRests(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		second := newFarm()
+		also := r.and("second", second)
+		rep := r.start(also)
+		match := wish(1)
+		r.create(rep, match)
+		a := r.settled(match, allocator.Bound)
+		if err := rep.worker.Elsewhere(t.Context(), a); err != nil {
+			t.Fatalf("the second has room: %v", err)
+		}
+		full := func(_ context.Context, call, _ string) error {
+			if call == "allocate" {
+				return provider.Failure(provider.NoCapacity, "full")
+			}
+			return nil
+		}
+		r.farm.set(full)
+		second.set(full)
+		r.create(rep, wish(2))
+		eventually(t, func() (bool, any) {
+			err := rep.worker.Elsewhere(t.Context(), a)
+			return err != nil && strings.Contains(err.Error(), "1 others wait for room there"), err
+		})
+		r.release(rep, wish(2))
+		r.settled(wish(2), allocator.Cancelled)
+		eventually(t, func() (bool, any) { err := rep.worker.Elsewhere(t.Context(), a); return err == nil, err })
+
+		for _, f := range []*farm{r.farm, second} {
+			f.set(func(_ context.Context, call, _ string) error {
+				if call == "allocate" {
+					return provider.Failure(provider.Unavailable, "the host is away")
+				}
+				return nil
+			})
+		}
+		r.create(rep, wish(3))
+		eventually(t, func() (bool, any) {
+			err := rep.worker.Elsewhere(t.Context(), a)
+			return err != nil && strings.Contains(err.Error(), `provider "second" in eu: it rests: the host is away`), err
+		})
 	})
 }

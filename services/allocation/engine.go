@@ -33,11 +33,9 @@ func (e *engine) start(ctx context.Context, b *app.Builder, cfg Config) (err err
 	owner := uuid.NewString()
 	e.hosts, err = fleet.New(ctx, fleet.Config{
 		Store: e.store, Instances: e.attempts, Log: b.Log(), Providers: e.providers, Owner: owner,
-		Health: func() []allocator.Health { return e.worker.Health() },
-		Elsewhere: func(ctx context.Context, a allocator.Allocation) error {
-			return e.allocations.Check(ctx, a.Namespace, a.Placement)
-		},
-		Check: cfg.Placement.Check,
+		Health:    func() []allocator.Health { return e.worker.Health() },
+		Elsewhere: func(ctx context.Context, a allocator.Allocation) error { return e.worker.Elsewhere(ctx, a) },
+		Check:     cfg.Placement.Check,
 	})
 	if err != nil {
 		return err

@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -66,8 +68,7 @@ type Config struct {
 	Providers []allocator.Provider
 	// Health says how the providers do in their regions, as far as this process knows.
 	Health func() []allocator.Health
-	// Elsewhere returns an error unless an allocation's server could be had as things are now, which is without drained providers. Whatever it fails for is not
-	// moved; needed by Run.
+	// Elsewhere returns an error unless another provider seems to have room for an allocation's instance now. Whatever it fails for is not moved; needed by Run.
 	Elsewhere func(context.Context, allocator.Allocation) error
 	// Check returns an error if the policy asks for what the providers do not have. A provider that answers only after the start is checked by Run; needed there.
 	Check func([]placement.Provider) error
@@ -82,11 +83,12 @@ type Fleet struct {
 
 	mu       sync.Mutex
 	settings map[string]Setting
+	stays    map[string]stay // by drained provider, in its last pass; only of those that this process moves from
 }
 
 // New returns a Fleet. It reads the settings once, so that nothing is placed against them; without the store it fails.
 func New(ctx context.Context, cfg Config) (*Fleet, error) {
-	f := &Fleet{cfg: cfg}
+	f := &Fleet{cfg: cfg, stays: make(map[string]stay)}
 	f.silent = unanswered(f.Providers())
 	return f, f.refresh(ctx)
 }
@@ -183,7 +185,7 @@ func (f *Fleet) Providers() []placement.Provider {
 type Status struct {
 	allocator.ProviderInfo
 	Setting
-	// Problem is what is wrong with it as a whole, for people; empty: nothing.
+	// Problem is what is wrong with it as a whole, for people; empty: nothing. That instances stay on it that are to be moved knows only the process that moves.
 	Problem string
 	// Servers is how many allocations may have a server there.
 	Servers int
@@ -202,6 +204,7 @@ func (f *Fleet) Status(ctx context.Context) ([]Status, error) {
 	for _, p := range f.cfg.Providers {
 		s := Status{Setting: settings[p.Info.Name]}
 		s.ProviderInfo, s.Problem = p.Now()
+		s.Problem = strings.Join(slices.DeleteFunc([]string{s.Problem, f.stay(p.Info.Name).String()}, func(s string) bool { return s == "" }), "; ")
 		if s.Servers, err = f.cfg.Store.Count(ctx, p.Info.Name); err != nil {
 			return nil, err
 		}

@@ -1735,7 +1735,8 @@ type Provider struct {
 	MaxServers int64 `protobuf:"varint,9,opt,name=max_servers,json=maxServers,proto3" json:"max_servers,omitempty"`
 	// How it is, region by region, as this replica knows it.
 	Health []*RegionHealth `protobuf:"bytes,10,rep,name=health,proto3" json:"health,omitempty"`
-	// What is wrong with it as a whole, such as that it cannot be reached; empty: nothing.
+	// What is wrong with it as a whole, such as that it cannot be reached; empty: nothing. The replica that moves what is left on a drained provider says here
+	// how many instances stay, and why the first of them does; the others do not know.
 	Problem       string `protobuf:"bytes,11,opt,name=problem,proto3" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
