@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/services/berth/dev"
 )
@@ -44,23 +43,6 @@ func version() string {
 		return info.Main.Version
 	}
 	return "(devel)"
-}
-
-func apiKeyCommand() *cobra.Command {
-	generate := &cobra.Command{
-		Use: "generate", Short: "Make an API key and its hash, offline", Args: cobra.NoArgs,
-		Long: `Makes an API key and prints it with its SHA-256. Nothing is stored and nobody is asked: put the hash into the configuration of all
-services (auth.api_keys, or BERTH_AUTH_API_KEY_SHA256 for one key with role ADMIN), and give the key to whoever is to use it. It cannot be shown again.
-
-Keys for everyday use are better made by rpc (CreateApiKey), with a key of role ADMIN: they need no restart, and can be revoked.`,
-		Run: func(cmd *cobra.Command, _ []string) {
-			key, hash := apikey.Generate()
-			_, _ = fmt.Fprintf(cmd.OutOrStdout(), "key     %s\nsha256  %s\n", key.Reveal(), hash)
-		},
-	}
-	cmd := &cobra.Command{Use: "apikey", Short: "API keys for backends, operators and web tools"}
-	cmd.AddCommand(generate)
-	return cmd
 }
 
 func devCommand() *cobra.Command {
