@@ -30,6 +30,17 @@ func (p garbling) Garble(context.Context) error {
 	return p.Set(s)
 }
 
+// document waits until the attempt's server has its document.
+func document(ctx context.Context, documents *sync.Map, attempt string) ([]byte, error) {
+	for ctx.Err() == nil {
+		if raw, ok := documents.Load(attempt); ok {
+			return raw.([]byte), nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil, ctx.Err()
+}
+
 func TestConformance(t *testing.T) {
 	dir, err := os.MkdirTemp("", "remote") // a socket's path is short
 	if err != nil {
@@ -69,15 +80,7 @@ func TestConformance(t *testing.T) {
 		t.Fatal(err)
 	}
 	host := garbling{chaoshost.New(behind, base)}
-	host.Document = func(ctx context.Context, attempt string) ([]byte, error) {
-		for ctx.Err() == nil {
-			if raw, ok := documents.Load(attempt); ok {
-				return raw.([]byte), nil
-			}
-			time.Sleep(time.Millisecond)
-		}
-		return nil, ctx.Err()
-	}
+	host.Document = func(ctx context.Context, attempt string) ([]byte, error) { return document(ctx, &documents, attempt) }
 	providertest.Run(t, providertest.Config{Provider: p, Host: host})
 	if err := p.Close(context.WithoutCancel(t.Context())); err != nil {
 		t.Error(err)

@@ -148,9 +148,8 @@ func (w *world) conforms(t *testing.T, cfg static.Config, capacities map[string]
 	if !maps.Equal(without, skipped) {
 		t.Errorf("skipped: %q, want %q", without, skipped)
 	}
-	if err := w.roomFor(cfg.Pool, capacities); err != nil {
-		t.Errorf("at the end: %v", err)
-	}
+	conn.calls.Wait()
+	eventually(t, "all servers have room again", func() error { return w.roomFor(cfg.Pool, capacities) })
 	for _, server := range waiting {
 		server.stillWaits(t)
 	}
