@@ -2,10 +2,13 @@ package allocation_test
 
 import (
 	"context"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
 	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
 )
@@ -146,5 +149,76 @@ func TestTheFirstInLineIsWokenOnceTheStoreIsBack(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A replica that is killed at any point while a line moves on leaves nobody waiting: the next one finds who is first, and whoever is in front without waiting is
+// in nobody's way.
+func TestALineMovesOnWhereverItsReplicaIsKilled(t *testing.T) {
+	const points = 24
+	var killed atomic.Int64
+	t.Run("killed", func(t *testing.T) {
+		for point := range points {
+			t.Run(strconv.Itoa(point), func(t *testing.T) {
+				t.Parallel()
+				if lineKilledAt(newRig(t, redistest.Open(t, redistest.Server(t))), point+1) {
+					killed.Add(1)
+				}
+			})
+		}
+	})
+	if killed.Load() < points/2 {
+		t.Errorf("only %d replicas were killed", killed.Load())
+	}
+}
+
+// lineKilledAt has one server go through the hands of three, and kills the replica at the n-th point after the first has it. It reports whether that came.
+func lineKilledAt(r *rig, n int) bool {
+	r.t.Helper()
+	r.farm.set(func(_ context.Context, call, _ string) error {
+		if _, servers, _ := r.farm.count("", ""); call == "allocate" && servers > 0 {
+			return provider.Failure(provider.NoCapacity, "full")
+		}
+		return nil
+	})
+	var left atomic.Int64
+	left.Store(1 << 30)
+	killed := make(chan struct{})
+	first := r.start(func(c *allocator.WorkerConfig) {
+		q, _ := c.Queue.(*mortal)
+		q.on = func(string, string) {
+			if left.Add(-1) == 0 {
+				q.dead.Store(true)
+				close(killed)
+			}
+		}
+		c.Providers[0].Info.PollInterval = time.Hour
+	})
+	r.create(first, wish(0))
+	r.settled(wish(0), allocator.Bound)
+	for n := 1; n <= 2; n++ {
+		r.create(first, wish(n))
+		r.waits(n)
+	}
+	left.Store(int64(n))
+	r.release(first, wish(0))
+	r.settledOr(wish(1), killed, allocator.Bound)
+	first.kill()
+	second := r.start(nil)
+	for n := 1; n <= 2; n++ {
+		r.settled(wish(n), allocator.Bound)
+		r.release(second, wish(n))
+		r.settled(wish(n), allocator.Released)
+	}
+	r.waits(0)
+	_, servers, started := r.farm.count("", wish(2).ID)
+	if servers != 0 || started != 1 {
+		r.t.Errorf("killed at point %d: %d servers are left, %d were started for the last", n, servers, started)
+	}
+	select {
+	case <-killed:
+		return true
+	default:
+		return false
 	}
 }

@@ -121,6 +121,15 @@ func (m *mortal) Free(ctx context.Context, provider, id string, taken time.Time)
 	return m.around("free", func() error { return m.Store.Free(ctx, provider, id, taken) })
 }
 
+func (m *mortal) Enter(ctx context.Context, w allocator.Waiter, turn time.Time, limit int) (ok bool, err error) {
+	err = m.around("enter", func() error { ok, err = m.Store.Enter(ctx, w, turn, limit); return err })
+	return ok, err
+}
+
+func (m *mortal) Leave(ctx context.Context, w allocator.Waiter) error {
+	return m.around("leave", func() error { return m.Store.Leave(ctx, w) })
+}
+
 func (m *mortal) Commit(ctx context.Context, c allocator.Change) (a allocator.Allocation, err error) {
 	err = m.around("commit", func() error { a, err = m.Store.Commit(ctx, c); return err })
 	return a, err
