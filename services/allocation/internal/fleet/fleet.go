@@ -83,6 +83,8 @@ type Fleet struct {
 
 	mu       sync.Mutex
 	settings map[string]Setting
+	asked    int             // how often settings were asked for
+	known    int             // which of these times those are from
 	stays    map[string]stay // by drained provider, in its last pass; only of those that this process moves from
 }
 
@@ -152,13 +154,19 @@ func every(ctx context.Context, pause time.Duration, do func()) {
 func (f *Fleet) refresh(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	f.mu.Lock()
+	f.asked++
+	turn := f.asked
+	f.mu.Unlock()
 	settings, _, err := f.cfg.Store.Settings(ctx)
 	if err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.settings = settings
+	if turn > f.known { // an answer that was on its way while settings were changed is not put over what was read after that
+		f.settings, f.known = settings, turn
+	}
 	return nil
 }
 

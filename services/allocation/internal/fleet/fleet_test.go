@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -131,6 +132,51 @@ func TestTwoSetAtOnce(t *testing.T) {
 		both.Wait()
 		if got, err := one.Status(t.Context()); err != nil || got[0].Weight == nil || *got[0].Weight != 9 || !got[0].Draining {
 			t.Errorf("%+v, %v", got, err)
+		}
+	})
+}
+
+// slow is a store of which an answer is late, if it is armed.
+type slow struct {
+	*redisstore.Store
+	armed      atomic.Bool
+	read, goOn chan struct{}
+}
+
+func (s *slow) Settings(ctx context.Context) (map[string]fleet.Setting, time.Time, error) {
+	settings, now, err := s.Store.Settings(ctx)
+	if s.armed.CompareAndSwap(true, false) {
+		close(s.read)
+		<-s.goOn
+	}
+	return settings, now, err
+}
+
+// What an operator was told is set is not forgotten for what was read before that and comes later.
+func TestALateAnswerDoesNotUndoADrain(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		s := &slow{Store: redisstore.New(r), read: make(chan struct{}), goOn: make(chan struct{})}
+		f, err := fleet.New(t.Context(), fleet.Config{
+			Store: s, Log: slog.New(slog.DiscardHandler), Health: func() []allocator.Health { return nil }, Providers: []allocator.Provider{{Info: allocator.ProviderInfo{Name: "a"}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.armed.Store(true)
+		var late sync.WaitGroup
+		late.Go(func() {
+			if err := fleet.Refresh(f, t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		<-s.read
+		if _, err := f.Drain(t.Context(), "a", nil); err != nil {
+			t.Fatal(err)
+		}
+		close(s.goOn)
+		late.Wait()
+		if !f.Providers()[0].Draining {
+			t.Error("it is drained, and would be asked")
 		}
 	})
 }

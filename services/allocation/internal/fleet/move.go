@@ -67,6 +67,8 @@ func (f *Fleet) moveDue(ctx context.Context) {
 }
 
 func (f *Fleet) leads(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	leads, err := f.cfg.Store.Lead(ctx, "move", f.cfg.Owner, moveLease)
 	return err == nil && leads
 }

@@ -113,7 +113,8 @@ func (q question) judge(p Provider, region string) *pair {
 
 // exclusion returns the first reason for which a candidate is not tried. A candidate without a rank is none of the rule's.
 func (q question) exclusion(p Provider, c Candidate) (Exclusion, string) {
-	elsewhere := len(q.Regions) > 0 && !slices.Contains(q.Regions, c.Region) && !(p.Unanswered && c.Region == "")
+	anywhere := p.Unanswered && c.Region == ""
+	elsewhere := len(q.Regions) > 0 && !slices.Contains(q.Regions, c.Region) && !anywhere
 	switch {
 	case !slices.Contains(p.Builds, q.Build) && (!p.Unanswered || q.Build == ""):
 		return Build, fmt.Sprintf("does not run %q; it runs %s", q.Build, list(p.Builds))
