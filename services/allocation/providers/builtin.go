@@ -14,6 +14,7 @@ import (
 	poolv1 "github.com/berth-dev/berth/pkg/gen/berth/pool/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/attach"
+	"github.com/berth-dev/berth/services/allocation/providers/edgegap"
 	"github.com/berth-dev/berth/services/allocation/providers/hathora"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
 	"github.com/berth-dev/berth/services/allocation/providers/remote"
@@ -45,6 +46,8 @@ type Config struct {
 	Static static.Config `yaml:"static,omitempty"`
 	// Hathora has a room of Hathora Cloud for each server.
 	Hathora hathora.Config `yaml:"hathora,omitempty"`
+	// Edgegap has a deployment at Edgegap for each server.
+	Edgegap edgegap.Config `yaml:"edgegap,omitempty"`
 }
 
 // Deps are what the providers have of the service.
@@ -113,7 +116,8 @@ func builtins() []builtin {
 			return static.New(cfg.Static, poolv1.NewPoolServiceClient(deps.GameInstance))
 		}},
 		{"hathora", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return hathora.New(cfg.Hathora) }},
-		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"}, {kind: "multiplay"}, {kind: "edgegap"}, {kind: "playfab"},
+		{"edgegap", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return edgegap.New(cfg.Edgegap) }},
+		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"}, {kind: "multiplay"}, {kind: "playfab"},
 	}
 }
 
