@@ -119,7 +119,7 @@ type api struct {
 	cfg     Config
 	servers *standin.Servers
 	mu      sync.Mutex
-	all     []*deployment // the oldest first
+	all     []*deployment // that a list may have, the oldest first
 	byID    map[string]*deployment
 }
 
@@ -160,7 +160,7 @@ func (a *api) full(w http.ResponseWriter, r *http.Request) {
 }
 
 func (a *api) add(o order) *deployment {
-	n := len(a.all)
+	n := len(a.byID)
 	d := &deployment{id: fmt.Sprintf("%012x", 0xc0653765de00+n), app: *o.Application, version: *o.Version, tags: o.Tags, number: n}
 	a.all = append(a.all, d)
 	a.byID[d.id] = d

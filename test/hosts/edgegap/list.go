@@ -75,21 +75,16 @@ func (a *api) search(text string) ([]*deployment, error) {
 			return nil, err
 		}
 	}
+	if err := q.check(); err != nil {
+		return nil, err
+	}
 	var found []*deployment
 	for _, d := range a.all {
-		matches, err := q.matches(d)
-		if err != nil {
-			return nil, err
-		}
-		if d.listed() && matches {
+		if d.listed() && q.matches(d) {
 			found = append(found, d)
 		}
 	}
-	for _, o := range q.OrderBy {
-		if o.Field != "created_at" || o.Order != "asc" && o.Order != "desc" {
-			return nil, fmt.Errorf("order_by: %s %s", o.Field, o.Order)
-		}
-	}
+	a.all = slices.DeleteFunc(a.all, func(d *deployment) bool { return d.hidden > lag })
 	if len(q.OrderBy) == 0 || q.OrderBy[0].Order == "desc" { // that it is the newest first unless it is said, is an assumption
 		slices.Reverse(found)
 	}
@@ -107,30 +102,60 @@ func (d *deployment) listed() bool {
 	return d.hidden <= lag
 }
 
-func (q query) matches(d *deployment) (bool, error) {
-	used, all := make(map[string]bool), true
+// fields are those that can be filtered by here, of those that Edgegap has.
+func (d *deployment) fields(name string) []string {
+	switch name {
+	case "tags":
+		return d.tags
+	case "request_id":
+		return []string{d.id}
+	case "application":
+		return []string{d.app}
+	case "version":
+		return []string{d.version}
+	default:
+		return nil
+	}
+}
+
+func (q query) check() error {
+	used := map[string]bool{"": true}
 	for _, f := range q.Filters {
-		values, known := map[string][]string{"tags": d.tags, "request_id": {d.id}, "application": {d.app}, "version": {d.version}}[f.Field]
-		if !known || used[f.Field] {
-			return false, fmt.Errorf("filters: %s is unknown, or there twice", f.Field)
+		if used[f.Field] || !slices.Contains([]string{"tags", "request_id", "application", "version"}, f.Field) {
+			return fmt.Errorf("filters: %s is unknown, or there twice", f.Field)
 		}
 		used[f.Field] = true
-		var one string
-		var many []string
-		switch f.Operator {
-		case "eq":
-			if err := json.Unmarshal(f.Value, &one); err != nil {
-				return false, err
-			}
-			many = []string{one}
-		case "in":
-			if err := json.Unmarshal(f.Value, &many); err != nil {
-				return false, err
-			}
-		default:
-			return false, fmt.Errorf("filters: operator %s of %s is not one", f.Operator, f.Field)
+		if f.values() == nil {
+			return fmt.Errorf("filters: operator %s of %s with %s is not one", f.Operator, f.Field, f.Value)
 		}
-		all = all && slices.ContainsFunc(values, func(v string) bool { return slices.Contains(many, v) })
 	}
-	return all, nil
+	for _, o := range q.OrderBy {
+		if o.Field != "created_at" || o.Order != "asc" && o.Order != "desc" {
+			return fmt.Errorf("order_by: %s %s", o.Field, o.Order)
+		}
+	}
+	return nil
+}
+
+// values are those that it looks for; nil: it has none that can be.
+func (f filter) values() (many []string) {
+	var one string
+	switch {
+	case f.Operator == "eq" && json.Unmarshal(f.Value, &one) == nil:
+		return []string{one}
+	case f.Operator == "in" && json.Unmarshal(f.Value, &many) == nil:
+		return many
+	default:
+		return nil
+	}
+}
+
+func (q query) matches(d *deployment) bool {
+	for _, f := range q.Filters {
+		values := f.values()
+		if !slices.ContainsFunc(d.fields(f.Field), func(v string) bool { return slices.Contains(values, v) }) {
+			return false
+		}
+	}
+	return true
 }

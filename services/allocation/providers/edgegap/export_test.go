@@ -12,3 +12,10 @@ func NewQuick(cfg Config) (*Provider, error) {
 	l.poll, l.settle = 20*time.Millisecond, Settle
 	return newProvider(cfg, l)
 }
+
+// NewScarce returns a Provider that makes one call of each kind in an hour and a half.
+func NewScarce(cfg Config) (*Provider, error) {
+	l := usual()
+	l.create, l.look, l.list = 0.0002, 0.0002, 0.0002
+	return newProvider(cfg, l)
+}

@@ -35,6 +35,8 @@ func call(t testing.TB, method, address, body string, into any) int {
 	return resp.StatusCode
 }
 
+type config = edgegap.Config
+
 // seen is a deployment at the host.
 type seen struct {
 	ID     string   `json:"request_id"`
