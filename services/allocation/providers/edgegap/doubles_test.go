@@ -3,6 +3,7 @@ package edgegap_test
 import (
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
@@ -97,6 +98,12 @@ func TestAnotherProcessFindsWhatTheListDoesNotHaveYet(t *testing.T) {
 	if s := get(t, open(t, cfg), req.GetAttemptId(), ""); s.GetExternalId() != made.GetExternalId() {
 		t.Errorf("got %v; want %s", s, made.GetExternalId())
 	}
+	req = order("shooter", "eu")
+	allocate(t, open(t, cfg), req)
+	resp, err := open(t, cfg).Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: "live"})
+	if err != nil || resp.GetState() != providerv1.ServerState_SERVER_STATE_STOPPING {
+		t.Errorf("a release of what the list does not have yet: %v, %v", resp, err)
+	}
 }
 
 // While it is not known what came of a call, nothing is repeated, and a release does not say that nothing is left.
@@ -127,5 +134,39 @@ func TestRunningServersAreNotAskedForEachTime(t *testing.T) {
 	_ = host.Down(t.Context())
 	if s := get(t, p, req.GetAttemptId(), ""); len(s.GetEndpoints()) != 2 {
 		t.Errorf("got %v", s)
+	}
+}
+
+// Two replicas that look at the same time, told of the younger ones, come to the same servers, and nothing else is left.
+func TestReplicasKeepTheSame(t *testing.T) {
+	host, cfg := start(t)
+	a, b := open(t, cfg), open(t, cfg)
+	_ = host.Duplicate(t.Context())
+	var attempts, younger []string
+	for range 10 {
+		req := order("shooter", "eu")
+		attempts, younger = append(attempts, req.GetAttemptId()), append(younger, allocate(t, a, req).GetExternalId())
+	}
+	_ = host.Heal(t.Context())
+	var all sync.WaitGroup
+	for n, attempt := range attempts {
+		for _, p := range []provider.Provider{a, b} {
+			all.Go(func() {
+				for range 20 {
+					_, _ = p.Get(t.Context(), &providerv1.GetRequest{AttemptId: attempt, ExternalId: younger[n], Deployment: "live"})
+					_, _ = p.List(t.Context(), &providerv1.ListRequest{Deployment: "live"})
+				}
+			})
+		}
+	}
+	all.Wait()
+	left := active(t, cfg, "")
+	if len(left) != len(attempts) {
+		t.Fatalf("%d are left: %v", len(left), left)
+	}
+	for n, attempt := range attempts {
+		if one, other := get(t, a, attempt, younger[n]), get(t, b, attempt, younger[n]); one.GetExternalId() != left[n].ID || other.GetExternalId() != left[n].ID {
+			t.Errorf("the replicas have %s and %s; there is %s", one.GetExternalId(), other.GetExternalId(), left[n].ID)
+		}
 	}
 }

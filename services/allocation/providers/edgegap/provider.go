@@ -205,6 +205,10 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 	}
 	defer unlock()
 	t := target{req.GetDeployment(), req.GetAttemptId()}
+	if req.GetExternalId() == "" {
+		p.meet(t)
+	}
+	p.memory.update(t.key(), func(k *knowledge) { k.last = nil }) // from here on its status counts
 	k, _ := p.memory.of(t.key())
 	all := []string{req.GetExternalId(), k.id}
 	if !k.alone {
@@ -230,8 +234,6 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 		state = stopping
 	case state == exited:
 		p.memory.update(t.key(), func(k *knowledge) { *k = knowledge{} })
-	default:
-		p.memory.update(t.key(), func(k *knowledge) { k.last = nil })
 	}
 	return &providerv1.ReleaseResponse{State: state}, nil
 }

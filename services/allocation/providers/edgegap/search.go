@@ -88,10 +88,17 @@ func (p *Provider) survey(ctx context.Context, t target) (kept *providerv1.Serve
 
 func over(s *providerv1.Server) bool { return s.GetState() == exited || s.GetState() == stopping }
 
+// meet is told of an attempt. If this process knows nothing of it, another one may have asked for a deployment just now.
+func (p *Provider) meet(t target) {
+	if _, ok := p.memory.of(t.key()); !ok {
+		p.memory.doubts(t.key(), time.Now().Add(p.limits.settle))
+	}
+}
+
 // find looks for the attempt's deployment until the list can be believed that there is none. nil: so it is.
 func (p *Provider) find(ctx context.Context, t target) (*providerv1.Server, error) {
-	if _, ok := p.memory.of(t.key()); !ok && !p.book.Released(t.attempt) { // whoever asked for it was another process, perhaps just now
-		p.memory.doubts(t.key(), time.Now().Add(p.limits.settle))
+	if !p.book.Released(t.attempt) {
+		p.meet(t)
 	}
 	for wait := firstWait; ; wait *= 2 {
 		s, err := p.survey(ctx, t)
