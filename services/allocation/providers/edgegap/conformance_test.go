@@ -79,6 +79,10 @@ func (h *twice) Started(ctx context.Context, server string) (int, error) {
 	return h.Host.Started(ctx, server)
 }
 
+func (*twice) Quota(context.Context) error {
+	return providertest.NotApplicable("Edgegap documents no answer that is about a quota or a bill")
+}
+
 // Late begins the check after the one that has requests twice.
 func (h *twice) Late(ctx context.Context, after time.Duration) error {
 	h.doubles.Store(false)
