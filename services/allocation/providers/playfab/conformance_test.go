@@ -1,0 +1,98 @@
+package playfab_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/berth-dev/berth/sdk/go/provider/providertest"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+	"github.com/berth-dev/berth/services/allocation/providers/playfab"
+	playfabhost "github.com/berth-dev/berth/test/hosts/playfab"
+	"github.com/berth-dev/berth/test/hosts/standin"
+)
+
+const (
+	secretKey = "EXAMPLEKEY7TITLE9SECRET3OF5FIFTY8CHARACTERS2ALTOGETHER"
+	shooter   = "21781fa8-096d-4d9c-b699-75433d579285"
+	racer     = "4da1a0f6-7e36-430c-a264-723ff6a605de"
+	racer2    = "4da1a0f6-7e36-430c-a264-723ff6a605df"
+	racers    = "53781fa8-006d-4e9c-b733-57433d579285"
+)
+
+// calls counts those of the API by their paths.
+type calls struct {
+	mu sync.Mutex
+	n  map[string]int
+}
+
+func (c *calls) count(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.mu.Lock()
+		c.n[filepath.Base(r.URL.Path)]++
+		c.mu.Unlock()
+		next.ServeHTTP(w, r)
+	})
+}
+
+func (c *calls) of(operation string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[operation]
+}
+
+// start starts a stand-in, and returns a configuration for it. change, if not nil, changes the stand-in's before.
+func start(t testing.TB, change func(*playfabhost.Config)) (*standin.Host, playfab.Config, *calls) {
+	t.Helper()
+	conf := playfabhost.Config{
+		SecretKey: secretKey,
+		Builds:    map[string][]string{shooter: {"WestEurope", "EastUs"}, racer: {"WestEurope"}, racer2: {"EastUs"}},
+		Aliases:   map[string][]string{racers: {racer, racer2}},
+	}
+	if change != nil {
+		change(&conf)
+	}
+	host, counted := playfabhost.New(conf), &calls{n: make(map[string]int)}
+	srv := httptest.NewServer(counted.count(host))
+	t.Cleanup(func() {
+		srv.CloseClientConnections()
+		srv.Close()
+		host.Close()
+	})
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(secretKey+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return host, playfab.Config{
+		URL: srv.URL, SecretKeyFile: hostapi.SecretFile(file),
+		Builds:  map[string]playfab.Build{"shooter": {ID: shooter}, "racer": {Alias: racers}},
+		Regions: map[string]string{"eu": "WestEurope", "us": "EastUs"},
+	}, counted
+}
+
+func TestConformance(t *testing.T) {
+	host, cfg, _ := start(t, nil)
+	p, err := playfab.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	providertest.Run(t, providertest.Config{Provider: p, Host: host})
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if c := host.Count(); c.Running != 0 || c.Doubled != 0 {
+		t.Errorf("at the end: %+v", c)
+	}
+}
+
+func BenchmarkAllocate(b *testing.B) {
+	host, cfg, _ := start(b, nil)
+	p, err := playfab.New(cfg)
+	if err != nil {
+		b.Fatal(err)
+	}
+	standin.Bench(b, p, host, "shooter", "eu")
+}

@@ -1,0 +1,149 @@
+package playfab
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+// maxRetryAfter is the longest time that the host is left alone because it said so.
+const maxRetryAfter = time.Hour
+
+// refusal is the body of an answer that is no success.
+type refusal struct {
+	Error             string          `json:"error"`
+	ErrorMessage      string          `json:"errorMessage"`
+	ErrorDetails      json.RawMessage `json:"errorDetails"` // "object": mistakes by member, mostly
+	RetryAfterSeconds float64         `json:"retryAfterSeconds"`
+}
+
+// reasons are those of errors, by their names, that the status does not say alone.
+var reasons = map[string]providerv1.FailureReason{
+	"MultiplayerServerTitleQuotaCoresExceeded":          provider.Quota,
+	"APIClientRequestRateLimitExceeded":                 provider.RateLimited,
+	"APIConcurrentRequestLimitExceeded":                 provider.RateLimited,
+	"RequestMultiplayerServersThrottledFromRateLimiter": provider.RateLimited,
+	"MultiplayerServerTooManyRequests":                  provider.RateLimited,
+	"MultiplayerServerNotFound":                         provider.NotFound,
+	"MultiplayerServerUnauthorized":                     provider.Unauthenticated,
+	"MultiplayerServerForbidden":                        provider.Unauthenticated,
+	"NotAuthenticated":                                  provider.Unauthenticated,
+	"NotAuthorized":                                     provider.Unauthenticated,
+	"EntityTokenMissing":                                provider.Unauthenticated,
+	"EntityTokenInvalid":                                provider.Unauthenticated,
+	"EntityTokenExpired":                                provider.Unauthenticated,
+	"EntityTokenRevoked":                                provider.Unauthenticated,
+	"MultiplayerServerUnavailable":                      provider.Unavailable,
+	"ServiceUnavailable":                                provider.Unavailable,
+}
+
+// broken are the errors after which nobody knows what the host did.
+var broken = []string{"MultiplayerServerInternalServerError", "MultiplayerServerError", "InternalServerError", "UnkownError", "DownstreamServiceUnavailable"}
+
+// explain says what a refusal means.
+func (c *client) explain(r hostapi.Refusal) error {
+	var said refusal
+	if r.Decode(&said) != nil || said.Error == "" { // something on the way, or another API: it knows of no session
+		return elsewhere(r)
+	}
+	reason, ok := reasons[said.Error]
+	switch {
+	case slices.Contains(broken, said.Error) && r.Operation.Write:
+		reason = provider.Ambiguous
+	case slices.Contains(broken, said.Error):
+		reason = provider.Unavailable
+	case said.Error == "MultiplayerServerTooManyRequests" && r.Operation == c.request: // no server stands by
+		reason = provider.NoCapacity
+	case said.Error == "MultiplayerServerNotFound" && r.Operation == c.request: // the build or the alias
+		reason = provider.Invalid
+	case !ok && r.Status == http.StatusNotFound:
+		reason = provider.Unavailable
+	case !ok:
+		reason = r.Reason()
+	}
+	return said.failure(r, reason)
+}
+
+// explainToken says what a refusal of an entity token means: of a session it says nothing.
+func explainToken(r hostapi.Refusal) error {
+	var said refusal
+	if r.Decode(&said) != nil || said.Error == "" {
+		return elsewhere(r)
+	}
+	if reason, ok := reasons[said.Error]; ok {
+		return said.failure(r, reason)
+	}
+	if r.Status == http.StatusNotFound {
+		return said.failure(r, provider.Invalid)
+	}
+	return said.failure(r, r.Reason())
+}
+
+// elsewhere is the failure of an answer that is not PlayFab's; nil: its status says all.
+func elsewhere(r hostapi.Refusal) error {
+	if reason := r.Reason(); reason != provider.NotFound {
+		return nil
+	}
+	return r.Failure(provider.Unavailable, r.Words())
+}
+
+func (said refusal) failure(r hostapi.Refusal, reason providerv1.FailureReason) error {
+	err := r.Failure(reason, said.words())
+	if after := time.Duration(said.RetryAfterSeconds * float64(time.Second)); after > 0 && r.RetryAfter() == 0 {
+		err = provider.RetryAfter(err, min(after, maxRetryAfter))
+	}
+	return err
+}
+
+// words are the error's name, and what the host says of it and of each member.
+func (said refusal) words() string {
+	words := said.Error
+	if said.ErrorMessage != "" {
+		words += ": " + said.ErrorMessage
+	}
+	var details map[string][]string
+	if json.Unmarshal(said.ErrorDetails, &details) == nil {
+		for _, member := range slices.Sorted(maps.Keys(details)) {
+			words += fmt.Sprintf("; %s: %s", member, strings.Join(details[member], " "))
+		}
+	}
+	return words
+}
+
+// stateOf is the state of a session's server; false: it is none that PlayFab has.
+func stateOf(state string) (providerv1.ServerState, bool) {
+	switch state {
+	case "Initializing", "StandingBy":
+		return providerv1.ServerState_SERVER_STATE_STARTING, true
+	case "Active":
+		return providerv1.ServerState_SERVER_STATE_RUNNING, true
+	case "Terminating":
+		return providerv1.ServerState_SERVER_STATE_STOPPING, true
+	case "Terminated":
+		return providerv1.ServerState_SERVER_STATE_EXITED, true
+	default:
+		return 0, false
+	}
+}
+
+// endpointsOf has the machine's name for ports of TCP, since TLS needs one, and its address for those of UDP.
+func endpointsOf(s session) []*typev1.Endpoint {
+	ports := make([]hostapi.Port, 0, len(s.Ports))
+	for _, p := range s.Ports {
+		at := s.IPV4Address
+		if strings.EqualFold(p.Protocol, "TCP") && s.FQDN != "" || at == "" {
+			at = s.FQDN
+		}
+		ports = append(ports, hostapi.Port{Name: p.Name, Host: at, Port: p.Num, Protocol: p.Protocol})
+	}
+	return hostapi.Endpoints(ports...)
+}

@@ -1,0 +1,190 @@
+package playfab
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+const (
+	kind         = "playfab"
+	version      = "1"
+	pollInterval = 2 * time.Second
+	// maxBootstrap is what fits into a session's cookie, which has at most 8 KB: with either meaning of KB.
+	maxBootstrap = 8000
+)
+
+// Provider implements provider.Provider. It is safe for concurrent use.
+type Provider struct {
+	cfg    Config
+	client *client
+	book   attempts.Book
+	known  attempts.Known
+}
+
+var _ provider.Provider = (*Provider)(nil)
+
+// New returns a Provider. It calls nobody yet.
+func New(cfg Config) (*Provider, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	c, err := newClient(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("playfab.url: %w", err)
+	}
+	return &Provider{cfg: cfg, client: c}, nil
+}
+
+// Describe implements provider.Provider.
+func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.DescribeResponse{
+		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
+		MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(pollInterval), Contract: contract,
+	}, nil
+}
+
+// Allocate implements provider.Provider.
+func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
+	build, err := hostapi.Lookup("build", p.cfg.Builds, req.GetBuild())
+	if err != nil {
+		return nil, err
+	}
+	region, err := hostapi.Lookup("region", p.cfg.Regions, req.GetRegion())
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := p.book.Begin(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	o := order{BuildID: build.ID, PreferredRegions: []string{region}, SessionCookie: string(req.GetBootstrap())}
+	if build.Alias != "" {
+		o.BuildAliasParams = &alias{build.Alias}
+	}
+	s, err := p.start(ctx, req, o)
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.AllocateResponse{Server: s}, nil
+}
+
+// start starts the attempt's session, unless it is there. What PlayFab answers to a second request for one is not documented, so an attempt that was heard of
+// before is looked for first, and a refusal is taken for one only if the session is not there.
+func (p *Provider) start(ctx context.Context, req *providerv1.AllocateRequest, o order) (*providerv1.Server, error) {
+	var before bool
+	o.SessionID, before = p.learn(req)
+	if before {
+		s, err := p.server(ctx, o.SessionID, req.GetAttemptId())
+		if err == nil {
+			return alive(s)
+		}
+		if provider.ReasonOf(err) != provider.NotFound {
+			return nil, err
+		}
+	}
+	got, err := p.client.start(ctx, o)
+	if provider.ReasonOf(err) == provider.Invalid {
+		if s, missing := p.server(ctx, o.SessionID, req.GetAttemptId()); missing == nil {
+			return alive(s)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.told(p.client.request, got, o.SessionID, req.GetAttemptId())
+}
+
+// alive returns a server, unless its attempt is over: that has one server, once.
+func alive(s *providerv1.Server) (*providerv1.Server, error) {
+	if s.GetState() == providerv1.ServerState_SERVER_STATE_EXITED {
+		return nil, provider.Failure(provider.Invalid, "attempt %s: its server has ended", s.GetAttemptId())
+	}
+	return s, nil
+}
+
+// learn returns the id of an attempt's session, which is known from now on, and whether it was before.
+func (p *Provider) learn(of interface {
+	GetDeployment() string
+	GetAttemptId() string
+},
+) (id string, before bool) {
+	id = attempts.UUID(of.GetDeployment(), of.GetAttemptId())
+	return id, p.known.Learn(id, of.GetDeployment(), of.GetAttemptId())
+}
+
+// server looks a session up.
+func (p *Provider) server(ctx context.Context, id, attempt string) (*providerv1.Server, error) {
+	s, err := p.client.session(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return p.told(p.client.details, s, id, attempt)
+}
+
+// told is the server that the host told of, if that makes sense.
+func (p *Provider) told(op *hostapi.Operation, s session, id, attempt string) (*providerv1.Server, error) {
+	state, ok := stateOf(s.State)
+	if !ok || !strings.EqualFold(s.SessionID, id) {
+		return nil, hostapi.Senseless(host, op, fmt.Sprintf("session %q in state %q", hostapi.Clean(s.SessionID), hostapi.Clean(s.State)))
+	}
+	return &providerv1.Server{
+		AttemptId: attempt, ExternalId: id, State: state, Region: hostapi.NameOf(p.cfg.Regions, s.Region), Endpoints: endpointsOf(s),
+	}, nil
+}
+
+// Get implements provider.Provider.
+func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+	id, _ := p.learn(req)
+	s, err := p.server(ctx, id, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.GetResponse{Server: s}, nil
+}
+
+// Release implements provider.Provider. A session that cannot be looked up is shut down nevertheless: it may be too new.
+func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+	unlock, err := p.book.End(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	id, _ := p.learn(req)
+	s, err := p.server(ctx, id, req.GetAttemptId())
+	switch {
+	case err != nil && provider.ReasonOf(err) != provider.NotFound:
+		return nil, err
+	case s.GetState() == providerv1.ServerState_SERVER_STATE_EXITED, s.GetState() == providerv1.ServerState_SERVER_STATE_STOPPING:
+		return &providerv1.ReleaseResponse{State: s.GetState()}, nil
+	}
+	err = p.client.shutDown(ctx, id)
+	if provider.ReasonOf(err) == provider.NotFound {
+		return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_STOPPING}, nil
+}
+
+// Close ends the connections to the host.
+func (p *Provider) Close(context.Context) error {
+	p.client.close()
+	return nil
+}
