@@ -16,6 +16,7 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/attach"
 	"github.com/berth-dev/berth/services/allocation/providers/edgegap"
 	"github.com/berth-dev/berth/services/allocation/providers/hathora"
+	"github.com/berth-dev/berth/services/allocation/providers/playfab"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
 	"github.com/berth-dev/berth/services/allocation/providers/remote"
 	"github.com/berth-dev/berth/services/allocation/providers/static"
@@ -48,6 +49,8 @@ type Config struct {
 	Hathora hathora.Config `yaml:"hathora,omitempty"`
 	// Edgegap has a deployment at Edgegap for each server.
 	Edgegap edgegap.Config `yaml:"edgegap,omitempty"`
+	// PlayFab has a session of PlayFab Multiplayer Servers for each server.
+	PlayFab playfab.Config `yaml:"playfab,omitempty"`
 }
 
 // Deps are what the providers have of the service.
@@ -117,7 +120,9 @@ func builtins() []builtin {
 		}},
 		{"hathora", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return hathora.New(cfg.Hathora) }},
 		{"edgegap", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return edgegap.New(cfg.Edgegap) }},
-		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"}, {kind: "multiplay"}, {kind: "playfab"},
+		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"}, {kind: "multiplay"},
+		{"playfab", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return playfab.New(cfg.PlayFab) }},
+		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"}, {kind: "multiplay"},
 	}
 }
 

@@ -1,6 +1,7 @@
 package playfab_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -88,6 +89,7 @@ func TestFailures(t *testing.T) {
 		"HTML":              {answer{200, "text/html", html}, provider.Ambiguous, "makes no sense"},
 		"truncated":         {answer{200, "", `{"code": 200, "data": {"SessionI`}, provider.Ambiguous, "makes no sense"},
 		"an error inside":   {answer{200, "", `{"code": 429, "error": "MultiplayerServerTooManyRequests"}`}, provider.Ambiguous, `code 429, error "MultiplayerServerTooManyRequests"`},
+		"an error and data": {answer{200, "", `{"code": 503, "error": "MultiplayerServerUnavailable", "data": {}}`}, provider.Ambiguous, "code 503"},
 		"no data":           {answer{200, "", `{"code": 200, "status": "OK"}`}, provider.Ambiguous, "makes no sense"},
 		"another session":   {answer{200, "", `{"code": 200, "data": {` + session + `, "State": "Active"}}`}, provider.Ambiguous, "makes no sense"},
 		"an unknown state":  {answer{200, "", `{"code": 200, "data": {` + session + `, "State": "Dancing"}}`}, provider.Ambiguous, `state "Dancing"`},
@@ -263,63 +265,21 @@ func TestAnAttemptWhoseServerEnded(t *testing.T) {
 	}
 }
 
-// List goes through each build, also of an alias, in each region, and has what the process knows of: one that starts anew learns by Get.
-func TestList(t *testing.T) {
-	_, cfg, counted := start(t, nil)
-	p, fresh := open(t, cfg), open(t, cfg)
-	want := make(map[string]string)
-	for _, req := range []*providerv1.AllocateRequest{order("shooter", "eu"), order("shooter", "us"), order("racer", "eu"), order("racer", "us"), order("shooter", "eu"), order("shooter", "eu")} {
-		if _, err := p.Allocate(t.Context(), req); err != nil {
-			t.Fatal(err)
-		}
-		want[req.GetAttemptId()] = req.GetRegion()
+// The largest document fits, and arrives as it is.
+func TestTheLargestBootstrap(t *testing.T) {
+	host, cfg, _ := start(t, nil)
+	p, req := open(t, cfg), order("shooter", "eu")
+	d, err := p.Describe(t.Context(), &providerv1.DescribeRequest{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	list(t, p) // the host shows none yet
-	if got := list(t, p); len(got) != len(want) {
-		t.Errorf("got %v, want %v", got, want)
-	} else {
-		for attempt, region := range want {
-			if got[attempt] != region {
-				t.Errorf("%s is in %q, want %q", attempt, got[attempt], region)
-			}
-		}
+	req.Bootstrap = []byte(`{"server": "` + req.GetAttemptId() + `", "x": "<&>`)
+	req.Bootstrap = append(req.Bootstrap, strings.Repeat("y", int(d.GetMaxBootstrapBytes())-len(req.Bootstrap)-2)+`"}`...)
+	if _, err := p.Allocate(t.Context(), req); err != nil {
+		t.Fatal(err)
 	}
-	if n := counted.of("ListMultiplayerServers"); n < 2*6 {
-		t.Errorf("%d calls for three builds in two regions, twice", n)
-	}
-	if got := list(t, fresh); len(got) != 0 {
-		t.Errorf("a process that heard of none has %v", got)
-	}
-	for attempt := range want {
-		if _, err := fresh.Get(t.Context(), &providerv1.GetRequest{AttemptId: attempt, Deployment: "live"}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := list(t, fresh); len(got) != len(want) {
-		t.Errorf("a process that heard of all has %v", got)
-	}
-	for _, token := range []string{"x", shooter + "/Atlantis/", "x/WestEurope/", shooter + "/WestEurope"} {
-		if _, err := p.List(t.Context(), &providerv1.ListRequest{PageToken: token, Deployment: "live"}); provider.ReasonOf(err) != provider.Invalid {
-			t.Errorf("page %q: %v", token, err)
-		}
-	}
-}
-
-// list returns the regions of the servers by their attempts.
-func list(t *testing.T, p *playfab.Provider) map[string]string {
-	t.Helper()
-	got, token := make(map[string]string), ""
-	for {
-		resp, err := p.List(t.Context(), &providerv1.ListRequest{PageToken: token, Deployment: "live"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, s := range resp.GetServers() {
-			got[s.GetAttemptId()] = s.GetRegion()
-		}
-		if token = resp.GetNextPageToken(); token == "" {
-			return got
-		}
+	if got, err := host.Bootstrap(t.Context(), req.GetAttemptId()); err != nil || !bytes.Equal(got, req.GetBootstrap()) {
+		t.Errorf("%d bytes arrived of %d: %v", len(got), len(req.GetBootstrap()), err)
 	}
 }
 
@@ -362,13 +322,13 @@ func TestConfig(t *testing.T) {
 		return func(c *playfab.Config) { c.Builds = map[string]playfab.Build{"shooter": b} }
 	}
 	for want, change := range map[string]func(*playfab.Config){
-		"playfab.title_id":                 func(c *playfab.Config) { c.URL = "" },
-		`playfab.title_id: "AAD5D.x"`:      func(c *playfab.Config) { c.URL, c.TitleID = "", "AAD5D.x" },
-		"playfab.url":                      func(c *playfab.Config) { c.URL = "http://aad5d.playfabapi.com" },
-		"playfab.secret_key_file":          func(c *playfab.Config) { c.SecretKeyFile += ".not" },
-		"playfab.builds: at least":         func(c *playfab.Config) { c.Builds = nil },
-		"playfab.regions: at least":        func(c *playfab.Config) { c.Regions = nil },
-		"playfab.builds.shooter: build_id": builds(playfab.Build{}),
+		"playfab.title_id":                              func(c *playfab.Config) { c.URL = "" },
+		`playfab.title_id: "AAD5D.x"`:                   func(c *playfab.Config) { c.URL, c.TitleID = "", "AAD5D.x" },
+		"playfab.url":                                   func(c *playfab.Config) { c.URL = "http://aad5d.playfabapi.com" },
+		"playfab.secret_key_file":                       func(c *playfab.Config) { c.SecretKeyFile += ".not" },
+		"playfab.builds: at least":                      func(c *playfab.Config) { c.Builds = nil },
+		"playfab.regions: at least":                     func(c *playfab.Config) { c.Regions = nil },
+		"playfab.builds.shooter: build_id":              builds(playfab.Build{}),
 		"playfab.builds.shooter: build_id and alias_id": builds(playfab.Build{ID: shooter, Alias: racers}),
 		"playfab.builds.shooter.build_id":               builds(playfab.Build{ID: "shooter"}),
 		"playfab.builds.shooter.alias_id":               builds(playfab.Build{Alias: "{" + racers + "}"}),

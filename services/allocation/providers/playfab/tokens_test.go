@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,22 +106,31 @@ func TestAShortLivedToken(t *testing.T) {
 	}
 }
 
-// A token that the host refuses is replaced once for all calls that were under way with it, and none of them fails.
-func TestARevokedTokenIsReplaced(t *testing.T) {
-	const callers = 8
+// A token that the host refuses is replaced once for all calls that were under way with it, and none of them fails: also not one that hears of it late.
+func TestARevokedTokenIsReplacedOnce(t *testing.T) {
+	const callers = 4
 	host, cfg, counted := start(t, nil)
 	p := open(t, cfg)
 	clock := playfab.SetClock(p, time.Now())
-	var waiting sync.WaitGroup
-	waiting.Add(callers)
+	var arrived sync.WaitGroup
+	arrived.Add(callers)
+	var late atomic.Bool
+	replaced := make(chan struct{})
+	replace := sync.OnceFunc(func() { close(replaced) })
 	host.Answer(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case strings.HasSuffix(r.URL.Path, "/GetEntityToken"):
 			answer{200, "", fmt.Sprintf(`{"code": 200, "data": {"EntityToken": "token %d"}}`, counted.of("GetEntityToken"))}.ServeHTTP(w, r)
 		case r.Header.Get("X-Entitytoken") == "token 1" && counted.of("GetMultiplayerServerDetails") > 1:
-			waiting.Done()
-			waiting.Wait() // for the others that have it
+			arrived.Done()
+			arrived.Wait() // for the others that have it
+			if late.CompareAndSwap(false, true) {
+				<-replaced
+			}
 			refusal(401, "EntityTokenRevoked", "Revoked").ServeHTTP(w, r)
+		case r.Header.Get("X-Entitytoken") == "token 2":
+			replace()
+			missing.ServeHTTP(w, r)
 		default:
 			missing.ServeHTTP(w, r)
 		}
@@ -163,7 +173,7 @@ func TestAServerIsStartedWithANewToken(t *testing.T) {
 }
 
 // One that is refused as well is not replaced again and again.
-func TestARefusedTokenIsReplacedOnce(t *testing.T) {
+func TestARefusedTokenIsNotReplacedForEver(t *testing.T) {
 	host, cfg, counted := start(t, func(c *playfabhost.Config) { c.Revoked = func(string) bool { return true } })
 	p := open(t, cfg)
 	clock := playfab.SetClock(p, time.Now())
