@@ -65,13 +65,19 @@ func TestListOfWhatIsNotThere(t *testing.T) {
 	if got := list(t, p); len(got) != 1 {
 		t.Errorf("got %v", got)
 	}
-	for _, c := range []answer{refusal(500, "MultiplayerServerInternalServerError", "Oops"), {404, "text/html", html}, {200, "", `{"code": 200}`}} {
-		host.Answer(c.ServeHTTP)
-		if resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: "live"}); provider.ReasonOf(err) != provider.Unavailable {
-			t.Errorf("%s: %v, %v", c.body, resp, err)
+	cfg.Builds = map[string]playfab.Build{"shooter": {ID: shooter}}
+	for name, p := range map[string]*playfab.Provider{"the alias": p, "the sessions": open(t, cfg)} {
+		if err := get(t, p); err != nil { // so that there is a token
+			t.Fatal(err)
 		}
+		for _, c := range []answer{refusal(500, "MultiplayerServerInternalServerError", "Oops"), {404, "text/html", html}, {200, "", `{"code": 200}`}} {
+			host.Answer(c.ServeHTTP)
+			if resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: "live"}); provider.ReasonOf(err) != provider.Unavailable {
+				t.Errorf("%s: %s: %v, %v", name, c.body, resp, err)
+			}
+		}
+		_ = host.Heal(t.Context())
 	}
-	_ = host.Heal(t.Context())
 	for range 3 {
 		if _, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: "live"}); err != nil {
 			t.Fatal(err)

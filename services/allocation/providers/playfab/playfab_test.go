@@ -375,6 +375,21 @@ func TestARepeatLooksFirst(t *testing.T) {
 	}
 }
 
+// An attempt that was given back before its session was asked for gets none.
+func TestAReleaseBeforeTheAllocate(t *testing.T) {
+	host, cfg, _ := start(t, nil)
+	p, req := open(t, cfg), order("shooter", "eu")
+	if resp, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: "live"}); err != nil || resp.GetState() != providerv1.ServerState_SERVER_STATE_EXITED {
+		t.Errorf("%v, %v", resp, err)
+	}
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Invalid {
+		t.Errorf("got %v", err)
+	}
+	if c := host.Count(); c.Started != 0 {
+		t.Errorf("%+v", c)
+	}
+}
+
 // A server that ends has time for it, and is not told again.
 func TestReleaseWaitsForTheEnd(t *testing.T) {
 	_, cfg, counted := start(t, nil)
