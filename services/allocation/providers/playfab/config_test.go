@@ -1,0 +1,45 @@
+package playfab_test
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/berth-dev/berth/services/allocation/providers/playfab"
+)
+
+func TestConfig(t *testing.T) {
+	builds := func(b playfab.Build) func(*playfab.Config) {
+		return func(c *playfab.Config) { c.Builds = map[string]playfab.Build{"shooter": b} }
+	}
+	for want, change := range map[string]func(*playfab.Config){
+		"playfab.title_id":                              func(c *playfab.Config) { c.URL = "" },
+		`playfab.title_id: "AAD5D.x"`:                   func(c *playfab.Config) { c.URL, c.TitleID = "", "AAD5D.x" },
+		"playfab.url":                                   func(c *playfab.Config) { c.URL = "http://aad5d.playfabapi.com" },
+		"playfab.secret_key_file":                       func(c *playfab.Config) { c.SecretKeyFile += ".not" },
+		"playfab.builds: at least":                      func(c *playfab.Config) { c.Builds = nil },
+		"playfab.regions: at least":                     func(c *playfab.Config) { c.Regions = nil },
+		"playfab.builds.shooter: build_id":              builds(playfab.Build{}),
+		"playfab.builds.shooter: build_id and alias_id": builds(playfab.Build{ID: shooter, Alias: racers}),
+		"playfab.builds.shooter.build_id":               builds(playfab.Build{ID: "shooter"}),
+		"playfab.builds.shooter.alias_id":               builds(playfab.Build{Alias: "{" + racers + "}"}),
+		"playfab.regions.eu":                            func(c *playfab.Config) { c.Regions = map[string]string{"eu": ""} },
+	} {
+		_, cfg, _ := start(t, nil)
+		change(&cfg)
+		if _, err := playfab.New(cfg); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("got %v; want %q", err, want)
+		}
+	}
+	_, cfg, _ := start(t, nil)
+	cfg.URL, cfg.TitleID = "", "AAD5D"
+	if _, err := playfab.New(cfg); err != nil {
+		t.Error(err)
+	}
+	if err := os.Remove(string(cfg.SecretKeyFile)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := playfab.New(cfg); err == nil || !strings.HasPrefix(err.Error(), "playfab.secret_key_file") {
+		t.Errorf("without a key: %v", err)
+	}
+}
