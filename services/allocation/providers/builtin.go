@@ -17,6 +17,7 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/edgegap"
 	"github.com/berth-dev/berth/services/allocation/providers/hathora"
 	"github.com/berth-dev/berth/services/allocation/providers/playfab"
+	"github.com/berth-dev/berth/services/allocation/providers/multiplay"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
 	"github.com/berth-dev/berth/services/allocation/providers/remote"
 	"github.com/berth-dev/berth/services/allocation/providers/static"
@@ -51,6 +52,8 @@ type Config struct {
 	Edgegap edgegap.Config `yaml:"edgegap,omitempty"`
 	// PlayFab has a session of PlayFab Multiplayer Servers for each server.
 	PlayFab playfab.Config `yaml:"playfab,omitempty"`
+	// Multiplay has an allocation of a Multiplay fleet's server for each server.
+	Multiplay multiplay.Config `yaml:"multiplay,omitempty"`
 }
 
 // Deps are what the providers have of the service.
@@ -120,9 +123,11 @@ func builtins() []builtin {
 		}},
 		{"hathora", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return hathora.New(cfg.Hathora) }},
 		{"edgegap", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return edgegap.New(cfg.Edgegap) }},
-		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"}, {kind: "multiplay"},
+		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
 		{"playfab", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return playfab.New(cfg.PlayFab) }},
-		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"}, {kind: "multiplay"},
+		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
+		{"multiplay", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return multiplay.New(cfg.Multiplay) }},
+		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
 	}
 }
 

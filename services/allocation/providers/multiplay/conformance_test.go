@@ -1,0 +1,116 @@
+package multiplay_test
+
+import (
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/berth-dev/berth/sdk/go/provider/providertest"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+	"github.com/berth-dev/berth/services/allocation/providers/multiplay"
+	multiplayhost "github.com/berth-dev/berth/test/hosts/multiplay"
+	"github.com/berth-dev/berth/test/hosts/standin"
+)
+
+const (
+	key         = "rs-api-key"
+	keyID       = "7e0f1152-e0dd-4b14-8e37-04cab07efeb0"
+	secret      = "5d7f1a66-f29d-45c8-a6aa-a84242aa805f"
+	project     = "9495bede-abf0-44f1-9238-9b54304bdcce"
+	environment = "d0ae987c-75bf-4802-a1f5-ab033a29a7e3"
+	fleet       = "019cbe7b-6b16-774b-8fc4-44e2f9e395fb"
+	otherFleet  = "6e4e3e11-d548-4b54-b388-5fc881991a13"
+	europe      = "ddbf538c-1408-11f1-a08a-42010ab90008"
+	america     = "dbd8da32-e8ee-4502-a249-fa0906bfe8b7"
+	build       = 2000012
+	readyBuild  = 2000013
+	otherBuild  = 1275036
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// start starts a stand-in, and returns a configuration for it.
+func start(t testing.TB, dialect string) (*multiplayhost.Host, multiplay.Config) {
+	t.Helper()
+	host := multiplayhost.New(multiplayhost.Config{
+		Dialect: dialect, APIKey: key, KeyID: keyID, KeySecret: secret, Project: project, Environment: environment,
+		Fleets:  map[string]map[int64]multiplayhost.Readiness{fleet: {build: false, readyBuild: true}, otherFleet: {otherBuild: false}},
+		Regions: []string{europe, america},
+	})
+	srv := httptest.NewServer(host)
+	t.Cleanup(func() {
+		srv.CloseClientConnections()
+		srv.Close()
+		host.Close()
+	})
+	cfg := multiplay.Config{
+		Dialect: dialect, URL: srv.URL, Project: project, Environment: environment,
+		Builds: map[string]multiplay.Build{
+			"racer":   {Fleet: otherFleet, BuildConfiguration: otherBuild},
+			"shooter": {Fleet: fleet, BuildConfiguration: build},
+			"slow":    {Fleet: fleet, BuildConfiguration: readyBuild},
+		},
+		Regions: map[string]string{"eu": europe, "us": america},
+	}
+	if dialect == multiplay.Unity {
+		cfg.AuthURL, cfg.KeyID, cfg.KeySecretFile = srv.URL, keyID, secretFile(t, secret)
+	} else {
+		cfg.APIKeyFile = secretFile(t, key)
+	}
+	return host, cfg
+}
+
+func secretFile(t testing.TB, content string) hostapi.SecretFile {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(content+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return hostapi.SecretFile(file)
+}
+
+// open returns a provider that is closed at the end.
+func open(t testing.TB, cfg multiplay.Config) *multiplay.Provider {
+	t.Helper()
+	p, err := multiplay.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+// Multiplay says neither that it has no room nor that a quota stands in the way: those two checks are skipped. TestGivesUp is about the first.
+func TestConformance(t *testing.T) {
+	for _, dialect := range []string{multiplay.RocketScience, multiplay.Unity} {
+		t.Run(dialect, func(t *testing.T) {
+			host, cfg := start(t, dialect)
+			providertest.Run(t, providertest.Config{Provider: open(t, cfg), Host: host})
+			if c := host.Count(); c.Running != 0 || c.Doubled != 0 {
+				t.Errorf("at the end: %+v", c)
+			}
+		})
+	}
+}
+
+// A build whose servers have to say that they are ready.
+func TestConformanceWithReadiness(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	providertest.Run(t, providertest.Config{Provider: open(t, cfg), Host: host, Build: "slow", Checks: []string{"allocate", "release"}})
+}
+
+func BenchmarkAllocate(b *testing.B) {
+	for _, dialect := range []string{multiplay.RocketScience, multiplay.Unity} {
+		b.Run(dialect, func(b *testing.B) {
+			host, cfg := start(b, dialect)
+			standin.Bench(b, open(b, cfg), host.Host, "shooter", "eu")
+		})
+	}
+}

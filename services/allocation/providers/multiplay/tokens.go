@@ -1,0 +1,145 @@
+package multiplay
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+const (
+	// early is how long before its end a token is replaced.
+	early = time.Minute
+	// exchangesPerSecond is what 18,000 in half an hour come to.
+	exchangesPerSecond = 10
+)
+
+// tokens fetches Unity's tokens, one at a time. It is safe for concurrent use.
+type tokens struct {
+	api      *hostapi.Client
+	exchange *hostapi.Operation
+	path     string
+	turn     chan struct{} // one place, for whoever fetches one; the others wait
+
+	mu    sync.Mutex
+	token string
+	until time.Time // then it is over
+}
+
+func newTokens(cfg Config) (*tokens, error) {
+	query := url.Values{"projectId": {cfg.Project}, "environmentId": {cfg.Environment}}
+	t := &tokens{
+		// To fetch a token changes nothing: a call that could not get one was not made.
+		exchange: hostapi.Read("exchange the key for a token", exchangesPerSecond), path: "/auth/v1/token-exchange?" + query.Encode(), turn: make(chan struct{}, 1),
+	}
+	var err error
+	t.api, err = hostapi.New(hostapi.Config{Host: "Unity", URL: cfg.AuthURL, Explain: explainExchange, Authorize: func(_ context.Context, r *http.Request) error {
+		secret, err := cfg.KeySecretFile.Use("multiplay.key_secret_file")
+		r.SetBasicAuth(cfg.KeyID, secret)
+		return err
+	}})
+	return t, err
+}
+
+type sentKey struct{}
+
+// withSent returns a context for a call in which authorize remembers with which token it was sent: the one that was refused, if it is sent again.
+func withSent(ctx context.Context) context.Context { return context.WithValue(ctx, sentKey{}, new(string)) }
+
+// authorize puts a token on a request: another one than it was sent with before.
+func (t *tokens) authorize(ctx context.Context, r *http.Request) error {
+	sent, _ := ctx.Value(sentKey{}).(*string)
+	token, err := t.get(ctx, *sent)
+	*sent = token
+	r.Header.Set("Authorization", "Bearer "+token)
+	return err
+}
+
+// current returns the token that is good and not the refused one, if there is one, and whether it will be for a while.
+func (t *tokens) current(refused string) (token string, fresh bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	left := time.Until(t.until)
+	if t.token == refused || left <= 0 {
+		return "", false
+	}
+	return t.token, left > early
+}
+
+func (t *tokens) get(ctx context.Context, refused string) (string, error) {
+	if token, fresh := t.current(refused); fresh {
+		return token, nil
+	}
+	select {
+	case t.turn <- struct{}{}:
+	case <-ctx.Done():
+		return "", provider.Failure(provider.Unavailable, "Unity: %s: another call does so; this one was cut off before it was sent", t.exchange.Name)
+	}
+	defer func() { <-t.turn }()
+	token, fresh := t.current(refused)
+	if fresh {
+		return token, nil
+	}
+	fetched, life, err := t.fetch(ctx)
+	if err != nil && token != "" {
+		return token, nil // the next call tries again
+	}
+	if err != nil {
+		return "", err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.token, t.until = fetched, time.Now().Add(life)
+	return fetched, nil
+}
+
+// fetch returns a token and how long it lasts.
+func (t *tokens) fetch(ctx context.Context) (string, time.Duration, error) {
+	var out struct {
+		AccessToken string `json:"accessToken"`
+	}
+	in := struct {
+		Scopes []string `json:"scopes"`
+	}{[]string{}} // all that the account may do
+	if err := t.api.Do(ctx, hostapi.Call{Operation: t.exchange, Method: http.MethodPost, Path: t.path, In: in, Out: &out}); err != nil {
+		return "", 0, err
+	}
+	life, ok := lifeOf(out.AccessToken)
+	if !ok {
+		return "", 0, hostapi.Senseless("Unity", t.exchange, "accessToken is no JWT that lasts")
+	}
+	return out.AccessToken, life, nil
+}
+
+// lifeOf reads how long a JWT lasts, counted from its own beginning where it names that: clocks need not agree.
+func lifeOf(token string) (time.Duration, bool) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return 0, false
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return 0, false
+	}
+	var claims struct {
+		IssuedAt *float64 `json:"iat"`
+		Expires  float64  `json:"exp"`
+	}
+	if json.Unmarshal(raw, &claims) != nil {
+		return 0, false
+	}
+	from := float64(time.Now().Unix())
+	if claims.IssuedAt != nil {
+		from = *claims.IssuedAt
+	}
+	const most = 24 * 60 * 60 // more is nothing to rely on
+	seconds := min(claims.Expires-from, most)
+	return time.Duration(seconds * float64(time.Second)), seconds > 0
+}
