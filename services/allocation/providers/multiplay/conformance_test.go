@@ -1,6 +1,7 @@
 package multiplay_test
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -16,7 +17,7 @@ import (
 )
 
 const (
-	key         = "rs-api-key"
+	key         = "rs-4Yw6Tq0uXb2Vn8Lk1Zc5Rj7Hd3Fg9Pm6Sa0Qe4Wt2Uy8Io1K"
 	keyID       = "7e0f1152-e0dd-4b14-8e37-04cab07efeb0"
 	secret      = "5d7f1a66-f29d-45c8-a6aa-a84242aa805f"
 	project     = "9495bede-abf0-44f1-9238-9b54304bdcce"
@@ -35,12 +36,18 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // start starts a stand-in, and returns a configuration for it.
 func start(t testing.TB, dialect string) (*multiplayhost.Host, multiplay.Config) {
 	t.Helper()
+	return startBehind(t, dialect, func(host http.Handler) http.Handler { return host })
+}
+
+// startBehind starts one with something before it.
+func startBehind(t testing.TB, dialect string, behind func(http.Handler) http.Handler) (*multiplayhost.Host, multiplay.Config) {
+	t.Helper()
 	host := multiplayhost.New(multiplayhost.Config{
 		Dialect: dialect, APIKey: key, KeyID: keyID, KeySecret: secret, Project: project, Environment: environment,
 		Fleets:  map[string]map[int64]multiplayhost.Readiness{fleet: {build: false, readyBuild: true}, otherFleet: {otherBuild: false}},
 		Regions: []string{europe, america},
 	})
-	srv := httptest.NewServer(host)
+	srv := httptest.NewServer(behind(host))
 	t.Cleanup(func() {
 		srv.CloseClientConnections()
 		srv.Close()

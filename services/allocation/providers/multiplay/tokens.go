@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// early is how long before its end a token is replaced.
+	// early is how long before its end a token is replaced; of one that lasts for less than twice that, after half of it.
 	early = time.Minute
 	// exchangesPerSecond is what 18,000 in half an hour come to.
 	exchangesPerSecond = 10
@@ -28,9 +28,9 @@ type tokens struct {
 	path     string
 	turn     chan struct{} // one place, for whoever fetches one; the others wait
 
-	mu    sync.Mutex
-	token string
-	until time.Time // then it is over
+	mu          sync.Mutex
+	token       string
+	old, expiry time.Time // when it is to be replaced, and when it is over
 }
 
 func newTokens(cfg Config) (*tokens, error) {
@@ -51,7 +51,9 @@ func newTokens(cfg Config) (*tokens, error) {
 type sentKey struct{}
 
 // withSent returns a context for a call in which authorize remembers with which token it was sent: the one that was refused, if it is sent again.
-func withSent(ctx context.Context) context.Context { return context.WithValue(ctx, sentKey{}, new(string)) }
+func withSent(ctx context.Context) context.Context {
+	return context.WithValue(ctx, sentKey{}, new(string))
+}
 
 // authorize puts a token on a request: another one than it was sent with before.
 func (t *tokens) authorize(ctx context.Context, r *http.Request) error {
@@ -66,11 +68,11 @@ func (t *tokens) authorize(ctx context.Context, r *http.Request) error {
 func (t *tokens) current(refused string) (token string, fresh bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	left := time.Until(t.until)
-	if t.token == refused || left <= 0 {
+	now := time.Now()
+	if t.token == refused || !now.Before(t.expiry) {
 		return "", false
 	}
-	return t.token, left > early
+	return t.token, now.Before(t.old)
 }
 
 func (t *tokens) get(ctx context.Context, refused string) (string, error) {
@@ -96,7 +98,8 @@ func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.token, t.until = fetched, time.Now().Add(life)
+	now := time.Now()
+	t.token, t.old, t.expiry = fetched, now.Add(max(life-early, life/2)), now.Add(life)
 	return fetched, nil
 }
 

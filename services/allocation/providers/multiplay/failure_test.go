@@ -1,0 +1,193 @@
+package multiplay_test
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/sdk/go/provider/providertest"
+	"github.com/berth-dev/berth/services/allocation/providers/multiplay"
+)
+
+func order() *providerv1.AllocateRequest {
+	instance := uuid.NewString()
+	attempt := instance + "-1"
+	return &providerv1.AllocateRequest{
+		AttemptId: attempt, Namespace: "default", InstanceId: instance, Build: "shooter", Region: "eu", Deployment: "berth", Bootstrap: providertest.Bootstrap(attempt, instance),
+	}
+}
+
+func says(status int, kind, body string, header ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", kind)
+		if len(header) == 2 {
+			w.Header().Set(header[0], header[1])
+		}
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+// problem is an answer as ListAllocations400Response is.
+func problem(status int, detail string, header ...string) http.HandlerFunc {
+	return says(status, "application/problem+json", `{"detail":"`+detail+`","details":[],"requestId":"f1","title":"`+http.StatusText(status)+`"}`, header...)
+}
+
+const page = "<html><body>502 Bad Gateway</body></html>"
+
+type answered struct {
+	name   string
+	answer http.HandlerFunc
+	reason providerv1.FailureReason
+	words  string
+	after  time.Duration
+}
+
+// check has the host answer, and checks what a call makes of it.
+func (c answered) check(t *testing.T, call func(context.Context, *multiplay.Provider) error) {
+	t.Helper()
+	host, cfg := start(t, multiplay.RocketScience)
+	p := open(t, cfg)
+	host.Answer(c.answer)
+	err := call(t.Context(), p)
+	if provider.ReasonOf(err) != c.reason || provider.RetryAfterOf(err) != c.after {
+		t.Errorf("%s: %v after %v (%v), want %v after %v", c.name, provider.ReasonOf(err), provider.RetryAfterOf(err), err, c.reason, c.after)
+	}
+	if err != nil && (!strings.Contains(err.Error(), c.words) || strings.Contains(err.Error(), key)) {
+		t.Errorf("%s: %q does not have %q, or has the key", c.name, err, c.words)
+	}
+}
+
+func TestFailuresOfAllocate(t *testing.T) {
+	for _, c := range []answered{
+		{"invalid", problem(400, "regionId: the fleet is not in this region"), provider.Invalid, "regionId: the fleet is not in this region", 0},
+		{"credentials", problem(401, "token "+key+" is unknown"), provider.Unauthenticated, "multiplay.api_key_file", 0},
+		{"permission", problem(403, "access denied"), provider.Unauthenticated, "multiplay.project", 0},
+		{"no fleet", problem(404, "fleet not found"), provider.Invalid, "fleet right? fleet not found", 0},
+		{"throttled", problem(429, "Rate limit exceeded", "Retry-After", "3"), provider.RateLimited, "Rate limit exceeded", 3 * time.Second},
+		{"throttled, nobody knows for how long", problem(429, "Rate limit exceeded"), provider.RateLimited, "Rate limit exceeded", 0},
+		{"broke", problem(500, "internal"), provider.Ambiguous, "internal", 0},
+		{"away", says(503, "text/html", page), provider.Unavailable, "text/html", 0},
+		{"proxy", says(502, "text/html", page), provider.Ambiguous, "a page of text/html", 0},
+		{"late", says(504, "text/html", page), provider.Ambiguous, "a page of text/html", 0},
+		{"moved", says(302, "text/html", "", "Location", "https://example.com/"), provider.Ambiguous, "HTTP 302", 0},
+		{"HTML", says(200, "text/html", page), provider.Ambiguous, "a page of text/html", 0},
+		{"truncated", says(200, "application/json", `{"allocationId": "019c`), provider.Ambiguous, "makes no sense", 0},
+		{"an error inside", says(200, "application/json", `{"status": 500, "detail": "oops"}`), provider.Ambiguous, "makes no sense", 0},
+		{"another one", says(200, "application/json", `{"allocationId": "`+fleet+`", "href": "/"}`), provider.Ambiguous, "makes no sense", 0},
+		{"wrong shape", says(200, "application/json", `{"allocationId": 5}`), provider.Ambiguous, "makes no sense", 0},
+	} {
+		c.check(t, func(ctx context.Context, p *multiplay.Provider) error {
+			_, err := p.Allocate(ctx, order())
+			return err
+		})
+	}
+}
+
+func TestFailuresOfGet(t *testing.T) {
+	for _, c := range []answered{
+		{"gone", problem(404, "allocation not found"), provider.NotFound, "Multiplay has no allocation", 0},
+		{"credentials", problem(401, "expired"), provider.Unauthenticated, "multiplay.api_key_file", 0},
+		{"throttled", problem(429, "slow down", "Retry-After", "2"), provider.RateLimited, "slow down", 2 * time.Second},
+		{"broke", problem(500, "internal"), provider.Unavailable, "internal", 0},
+		{"nothing", says(200, "application/json", `{}`), provider.Unavailable, "makes no sense", 0},
+		{"wrong shape", says(200, "application/json", `{"allocationId": "x", "gamePort": "9000"}`), provider.Unavailable, "makes no sense", 0},
+		{"HTML", says(200, "text/html", page), provider.Unavailable, "a page of text/html", 0},
+	} {
+		c.check(t, func(ctx context.Context, p *multiplay.Provider) error {
+			_, err := p.Get(ctx, &providerv1.GetRequest{AttemptId: order().GetAttemptId(), Deployment: "berth"})
+			return err
+		})
+	}
+}
+
+func TestFailuresOfRelease(t *testing.T) {
+	for _, c := range []answered{
+		{"gone", problem(404, "allocation not found"), 0, "", 0},
+		{"permission", problem(403, "access denied"), provider.Unauthenticated, "multiplay.project", 0},
+		{"broke", problem(500, "internal"), provider.Ambiguous, "internal", 0},
+		{"away", says(503, "text/html", page), provider.Unavailable, "text/html", 0},
+	} {
+		c.check(t, func(ctx context.Context, p *multiplay.Provider) error {
+			_, err := p.Release(ctx, &providerv1.ReleaseRequest{AttemptId: order().GetAttemptId(), Deployment: "berth"})
+			return err
+		})
+	}
+}
+
+func TestNobodyListens(t *testing.T) {
+	srv := httptest.NewServer(http.NotFoundHandler())
+	srv.Close()
+	_, cfg := start(t, multiplay.RocketScience)
+	cfg.URL = srv.URL
+	if _, err := open(t, cfg).Allocate(t.Context(), order()); provider.ReasonOf(err) != provider.Unavailable {
+		t.Errorf("Allocate: %v", err)
+	}
+}
+
+// What the host refuses, it refuses here: the provider's mistakes would show.
+func TestStandInRefusesWrongShapes(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	right := `{"allocationId":"` + keyID + `","buildConfigurationId":2000012,"regionId":"` + europe + `","payload":"{}"}`
+	for name, c := range map[string]struct {
+		body string
+		want int
+	}{
+		"right":       {right, 200},
+		"no id":       {strings.Replace(right, "allocationId", "uuid", 1), 400},
+		"a string":    {strings.Replace(right, "2000012", `"2000012"`, 1), 400},
+		"a name":      {strings.Replace(right, europe, "Europe", 1), 400},
+		"an object":   {strings.Replace(right, `"{}"`, `{}`, 1), 400},
+		"too large":   {strings.Replace(right, `"{}"`, `"`+strings.Repeat("x", 10<<10)+`"`, 1), 400},
+		"other fleet": {strings.Replace(right, "2000012", "1275036", 1), 400},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, cfg.URL+"/v4/projects/"+project+"/environments/"+environment+"/fleets/"+fleet+"/allocations", strings.NewReader(c.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", "Bearer "+key)
+		r.Header.Set("Content-Type", "application/json")
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != c.want {
+			t.Errorf("%s: %d, want %d", name, resp.StatusCode, c.want)
+		}
+	}
+	http.DefaultClient.CloseIdleConnections()
+	if c := host.Count(); c.Started != 1 {
+		t.Errorf("%d servers were started", c.Started)
+	}
+}
+
+func TestDocumentIsTooLarge(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	p := open(t, cfg)
+	d, err := p.Describe(t.Context(), &providerv1.DescribeRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := order()
+	req.Bootstrap = []byte(`{"v":"` + strings.Repeat("x", int(d.GetMaxBootstrapBytes())-8) + `"}`)
+	if _, err := p.Allocate(t.Context(), req); err != nil {
+		t.Errorf("a document of %d bytes: %v", len(req.GetBootstrap()), err)
+	}
+	req = order()
+	req.Bootstrap = []byte(`{"v":"` + strings.Repeat("x", int(d.GetMaxBootstrapBytes())) + `"}`)
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Invalid || !strings.Contains(err.Error(), "8192") {
+		t.Errorf("a document of %d bytes: %v", len(req.GetBootstrap()), err)
+	}
+	if c := host.Count(); c.Started != 1 {
+		t.Errorf("%d servers were started", c.Started)
+	}
+}

@@ -1,0 +1,270 @@
+package multiplay_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/multiplay"
+)
+
+const (
+	starting = providerv1.ServerState_SERVER_STATE_STARTING
+	running  = providerv1.ServerState_SERVER_STATE_RUNNING
+	exited   = providerv1.ServerState_SERVER_STATE_EXITED
+)
+
+func allocate(t *testing.T, p *multiplay.Provider, req *providerv1.AllocateRequest) *providerv1.Server {
+	t.Helper()
+	resp, err := p.Allocate(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetServer()
+}
+
+func get(t *testing.T, p *multiplay.Provider, req *providerv1.AllocateRequest) *providerv1.Server {
+	t.Helper()
+	resp, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), Deployment: req.GetDeployment()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetServer()
+}
+
+// becomes asks until the server is in that state.
+func becomes(t *testing.T, p *multiplay.Provider, req *providerv1.AllocateRequest, state providerv1.ServerState) *providerv1.Server {
+	t.Helper()
+	var s *providerv1.Server
+	until(t, func() bool { s = get(t, p, req); return s.GetState() == state })
+	return s
+}
+
+func until(t *testing.T, holds func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("waited in vain")
+		}
+	}
+}
+
+func release(t *testing.T, p *multiplay.Provider, req *providerv1.AllocateRequest) {
+	t.Helper()
+	resp, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: req.GetDeployment()})
+	if err != nil || resp.GetState() != exited {
+		t.Fatalf("Release: %v, %v", resp, err)
+	}
+}
+
+func list(t *testing.T, p *multiplay.Provider) []string {
+	t.Helper()
+	resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: "berth"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, s := range resp.GetServers() {
+		ids = append(ids, s.GetAttemptId())
+	}
+	return ids
+}
+
+func TestServer(t *testing.T) {
+	_, cfg := start(t, multiplay.RocketScience)
+	p, req := open(t, cfg), order()
+	req.Build, req.Region = "racer", "us"
+	s := allocate(t, p, req)
+	in, id, _ := strings.Cut(s.GetExternalId(), "/")
+	if u, err := uuid.Parse(id); err != nil || u.Version() != 5 || in != otherFleet || s.GetState() != starting {
+		t.Errorf("Allocate: %v", s)
+	}
+	s = becomes(t, p, req, running)
+	if e := s.GetEndpoints(); len(e) != 1 || e[0].GetName() != "game" || !strings.HasPrefix(e[0].GetHost(), "203.0.113.") || e[0].GetPort() < 9000 || s.GetRegion() != "us" {
+		t.Errorf("Get: %v", s)
+	}
+}
+
+// A server that says that it is not ready has an address, and is not up.
+func TestReadiness(t *testing.T) {
+	_, cfg := start(t, multiplay.RocketScience)
+	p, req := open(t, cfg), order()
+	req.Build = "slow"
+	allocate(t, p, req)
+	waited := false
+	until(t, func() bool {
+		s := get(t, p, req)
+		waited = waited || s.GetState() == starting && len(s.GetEndpoints()) == 1
+		return s.GetState() == running
+	})
+	if !waited {
+		t.Error("it was up without being ready")
+	}
+}
+
+// While there is no room an allocation waits, and gets a server when there is.
+func TestWaitsForRoom(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	host.Resize(1)
+	p, first, second := open(t, cfg), order(), order()
+	allocate(t, p, first)
+	becomes(t, p, first, running)
+	allocate(t, p, second)
+	for range 5 {
+		if s := get(t, p, second); s.GetState() != starting || len(s.GetEndpoints()) != 0 {
+			t.Fatalf("without a server: %v", s)
+		}
+	}
+	release(t, p, first)
+	becomes(t, p, second, running)
+}
+
+// One that gets none in time is given back: nothing is left of it, and nothing comes of it later.
+func TestGivesUp(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	host.Resize(1)
+	patient, there, req := open(t, cfg), order(), order()
+	allocate(t, patient, there)
+	cfg.GiveUpAfter = time.Nanosecond
+	p := open(t, cfg)
+	allocate(t, p, req)
+	s := get(t, p, req)
+	if s.GetState() != exited || !strings.HasPrefix(s.GetMessage(), "NO_CAPACITY: ") || !strings.Contains(s.GetMessage(), "multiplay.give_up_after") {
+		t.Errorf("Get: %v", s)
+	}
+	host.Resize(0)
+	if s := get(t, p, req); s.GetState() != exited {
+		t.Errorf("Get once there is room: %v", s)
+	}
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.NoCapacity {
+		t.Errorf("Allocate of an attempt that was given up: %v", err)
+	}
+	if got := list(t, p); len(got) != 0 {
+		t.Errorf("List: %q", got)
+	}
+	release(t, p, req)
+	if n, _ := host.Started(t.Context(), req.GetAttemptId()); n != 0 {
+		t.Errorf("%d servers were started for it", n)
+	}
+	becomes(t, patient, there, running)
+}
+
+// What cannot be given back is not said to be over.
+func TestGivesUpOnlyWhatIsGivenBack(t *testing.T) {
+	var broken atomic.Bool
+	host, cfg := startBehind(t, multiplay.RocketScience, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodDelete && broken.Load() {
+				problem(500, "internal")(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	host.Resize(1)
+	patient := open(t, cfg)
+	allocate(t, patient, order())
+	cfg.GiveUpAfter = time.Nanosecond
+	p, req := open(t, cfg), order()
+	allocate(t, p, req)
+	broken.Store(true)
+	if resp, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), Deployment: "berth"}); err == nil || provider.ReasonOf(err) == provider.NotFound {
+		t.Errorf("Get while it cannot be given back: %v, %v", resp, err)
+	}
+	broken.Store(false)
+	if s := get(t, p, req); s.GetState() != exited {
+		t.Errorf("Get after that: %v", s)
+	}
+}
+
+// List has what a process knows, and a process learns from Get too.
+func TestListLearns(t *testing.T) {
+	_, cfg := start(t, multiplay.RocketScience)
+	first, second, req := open(t, cfg), open(t, cfg), order()
+	s := allocate(t, first, req)
+	if got := list(t, first); len(got) != 1 || got[0] != req.GetAttemptId() {
+		t.Errorf("the process that asked for it lists %q", got)
+	}
+	if got := list(t, second); len(got) != 0 {
+		t.Errorf("one that never heard of it lists %q", got)
+	}
+	if found := get(t, second, req); found.GetExternalId() != s.GetExternalId() {
+		t.Errorf("Get in another process: %v, want %v", found, s)
+	}
+	if got := list(t, second); len(got) != 1 {
+		t.Errorf("one that was asked about it lists %q", got)
+	}
+	release(t, first, req)
+	if got := list(t, second); len(got) != 0 {
+		t.Errorf("after the release it lists %q", got)
+	}
+}
+
+// A server that comes after the release of its attempt is listed, so that the reaper finds it.
+func TestLateServerIsListed(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	p, req := open(t, cfg), order()
+	if err := host.Late(t.Context(), 300*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.Allocate(ctx, req); provider.ReasonOf(err) != provider.Ambiguous {
+		t.Fatalf("Allocate: %v", err)
+	}
+	if err := host.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	release(t, p, req)
+	until(t, func() bool { return len(list(t, p)) == 1 })
+	release(t, p, req)
+	if got, c := list(t, p), host.Count(); len(got) != 0 || c.Started != 1 {
+		t.Errorf("after its release: %q, %+v", got, c)
+	}
+	until(t, func() bool { return host.Count().Running == 0 })
+}
+
+// Pages of List have each server once.
+func TestListPages(t *testing.T) {
+	_, cfg := start(t, multiplay.RocketScience)
+	p := open(t, cfg)
+	want := make(map[string]bool)
+	for range 150 {
+		req := order()
+		allocate(t, p, req)
+		want[req.GetAttemptId()] = true
+	}
+	token, pages := "", 0
+	for {
+		resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: "berth", PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range resp.GetServers() {
+			if !want[s.GetAttemptId()] {
+				t.Errorf("%s is listed twice, or was never asked for", s.GetAttemptId())
+			}
+			delete(want, s.GetAttemptId())
+		}
+		pages++
+		if token = resp.GetNextPageToken(); token == "" {
+			break
+		}
+	}
+	if len(want) != 0 || pages != 2 {
+		t.Errorf("%d servers are missing in %d pages", len(want), pages)
+	}
+}
