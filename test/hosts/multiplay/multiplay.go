@@ -286,6 +286,7 @@ func (a *api) find(w http.ResponseWriter, r *http.Request) *allocation {
 func (a *api) get(w http.ResponseWriter, r *http.Request) {
 	a.calls.Get++
 	if one := a.find(w, r); one != nil {
+		one.listed = true
 		answer(w, http.StatusOK, one.look())
 	}
 }
@@ -298,7 +299,8 @@ func (a *api) deallocate(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// list is ListAllocations: "ids", "limit" and "offset". One that was just made is not in it yet, an assumption.
+// list is ListAllocations: "ids", "limit" and "offset". One that was just made is not in it until it was asked for once, an
+// assumption.
 func (a *api) list(w http.ResponseWriter, r *http.Request) {
 	a.calls.List++
 	ids := strings.Split(r.URL.Query().Get("ids"), ",")

@@ -27,6 +27,9 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 	} {
 		refused(t, multiplay.RocketScience, setting, spoil)
 	}
+	for _, id := range []string{"{" + project + "}", strings.ReplaceAll(project, "-", ""), strings.ReplaceAll(project, "9", "x")} {
+		refused(t, multiplay.RocketScience, "multiplay.project", func(c *multiplay.Config) { c.Project = id })
+	}
 	for setting, spoil := range map[string]func(*multiplay.Config){
 		"multiplay.api_key_file":    func(c *multiplay.Config) { c.APIKeyFile = c.KeySecretFile },
 		"multiplay.key_id":          func(c *multiplay.Config) { c.KeyID = "" },

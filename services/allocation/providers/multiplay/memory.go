@@ -10,8 +10,10 @@ import (
 const (
 	// maxKnown is how many attempts are known at once.
 	maxKnown = 20_000
-	// lateFor is how long an attempt is known after its release, if a request for its server got no answer: that may be late, and come after all.
-	lateFor = 10 * time.Minute
+	// keep is how long an attempt is known of which nothing is heard any more: longer than a request can be late, and than nobody asks about a server that is wanted.
+	keep = 10 * time.Minute
+	// tidyEvery is how often those are forgotten of which nothing was heard.
+	tidyEvery = time.Minute
 )
 
 // known is what this process knows of an attempt. Multiplay has no place for it: an allocation has an id, from which no attempt can be read.
@@ -19,10 +21,10 @@ type known struct {
 	deployment, attempt string
 	fleet, id           string
 	since               time.Time // it is known, or seen
+	heard               time.Time // of it, the last time
 	seen                bool      // at the host
-	unanswered          bool      // a request for its server
+	unanswered          bool      // a request for its server, which may be late
 	givenUp             bool      // without a server, and given back
-	released            time.Time // zero: it is not
 }
 
 // memory is what this process knows of its attempts. The zero value is empty. It is safe for concurrent use.
@@ -30,6 +32,7 @@ type memory struct {
 	mu sync.Mutex
 	// byID are the attempts by the ids of their allocations. Overflow: the oldest is forgotten, and is not listed any more.
 	byID map[string]known
+	tidy time.Time // the last time
 }
 
 // atHost notes that the host has it. From then on it has time to come.
@@ -43,20 +46,35 @@ func (k *known) atHost() {
 func (m *memory) learn(k known, change func(*known)) known {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	now := time.Now()
 	if old, ok := m.byID[k.id]; ok {
 		k = old
 	} else {
-		k.since = time.Now()
+		k.since = now
 	}
 	change(&k)
+	k.heard = now
 	if m.byID == nil {
 		m.byID = make(map[string]known)
 	}
 	m.byID[k.id] = k
+	if now.Sub(m.tidy) > tidyEvery {
+		m.tidyUp(now)
+	}
 	if len(m.byID) > maxKnown {
 		m.forgetOldest()
 	}
 	return k
+}
+
+// tidyUp forgets those of which nothing was heard for long: other processes may have had to do with their ends.
+func (m *memory) tidyUp(now time.Time) {
+	m.tidy = now
+	for id, k := range m.byID {
+		if now.Sub(k.heard) > keep {
+			delete(m.byID, id)
+		}
+	}
 }
 
 func (m *memory) forgetOldest() {
@@ -77,18 +95,12 @@ func (m *memory) of(id string) (known, bool) {
 	return k, ok
 }
 
-// release forgets an attempt, unless the host may yet come to have something of it.
-func (m *memory) release(id string) {
+// gone forgets an attempt that the host has nothing of, unless it may yet come to have something, or is known to be over.
+func (m *memory) gone(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	k, ok := m.byID[id]
-	switch {
-	case !ok:
-	case !k.unanswered:
+	if k := m.byID[id]; !k.unanswered && !k.givenUp {
 		delete(m.byID, id)
-	case k.released.IsZero():
-		k.released = time.Now()
-		m.byID[id] = k
 	}
 }
 
@@ -96,12 +108,10 @@ func (m *memory) release(id string) {
 func (m *memory) page(deployment, after string, size int) []known {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.tidyUp(time.Now())
 	var page []known
 	for id, k := range m.byID {
-		switch {
-		case !k.released.IsZero() && time.Since(k.released) > lateFor:
-			delete(m.byID, id)
-		case k.deployment == deployment && id > after && !k.givenUp:
+		if k.deployment == deployment && id > after {
 			page = append(page, k)
 		}
 	}

@@ -155,9 +155,6 @@ func (p *Provider) server(ctx context.Context, k known) (*providerv1.Server, err
 	if err != nil {
 		return nil, err
 	}
-	if p.book.Released(k.attempt) { // its release ends it, if that is not done already
-		return p.serverOf(k, a), nil
-	}
 	k = p.memory.learn(k, (*known).atHost)
 	if a.Fulfilled == "" && time.Since(k.since) >= p.cfg.GiveUpAfter {
 		return p.giveUp(ctx, k)
@@ -204,7 +201,7 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 			return nil, err
 		}
 	}
-	p.memory.release(allocationID(req.GetDeployment(), req.GetAttemptId()))
+	p.memory.gone(allocationID(req.GetDeployment(), req.GetAttemptId()))
 	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
 }
 
@@ -217,7 +214,7 @@ func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*prov
 		all.Go(func() {
 			a, err := p.looks.look(ctx, k.fleet, k.id)
 			if err == nil {
-				servers[n] = p.serverOf(k, a)
+				servers[n] = p.serverOf(p.memory.learn(k, (*known).atHost), a)
 			}
 			failures[n] = err
 		})
@@ -230,8 +227,8 @@ func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*prov
 			resp.Servers = append(resp.Servers, servers[n])
 		case provider.ReasonOf(err) != provider.NotFound:
 			return nil, err
-		case p.book.Released(page[n].attempt):
-			p.memory.release(page[n].id)
+		default:
+			p.memory.gone(page[n].id)
 		}
 	}
 	if len(page) == maxList {

@@ -162,6 +162,21 @@ func TestGivesUp(t *testing.T) {
 	becomes(t, patient, there, running)
 }
 
+// A server that runs is not given up, however long ago it was asked for.
+func TestKeepsWhatRuns(t *testing.T) {
+	_, cfg := start(t, multiplay.RocketScience)
+	first, req := open(t, cfg), order()
+	allocate(t, first, req)
+	becomes(t, first, req, running)
+	cfg.GiveUpAfter = time.Nanosecond
+	later := open(t, cfg)
+	for range 2 {
+		if s := get(t, later, req); s.GetState() != running {
+			t.Errorf("Get: %v", s)
+		}
+	}
+}
+
 // What cannot be given back is not said to be over.
 func TestGivesUpOnlyWhatIsGivenBack(t *testing.T) {
 	var broken atomic.Bool
@@ -213,6 +228,48 @@ func TestListLearns(t *testing.T) {
 	}
 }
 
+// What has ended is forgotten, also if another process ended it; and what is not heard of any more.
+func TestForgets(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	first, second, req, other := open(t, cfg), open(t, cfg), order(), order()
+	allocate(t, first, req)
+	get(t, second, req)
+	release(t, first, req)
+	if first.Known() != 0 || second.Known() != 1 {
+		t.Errorf("after the release: %d and %d are known", first.Known(), second.Known())
+	}
+	list(t, second)
+	if second.Known() != 0 {
+		t.Errorf("after List: %d are known", second.Known())
+	}
+	req = order()
+	allocate(t, first, req)
+	get(t, second, req)
+	before := host.Calls()
+	second.AgeMemory(9 * time.Minute)
+	if got := list(t, second); len(got) != 1 {
+		t.Errorf("after 9 minutes it lists %q", got)
+	}
+	second.AgeMemory(9 * time.Minute) // List heard of it
+	if got := list(t, second); len(got) != 1 {
+		t.Errorf("after 9 minutes more it lists %q", got)
+	}
+	second.AgeMemory(11 * time.Minute)
+	allocate(t, second, other)
+	if second.Known() != 1 {
+		t.Errorf("after 11 minutes: %d are known", second.Known())
+	}
+	if c := host.Calls(); c.Get+c.List-before.Get-before.List != 2 {
+		t.Errorf("it took %+v, after %+v", c, before)
+	}
+}
+
+func TestMemoryIsBounded(t *testing.T) {
+	if n, first := multiplay.Memorize(20_010); n != 20_000 || first {
+		t.Errorf("%d are known, the first: %v", n, first)
+	}
+}
+
 // A server that comes after the release of its attempt is listed, so that the reaper finds it.
 func TestLateServerIsListed(t *testing.T) {
 	host, cfg := start(t, multiplay.RocketScience)
@@ -229,7 +286,7 @@ func TestLateServerIsListed(t *testing.T) {
 		t.Fatal(err)
 	}
 	release(t, p, req)
-	until(t, func() bool { return len(list(t, p)) == 1 })
+	until(t, func() bool { return len(list(t, p)) == 1 }) // it is looked for again and again
 	release(t, p, req)
 	if got, c := list(t, p), host.Count(); len(got) != 0 || c.Started != 1 {
 		t.Errorf("after its release: %q, %+v", got, c)
