@@ -149,17 +149,41 @@ func TestGivesUp(t *testing.T) {
 	if s := get(t, p, req); s.GetState() != exited {
 		t.Errorf("Get once there is room: %v", s)
 	}
-	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.NoCapacity {
-		t.Errorf("Allocate of an attempt that was given up: %v", err)
-	}
 	if got := list(t, p); len(got) != 0 {
 		t.Errorf("List: %q", got)
+	}
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.NoCapacity {
+		t.Errorf("Allocate of an attempt that was given up: %v", err)
 	}
 	release(t, p, req)
 	if n, _ := host.Started(t.Context(), req.GetAttemptId()); n != 0 {
 		t.Errorf("%d servers were started for it", n)
 	}
 	becomes(t, patient, there, running)
+}
+
+// The time begins when the host has it, not when it was first asked and refused.
+func TestGivesTimeFromTheAllocation(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	host.Resize(1)
+	p, req := open(t, cfg), order()
+	allocate(t, p, order())
+	host.Answer(problem(429, "Rate limit exceeded"))
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.RateLimited {
+		t.Fatalf("Allocate: %v", err)
+	}
+	p.AgeMemory(2 * time.Minute)
+	if err := host.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	allocate(t, p, req)
+	if s := get(t, p, req); s.GetState() != starting {
+		t.Errorf("Get: %v", s)
+	}
+	p.AgeMemory(2 * time.Minute)
+	if s := get(t, p, req); s.GetState() != exited {
+		t.Errorf("Get two minutes later: %v", s)
+	}
 }
 
 // A server that runs is not given up, however long ago it was asked for.
