@@ -29,7 +29,8 @@ const (
 )
 
 const (
-	defaultGiveUp = time.Minute
+	// defaultGiveUp is less than the minute that an instance gives a server by default to link, or its reason would be what is told.
+	defaultGiveUp = 45 * time.Second
 	maxGiveUp     = time.Hour
 )
 
@@ -54,7 +55,8 @@ type Config struct {
 	Builds map[string]Build `yaml:"builds"`
 	// Regions are Berth's regions, by the UUID that Multiplay has for each. Needed.
 	Regions map[string]string `yaml:"regions"`
-	// GiveUpAfter is how long an allocation may be without a server: then it is given back, and there is no room. Up to an hour. Default: a minute.
+	// GiveUpAfter is how long an allocation may be without a server: then it is given back, and there is no room. Up to an hour.
+	// Default: 45 s.
 	GiveUpAfter time.Duration `yaml:"give_up_after"`
 }
 
