@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -189,5 +190,55 @@ func TestDocumentIsTooLarge(t *testing.T) {
 	}
 	if c := host.Count(); c.Started != 1 {
 		t.Errorf("%d servers were started", c.Started)
+	}
+}
+
+// A key that is replaced is used at once; one that is gone is said to be.
+func TestKeyIsReadForEachCall(t *testing.T) {
+	_, cfg := start(t, multiplay.RocketScience)
+	p := open(t, cfg)
+	for _, c := range []struct {
+		write string
+		want  providerv1.FailureReason
+	}{{"expired", provider.Unauthenticated}, {"", provider.Unauthenticated}, {key, 0}} {
+		if err := os.WriteFile(string(cfg.APIKeyFile), []byte(c.write), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := p.Allocate(t.Context(), order())
+		if provider.ReasonOf(err) != c.want || err != nil && !strings.Contains(err.Error(), "multiplay.api_key_file") {
+			t.Errorf("with the key %q: %v, want %v", c.write, err, c.want)
+		}
+	}
+}
+
+// What is configured and not there is refused by the host, and nothing comes of it.
+func TestWhatIsNotThere(t *testing.T) {
+	const nowhere = "00000000-0000-4000-8000-000000000000"
+	for _, c := range []struct {
+		dialect string
+		words   string
+		want    providerv1.FailureReason
+		spoil   func(*multiplay.Config)
+	}{
+		{multiplay.RocketScience, "regionId", provider.Invalid, func(c *multiplay.Config) { c.Regions["eu"] = nowhere }},
+		{multiplay.RocketScience, "buildConfigurationId", provider.Invalid, func(c *multiplay.Config) { c.Builds["shooter"] = multiplay.Build{Fleet: fleet, BuildConfiguration: 7} }},
+		{multiplay.RocketScience, "fleet right?", provider.Invalid, func(c *multiplay.Config) {
+			c.Builds["shooter"] = multiplay.Build{Fleet: nowhere, BuildConfiguration: 7}
+		}},
+		{multiplay.RocketScience, "multiplay.project", provider.Unauthenticated, func(c *multiplay.Config) { c.Project = nowhere }},
+		{multiplay.RocketScience, "is not configured", provider.Invalid, func(c *multiplay.Config) { delete(c.Builds, "shooter") }},
+		{multiplay.RocketScience, "there are us", provider.Invalid, func(c *multiplay.Config) { delete(c.Regions, "eu") }},
+		{multiplay.Unity, "multiplay.key_id", provider.Unauthenticated, func(c *multiplay.Config) { c.KeyID = nowhere }},
+		{multiplay.Unity, "multiplay.environment", provider.Unauthenticated, func(c *multiplay.Config) { c.Environment = nowhere }},
+	} {
+		host, cfg := start(t, c.dialect)
+		c.spoil(&cfg)
+		_, err := open(t, cfg).Allocate(t.Context(), order())
+		if provider.ReasonOf(err) != c.want || !strings.Contains(err.Error(), c.words) {
+			t.Errorf("%s: %v, want %v", c.words, err, c.want)
+		}
+		if n := host.Count().Started; n != 0 {
+			t.Errorf("%s: %d servers were started", c.words, n)
+		}
 	}
 }

@@ -19,10 +19,33 @@ type gate struct {
 	held   atomic.Int32
 }
 
-func (g *gate) close() (open func()) {
+// close closes it until the returned function is called, or the test is over.
+func (g *gate) close(t *testing.T) (open func()) {
+	t.Helper()
 	c := make(chan struct{})
 	g.closed.Store(&c)
-	return func() { g.closed.Store(nil); close(c) }
+	open = sync.OnceFunc(func() { g.closed.Store(nil); close(c) })
+	t.Cleanup(open)
+	return open
+}
+
+// atOnce is how many lookups of a fleet there are at once; more gather.
+const atOnce = 4
+
+// gather makes lookups of which the first ones are under way, each alone, when the others come, and then has all go on.
+func gather(t *testing.T, p *multiplay.Provider, g *gate, lookups []func()) {
+	t.Helper()
+	opened := g.close(t)
+	var all sync.WaitGroup
+	for n, look := range lookups {
+		all.Go(look)
+		if n < atOnce {
+			until(t, func() bool { return g.held.Load() == int32(n+1) })
+		}
+	}
+	until(t, func() bool { return p.Waiting() == len(lookups)-atOnce })
+	opened()
+	all.Wait()
 }
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -36,61 +59,57 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // Many lookups at once are few calls, and each has the answer that is its own.
 func TestLookupsGather(t *testing.T) {
-	const count, alone = 60, 4
+	const count = 60
 	var g gate
 	host, cfg := startBehind(t, multiplay.RocketScience, func(next http.Handler) http.Handler { g.next = next; return &g })
 	p := open(t, cfg)
-	orders := make([]*providerv1.AllocateRequest, count)
-	external := make([]string, count)
-	for n := range orders {
-		orders[n] = order()
-		external[n] = allocate(t, p, orders[n]).GetExternalId()
+	external := make(map[*providerv1.AllocateRequest]string)
+	var orders []*providerv1.AllocateRequest
+	for range count {
+		req := order()
+		orders, external[req] = append(orders, req), allocate(t, p, req).GetExternalId()
 	}
-	round := func(want providerv1.ServerState) {
+	round := func(check func(req *providerv1.AllocateRequest, s *providerv1.Server, err error)) {
 		t.Helper()
-		opened := g.close()
-		var all sync.WaitGroup
-		for n, req := range orders {
-			all.Go(func() {
-				if s := get(t, p, req); s.GetExternalId() != external[n] || s.GetAttemptId() != req.GetAttemptId() || s.GetState() != want {
-					t.Errorf("Get: %v; want %v, %v", s, external[n], want)
-				}
+		var lookups []func()
+		for _, req := range orders {
+			lookups = append(lookups, func() {
+				resp, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), ExternalId: external[req], Deployment: "berth"})
+				check(req, resp.GetServer(), err)
 			})
 		}
-		until(t, func() bool { return g.held.Load() == alone && p.Waiting() == count-alone })
-		opened()
-		all.Wait()
+		gather(t, p, &g, lookups)
 	}
-	round(starting) // the list does not have them yet: they are asked for alone
+	is := func(want providerv1.ServerState) func(*providerv1.AllocateRequest, *providerv1.Server, error) {
+		return func(req *providerv1.AllocateRequest, s *providerv1.Server, err error) {
+			if err != nil || s.GetExternalId() != external[req] || s.GetAttemptId() != req.GetAttemptId() || s.GetState() != want {
+				t.Errorf("Get: %v, %v; want %v, %v", s, err, external[req], want)
+			}
+		}
+	}
+	round(is(starting)) // the list does not have them yet: they are asked for alone
 	before := host.Calls()
 	if before.Get != count || before.List != 1 {
 		t.Errorf("the first round took %+v", before)
 	}
-	round(running)
-	if c := host.Calls(); c.Get-before.Get != alone || c.List-before.List != 1 {
+	round(is(running))
+	if c := host.Calls(); c.Get-before.Get != atOnce || c.List-before.List != 1 {
 		t.Errorf("the second round took %+v, after %+v", c, before)
 	}
-	for _, req := range orders[1:] { // one that is there, and many that have ended
+	last := orders[count-1]
+	for _, req := range orders[:count-1] { // one is there, and all others have ended
 		release(t, p, req)
 	}
-	opened := g.close()
-	var all sync.WaitGroup
-	for n, req := range orders {
-		all.Go(func() {
-			_, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), ExternalId: external[n], Deployment: "berth"})
-			if n == 0 && err != nil || n > 0 && provider.ReasonOf(err) != provider.NotFound {
-				t.Errorf("Get of server %d: %v", n, err)
-			}
-		})
-	}
-	until(t, func() bool { return p.Waiting() == count-alone })
-	opened()
-	all.Wait()
+	round(func(req *providerv1.AllocateRequest, s *providerv1.Server, err error) {
+		if req == last && err != nil || req != last && provider.ReasonOf(err) != provider.NotFound {
+			t.Errorf("Get of a server that has ended, but for the last: %v, %v", s, err)
+		}
+	})
 }
 
 // A host without that list is asked for each alone.
 func TestLookupsWithoutList(t *testing.T) {
-	const count, alone = 20, 4
+	const count = 20
 	var g gate
 	host, cfg := startBehind(t, multiplay.RocketScience, func(next http.Handler) http.Handler {
 		g.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -103,19 +122,17 @@ func TestLookupsWithoutList(t *testing.T) {
 		return &g
 	})
 	p := open(t, cfg)
-	orders := make([]*providerv1.AllocateRequest, count)
-	for n := range orders {
-		orders[n] = order()
-		allocate(t, p, orders[n])
+	var lookups []func()
+	for range count {
+		req := order()
+		allocate(t, p, req)
+		lookups = append(lookups, func() {
+			if _, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), Deployment: "berth"}); err != nil {
+				t.Errorf("Get: %v", err)
+			}
+		})
 	}
-	opened := g.close()
-	var all sync.WaitGroup
-	for _, req := range orders {
-		all.Go(func() { get(t, p, req) })
-	}
-	until(t, func() bool { return p.Waiting() == count-alone })
-	opened()
-	all.Wait()
+	gather(t, p, &g, lookups)
 	if c := host.Calls(); c.Get != count {
 		t.Errorf("it took %+v", c)
 	}
@@ -129,8 +146,7 @@ func TestCloseWhileAsking(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	opened := g.close()
-	defer opened()
+	g.close(t)
 	failed := make(chan error, 1)
 	go func() {
 		_, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: order().GetAttemptId(), Deployment: "berth"})
