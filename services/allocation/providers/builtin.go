@@ -16,8 +16,8 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/attach"
 	"github.com/berth-dev/berth/services/allocation/providers/edgegap"
 	"github.com/berth-dev/berth/services/allocation/providers/hathora"
-	"github.com/berth-dev/berth/services/allocation/providers/playfab"
 	"github.com/berth-dev/berth/services/allocation/providers/multiplay"
+	"github.com/berth-dev/berth/services/allocation/providers/playfab"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
 	"github.com/berth-dev/berth/services/allocation/providers/remote"
 	"github.com/berth-dev/berth/services/allocation/providers/static"
@@ -123,9 +123,7 @@ func builtins() []builtin {
 		}},
 		{"hathora", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return hathora.New(cfg.Hathora) }},
 		{"edgegap", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return edgegap.New(cfg.Edgegap) }},
-		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
 		{"playfab", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return playfab.New(cfg.PlayFab) }},
-		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
 		{"multiplay", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return multiplay.New(cfg.Multiplay) }},
 		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
 	}

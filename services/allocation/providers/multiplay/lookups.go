@@ -55,7 +55,7 @@ func (l *lookups) close() {
 
 // look returns an allocation, or fails with NOT_FOUND.
 func (l *lookups) look(ctx context.Context, fleet, id string) (allocation, error) {
-	answer := make(chan reply, 1) // there is one
+	answer := make(chan reply, 1)                // there is one
 	if !l.enqueue(fleet, question{id, answer}) { //nolint:contextcheck // a call is for all who ask
 		return l.one(ctx, fleet, id)
 	}
