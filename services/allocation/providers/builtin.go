@@ -15,6 +15,7 @@ import (
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/attach"
 	"github.com/berth-dev/berth/services/allocation/providers/edgegap"
+	"github.com/berth-dev/berth/services/allocation/providers/gamelift"
 	"github.com/berth-dev/berth/services/allocation/providers/hathora"
 	"github.com/berth-dev/berth/services/allocation/providers/multiplay"
 	"github.com/berth-dev/berth/services/allocation/providers/playfab"
@@ -54,6 +55,8 @@ type Config struct {
 	PlayFab playfab.Config `yaml:"playfab,omitempty"`
 	// Multiplay has an allocation of a Multiplay fleet's server for each server.
 	Multiplay multiplay.Config `yaml:"multiplay,omitempty"`
+	// GameLift has a game session of Amazon GameLift Servers for each server.
+	GameLift gamelift.Config `yaml:"gamelift,omitempty"`
 }
 
 // Deps are what the providers have of the service.
@@ -125,7 +128,11 @@ func builtins() []builtin {
 		{"edgegap", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return edgegap.New(cfg.Edgegap) }},
 		{"playfab", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return playfab.New(cfg.PlayFab) }},
 		{"multiplay", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return multiplay.New(cfg.Multiplay) }},
-		{kind: "agones"}, {kind: "kubernetes"}, {kind: "gamelift"},
+		{"gamelift", func(ctx context.Context, cfg Config, deps Deps) (Plugin, error) {
+			cfg.GameLift.Log = deps.Log
+			return gamelift.New(ctx, cfg.GameLift)
+		}},
+		{kind: "agones"}, {kind: "kubernetes"},
 	}
 }
 

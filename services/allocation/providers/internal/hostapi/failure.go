@@ -117,6 +117,11 @@ func (c *Client) explain(op *Operation, r Refusal) error {
 
 // unanswered is the failure of a call that got no answer.
 func (c *Client) unanswered(op *Operation, err error, sent bool) error {
+	return Unanswered(c.cfg.Host, op, err, sent)
+}
+
+// Unanswered is the failure of a call that got no answer; sent says that the host may have it.
+func Unanswered(host string, op *Operation, err error, sent bool) error {
 	reason, what := provider.Unavailable, words(err)
 	if sent && op.Write {
 		reason = provider.Ambiguous
@@ -124,7 +129,7 @@ func (c *Client) unanswered(op *Operation, err error, sent bool) error {
 	if !sent {
 		what = "it cannot be reached: " + what
 	}
-	return provider.Failure(reason, "%s: %s: %s", c.cfg.Host, op.Name, what)
+	return provider.Failure(reason, "%s: %s: %s", host, op.Name, what)
 }
 
 // senseless is the failure of a call that succeeded, with an answer that makes no sense.

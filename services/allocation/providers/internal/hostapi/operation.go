@@ -36,6 +36,13 @@ func newOperation(name string, write bool, perSecond float64) *Operation {
 	return op
 }
 
+// Wait waits for a call's turn, as a Client does before each: for a host whose calls another client makes. It fails with RATE_LIMITED if that is not within the
+// context's time.
+func (o *Operation) Wait(ctx context.Context) error { return o.wait(ctx) }
+
+// Rest leaves the host alone for a while, as a Client does whose host wants it. Calls of that kind fail meanwhile without being made.
+func (o *Operation) Rest(after time.Duration) { o.rest(after) }
+
 // rest leaves the host alone for a while. Whoever calls meanwhile is told so without it.
 func (o *Operation) rest(after time.Duration) {
 	o.mu.Lock()

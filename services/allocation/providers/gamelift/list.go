@@ -1,0 +1,123 @@
+package gamelift
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/gamelift/types"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+)
+
+// List implements provider.Provider. A page of it is a page of one fleet's sessions. A placement that waits is no server yet, and in no list of GameLift's.
+func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+	fleets, err := p.fleets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	at, page, ok := strings.Cut(req.GetPageToken(), "|")
+	n, there := slices.BinarySearch(fleets, at)
+	switch {
+	case req.GetPageToken() != "" && !ok:
+		return nil, provider.Failure(provider.Invalid, "page_token: is none of a list of this provider")
+	case n == len(fleets):
+		return new(providerv1.ListResponse), nil
+	case !there: // it is no destination any more
+		page = ""
+	}
+	resp := new(providerv1.ListResponse)
+	next, err := p.page(ctx, req.GetDeployment(), fleets[n], page, resp)
+	switch {
+	case err != nil:
+		return nil, err
+	case next != "":
+		resp.NextPageToken = fleets[n] + "|" + next
+	case n+1 < len(fleets):
+		resp.NextPageToken = fleets[n+1] + "|"
+	}
+	return resp, nil
+}
+
+// page adds a page of the sessions of a fleet. The first has those that are coming up too, which are few: they are asked for before, so that none is missed by
+// becoming active meanwhile.
+func (p *Provider) page(ctx context.Context, deployment, fleet, page string, into *providerv1.ListResponse) (next string, err error) {
+	region, id, _ := strings.Cut(fleet, "/")
+	more := page == ""
+	for token := ""; more; more = token != "" {
+		if token, err = p.add(ctx, deployment, region, id, types.GameSessionStatusActivating, token, into); err != nil {
+			return "", err
+		}
+	}
+	return p.add(ctx, deployment, region, id, types.GameSessionStatusActive, page, into)
+}
+
+func (p *Provider) add(ctx context.Context, deployment, region, fleet string, status types.GameSessionStatus, page string, into *providerv1.ListResponse) (next string, err error) {
+	out, err := p.client.listSessions(ctx, region, fleet, status, page)
+	if provider.ReasonOf(err) == provider.NotFound { // the fleet is not in this Region, or not any more
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	for _, found := range out.GameSessions {
+		attempt := marked(deployment, found)
+		s := p.ofSession(region, attempt, &found)
+		listed := slices.ContainsFunc(into.Servers, func(other *providerv1.Server) bool { return other.GetAttemptId() == attempt })
+		if attempt != "" && !listed && s.server.GetState() < stateStopping {
+			into.Servers = append(into.Servers, s.server)
+		}
+	}
+	return aws.ToString(out.NextToken), nil
+}
+
+// fleets are all that servers may be on, each once, as REGION/ID and in order.
+func (p *Provider) fleets(ctx context.Context) ([]string, error) {
+	var all []string
+	for _, build := range p.cfg.Builds {
+		for _, region := range awsRegions(p.cfg) {
+			some, err := p.fleetsOf(ctx, build, region)
+			if err != nil && provider.ReasonOf(err) != provider.NotFound {
+				return nil, err
+			}
+			all = append(all, some...)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+func (p *Provider) fleetsOf(ctx context.Context, build Build, region string) ([]string, error) {
+	if build.Queue == "" {
+		fleet, err := p.fleet(ctx, build, region)
+		if err != nil {
+			return nil, err
+		}
+		return []string{region + "/" + fleet}, nil
+	}
+	arns, err := p.client.destinations(ctx, region, build.Queue)
+	if err != nil {
+		return nil, err
+	}
+	var all []string
+	for _, arn := range arns {
+		parts := strings.SplitN(arn, ":", 6)
+		if len(parts) != 6 {
+			continue
+		}
+		to := Build{Fleet: arn}
+		if strings.HasPrefix(parts[5], "alias/") {
+			to = Build{Alias: arn}
+		}
+		fleet, err := p.fleet(ctx, to, parts[3])
+		switch {
+		case err == nil:
+			all = append(all, parts[3]+"/"+fleet)
+		case provider.ReasonOf(err) != provider.NotFound:
+			return nil, err
+		}
+	}
+	return all, nil
+}

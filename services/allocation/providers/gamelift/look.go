@@ -1,0 +1,215 @@
+package gamelift
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/gamelift/types"
+	"google.golang.org/grpc/status"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+)
+
+// placed is how long a placement's word for its session is enough. It says nothing of the session's end, however long ago that was.
+const placed = time.Minute
+
+// placementPrefix begins the external id of a server that a queue placed. That of any other is its session's ARN.
+const placementPrefix = "placement/"
+
+// placementID has the Region too, without which a placement cannot be asked for.
+func placementID(region, id string) string { return placementPrefix + region + "/" + id }
+
+// awsRegions are those of the configuration.
+func awsRegions(cfg Config) []string {
+	var all []string
+	for _, r := range cfg.Regions {
+		all = append(all, r.Region)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// placementRegions are those in which an external id's placement may be.
+func (p *Provider) placementRegions(external string) []string {
+	if rest, ok := strings.CutPrefix(external, placementPrefix); ok {
+		region, _, _ := strings.Cut(rest, "/")
+		return []string{region}
+	}
+	for _, b := range p.cfg.Builds {
+		if b.Queue != "" {
+			return awsRegions(p.cfg)
+		}
+	}
+	return nil
+}
+
+// sessionARN is the ARN in an external id; "" if there is none.
+func sessionARN(external string) string {
+	if strings.HasPrefix(external, "arn:") {
+		return external
+	}
+	return ""
+}
+
+// look asks for an attempt's server, wherever it may be, and reports whether it was made without a queue.
+func (p *Provider) look(ctx context.Context, attempt, external string, known record) (s sighting, direct bool, err error) {
+	if arn := cmp.Or(known.session, sessionARN(external)); arn != "" {
+		s, err = p.session(ctx, attempt, arn, known.region)
+		return s, known.session == "" || known.direct, err
+	}
+	for _, region := range p.placementRegions(external) {
+		s, err = p.placement(ctx, region, attempt)
+		if provider.ReasonOf(err) != provider.NotFound {
+			return s, false, err
+		}
+	}
+	if !strings.HasPrefix(external, placementPrefix) {
+		s, err = p.find(ctx, attempt)
+		return s, true, err
+	}
+	return sighting{}, false, unknown(attempt)
+}
+
+func unknown(attempt string) error {
+	return provider.Failure(provider.NotFound, "GameLift knows no server of attempt %s", attempt)
+}
+
+// placement asks for a placement, and if it is not new, for what became of its session.
+func (p *Provider) placement(ctx context.Context, region, attempt string) (sighting, error) {
+	found, err := p.client.describePlacement(ctx, region, attempt)
+	if err != nil {
+		return sighting{}, err
+	}
+	s := ofPlacement(region, found)
+	if s.session == "" || time.Since(aws.ToTime(found.EndTime)) < placed {
+		return s, nil
+	}
+	now, err := p.session(ctx, attempt, s.session, region)
+	if err != nil {
+		return sighting{}, err
+	}
+	now.server.ExternalId = s.server.GetExternalId()
+	return now, nil
+}
+
+func ofPlacement(region string, found *types.GameSessionPlacement) sighting {
+	id := aws.ToString(found.PlacementId)
+	state, message := placementState(found.Status)
+	s := sighting{region: region, server: &providerv1.Server{AttemptId: id, ExternalId: placementID(region, id), State: state, Message: message}}
+	if state == stateRunning {
+		s.session, s.server.Endpoints = aws.ToString(found.GameSessionArn), endpointsOf(found.DnsName, found.IpAddress, found.Port)
+	}
+	return s
+}
+
+// session asks for a session by its ARN, in the Regions that may know it: that of its fleet, which a queue may have in another one.
+func (p *Provider) session(ctx context.Context, attempt, arn, known string) (sighting, error) {
+	for _, region := range p.sessionRegions(arn, known) {
+		found, err := p.client.describeSession(ctx, region, arn)
+		if provider.ReasonOf(err) == provider.NotFound {
+			continue
+		}
+		if err != nil {
+			return sighting{}, err
+		}
+		return p.ofSession(region, attempt, found), nil
+	}
+	return sighting{}, unknown(attempt)
+}
+
+func (p *Provider) sessionRegions(arn, known string) []string {
+	all := []string{known}
+	if parts := strings.SplitN(arn, ":", 5); len(parts) == 5 && regionName.MatchString(parts[3]) {
+		all = append(all, parts[3])
+	}
+	var once []string
+	for _, region := range append(all, awsRegions(p.cfg)...) {
+		if region != "" && !slices.Contains(once, region) {
+			once = append(once, region)
+		}
+	}
+	return once
+}
+
+func (p *Provider) ofSession(region, attempt string, found *types.GameSession) sighting {
+	state, message := sessionState(found)
+	return sighting{region: region, session: aws.ToString(found.GameSessionId), server: &providerv1.Server{
+		AttemptId: attempt, ExternalId: aws.ToString(found.GameSessionId), State: state, Message: message, Region: p.regionOf(region, aws.ToString(found.Location)),
+		Endpoints: endpointsOf(found.DnsName, found.IpAddress, found.Port),
+	}}
+}
+
+// regionOf is Berth's name of a location; "" if it has none.
+func (p *Provider) regionOf(region, location string) (name string) {
+	for n, r := range p.cfg.Regions {
+		if r.Region == region && (r.Location == location || r.Location == "" && (location == region || location == "")) && (name == "" || n < name) {
+			name = n
+		}
+	}
+	return name
+}
+
+// find looks for a session that was made without a queue: its ARN follows from the fleet, the location and the attempt.
+func (p *Provider) find(ctx context.Context, attempt string) (sighting, error) {
+	for _, build := range p.cfg.Builds {
+		if build.Queue != "" {
+			continue
+		}
+		for _, region := range p.cfg.Regions {
+			s, err := p.created(ctx, build, region, attempt)
+			if provider.ReasonOf(err) != provider.NotFound {
+				return s, err
+			}
+		}
+	}
+	return sighting{}, unknown(attempt)
+}
+
+// created asks for the session that a build has in a region for the attempt.
+func (p *Provider) created(ctx context.Context, build Build, region Region, attempt string) (sighting, error) {
+	fleet, err := p.fleet(ctx, build, region.Region)
+	if err != nil {
+		return sighting{}, err
+	}
+	arn := "arn:" + partition(region.Region) + ":gamelift:" + cmp.Or(region.Location, region.Region) + "::gamesession/" + fleet + "/" + attempt
+	found, err := p.client.describeSession(ctx, region.Region, arn)
+	if err != nil {
+		return sighting{}, err
+	}
+	return p.ofSession(region.Region, attempt, found), nil
+}
+
+// fleet is the id of the fleet of a build without a queue. NOT_FOUND: there is none in that Region.
+func (p *Provider) fleet(ctx context.Context, build Build, region string) (string, error) {
+	if build.Fleet != "" {
+		return lastPart(build.Fleet), nil
+	}
+	fleet, err := p.client.resolve(ctx, region, build.Alias)
+	if codeOf(err) == codeTerminalAlias {
+		return "", provider.Failure(provider.NotFound, "%s", words(err))
+	}
+	return fleet, err
+}
+
+// lastPart is the id in an ARN, or the id.
+func lastPart(arn string) string { return arn[strings.LastIndex(arn, "/")+1:] }
+
+// partition of AWS that a Region is in.
+func partition(region string) string {
+	switch {
+	case strings.HasPrefix(region, "cn-"):
+		return "aws-cn"
+	case strings.HasPrefix(region, "us-gov-"):
+		return "aws-us-gov"
+	default:
+		return "aws"
+	}
+}
+
+// words are what a failure says to people.
+func words(err error) string { return status.Convert(err).Message() }

@@ -1,0 +1,223 @@
+package gamelift
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/gamelift/types"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+	"google.golang.org/grpc/status"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+// Codes of errors that are looked at more closely.
+const (
+	codeConflict        = "ConflictException"
+	codeInvalidRequest  = "InvalidRequestException"
+	codeOtherParameters = "IdempotentParameterMismatchException"
+	codeFleetStatus     = "InvalidFleetStatusException"
+	codeSessionStatus   = "InvalidGameSessionStatusException"
+	codeTerminalAlias   = "TerminalRoutingStrategyException"
+)
+
+// reasons are what codes mean; of others the status of HTTP says it.
+var reasons = map[string]providerv1.FailureReason{
+	"FleetCapacityExceededException": provider.NoCapacity,
+	"OutOfCapacityException":         provider.NoCapacity,
+
+	"LimitExceededException": provider.Quota, // a quota of the account: the SDK takes it for a throttle
+
+	"Throttling": provider.RateLimited, "ThrottlingException": provider.RateLimited, "ThrottledException": provider.RateLimited,
+	"RequestThrottled": provider.RateLimited, "RequestThrottledException": provider.RateLimited, "RequestLimitExceeded": provider.RateLimited,
+	"TooManyRequestsException": provider.RateLimited, "SlowDown": provider.RateLimited,
+
+	"UnauthorizedException": provider.Unauthenticated, "AccessDenied": provider.Unauthenticated, "AccessDeniedException": provider.Unauthenticated,
+	"UnrecognizedClientException": provider.Unauthenticated, "InvalidClientTokenId": provider.Unauthenticated,
+	"InvalidSignatureException": provider.Unauthenticated, "SignatureDoesNotMatch": provider.Unauthenticated,
+	"IncompleteSignature": provider.Unauthenticated, "IncompleteSignatureException": provider.Unauthenticated,
+	"MissingAuthenticationToken": provider.Unauthenticated, "MissingAuthenticationTokenException": provider.Unauthenticated,
+	"ExpiredToken": provider.Unauthenticated, "ExpiredTokenException": provider.Unauthenticated, "RequestExpired": provider.Unauthenticated,
+	"NotAuthorized": provider.Unauthenticated, "OptInRequired": provider.Unauthenticated,
+
+	"ServiceUnavailable": provider.Unavailable, "ServiceUnavailableException": provider.Unavailable,
+	"NotReadyException": provider.Unavailable, // a compute is being checked
+	codeFleetStatus:     provider.Unavailable, // the fleet is not ACTIVE, and may become so
+
+	"NotFoundException": provider.NotFound,
+	codeConflict:        provider.Ambiguous, // another call is at it
+}
+
+// refusal is a failure with GameLift's own code for it.
+type refusal struct {
+	error
+	code string
+}
+
+// Unwrap returns the failure.
+func (r refusal) Unwrap() error { return r.error }
+
+// GRPCStatus returns the failure as it is.
+func (r refusal) GRPCStatus() *status.Status { return status.Convert(r.error) }
+
+// codeOf is GameLift's code of a failure; "" if it has none.
+func codeOf(err error) string {
+	var r refusal
+	if errors.As(err, &r) {
+		return r.code
+	}
+	return ""
+}
+
+// explain makes a failure of what the SDK returned. sent says that GameLift may have got the call.
+func (c *client) explain(op *hostapi.Operation, err error, sent bool) error {
+	said := hostapi.Refusal{Host: host, Operation: op, Header: make(http.Header)}
+	var resp *smithyhttp.ResponseError
+	if errors.As(err, &resp) && resp.Response != nil && resp.Response.Response != nil {
+		said.Status, said.Header = resp.HTTPStatusCode(), resp.Response.Header.Clone()
+	}
+	if ms, bad := strconv.ParseFloat(said.Header.Get("X-Amz-Retry-After"), 64); bad == nil {
+		said.Header.Set("Retry-After", strconv.FormatFloat(ms/1000, 'f', 3, 64))
+	}
+	var apiErr smithy.APIError
+	switch {
+	case said.Status == 0:
+		return hostapi.Unanswered(host, op, err, sent)
+	case said.Status >= 200 && said.Status <= 299:
+		return hostapi.Senseless(host, op, "no answer of the API to that call; is gamelift.url right, and is there a proxy?")
+	case !errors.As(err, &apiErr):
+		return refused(op, said, "", said.Reason(), "no error of the API; is gamelift.url right, and is there a proxy?")
+	}
+	return refused(op, said, apiErr.ErrorCode(), c.reasonOf(op, said, apiErr.ErrorCode()), apiErr.ErrorCode()+": "+apiErr.ErrorMessage())
+}
+
+func (c *client) reasonOf(op *hostapi.Operation, said hostapi.Refusal, code string) providerv1.FailureReason {
+	reason, ok := reasons[code]
+	switch {
+	case !ok:
+		return said.Reason()
+	case reason == provider.NotFound && (op == c.start || op == c.create): // the queue, the fleet or the alias
+		return provider.Invalid
+	default:
+		return reason
+	}
+}
+
+func refused(op *hostapi.Operation, said hostapi.Refusal, code string, reason providerv1.FailureReason, words string) error {
+	err := said.Failure(reason, words)
+	if after := said.RetryAfter(); reason == provider.RateLimited && after > 0 {
+		op.Rest(after)
+	}
+	return refusal{err, code}
+}
+
+// checkedPlacement makes sure that an answer is about the placement that was asked for.
+func checkedPlacement(op *hostapi.Operation, p *types.GameSessionPlacement, id string) (*types.GameSessionPlacement, error) {
+	switch {
+	case p == nil:
+		return nil, hostapi.Senseless(host, op, "no placement in it")
+	case aws.ToString(p.PlacementId) != id || !slices.Contains(p.Status.Values(), p.Status):
+		return nil, hostapi.Senseless(host, op, "placement "+strconv.Quote(hostapi.Clean(aws.ToString(p.PlacementId)))+" with status "+strconv.Quote(hostapi.Clean(string(p.Status))))
+	case p.Status == types.GameSessionPlacementStateFulfilled && aws.ToString(p.GameSessionArn) == "":
+		return nil, hostapi.Senseless(host, op, "a placement that is fulfilled, without its game session")
+	}
+	return p, nil
+}
+
+// checkedSession makes sure that an answer is about the session with that ARN, or with none about any.
+func checkedSession(op *hostapi.Operation, s *types.GameSession, arn string) (*types.GameSession, error) {
+	switch {
+	case s == nil:
+		return nil, hostapi.Senseless(host, op, "no game session in it")
+	case aws.ToString(s.GameSessionId) == "" || arn != "" && *s.GameSessionId != arn || !slices.Contains(s.Status.Values(), s.Status):
+		return nil, hostapi.Senseless(host, op, "game session "+strconv.Quote(hostapi.Clean(aws.ToString(s.GameSessionId)))+" with status "+strconv.Quote(hostapi.Clean(string(s.Status))))
+	}
+	return s, nil
+}
+
+// States of the contract, by shorter names.
+const (
+	stateStarting = providerv1.ServerState_SERVER_STATE_STARTING
+	stateRunning  = providerv1.ServerState_SERVER_STATE_RUNNING
+	stateStopping = providerv1.ServerState_SERVER_STATE_STOPPING
+	stateExited   = providerv1.ServerState_SERVER_STATE_EXITED
+)
+
+// placementState is the state of a placement's server, and for people why it ended.
+func placementState(s types.GameSessionPlacementState) (state providerv1.ServerState, message string) {
+	switch s {
+	case types.GameSessionPlacementStateFulfilled:
+		return stateRunning, ""
+	case types.GameSessionPlacementStateTimedOut:
+		return stateExited, "GameLift found no room within the queue's time-out (placement TIMED_OUT)"
+	case types.GameSessionPlacementStateCancelled:
+		return stateExited, "the placement was cancelled"
+	case types.GameSessionPlacementStateFailed:
+		return stateExited, "GameLift could not complete the placement (FAILED): the server may have ended too early"
+	default:
+		return stateStarting, ""
+	}
+}
+
+// sessionState is the state of a session's server.
+func sessionState(s *types.GameSession) (state providerv1.ServerState, message string) {
+	switch s.Status {
+	case types.GameSessionStatusActive:
+		return stateRunning, ""
+	case types.GameSessionStatusTerminating:
+		return stateStopping, ""
+	case types.GameSessionStatusTerminated:
+		return stateExited, strings.TrimSpace("the game session ended " + string(s.StatusReason))
+	case types.GameSessionStatusError:
+		return stateExited, "the game session has failed (ERROR): the server did not activate it"
+	default:
+		return stateStarting, ""
+	}
+}
+
+// endpointsOf is where players go. The certificate of a fleet with TLS is for its DNS name, so that comes before the address there.
+func endpointsOf(dns, ip *string, port *int32) []*typev1.Endpoint {
+	at := aws.ToString(ip)
+	if name := aws.ToString(dns); at == "" || strings.Contains(name, tlsDomain) {
+		at = name
+	}
+	return hostapi.Endpoints(hostapi.Port{Host: at, Port: int(aws.ToInt32(port))})
+}
+
+// tlsDomain is in the DNS names of fleets with TLS, and only in those.
+const tlsDomain = ".amazongamelift."
+
+// Game properties by which a server is found again.
+const (
+	keyDeployment = "berth-deployment"
+	keyAttempt    = "berth-attempt"
+)
+
+func mark(deployment, attempt string) []types.GameProperty {
+	return []types.GameProperty{{Key: aws.String(keyDeployment), Value: &deployment}, {Key: aws.String(keyAttempt), Value: &attempt}}
+}
+
+// marked returns the attempt of a session that carries the deployment's mark; "" if it has not.
+func marked(deployment string, s types.GameSession) (attempt string) {
+	ours := false
+	for _, p := range s.GameProperties {
+		switch aws.ToString(p.Key) {
+		case keyDeployment:
+			ours = aws.ToString(p.Value) == deployment
+		case keyAttempt:
+			attempt = aws.ToString(p.Value)
+		}
+	}
+	if !ours {
+		return ""
+	}
+	return attempt
+}

@@ -1,0 +1,196 @@
+package gamelift
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/gamelift"
+	"github.com/aws/aws-sdk-go-v2/service/gamelift/types"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+const (
+	kind    = "gamelift"
+	version = "1"
+	// soon is how often GameLift is asked about a server that comes or goes, where no event tells.
+	soon = 3 * time.Second
+	// listening is how often what events said is to be asked for.
+	listening = time.Second
+	// maxBootstrap is the limit of GameSessionData.
+	maxBootstrap = 262144
+)
+
+// Provider implements provider.Provider. It is safe for concurrent use.
+type Provider struct {
+	cfg      Config
+	soon     time.Duration
+	client   *client
+	book     attempts.Book
+	memory   *memory
+	listener *listener // nil: there are no events
+}
+
+var _ provider.Provider = (*Provider)(nil)
+
+// New returns a Provider. It calls nobody yet but the queue of events, which it reads until Close.
+func New(ctx context.Context, cfg Config) (*Provider, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	cfg.Sweep, cfg.StopGrace = cmp.Or(cfg.Sweep, DefaultSweep), cmp.Or(cfg.StopGrace, DefaultGrace)
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	c, loaded, err := newClient(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	p := &Provider{cfg: cfg, soon: min(soon, cfg.Sweep), client: c, memory: newMemory()}
+	if cfg.Events.QueueURL != "" {
+		p.listener = listen(cfg.Events, loaded, p.memory, cfg.Log) //nolint:contextcheck // it goes on until Close
+	}
+	return p, nil
+}
+
+// Describe implements provider.Provider.
+func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
+	poll := p.soon
+	if p.listener != nil {
+		poll = min(poll, listening)
+	}
+	return &providerv1.DescribeResponse{
+		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
+		MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(poll), Contract: contract,
+	}, nil
+}
+
+// Allocate implements provider.Provider. The attempt is the placement's id or the session's idempotency token, so that a repeat finds what the first one made.
+func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
+	build, err := hostapi.Lookup("build", p.cfg.Builds, req.GetBuild())
+	if err != nil {
+		return nil, err
+	}
+	region, err := hostapi.Lookup("region", p.cfg.Regions, req.GetRegion())
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := p.book.Begin(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	make := p.create
+	if build.Queue != "" {
+		make = p.place
+	}
+	s, err := make(ctx, req, build, region)
+	if err != nil {
+		return nil, err
+	}
+	s.server.Region = req.GetRegion()
+	return &providerv1.AllocateResponse{Server: p.memory.put(req.GetAttemptId(), s, build.Queue == "")}, nil
+}
+
+// place asks a queue for a session.
+func (p *Provider) place(ctx context.Context, req *providerv1.AllocateRequest, build Build, region Region) (sighting, error) {
+	in := &gamelift.StartGameSessionPlacementInput{
+		PlacementId: aws.String(req.GetAttemptId()), GameSessionQueueName: &build.Queue, MaximumPlayerSessionCount: aws.Int32(max(1, build.Players)),
+		GameSessionData: aws.String(string(req.GetBootstrap())), GameProperties: mark(req.GetDeployment(), req.GetAttemptId()),
+	}
+	if region.Location != "" {
+		in.PriorityConfigurationOverride = &types.PriorityConfigurationOverride{
+			LocationOrder: []string{region.Location}, PlacementFallbackStrategy: types.PlacementFallbackStrategyNone,
+		}
+	}
+	placement, err := p.client.startPlacement(ctx, region.Region, in)
+	switch codeOf(err) {
+	case codeInvalidRequest, codeConflict: // also what is said of an id that was used
+		return p.adopt(err, func() (sighting, error) { return p.placement(ctx, region.Region, req.GetAttemptId()) })
+	}
+	if err != nil {
+		return sighting{}, err
+	}
+	return ofPlacement(region.Region, placement), nil
+}
+
+// create asks a fleet for a session.
+func (p *Provider) create(ctx context.Context, req *providerv1.AllocateRequest, build Build, region Region) (sighting, error) {
+	in := &gamelift.CreateGameSessionInput{
+		IdempotencyToken: aws.String(req.GetAttemptId()), MaximumPlayerSessionCount: aws.Int32(max(1, build.Players)),
+		GameSessionData: aws.String(string(req.GetBootstrap())), GameProperties: mark(req.GetDeployment(), req.GetAttemptId()),
+	}
+	if in.FleetId = &build.Fleet; build.Fleet == "" {
+		in.FleetId, in.AliasId = nil, &build.Alias
+	}
+	if region.Location != "" {
+		in.Location = &region.Location
+	}
+	session, err := p.client.createSession(ctx, region.Region, in)
+	switch codeOf(err) {
+	case codeOtherParameters, codeConflict, codeFleetStatus: // the session may be there from a call before
+		return p.adopt(err, func() (sighting, error) { return p.created(ctx, build, region, req.GetAttemptId()) })
+	}
+	if err != nil {
+		return sighting{}, err
+	}
+	return p.ofSession(region.Region, req.GetAttemptId(), session), nil
+}
+
+// adopt returns what a call before has made; if there is nothing, the refusal stands, and if nobody knows, it may not say that nothing was started.
+func (p *Provider) adopt(refused error, look func() (sighting, error)) (sighting, error) {
+	s, err := look()
+	switch {
+	case err == nil:
+		return s, nil
+	case provider.ReasonOf(err) == provider.NotFound:
+		return sighting{}, refused
+	default:
+		return sighting{}, provider.Failure(provider.Ambiguous, "%s; and what an earlier call made is not known: %s", words(refused), words(err))
+	}
+}
+
+// Get implements provider.Provider. AWS wants nobody to poll: it answers with what events said or GameLift did a short while ago.
+func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+	known, ok := p.memory.get(req.GetAttemptId())
+	if ok && p.fresh(known) {
+		return &providerv1.GetResponse{Server: known.server}, nil
+	}
+	s, direct, err := p.look(ctx, req.GetAttemptId(), req.GetExternalId(), known)
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.GetResponse{Server: p.memory.put(req.GetAttemptId(), s, direct)}, nil
+}
+
+// fresh reports whether GameLift need not be asked yet. An end is final.
+func (p *Provider) fresh(r record) bool {
+	pace := p.soon
+	if r.state() == stateRunning || r.state() == stateStarting && !r.direct && p.listener != nil {
+		pace = p.cfg.Sweep
+	}
+	return r.state() == stateExited || time.Since(r.seen) < pace
+}
+
+// Close ends what reads events and the connections to AWS.
+func (p *Provider) Close(ctx context.Context) error {
+	var err error
+	if p.listener != nil {
+		err = p.listener.close(ctx)
+	}
+	p.client.http.CloseIdleConnections()
+	return err
+}
