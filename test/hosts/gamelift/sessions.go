@@ -255,3 +255,15 @@ func (h *Host) End(attempt string) {
 		}
 	}
 }
+
+// Session returns the ARN of the attempt's session; "" without one.
+func (h *Host) Session(attempt string) string {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	for arn, s := range h.api.sessions {
+		if s.token == attempt || s.placement != nil && s.placement.id == attempt {
+			return arn
+		}
+	}
+	return ""
+}

@@ -96,7 +96,8 @@ func (c *client) explain(op *hostapi.Operation, err error, sent bool) error {
 	case !errors.As(err, &apiErr):
 		return refused(op, said, "", said.Reason(), "no error of the API; is gamelift.url right, and is there a proxy?")
 	}
-	return refused(op, said, apiErr.ErrorCode(), c.reasonOf(op, said, apiErr.ErrorCode()), apiErr.ErrorCode()+": "+apiErr.ErrorMessage())
+	code := apiErr.ErrorCode()[strings.LastIndex(apiErr.ErrorCode(), "#")+1:] // one that the model does not have for this call comes with its namespace
+	return refused(op, said, code, c.reasonOf(op, said, code), code+": "+apiErr.ErrorMessage())
 }
 
 func (c *client) reasonOf(op *hostapi.Operation, said hostapi.Refusal, code string) providerv1.FailureReason {

@@ -98,6 +98,9 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 		make = p.place
 	}
 	s, err := make(ctx, req, build, region)
+	if provider.ReasonOf(err) == provider.Invalid {
+		return nil, provider.Failure(provider.Invalid, "gamelift.builds.%s, in %s: %s", req.GetBuild(), region.Region, words(err))
+	}
 	if err != nil {
 		return nil, err
 	}

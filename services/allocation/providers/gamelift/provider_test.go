@@ -1,0 +1,262 @@
+package gamelift_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/gamelift"
+	gamelifthost "github.com/berth-dev/berth/test/hosts/gamelift"
+)
+
+const (
+	running  = providerv1.ServerState_SERVER_STATE_RUNNING
+	stopping = providerv1.ServerState_SERVER_STATE_STOPPING
+	exited   = providerv1.ServerState_SERVER_STATE_EXITED
+)
+
+func allocate(t *testing.T, p *gamelift.Provider, req *providerv1.AllocateRequest) *providerv1.Server {
+	t.Helper()
+	resp, err := p.Allocate(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetServer()
+}
+
+func get(t *testing.T, p *gamelift.Provider, attempt, external string) *providerv1.Server {
+	t.Helper()
+	resp, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: attempt, ExternalId: external, Deployment: deployment})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetServer()
+}
+
+func release(t *testing.T, p *gamelift.Provider, attempt, external string) providerv1.ServerState {
+	t.Helper()
+	resp, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: attempt, ExternalId: external, Deployment: deployment})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.GetState()
+}
+
+// until asks until the server is in that state.
+func until(t *testing.T, state providerv1.ServerState, ask func() providerv1.ServerState) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	last := ask()
+	for ; last != state; last = ask() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("waited in vain for %v: it is %v", state, last)
+		}
+	}
+}
+
+// runs allocates a server and waits until it runs.
+func runs(t *testing.T, p *gamelift.Provider, req *providerv1.AllocateRequest) *providerv1.Server {
+	t.Helper()
+	allocate(t, p, req)
+	until(t, running, func() providerv1.ServerState { return get(t, p, req.GetAttemptId(), "").GetState() })
+	return get(t, p, req.GetAttemptId(), "")
+}
+
+func single(t *testing.T, build gamelift.Build, region gamelift.Region) (*gamelifthost.Host, gamelift.Config) {
+	t.Helper()
+	host, cfg := start(t)
+	cfg.Builds, cfg.Regions = map[string]gamelift.Build{"shooter": build}, map[string]gamelift.Region{"eu": region}
+	return host, cfg
+}
+
+// Players of a fleet with TLS go to its DNS name, as its certificate is for that; others to the address.
+func TestEndpoints(t *testing.T) {
+	for name, c := range map[string]struct {
+		build  gamelift.Build
+		region string
+		host   string
+	}{
+		"TLS, by a queue":     {gamelift.Build{Queue: "plain"}, "eu-central-1", ".eu-central-1.amazongamelift.com"},
+		"TLS, directly":       {gamelift.Build{Alias: alias}, "eu-central-1", ".eu-central-1.amazongamelift.com"},
+		"without, by a queue": {gamelift.Build{Queue: "american"}, "eu-central-1", "203.0.113."},
+		"without, directly":   {gamelift.Build{Fleet: american}, "us-east-1", "203.0.113."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, cfg := single(t, c.build, gamelift.Region{Region: c.region})
+			s := runs(t, open(t, cfg), order())
+			if e := s.GetEndpoints(); len(e) != 1 || !strings.Contains(e[0].GetHost(), c.host) || e[0].GetName() != "game" || e[0].GetPort() < 20_000 || s.GetRegion() != "eu" {
+				t.Errorf("%v", s)
+			}
+		})
+	}
+}
+
+// A queue is asked for the region's location, and no other.
+func TestAQueueIsGivenTheLocation(t *testing.T) {
+	host, cfg := single(t, gamelift.Build{Queue: "shooter"}, gamelift.Region{Region: "eu-central-1", Location: "eu-west-1"})
+	p, req := open(t, cfg), order()
+	runs(t, p, req)
+	if arn := host.Session(req.GetAttemptId()); !strings.HasPrefix(arn, "arn:aws:gamelift:eu-west-1::gamesession/"+fleet+"/") {
+		t.Errorf("placed as %s", arn)
+	}
+}
+
+// A service that was restarted finds what it made before, with another document too, and gives it back, wherever a queue has placed it.
+func TestAfterARestart(t *testing.T) {
+	for name, c := range map[string]struct {
+		build  gamelift.Build
+		region gamelift.Region
+	}{
+		"queue":                {gamelift.Build{Queue: "plain"}, gamelift.Region{Region: "eu-central-1"}},
+		"queue of two Regions": {gamelift.Build{Queue: "american"}, gamelift.Region{Region: "eu-central-1"}},
+		"fleet":                {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1"}},
+		"remote location":      {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1", Location: "eu-west-1"}},
+		"alias":                {gamelift.Build{Alias: alias}, gamelift.Region{Region: "eu-central-1"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, cfg := single(t, c.build, c.region)
+			req := order()
+			before := runs(t, open(t, cfg), req)
+			req.Bootstrap = []byte(`{"v": 1}`)
+			if s := allocate(t, open(t, cfg), req); s.GetExternalId() != before.GetExternalId() || s.GetState() != running {
+				t.Errorf("the same attempt: %v, before: %v", s, before)
+			}
+			if s := get(t, open(t, cfg), req.GetAttemptId(), ""); s.GetExternalId() != before.GetExternalId() || s.GetState() != running {
+				t.Errorf("without its id: %v, before: %v", s, before)
+			}
+			list, err := open(t, cfg).List(t.Context(), &providerv1.ListRequest{Deployment: deployment})
+			if err != nil || len(list.GetServers()) != 1 {
+				t.Fatalf("%v, %v", list, err)
+			}
+			if s := get(t, open(t, cfg), req.GetAttemptId(), list.GetServers()[0].GetExternalId()); s.GetState() != running {
+				t.Errorf("by the id in the list: %v", s)
+			}
+			p := open(t, cfg)
+			until(t, exited, func() providerv1.ServerState { return release(t, p, req.GetAttemptId(), "") })
+			if n := host.Count(); n.Started != 1 || n.Running != 0 {
+				t.Errorf("%+v", n)
+			}
+			if s := get(t, open(t, cfg), req.GetAttemptId(), list.GetServers()[0].GetExternalId()); s.GetState() != exited || s.GetMessage() == "" {
+				t.Errorf("at the end: %v", s)
+			}
+		})
+	}
+}
+
+// A placement that found no room is over for ever: the attempt has ended, and the message says why. Another attempt has another placement.
+func TestAPlacementThatTimesOut(t *testing.T) {
+	_, cfg := single(t, gamelift.Build{Queue: "full"}, gamelift.Region{Region: "eu-central-1"})
+	p, req := open(t, cfg), order()
+	allocate(t, p, req)
+	until(t, exited, func() providerv1.ServerState { return get(t, p, req.GetAttemptId(), "").GetState() })
+	if s := get(t, p, req.GetAttemptId(), ""); !strings.Contains(s.GetMessage(), "no room") {
+		t.Errorf("%v", s)
+	}
+	if s := allocate(t, open(t, cfg), req); s.GetState() != exited || !strings.Contains(s.GetMessage(), "no room") {
+		t.Errorf("the same attempt: %v", s)
+	}
+}
+
+// A placement that waits is stopped; nothing is started for it later.
+func TestReleaseOfAPlacementThatWaits(t *testing.T) {
+	host, cfg := single(t, gamelift.Build{Queue: "waiting"}, gamelift.Region{Region: "eu-central-1"})
+	p, req := open(t, cfg), order()
+	allocate(t, p, req)
+	if got := release(t, p, req.GetAttemptId(), ""); got != exited {
+		t.Errorf("%v", got)
+	}
+	if got := release(t, open(t, cfg), req.GetAttemptId(), ""); got != exited {
+		t.Errorf("again, after a restart: %v", got)
+	}
+	if host.Calls("StopGameSessionPlacement") != 2 || host.Calls("TerminateGameSession") != 0 || host.Count().Started != 0 {
+		t.Errorf("%d stopped, %+v", host.Calls("StopGameSessionPlacement"), host.Count())
+	}
+}
+
+// A server that does not end by itself is ended by force after the grace, and not before. An Anywhere fleet does not do that: then it is stopping until it ends.
+func TestReleaseByForce(t *testing.T) {
+	for name, c := range map[string]struct {
+		fleet, location string
+		grace           time.Duration
+		least, most     int // calls of TerminateGameSession
+	}{
+		"after the grace":  {stubborn, "", time.Nanosecond, 2, 100},
+		"before the grace": {stubborn, "", time.Hour, 1, 1},
+		"anywhere":         {anywhere, "custom-office", time.Nanosecond, 2, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, cfg := single(t, gamelift.Build{Fleet: c.fleet}, gamelift.Region{Region: "eu-central-1", Location: c.location})
+			cfg.StopGrace = c.grace
+			p, req := open(t, cfg), order()
+			runs(t, p, req)
+			gamelift.Hasten(p, 0, 0)
+			for range 5 {
+				if got := release(t, p, req.GetAttemptId(), ""); got != stopping && name != "after the grace" {
+					t.Fatalf("%v", got)
+				}
+			}
+			if name != "after the grace" {
+				host.End(req.GetAttemptId())
+			}
+			until(t, exited, func() providerv1.ServerState { return release(t, p, req.GetAttemptId(), "") })
+			if n := host.Calls("TerminateGameSession"); n < c.least || n > c.most || host.Count().Running != 0 {
+				t.Errorf("%d calls, %+v", n, host.Count())
+			}
+		})
+	}
+}
+
+// A server that ended by itself has ended.
+func TestAServerThatEnds(t *testing.T) {
+	for _, build := range []gamelift.Build{{Queue: "plain"}, {Fleet: fleet}} {
+		host, cfg := single(t, build, gamelift.Region{Region: "eu-central-1"})
+		p, req := open(t, cfg), order()
+		runs(t, p, req)
+		host.End(req.GetAttemptId())
+		until(t, exited, func() providerv1.ServerState { return get(t, p, req.GetAttemptId(), "").GetState() })
+		if got := release(t, p, req.GetAttemptId(), ""); got != exited {
+			t.Errorf("%v", got)
+		}
+	}
+}
+
+// GameLift is asked about a server no more often than it wants, however often Berth asks.
+func TestNobodyPolls(t *testing.T) {
+	host, cfg := single(t, gamelift.Build{Queue: "plain"}, gamelift.Region{Region: "eu-central-1"})
+	p, req := open(t, cfg), order()
+	runs(t, p, req)
+	gamelift.Hasten(p, time.Hour, time.Hour)
+	before := host.Calls("DescribeGameSessionPlacement") + host.Calls("DescribeGameSessions")
+	for range 100 {
+		if s := get(t, p, req.GetAttemptId(), ""); s.GetState() != running {
+			t.Fatal(s)
+		}
+	}
+	if n := host.Calls("DescribeGameSessionPlacement") + host.Calls("DescribeGameSessions") - before; n != 0 {
+		t.Errorf("%d calls", n)
+	}
+}
+
+// List fails if a page is missing, and does not take what it cannot see for nothing.
+func TestListFails(t *testing.T) {
+	host, cfg := single(t, gamelift.Build{Queue: "plain"}, gamelift.Region{Region: "eu-central-1"})
+	p := open(t, cfg)
+	host.Answer(gamelifthost.Refuse("AccessDeniedException", "not authorized to perform: gamelift:DescribeGameSessionQueues"))
+	_, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: deployment})
+	failsWith(t, err, "UNAUTHENTICATED", "gamelift:DescribeGameSessionQueues")
+	if err := host.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = p.List(t.Context(), &providerv1.ListRequest{Deployment: deployment, PageToken: "x"})
+	if provider.ReasonOf(err) != provider.Invalid {
+		t.Errorf("a token that is none: %v", err)
+	}
+}
