@@ -267,3 +267,12 @@ func (h *Host) Session(attempt string) string {
 	}
 	return ""
 }
+
+// Foreign makes a session on a fleet that somebody else asked for, without game properties. It is active and in all lists.
+func (h *Host) Foreign(fleet string) {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	if s, f := h.api.newSession(fleet, h.api.cfg.Fleets[fleet].Region, "", "", nil, 1); f == nil {
+		s.status, s.created = "ACTIVE", s.created.Add(-time.Hour)
+	}
+}

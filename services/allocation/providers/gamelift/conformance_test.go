@@ -37,7 +37,7 @@ func account() gamelifthost.Config {
 	return gamelifthost.Config{
 		AccessKey: accessKey,
 		Fleets: map[string]gamelifthost.Fleet{
-			fleet:    {Region: "eu-central-1", Locations: []string{"eu-west-1"}, Slots: 1000, TLS: true},
+			fleet:    {Region: "eu-central-1", Locations: []string{"eu-west-1"}, Slots: 100_000, TLS: true},
 			anywhere: {Region: "eu-central-1", Locations: []string{"custom-office"}, Slots: 1000, Anywhere: true, Stubborn: true},
 			stubborn: {Region: "eu-central-1", Slots: 1000, Stubborn: true},
 			tiny:     {Region: "eu-central-1"},
@@ -153,7 +153,9 @@ func BenchmarkAllocate(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			host, cfg := start(b)
 			cfg.Builds = map[string]gamelift.Build{"shooter": build}
-			standin.Bench(b, open(b, cfg), host.Host, "shooter", "eu")
+			p := open(b, cfg)
+			gamelift.Unlimit(p)
+			standin.Bench(b, p, host.Host, "shooter", "eu")
 		})
 	}
 }

@@ -60,13 +60,17 @@ func TestEventsComeInAnyShapeAndOrder(t *testing.T) {
 	for _, noise := range []string{"", "no JSON", `{"Message": "no JSON either"}`, "[]", event("PlacementFulfilled", attempt, ""), event("PlacementLost", attempt, ""), event("PlacementFailed", "not-an-attempt", "")} {
 		host.Publish(noise)
 	}
-	host.Publish(event("PlacementFulfilled", attempt, fulfilled))
 	empty := func() providerv1.ServerState {
 		if host.Left() > 0 {
 			return stopping
 		}
 		return exited
 	}
+	until(t, exited, empty)
+	_, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: attempt, Deployment: deployment})
+	failsWith(t, err, "NOT_FOUND", "")
+	before := host.Calls("DescribeGameSessionPlacement")
+	host.Publish(event("PlacementFulfilled", attempt, fulfilled))
 	until(t, exited, empty)
 	s := get(t, p, attempt, "")
 	if e := s.GetEndpoints(); s.GetState() != running || len(e) != 1 || e[0].GetHost() != "203.0.113.7" || e[0].GetPort() != 4711 {
@@ -78,7 +82,7 @@ func TestEventsComeInAnyShapeAndOrder(t *testing.T) {
 	if s := get(t, p, attempt, ""); s.GetState() != exited {
 		t.Errorf("it came back: %v", s)
 	}
-	if n := host.Calls("DescribeGameSessionPlacement"); n != 0 {
+	if n := host.Calls("DescribeGameSessionPlacement") - before; n != 0 {
 		t.Errorf("%d questions", n)
 	}
 }

@@ -2,6 +2,7 @@ package gamelift_test
 
 import (
 	"context"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -242,6 +243,49 @@ func TestNobodyPolls(t *testing.T) {
 	}
 	if n := host.Calls("DescribeGameSessionPlacement") + host.Calls("DescribeGameSessions") - before; n != 0 {
 		t.Errorf("%d calls", n)
+	}
+}
+
+// List has the servers of the deployment on all fleets, each once, and nobody else's: neither another deployment's nor what carries no mark.
+func TestListHasOurs(t *testing.T) {
+	host, cfg := start(t)
+	cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "shooter"}, "racer": {Alias: alias}, "puzzle": {Fleet: american}} // the queue has both others' fleets
+	cfg.Regions["us"] = gamelift.Region{Region: "us-east-1"}
+	p := open(t, cfg)
+	want := make(map[string]bool)
+	for n := range 7 {
+		req := order()
+		switch n % 3 {
+		case 1:
+			req.Build = "racer"
+		case 2:
+			req.Build, req.Region = "puzzle", "us"
+		}
+		want[req.GetAttemptId()] = true
+		runs(t, p, req)
+	}
+	foreign := order()
+	foreign.Deployment = "another"
+	runs(t, p, foreign)
+	host.Foreign(fleet)
+	got, token := make(map[string]bool), ""
+	for {
+		page, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: deployment, PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range page.GetServers() {
+			if got[s.GetAttemptId()] {
+				t.Errorf("%s is there twice", s.GetAttemptId())
+			}
+			got[s.GetAttemptId()] = true
+		}
+		if token = page.GetNextPageToken(); token == "" {
+			break
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
 

@@ -79,7 +79,7 @@ func (p *Provider) stop(ctx context.Context, region, attempt string, known recor
 // endSession tells a server to end; once it was, it looks whether it did, and after the grace ends it by force.
 func (p *Provider) endSession(ctx context.Context, attempt, arn string, known record) (sighting, error) {
 	now, err := p.session(ctx, attempt, arn, known.region)
-	if err != nil || now.server.GetState() == stateExited || now.server.GetState() == stateStarting {
+	if err != nil || now.server.GetState() == stateExited {
 		return now, err
 	}
 	mode := types.TerminationModeTriggerOnProcessTerminate
@@ -95,6 +95,8 @@ func (p *Provider) endSession(ctx context.Context, attempt, arn string, known re
 	switch {
 	case err == nil:
 		now = p.ofSession(now.region, attempt, ended)
+	case codeOf(err) == codeSessionStatus && now.server.GetState() == stateStarting: // not yet
+		return now, nil
 	case codeOf(err) == codeSessionStatus: // it ended meanwhile, which the next look shows
 	case provider.ReasonOf(err) == provider.Invalid && mode == types.TerminationModeForceTerminate:
 		p.memory.note(attempt, func(r *record) { r.noForce = true })
