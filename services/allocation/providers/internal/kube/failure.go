@@ -1,0 +1,102 @@
+package kube
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+// status is what an API server says of a call that failed.
+type status struct {
+	Kind    string `json:"kind"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+	Details struct {
+		Kind string `json:"kind"` // of the object that it is about, in the plural
+	} `json:"details"`
+}
+
+// Reasons of a status that say more than its code.
+const (
+	alreadyExists = "AlreadyExists"
+	conflict      = "Conflict"
+	notFound      = "NotFound"
+)
+
+// existsError is the refusal to make an object whose name is taken.
+type existsError struct{ error }
+
+func (e existsError) Unwrap() error { return e.error }
+
+// Exists reports whether a call failed because there is an object of that name.
+func Exists(err error) bool { return errors.As(err, new(existsError)) }
+
+// replacedError is the refusal to touch an object that is another one than was meant.
+type replacedError struct{ error }
+
+func (e replacedError) Unwrap() error { return e.error }
+
+// Replaced reports whether a call failed because the object of that name is not the one of the precondition.
+func Replaced(err error) bool { return errors.As(err, new(replacedError)) }
+
+// explain says what a refusal means where its status alone does not.
+func explain(r hostapi.Refusal) error {
+	var s status
+	if r.Decode(&s) != nil || s.Kind != "Status" {
+		if r.Status == http.StatusNotFound || r.Status == http.StatusConflict { // of something on the way, which knows nothing of objects
+			return r.Failure(provider.Unavailable, "no API server answered; is url right, and is there a proxy? "+r.Words())
+		}
+		return nil
+	}
+	switch r.Status {
+	case http.StatusForbidden:
+		return r.Failure(forbidden(s.Message), s.Message)
+	case http.StatusNotFound:
+		if s.Reason != notFound {
+			return r.Failure(provider.Unavailable, s.Message)
+		}
+		if s.Details.Kind == "namespaces" { // what is to be made has no place
+			return r.Failure(provider.Invalid, s.Message)
+		}
+	case http.StatusConflict:
+		return conflicted(r, s)
+	case http.StatusGone: // a page of a list that is too old
+		return r.Failure(provider.Unavailable, s.Message)
+	case http.StatusInternalServerError:
+		switch {
+		case strings.Contains(s.Message, "request is too large"):
+			return r.Failure(provider.Invalid, s.Message)
+		case strings.Contains(s.Message, "failed calling webhook"): // it is asked before anything is stored
+			return r.Failure(provider.Unavailable, s.Message)
+		}
+	}
+	return nil
+}
+
+// conflicted says what a 409 means.
+func conflicted(r hostapi.Refusal, s status) error {
+	err := r.Failure(provider.Unavailable, s.Message) // somebody else was faster, such as with a quota's count: nothing was done, and a repeat may be
+	switch {
+	case s.Reason == alreadyExists:
+		return existsError{err}
+	case s.Reason == conflict && strings.Contains(strings.ToLower(s.Message), "precondition"):
+		return replacedError{err}
+	}
+	return err
+}
+
+// forbidden says what a 403 means: an API server answers so for a role that lacks something, for a quota, and for whatever an admission rule does not allow.
+func forbidden(message string) providerv1.FailureReason {
+	switch {
+	case strings.Contains(message, "exceeded quota"):
+		return provider.Quota
+	case strings.Contains(message, "cannot ") && strings.Contains(message, "resource "): // User "…" cannot create resource "pods" …
+		return provider.Unauthenticated
+	default:
+		return provider.Invalid
+	}
+}

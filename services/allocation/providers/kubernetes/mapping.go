@@ -1,0 +1,137 @@
+package kubernetes
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+// Phases of a Pod.
+const (
+	pending   = "Pending"
+	running   = "Running"
+	succeeded = "Succeeded"
+	failed    = "Failed"
+	unknown   = "Unknown" // of old clusters: its node does not answer
+)
+
+const (
+	stateStarting = providerv1.ServerState_SERVER_STATE_STARTING
+	stateRunning  = providerv1.ServerState_SERVER_STATE_RUNNING
+	stateStopping = providerv1.ServerState_SERVER_STATE_STOPPING
+	stateExited   = providerv1.ServerState_SERVER_STATE_EXITED
+)
+
+// stateOf is the state of a server, with words for people; false: its Pod is in no phase that there is.
+func stateOf(p pod, patience time.Duration, now time.Time) (state providerv1.ServerState, words string, ok bool) {
+	over := p.Meta.Deleted != nil
+	switch p.Status.Phase {
+	case succeeded, failed:
+		state, words = stateExited, end(p)
+	case pending:
+		state, words = stateStarting, stuck(p, patience, now)
+		if words != "" {
+			state = stateExited
+		}
+	case running, unknown:
+		state, words = stateRunning, end(p)
+		if words != "" { // the game server ended, and another container is left
+			state = stateExited
+		}
+	default:
+		return 0, "", false
+	}
+	if over { // until it is gone its name and its ports are taken
+		state = stateStopping
+	}
+	return state, words, true
+}
+
+// game returns the status of the container that is the game server; nil: it has none yet.
+func game(p pod) *containerStatus {
+	for n, c := range p.Status.Containers {
+		if c.Name == p.Meta.Annotations[annotateContainer] {
+			return &p.Status.Containers[n]
+		}
+	}
+	return nil
+}
+
+// end says how a server ended; "": it has not.
+func end(p pod) string {
+	var said []string
+	if p.Status.Reason != "" { // such as Evicted
+		said = append(said, hostapi.Clean(p.Status.Reason+": "+p.Status.Message))
+	}
+	if c := game(p); c != nil && c.State.Terminated != nil {
+		t := c.State.Terminated
+		said = append(said, fmt.Sprintf("container %s: exit status %d, %s", c.Name, t.ExitCode, hostapi.Clean(strings.TrimSpace(t.Reason+" "+t.Message))))
+	}
+	if len(said) == 0 && (p.Status.Phase == failed || p.Status.Phase == succeeded) {
+		return "the Pod has " + strings.ToLower(p.Status.Phase)
+	}
+	return strings.Join(said, "; ")
+}
+
+// stuck says why a Pod will not start; "": it may.
+func stuck(p pod, patience time.Duration, now time.Time) string {
+	for _, c := range p.Status.Conditions {
+		if c.Type == "PodScheduled" && c.Status == "False" && c.Reason == "Unschedulable" && now.Sub(c.Since) >= patience {
+			return fmt.Sprintf("no node has room for it since %v: %s", patience, hostapi.Clean(c.Message))
+		}
+	}
+	old := p.Meta.Created != nil && now.Sub(*p.Meta.Created) >= patience
+	for _, c := range append(p.Status.InitContainers, p.Status.Containers...) {
+		w := c.State.Waiting
+		if w == nil {
+			continue
+		}
+		switch w.Reason {
+		case "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
+			return fmt.Sprintf("container %s: image %s: %s: %s", c.Name, imageOf(p, c), w.Reason, hostapi.Clean(w.Message))
+		case "CreateContainerConfigError":
+			if strings.Contains(w.Message, fmt.Sprintf("secret %q not found", p.Meta.Name)) && !old { // it comes after its Pod, or with a repeat
+				continue
+			}
+			fallthrough
+		case "CreateContainerError", "RunContainerError", "CrashLoopBackOff":
+			return fmt.Sprintf("container %s: %s: %s", c.Name, w.Reason, hostapi.Clean(w.Message))
+		}
+	}
+	return ""
+}
+
+// imageOf is the image that a container was to have, which is no secret however long it is.
+func imageOf(p pod, c containerStatus) string {
+	for _, one := range p.Spec.Containers {
+		if one.Name == c.Name {
+			return one.Image
+		}
+	}
+	return hostapi.Clean(c.Image)
+}
+
+// endpointsOf are the ports of the game server's container, at that address.
+func endpointsOf(p pod, in Region, host string) []*typev1.Endpoint {
+	var ports []hostapi.Port
+	for _, c := range p.Spec.Containers {
+		if c.Name != p.Meta.Annotations[annotateContainer] {
+			continue
+		}
+		for _, one := range c.Ports {
+			number, protocol := one.HostPort, one.Protocol
+			if in.Address == podIP {
+				number = one.ContainerPort
+			}
+			if protocol == "" {
+				protocol = "TCP" // Kubernetes' default, and not ours
+			}
+			ports = append(ports, hostapi.Port{Name: one.Name, Host: host, Port: number, Protocol: protocol})
+		}
+	}
+	return hostapi.Endpoints(ports...)
+}

@@ -1,0 +1,298 @@
+package kubernetes
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/kube"
+)
+
+const (
+	kind         = "kubernetes"
+	version      = "1"
+	pollInterval = 2 * time.Second
+)
+
+// Provider implements provider.Provider. It is safe for concurrent use.
+type Provider struct {
+	cfg       Config
+	templates map[string]template
+	client    *client
+	book      attempts.Book
+	nodes     nodes
+}
+
+var _ provider.Provider = (*Provider)(nil)
+
+// New returns a Provider. It calls nobody yet.
+func New(cfg Config) (*Provider, error) {
+	cfg.Regions = maps.Clone(cfg.Regions) // filled in
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	p := &Provider{cfg: cfg, templates: make(map[string]template)}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Builds)) {
+		t, err := newTemplate(cfg.Builds[name])
+		if err != nil {
+			return nil, fmt.Errorf("kubernetes.builds.%s.%w", name, err)
+		}
+		p.templates[name] = t
+	}
+	var err error
+	p.client, err = newClient(cfg.Config)
+	return p, err
+}
+
+// Describe implements provider.Provider.
+func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.DescribeResponse{
+		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
+		MaxBootstrapBytes: bootstrap.MaxSize, PollInterval: durationpb.New(pollInterval), Contract: contract,
+	}, nil
+}
+
+// Allocate implements provider.Provider. The name of a Pod follows from its attempt, so that a repeat finds the first one's.
+func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
+	t, err := hostapi.Lookup("build", p.templates, req.GetBuild())
+	if err != nil {
+		return nil, err
+	}
+	region, err := hostapi.Lookup("region", p.cfg.Regions, req.GetRegion())
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := p.book.Begin(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	o, err := t.order(req, region)
+	if err != nil {
+		return nil, provider.Failure(provider.Invalid, "kubernetes.builds.%s.pod_spec: %v", req.GetBuild(), err)
+	}
+	made, err := p.ensurePod(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.describe(made)
+	if err == nil && s.GetState() == stateStarting {
+		err = p.ensureSecret(ctx, made, req.GetBootstrap())
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.AllocateResponse{Server: s}, nil
+}
+
+// ensurePod makes a Pod, or finds the one that an earlier call made. A call without an answer is repeated once: it makes a Pod only if that one did not.
+func (p *Provider) ensurePod(ctx context.Context, o order) (pod, error) {
+	made, err := p.client.makePod(ctx, o)
+	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
+		made, err = p.client.makePod(ctx, o)
+	}
+	if !kube.Exists(err) {
+		return made, err
+	}
+	found, err := p.client.pod(ctx, o.Meta.Namespace, o.Meta.Name)
+	switch {
+	case provider.ReasonOf(err) == provider.NotFound:
+		return found, provider.Failure(provider.Unavailable, "Pod %s/%s was there, and is gone meanwhile", o.Meta.Namespace, o.Meta.Name)
+	case err != nil: // it is there
+		return found, provider.Failure(provider.Ambiguous, "Pod %s/%s is there, and cannot be looked up: %v", o.Meta.Namespace, o.Meta.Name, err)
+	case !marked(found, o.Meta.Labels[labelDeployment], o.Meta.Labels[labelAttempt]):
+		return found, provider.Failure(provider.Invalid, "Pod %s/%s is there, and is not Berth's: it has no label %s with the attempt; delete it", o.Meta.Namespace, o.Meta.Name, labelAttempt)
+	}
+	return found, nil
+}
+
+// ensureSecret makes the Secret of a Pod. A Pod that cannot have one is deleted: it would wait for ever.
+func (p *Provider) ensureSecret(ctx context.Context, of pod, document []byte) error {
+	err := p.client.makeSecret(ctx, of, document)
+	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
+		err = p.client.makeSecret(ctx, of, document)
+	}
+	switch {
+	case err == nil, kube.Exists(err):
+		return nil
+	case provider.ReasonOf(err) == provider.Ambiguous:
+		return err
+	}
+	now := int64(0)
+	if undo := p.client.deletePod(ctx, of, &now); undo != nil && provider.ReasonOf(undo) != provider.NotFound {
+		return provider.Failure(provider.Ambiguous, "Pod %s/%s is left without a Secret (%v), and cannot be deleted: %v", of.Meta.Namespace, of.Meta.Name, err, undo)
+	}
+	return err
+}
+
+// marked reports whether a Pod is the attempt's.
+func marked(found pod, deployment, attempt string) bool {
+	return found.Meta.Labels[labelDeployment] == deployment && found.Meta.Labels[labelAttempt] == attempt
+}
+
+// describe makes a server of a Pod, without its addresses.
+func (p *Provider) describe(found pod) (*providerv1.Server, error) {
+	state, words, ok := stateOf(found, p.cfg.PendingTimeout, time.Now())
+	if !ok {
+		return nil, hostapi.Senseless(kube.Host, p.client.look, fmt.Sprintf("a Pod in phase %q", hostapi.Clean(found.Status.Phase)))
+	}
+	return &providerv1.Server{
+		AttemptId: found.Meta.Labels[labelAttempt], ExternalId: found.Meta.Namespace + "/" + found.Meta.Name, State: state, Message: words,
+		Region: found.Meta.Annotations[annotateRegion],
+	}, nil
+}
+
+// namespaces are that of an external id, or all where there is none.
+func (p *Provider) namespaces(external string) []string {
+	if namespace, _, ok := strings.Cut(external, "/"); ok {
+		return []string{namespace}
+	}
+	var all []string
+	for _, r := range p.cfg.Regions {
+		all = append(all, r.Namespace)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// find looks an attempt's Pod up.
+func (p *Provider) find(ctx context.Context, deployment, attempt, external string) (pod, error) {
+	name := podName(deployment, attempt)
+	for _, namespace := range p.namespaces(external) {
+		found, err := p.client.pod(ctx, namespace, name)
+		switch {
+		case provider.ReasonOf(err) == provider.NotFound:
+		case err != nil:
+			return pod{}, err
+		case marked(found, deployment, attempt):
+			return found, nil
+		}
+	}
+	return pod{}, provider.Failure(provider.NotFound, "Kubernetes has no Pod %s", name)
+}
+
+// Get implements provider.Provider.
+func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+	found, err := p.find(ctx, req.GetDeployment(), req.GetAttemptId(), req.GetExternalId())
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.describe(found)
+	if err != nil {
+		return nil, err
+	}
+	if s.GetState() == stateStarting || s.GetState() == stateRunning {
+		if err := p.locate(ctx, found, s); err != nil {
+			return nil, err
+		}
+	}
+	return &providerv1.GetResponse{Server: s}, nil
+}
+
+// locate fills in the addresses of a server, once it has a node.
+func (p *Provider) locate(ctx context.Context, found pod, s *providerv1.Server) error {
+	in, ok := p.cfg.Regions[s.GetRegion()]
+	if !ok || found.Spec.NodeName == "" {
+		return nil
+	}
+	host := in.Address
+	switch in.Address {
+	case podIP:
+		host = found.Status.PodIP
+	case internalIP:
+		host = found.Status.HostIP
+	case externalIP, externalDNS:
+		var err error
+		if host, err = p.nodes.address(ctx, p.client, found.Spec.NodeName, in.Address); err != nil {
+			return err
+		}
+		if host == "" {
+			s.Message = fmt.Sprintf("node %s has no %s: set kubernetes.regions.%s.address", found.Spec.NodeName, in.Address, s.GetRegion())
+		}
+	}
+	s.Endpoints = endpointsOf(found, in, host)
+	return nil
+}
+
+// Release implements provider.Provider. A Pod has the time of its terminationGracePeriodSeconds; its Secret goes with it.
+func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+	unlock, err := p.book.End(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	found, err := p.find(ctx, req.GetDeployment(), req.GetAttemptId(), req.GetExternalId())
+	if err == nil && found.Meta.Deleted == nil {
+		err = p.client.deletePod(ctx, found, nil)
+	}
+	switch {
+	case provider.ReasonOf(err) == provider.NotFound:
+		return &providerv1.ReleaseResponse{State: stateExited}, nil
+	case err != nil && !kube.Replaced(err): // what is there now is looked at by the repeat
+		return nil, err
+	}
+	return &providerv1.ReleaseResponse{State: stateStopping}, nil
+}
+
+// List implements provider.Provider. A page of it is a page of a namespace's Pods.
+func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+	namespaces := p.namespaces("")
+	n, page, err := parseToken(req.GetPageToken(), len(namespaces))
+	if err != nil {
+		return nil, err
+	}
+	found, err := p.client.pods(ctx, namespaces[n], labelManager+"="+manager+","+labelDeployment+"="+req.GetDeployment(), page)
+	if err != nil {
+		return nil, err
+	}
+	resp := new(providerv1.ListResponse)
+	for _, one := range found.Items {
+		s, err := p.describe(one)
+		if err != nil {
+			return nil, err
+		}
+		if one.Status.Phase != succeeded && one.Status.Phase != failed && s.GetAttemptId() != "" {
+			resp.Servers = append(resp.Servers, s)
+		}
+	}
+	switch {
+	case found.Meta.Continue != "":
+		resp.NextPageToken = fmt.Sprintf("%d/%s", n, found.Meta.Continue)
+	case n+1 < len(namespaces):
+		resp.NextPageToken = fmt.Sprintf("%d/", n+1)
+	}
+	return resp, nil
+}
+
+func parseToken(token string, namespaces int) (n int, page string, err error) {
+	if token == "" {
+		return 0, "", nil
+	}
+	index, page, ok := strings.Cut(token, "/")
+	n, err = strconv.Atoi(index)
+	if !ok || err != nil || n < 0 || n >= namespaces {
+		return 0, "", provider.Failure(provider.Invalid, "page_token: is none of a list of this provider")
+	}
+	return n, page, nil
+}
+
+// Close ends the connections to the API server.
+func (p *Provider) Close(context.Context) error {
+	p.client.api.Close()
+	return nil
+}
