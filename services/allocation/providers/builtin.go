@@ -19,6 +19,7 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/hathora"
 	"github.com/berth-dev/berth/services/allocation/providers/multiplay"
 	"github.com/berth-dev/berth/services/allocation/providers/playfab"
+	"github.com/berth-dev/berth/services/allocation/providers/kubernetes"
 	"github.com/berth-dev/berth/services/allocation/providers/process"
 	"github.com/berth-dev/berth/services/allocation/providers/remote"
 	"github.com/berth-dev/berth/services/allocation/providers/static"
@@ -57,6 +58,8 @@ type Config struct {
 	Multiplay multiplay.Config `yaml:"multiplay,omitempty"`
 	// GameLift has a game session of Amazon GameLift Servers for each server.
 	GameLift gamelift.Config `yaml:"gamelift,omitempty"`
+	// Kubernetes has a Pod of a cluster for each server.
+	Kubernetes kubernetes.Config `yaml:"kubernetes,omitempty"`
 }
 
 // Deps are what the providers have of the service.
@@ -132,7 +135,8 @@ func builtins() []builtin {
 			cfg.GameLift.Log = deps.Log
 			return gamelift.New(ctx, cfg.GameLift)
 		}},
-		{kind: "agones"}, {kind: "kubernetes"},
+		{"kubernetes", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return kubernetes.New(cfg.Kubernetes) }},
+		{kind: "agones"},
 	}
 }
 

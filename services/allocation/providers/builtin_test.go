@@ -14,12 +14,12 @@ func TestOpenRefusesWhatIsNotBuilt(t *testing.T) {
 		_, err := providers.Open(t.Context(), providers.Config{Name: "p", Kind: kind}, providers.Deps{Log: slog.New(slog.DiscardHandler)})
 		return err
 	}
-	for _, kind := range []string{"agones", "kubernetes"} {
+	for _, kind := range []string{"agones"} {
 		if err := open(kind); !errs.Is(err, errs.NotImplemented) || !strings.Contains(err.Error(), kind) {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
-	if err := open("warp"); err == nil || !strings.Contains(err.Error(), "process, attach, remote, static, hathora, edgegap, playfab, multiplay, gamelift") {
+	if err := open("warp"); err == nil || !strings.Contains(err.Error(), "process, attach, remote, static, hathora, edgegap, playfab, multiplay, gamelift, kubernetes") {
 		t.Errorf("an unknown kind: %v", err)
 	}
 	if err := open("static"); err == nil || !strings.Contains(err.Error(), "static.pool") {
@@ -39,6 +39,9 @@ func TestOpenRefusesWhatIsNotBuilt(t *testing.T) {
 	}
 	if err := open("gamelift"); err == nil || !strings.Contains(err.Error(), "gamelift.builds") {
 		t.Errorf("gamelift without builds: %v", err)
+	}
+	if err := open("kubernetes"); err == nil || !strings.Contains(err.Error(), "kubernetes.builds") {
+		t.Errorf("kubernetes without builds: %v", err)
 	}
 	if err := open("remote"); err == nil || !strings.Contains(err.Error(), "remote.address") {
 		t.Errorf("remote without an address: %v", err)

@@ -64,6 +64,7 @@ func New(cfg Config) *standin.Host {
 		{"GET", "/api/v1/namespaces/{namespace}/pods/{name}", "get", "pods", a.getPod},
 		{"DELETE", "/api/v1/namespaces/{namespace}/pods/{name}", "delete", "pods", a.deletePod},
 		{"POST", "/api/v1/namespaces/{namespace}/secrets", "create", "secrets", a.createSecret},
+		{"GET", "/api/v1/namespaces/{namespace}/secrets/{name}", "get", "secrets", a.getSecret},
 		{"GET", "/api/v1/nodes/{name}", "get", "nodes", a.getNode},
 	} {
 		mux.HandleFunc(route.method+" "+route.path, a.allowed(route.verb, route.resource, route.handle))
@@ -259,6 +260,14 @@ func (a *api) createSecret(w http.ResponseWriter, r *http.Request) {
 	for _, p := range a.pods {
 		a.start(p)
 	}
+}
+
+func (a *api) getSecret(w http.ResponseWriter, r *http.Request) {
+	if s := a.secrets[r.PathValue("namespace")+"/"+r.PathValue("name")]; s != nil {
+		answer(w, http.StatusOK, s)
+		return
+	}
+	missing(w, "secrets", r.PathValue("name"))
 }
 
 func (a *api) getNode(w http.ResponseWriter, r *http.Request) {

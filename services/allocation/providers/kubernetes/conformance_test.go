@@ -2,6 +2,7 @@ package kubernetes_test
 
 import (
 	"encoding/pem"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -37,14 +38,20 @@ func cluster() kubernetesapi.Config {
 func start(t testing.TB, cfg kubernetesapi.Config) (*standin.Host, kubernetes.Config) {
 	t.Helper()
 	host := kubernetesapi.New(cfg)
-	srv := httptest.NewTLSServer(host)
+	return host, serve(t, host, host)
+}
+
+// serve serves a stand-in, or what is before it, and returns a configuration for it.
+func serve(t testing.TB, host *standin.Host, front http.Handler) kubernetes.Config {
+	t.Helper()
+	srv := httptest.NewTLSServer(front)
 	t.Cleanup(func() {
 		srv.CloseClientConnections()
 		srv.Close()
 		host.Close()
 	})
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	return host, kubernetes.Config{
+	return kubernetes.Config{
 		Config: kube.Config{URL: srv.URL, CAFile: file(t, "ca.crt", string(ca)), TokenFile: hostapi.SecretFile(file(t, "token", token+"\n"))},
 		Builds: map[string]kubernetes.Build{
 			"shooter": {PodSpec: spec(), HostPorts: "7000-7999", Labels: map[string]string{"app": "shooter"}, Annotations: map[string]string{"team": "a"}},

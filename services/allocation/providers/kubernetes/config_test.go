@@ -1,0 +1,74 @@
+package kubernetes_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/berth-dev/berth/services/allocation/providers/kubernetes"
+)
+
+// container is a spec of one container, with members changed.
+func container(members map[string]any) map[string]any {
+	c := map[string]any{"name": "server", "image": "i"}
+	for k, v := range members {
+		c[k] = v
+	}
+	return map[string]any{"containers": []any{c}}
+}
+
+func TestConfig(t *testing.T) {
+	build := func(change func(*kubernetes.Build)) func(*kubernetes.Config) {
+		return func(c *kubernetes.Config) {
+			b := kubernetes.Build{PodSpec: spec()}
+			change(&b)
+			c.Builds = map[string]kubernetes.Build{"shooter": b}
+		}
+	}
+	podSpec := func(spec map[string]any) func(*kubernetes.Config) {
+		return build(func(b *kubernetes.Build) { b.PodSpec = spec })
+	}
+	region := func(r kubernetes.Region) func(*kubernetes.Config) {
+		return func(c *kubernetes.Config) { c.Regions = map[string]kubernetes.Region{"eu": r} }
+	}
+	for want, change := range map[string]func(*kubernetes.Config){
+		"kubernetes.url: ":                                                             func(c *kubernetes.Config) { c.URL = "http://203.0.113.7" },
+		"kubernetes.url: is needed":                                                    func(c *kubernetes.Config) { c.URL = "" },
+		"kubernetes.ca_file":                                                           func(c *kubernetes.Config) { c.CAFile += ".not" },
+		"kubernetes.token_file":                                                        func(c *kubernetes.Config) { c.TokenFile += ".not" },
+		"kubernetes.pending_timeout: 1ms is not":                                       func(c *kubernetes.Config) { c.PendingTimeout = time.Millisecond },
+		"kubernetes.builds: at least":                                                  func(c *kubernetes.Config) { c.Builds = nil },
+		"kubernetes.regions: at least":                                                 func(c *kubernetes.Config) { c.Regions = nil },
+		"kubernetes.regions.eu.namespace: \"\"":                                        region(kubernetes.Region{}),
+		"kubernetes.regions.eu.namespace: \"Ga\"":                                      region(kubernetes.Region{Namespace: "Ga"}),
+		"kubernetes.regions.eu.address: \"extern":                                      region(kubernetes.Region{Namespace: "games", Address: "external"}),
+		"kubernetes.regions.eu.address: \"http:":                                       region(kubernetes.Region{Namespace: "games", Address: "http://eu.example.com"}),
+		"kubernetes.builds.shooter.pod_spec: is n":                                     podSpec(nil),
+		"kubernetes.builds.shooter.pod_spec: is what stands below spec":                podSpec(map[string]any{"metadata": map[string]any{}, "spec": spec()}),
+		"kubernetes.builds.shooter.pod_spec: has no JSON form":                         podSpec(container(map[string]any{"env": map[any]any{1: 2}})),
+		"kubernetes.builds.shooter.pod_spec: is no spec of a Pod":                      podSpec(map[string]any{"containers": "one"}),
+		"kubernetes.builds.shooter.pod_spec.containers: at least one":                  podSpec(map[string]any{"containers": []any{}}),
+		"kubernetes.builds.shooter.pod_spec.containers[0]: needs":                      podSpec(container(map[string]any{"image": ""})),
+		"kubernetes.builds.shooter.pod_spec.containers[0].env: BERTH_BOOTSTRAP is set": podSpec(container(map[string]any{"env": []any{map[string]any{"name": "BERTH_BOOTSTRAP", "value": "{}"}}})),
+		"kubernetes.builds.shooter.pod_spec.restartPolicy: Always":                     podSpec(map[string]any{"restartPolicy": "Always", "containers": container(nil)["containers"]}),
+		"kubernetes.builds.shooter.container: pod_spec has no container":               build(func(b *kubernetes.Build) { b.Container = "game" }),
+		"kubernetes.builds.shooter.labels: berth.dev/attempt is set by Berth":          build(func(b *kubernetes.Build) { b.Labels = map[string]string{"berth.dev/attempt": "1"} }),
+		"kubernetes.builds.shooter.annotations: berth.dev/region is set":               build(func(b *kubernetes.Build) { b.Annotations = map[string]string{"berth.dev/region": "eu"} }),
+		"kubernetes.builds.shooter.host_ports: \"7000\" is no range":                   build(func(b *kubernetes.Build) { b.HostPorts = "7000" }),
+		"kubernetes.builds.shooter.host_ports: \"7999-7000\" is no range":              build(func(b *kubernetes.Build) { b.HostPorts = "7999-7000" }),
+		"kubernetes.builds.shooter.host_ports: 7000-7000 are fewer than the 2 ports":   build(func(b *kubernetes.Build) { b.HostPorts = "7000-7000" }),
+		"kubernetes.builds.shooter.host_ports: container \"metrics\" has no port":      build(func(b *kubernetes.Build) { b.Container, b.HostPorts = "metrics", "7000-7999" }),
+		"kubernetes.builds.shooter.host_ports: a Pod with hostNetwork": build(func(b *kubernetes.Build) {
+			b.HostPorts, b.PodSpec["hostNetwork"] = "7000-7999", true
+		}),
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Setenv("KUBERNETES_SERVICE_HOST", "")
+			_, cfg := start(t, cluster())
+			change(&cfg)
+			if _, err := kubernetes.New(cfg); err == nil || !strings.HasPrefix(err.Error(), want) {
+				t.Errorf("got %v; want %q", err, want)
+			}
+		})
+	}
+}
