@@ -123,14 +123,11 @@ func endpointsOf(p pod, in Region, host string) []*typev1.Endpoint {
 			continue
 		}
 		for _, one := range c.Ports {
-			number, protocol := one.HostPort, one.Protocol
+			number := one.HostPort
 			if in.Address == podIP {
 				number = one.ContainerPort
 			}
-			if protocol == "" {
-				protocol = "TCP" // Kubernetes' default, and not ours
-			}
-			ports = append(ports, hostapi.Port{Name: one.Name, Host: host, Port: number, Protocol: protocol})
+			ports = append(ports, hostapi.Port{Name: one.Name, Host: host, Port: number, Protocol: one.Protocol}) // which the API server fills in
 		}
 	}
 	return hostapi.Endpoints(ports...)

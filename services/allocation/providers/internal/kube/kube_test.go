@@ -120,13 +120,16 @@ func TestAnUnknownAuthority(t *testing.T) {
 	if err := os.WriteFile(f.path("token"), []byte("t"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := kube.New("kubernetes", kube.Config{URL: srv.URL, TokenFile: hostapi.SecretFile(f.path("token"))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	if name, err := who(t, c); provider.ReasonOf(err) != provider.Unavailable || name != "" || !strings.Contains(err.Error(), "certificate") {
-		t.Errorf("got %q, %v", name, err)
+	f.certificate("somebody else")
+	for _, ca := range []string{"", f.path("cert")} { // the system's, another one's
+		c, err := kube.New("kubernetes", kube.Config{URL: srv.URL, CAFile: ca, TokenFile: hostapi.SecretFile(f.path("token"))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, err := who(t, c); provider.ReasonOf(err) != provider.Unavailable || name != "" || !strings.Contains(err.Error(), "certificate") {
+			t.Errorf("got %q, %v", name, err)
+		}
+		c.Close()
 	}
 }
 
