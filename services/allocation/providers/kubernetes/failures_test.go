@@ -31,6 +31,7 @@ func TestFailures(t *testing.T) {
 		"role":            {403, status("Forbidden", `pods is forbidden: User "system:serviceaccount:berth:default" cannot create resource "pods" in API group "" in the namespace "games"`, "pods"), provider.Unauthenticated, `cannot create resource "pods"`},
 		"quota":           {403, status("Forbidden", `pods "x" is forbidden: exceeded quota: compute, requested: cpu=2, used: cpu=8, limited: cpu=8`, "pods"), provider.Quota, "exceeded quota: compute, requested: cpu=2"},
 		"no requests":     {403, status("Forbidden", `pods "x" is forbidden: failed quota: compute: must specify limits.cpu for: server`, "pods"), provider.Invalid, "must specify limits.cpu"},
+		"new quota":       {403, status("Forbidden", `pods "x" is forbidden: status unknown for quota: compute, resources: pods`, "pods"), provider.Unavailable, "status unknown for quota"},
 		"security":        {403, status("Forbidden", `pods "x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false`, "pods"), provider.Invalid, "violates PodSecurity"},
 		"no account":      {403, status("Forbidden", `pods "x" is forbidden: error looking up service account games/shooter: serviceaccount "shooter" not found`, "pods"), provider.Invalid, "service account games/shooter"},
 		"terminating":     {403, status("Forbidden", `pods "x" is forbidden: unable to create new content in namespace games because it is being terminated`, "pods"), provider.Invalid, "being terminated"},

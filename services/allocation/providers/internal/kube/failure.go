@@ -96,6 +96,8 @@ func forbidden(message string) providerv1.FailureReason {
 		return provider.Quota
 	case strings.Contains(message, "cannot ") && strings.Contains(message, "resource "): // User "…" cannot create resource "pods" …
 		return provider.Unauthenticated
+	case strings.Contains(message, "status unknown for quota"): // a new one, which its controller has not counted yet
+		return provider.Unavailable
 	default:
 		return provider.Invalid
 	}
