@@ -116,14 +116,21 @@ func (t *template) checkContainer() error {
 			return fmt.Errorf("pod_spec.containers[%d].env: %s is set by Berth", t.container, e.Name)
 		}
 	}
-	free := len(slices.DeleteFunc(c.Ports, func(p port) bool { return p.HostPort != 0 }))
+	return t.checkPorts(spec.HostNetwork, c.Ports)
+}
+
+// checkPorts makes sure that the range of ports is of use.
+func (t *template) checkPorts(hostNetwork bool, ports []port) error {
+	free := len(slices.DeleteFunc(ports, func(p port) bool { return p.HostPort != 0 }))
 	switch {
-	case t.ports.count > 0 && spec.HostNetwork:
+	case t.ports.count == 0:
+		return nil
+	case hostNetwork:
 		return errors.New("host_ports: a Pod with hostNetwork has the ports that its container listens on; leave one of them out")
-	case t.ports.count > 0 && free == 0:
-		return fmt.Errorf("host_ports: container %q has no port without a hostPort", c.Name)
-	case t.ports.count > 0 && free > t.ports.count:
-		return fmt.Errorf("host_ports: %s are fewer than the %d ports of container %q", t.build.HostPorts, free, c.Name)
+	case free == 0:
+		return fmt.Errorf("host_ports: container %q has no port without a hostPort", t.build.Container)
+	case free > t.ports.count:
+		return fmt.Errorf("host_ports: %s are fewer than the %d ports of container %q", t.build.HostPorts, free, t.build.Container)
 	}
 	return nil
 }
