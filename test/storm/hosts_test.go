@@ -16,7 +16,12 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	"github.com/berth-dev/berth/test/hosts/edgegap"
+	"github.com/berth-dev/berth/test/hosts/gamelift"
 	"github.com/berth-dev/berth/test/hosts/hathora"
+	"github.com/berth-dev/berth/test/hosts/kubernetes"
+	"github.com/berth-dev/berth/test/hosts/multiplay"
+	"github.com/berth-dev/berth/test/hosts/playfab"
 	"github.com/berth-dev/berth/test/hosts/standin"
 	"github.com/berth-dev/berth/test/stack"
 )
@@ -26,37 +31,87 @@ type standIn struct {
 	name string
 	// serve makes the host, with its game servers.
 	serve func(standin.Run) *standin.Host
-	// settings is the provider's block, given the host's address and the path of a file with the secret.
-	settings func(url, secret string) string
+	// settings is the provider's block, given the host's address and the folder of the secrets.
+	settings string
 
 	host *standin.Host
 }
 
 // secret is what all hosts know Berth by.
-const secret = "hosts-secret"
+const secret = "7e0f1152-e0dd-4b14-8e37-04cab07efeb0"
 
-// hosts are all that there are.
+const (
+	buildID  = "21781fa8-096d-4d9c-b699-75433d579285"
+	regionID = "ddbf538c-1408-11f1-a08a-42010ab90008"
+	awsKey   = "AKIDEXAMPLE"
+	awsFleet = "fleet-2222bbbb-33cc-44dd-55ee-6666ffff77aa"
+)
+
+// hosts are all that there are, Multiplay in both dialects. In their settings URL and SECRET stand for the address of the API and a file with the secret.
 func hosts() []*standIn {
-	var all []*standIn
-	for _, name := range []string{"hathora", "hathora-2", "hathora-3", "hathora-4", "hathora-5"} {
-		all = append(all, &standIn{
-			name: name,
+	multiplayOf := func(dialect string) func(standin.Run) *standin.Host {
+		return func(run standin.Run) *standin.Host {
+			return multiplay.New(multiplay.Config{
+				Dialect: dialect, APIKey: secret, KeyID: "key", KeySecret: secret, Project: buildID, Environment: buildID,
+				Fleets: map[string]map[int64]multiplay.Readiness{buildID: {17: false}}, Regions: []string{regionID}, Run: run,
+			}).Host
+		}
+	}
+	return []*standIn{
+		{
+			name: "hathora", settings: "{url: URL, token_file: SECRET, builds: {game: {app: app-1}}, regions: {eu: Frankfurt}}",
 			serve: func(run standin.Run) *standin.Host {
 				return hathora.New(hathora.Config{Token: secret, Deployments: map[string][]string{"app-1": nil}, Run: run})
 			},
-			settings: func(url, secret string) string {
-				return fmt.Sprintf("{url: %q, token_file: %q, builds: {game: {app: app-1}}, regions: {eu: Frankfurt}}", url, secret)
+		},
+		{
+			name: "edgegap", settings: "{url: URL, token_file: SECRET, builds: {game: {app: game, version: v1}}, regions: {eu: {latitude: 50.11, longitude: 8.68}}}",
+			serve: func(run standin.Run) *standin.Host {
+				return edgegap.New(edgegap.Config{Token: secret, Versions: map[string][]string{"game": {"v1"}}, Ports: map[string]edgegap.Port{"game": {Internal: 7777, Protocol: "UDP"}}, Run: run})
 			},
-		})
+		},
+		{
+			name: "playfab", settings: "{url: URL, secret_key_file: SECRET, builds: {game: {build_id: " + buildID + "}}, regions: {eu: WestEurope}}",
+			serve: func(run standin.Run) *standin.Host {
+				return playfab.New(playfab.Config{SecretKey: secret, Builds: map[string][]string{buildID: {"WestEurope"}}, Servers: 1000, Run: run})
+			},
+		},
+		{
+			name: "multiplay", serve: multiplayOf("rocketscience"),
+			settings: "{url: URL, api_key_file: SECRET, project: " + buildID + ", environment: " + buildID + ", builds: {game: {fleet: " + buildID + ", build_configuration: 17}}, regions: {eu: " + regionID + "}}",
+		},
+		{
+			name: "multiplay-unity", serve: multiplayOf("unity"),
+			settings: "{dialect: unity, url: URL, auth_url: URL, key_id: key, key_secret_file: SECRET, project: " + buildID + ", environment: " + buildID + ", builds: {game: {fleet: " + buildID + ", build_configuration: 17}}, regions: {eu: " + regionID + "}}",
+		},
+		{
+			name: "gamelift", settings: "{url: URL, credentials_file: SECRET.aws, builds: {game: {queue: game}}, regions: {eu: {region: eu-central-1}}}",
+			serve: func(run standin.Run) *standin.Host {
+				return gamelift.New(gamelift.Config{
+					AccessKey: awsKey, Fleets: map[string]gamelift.Fleet{awsFleet: {Region: "eu-central-1", Slots: 1000}},
+					Queues: map[string]gamelift.Queue{"game": {Region: "eu-central-1", Destinations: []string{awsFleet}, Timeout: time.Minute}}, Run: run,
+				}).Host
+			},
+		},
+		{
+			name:     "kubernetes",
+			settings: "{url: URL, token_file: SECRET, builds: {game: {pod_spec: {containers: [{name: server, image: game, ports: [{name: game, containerPort: 7777, protocol: UDP}]}]}, host_ports: 7000-7999}}, regions: {eu: {namespace: games}}}",
+			serve: func(run standin.Run) *standin.Host {
+				return kubernetes.New(kubernetes.Config{
+					Token: secret, Namespaces: []string{"games"}, Run: run,
+					Nodes: []kubernetes.Node{{Name: "eu-1", Addresses: map[string]string{"ExternalIP": "198.51.100.1"}}},
+				})
+			},
+		},
 	}
-	return all
 }
 
 // startHosts starts them all, and returns allocation's configuration: each has the same share.
 func startHosts(t *testing.T, all []*standIn, run standin.Run) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(file, []byte(secret), 0o600); err != nil {
+	aws := "[default]\naws_access_key_id = " + awsKey + "\naws_secret_access_key = " + secret + "\n"
+	if err := errors.Join(os.WriteFile(file, []byte(secret), 0o600), os.WriteFile(file+".aws", []byte(aws), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	var providers, candidates strings.Builder
@@ -70,7 +125,7 @@ func startHosts(t *testing.T, all []*standIn, run standin.Run) string {
 			h.host.Close()
 		})
 		kind, _, _ := strings.Cut(h.name, "-")
-		fmt.Fprintf(&providers, "  - {name: %s, kind: %s, timeout: 2s, %s: %s}\n", h.name, kind, kind, h.settings(srv.URL, file))
+		fmt.Fprintf(&providers, "  - {name: %s, kind: %s, timeout: 2s, %s: %s}\n", h.name, kind, kind, strings.NewReplacer("URL", srv.URL, "SECRET", file).Replace(h.settings))
 		fmt.Fprintf(&candidates, "        - {provider: %s, rank: 1, weight: 100}\n", h.name)
 	}
 	return "providers:\n" + providers.String() + "placement:\n  rules:\n    - name: all alike\n      candidates:\n" + candidates.String()
@@ -105,7 +160,7 @@ func TestMatchesAreSpreadOverAllHosts(t *testing.T) {
 			t.Errorf("%s started %d of %d servers, and its share is one in %d", h.name, started, instances/2, len(all))
 		}
 	}
-	refuses, hangs, drained := all[0], all[1], all[2]
+	refuses, hangs, drained := all[0], all[3], all[2]
 	if err := errors.Join(refuses.host.Refuse(t.Context()), hangs.host.Hang(t.Context())); err != nil {
 		t.Fatal(err)
 	}
