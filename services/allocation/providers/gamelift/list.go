@@ -2,6 +2,7 @@ package gamelift
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -42,20 +43,30 @@ func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*prov
 }
 
 // page adds a page of the sessions of a fleet. The first has those that are coming up too, which are few: they are asked for before, so that none is missed by
-// becoming active meanwhile.
+// becoming active meanwhile, and left out of the pages after it, so that none is there twice.
 func (p *Provider) page(ctx context.Context, deployment, fleet, page string, into *providerv1.ListResponse) (next string, err error) {
-	region, id, _ := strings.Cut(fleet, "/")
-	more := page == ""
-	for token := ""; more; more = token != "" {
-		if token, err = p.add(ctx, deployment, region, id, types.GameSessionStatusActivating, token, into); err != nil {
-			return "", err
+	if page == "" {
+		early := make(map[string]bool)
+		for token, more := "", true; more; more = token != "" {
+			if token, err = p.add(ctx, deployment, fleet, types.GameSessionStatusActivating, token, early, into); err != nil {
+				return "", err
+			}
 		}
+		p.early.Store(fleet, early)
 	}
-	return p.add(ctx, deployment, region, id, types.GameSessionStatusActive, page, into)
+	early := make(map[string]bool)
+	if known, ok := p.early.Load(fleet); ok {
+		early = maps.Clone(known.(map[string]bool))
+	}
+	return p.add(ctx, deployment, fleet, types.GameSessionStatusActive, page, early, into)
 }
 
-func (p *Provider) add(ctx context.Context, deployment, region, fleet string, status types.GameSessionStatus, page string, into *providerv1.ListResponse) (next string, err error) {
-	out, err := p.client.listSessions(ctx, region, fleet, status, page)
+// add adds a page of sessions with a status, without those that were seen, and notes that they are.
+func (p *Provider) add(
+	ctx context.Context, deployment, fleet string, status types.GameSessionStatus, page string, seen map[string]bool, into *providerv1.ListResponse,
+) (next string, err error) {
+	region, id, _ := strings.Cut(fleet, "/")
+	out, err := p.client.listSessions(ctx, region, id, status, page)
 	if provider.ReasonOf(err) == provider.NotFound { // the fleet is not in this Region, or not any more
 		return "", nil
 	}
@@ -63,12 +74,12 @@ func (p *Provider) add(ctx context.Context, deployment, region, fleet string, st
 		return "", err
 	}
 	for _, found := range out.GameSessions {
-		attempt := marked(deployment, found)
+		arn, attempt := aws.ToString(found.GameSessionId), marked(deployment, found)
 		s := p.ofSession(region, attempt, &found)
-		listed := slices.ContainsFunc(into.Servers, func(other *providerv1.Server) bool { return other.GetAttemptId() == attempt })
-		if attempt != "" && !listed && s.server.GetState() < stateStopping {
+		if attempt != "" && !seen[arn] && s.server.GetState() < stateStopping {
 			into.Servers = append(into.Servers, s.server)
 		}
+		seen[arn] = true
 	}
 	return aws.ToString(out.NextToken), nil
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -38,6 +39,8 @@ type Provider struct {
 	book     attempts.Book
 	memory   *memory
 	listener *listener // nil: there are no events
+	// early has by fleet the sessions, by ARN, that were coming up when the newest list of it began. A list that began before has them already, or need not.
+	early sync.Map
 }
 
 var _ provider.Provider = (*Provider)(nil)
