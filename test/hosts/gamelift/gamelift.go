@@ -3,6 +3,7 @@
 package gamelift
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -12,8 +13,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"context"
 
 	"github.com/aws/smithy-go/encoding/cbor"
 
@@ -191,6 +190,7 @@ type api struct {
 	sessions   map[string]*session   // by ARN
 	calls      map[string]int        // by operation
 	closed     bool
+	held       bool          // no session becomes active
 	moved      chan struct{} // closed by the next change of a placement
 	pending    sync.WaitGroup
 }

@@ -137,6 +137,10 @@ func (a *api) newSession(fleet, location, token, data string, properties cbor.Li
 }
 
 func (a *api) activate(s *session) {
+	if a.held {
+		a.after(activating, func() { a.activate(s) })
+		return
+	}
 	if s.status == "ACTIVATING" {
 		s.status = "ACTIVE"
 	}
@@ -275,4 +279,11 @@ func (h *Host) Foreign(fleet string) {
 	if s, f := h.api.newSession(fleet, h.api.cfg.Fleets[fleet].Region, "", "", nil, 1); f == nil {
 		s.status, s.created = "ACTIVE", s.created.Add(-time.Hour)
 	}
+}
+
+// Hold has no server process call ActivateGameSession while it is on.
+func (h *Host) Hold(on bool) {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	h.api.held = on
 }

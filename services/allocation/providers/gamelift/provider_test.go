@@ -289,6 +289,39 @@ func TestListHasOurs(t *testing.T) {
 	}
 }
 
+// A server that comes up while a list is read is in it, and once: it was on the first page among those that come up, and is on a later one among those that run.
+func TestListWhileAServerComesUp(t *testing.T) {
+	host, cfg := single(t, gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1"})
+	p, last := open(t, cfg), order()
+	for range 3 {
+		runs(t, p, order())
+	}
+	host.Hold(true)
+	allocate(t, p, last)
+	list := func(token string) *providerv1.ListResponse {
+		resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: deployment, PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp
+	}
+	first := list("")
+	until(t, exited, func() providerv1.ServerState { // until it is in the list
+		if first = list(""); len(first.GetServers()) == 3 {
+			return exited
+		}
+		return running
+	})
+	host.Hold(false)
+	until(t, running, func() providerv1.ServerState { return get(t, p, last.GetAttemptId(), "").GetState() })
+	if first.GetNextPageToken() == "" {
+		t.Fatal("there is one page only")
+	}
+	if rest := list(first.GetNextPageToken()); len(rest.GetServers()) != 1 || rest.GetServers()[0].GetAttemptId() == last.GetAttemptId() {
+		t.Errorf("on the second page: %v", rest)
+	}
+}
+
 // List fails if a page is missing, and does not take what it cannot see for nothing.
 func TestListFails(t *testing.T) {
 	host, cfg := single(t, gamelift.Build{Queue: "plain"}, gamelift.Region{Region: "eu-central-1"})
