@@ -7,7 +7,7 @@ PKGS := ./... ./sdk/go/...
 export GOFLAGS += -trimpath
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## build all binaries into bin/
 	@mkdir -p $(BIN)
@@ -21,6 +21,9 @@ demo: build ## play one complete match and print its timeline
 
 test: ## run all tests; those that need a redis-server run where there is one (REQUIRE_REDIS=1: must)
 	go test $(TESTFLAGS) $(PKGS)
+
+test-kubernetes: ## play the provider kubernetes on a real API server, which it builds first: some minutes
+	tools/kubernetes.sh
 
 endure: ## the long tests: the same suites again and again, with the race detector, and the storms
 	go test -race -count=5 -timeout 60m ./test/e2e/... ./services/... ./sdk/go/...
@@ -41,4 +44,4 @@ lint: ## buf lint and golangci-lint
 clean: ## remove what was built
 	rm -rf $(BIN) .cache .berth
 
-.PHONY: help build run demo test endure storm bench gen lint clean
+.PHONY: help build run demo test test-kubernetes endure storm bench gen lint clean
