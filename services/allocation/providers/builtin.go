@@ -13,6 +13,7 @@ import (
 	"github.com/berth-dev/berth/pkg/errs"
 	poolv1 "github.com/berth-dev/berth/pkg/gen/berth/pool/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/agones"
 	"github.com/berth-dev/berth/services/allocation/providers/attach"
 	"github.com/berth-dev/berth/services/allocation/providers/edgegap"
 	"github.com/berth-dev/berth/services/allocation/providers/gamelift"
@@ -60,6 +61,8 @@ type Config struct {
 	GameLift gamelift.Config `yaml:"gamelift,omitempty"`
 	// Kubernetes has a Pod of a cluster for each server.
 	Kubernetes kubernetes.Config `yaml:"kubernetes,omitempty"`
+	// Agones has an allocated GameServer of a fleet for each server.
+	Agones agones.Config `yaml:"agones,omitempty"`
 }
 
 // Deps are what the providers have of the service.
@@ -105,7 +108,7 @@ type Plugin interface {
 
 type builtin struct {
 	kind string
-	open func(ctx context.Context, cfg Config, deps Deps) (Plugin, error) // nil: planned
+	open func(ctx context.Context, cfg Config, deps Deps) (Plugin, error)
 }
 
 // builtins lists the kinds. A new provider is one line here.
@@ -136,7 +139,7 @@ func builtins() []builtin {
 			return gamelift.New(ctx, cfg.GameLift)
 		}},
 		{"kubernetes", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return kubernetes.New(cfg.Kubernetes) }},
-		{kind: "agones"},
+		{"agones", func(_ context.Context, cfg Config, _ Deps) (Plugin, error) { return agones.New(cfg.Agones) }},
 	}
 }
 
@@ -167,14 +170,10 @@ func (c Config) find() (builtin, error) {
 	}
 	var known []string
 	for _, b := range builtins() {
-		switch {
-		case b.kind == c.Kind && b.open == nil:
-			return b, errs.New(errs.NotImplemented, "provider %q: kind %s is planned and not built yet", c.Name, c.Kind)
-		case b.kind == c.Kind:
+		if b.kind == c.Kind {
 			return b, nil
-		case b.open != nil:
-			known = append(known, b.kind)
 		}
+		known = append(known, b.kind)
 	}
 	return builtin{}, errs.New(errs.ValidationFailed, "provider %q: kind %q is none of %s", c.Name, c.Kind, strings.Join(known, ", "))
 }

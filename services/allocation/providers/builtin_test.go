@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/services/allocation/providers"
 )
 
@@ -14,12 +13,7 @@ func TestOpenRefusesWhatIsNotBuilt(t *testing.T) {
 		_, err := providers.Open(t.Context(), providers.Config{Name: "p", Kind: kind}, providers.Deps{Log: slog.New(slog.DiscardHandler)})
 		return err
 	}
-	for _, kind := range []string{"agones"} {
-		if err := open(kind); !errs.Is(err, errs.NotImplemented) || !strings.Contains(err.Error(), kind) {
-			t.Errorf("%s: %v", kind, err)
-		}
-	}
-	if err := open("warp"); err == nil || !strings.Contains(err.Error(), "process, attach, remote, static, hathora, edgegap, playfab, multiplay, gamelift, kubernetes") {
+	if err := open("warp"); err == nil || !strings.Contains(err.Error(), "process, attach, remote, static, hathora, edgegap, playfab, multiplay, gamelift, kubernetes, agones") {
 		t.Errorf("an unknown kind: %v", err)
 	}
 	if err := open("static"); err == nil || !strings.Contains(err.Error(), "static.pool") {
@@ -42,6 +36,9 @@ func TestOpenRefusesWhatIsNotBuilt(t *testing.T) {
 	}
 	if err := open("kubernetes"); err == nil || !strings.Contains(err.Error(), "kubernetes.builds") {
 		t.Errorf("kubernetes without builds: %v", err)
+	}
+	if err := open("agones"); err == nil || !strings.Contains(err.Error(), "agones.builds") {
+		t.Errorf("agones without builds: %v", err)
 	}
 	if err := open("remote"); err == nil || !strings.Contains(err.Error(), "remote.address") {
 		t.Errorf("remote without an address: %v", err)

@@ -1,0 +1,85 @@
+package agones
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+// serviceHost is what the allocator is called in messages.
+const serviceHost = "agones-allocator"
+
+// Codes of gRPC in the allocator's refusals. Above the last one of gRPC it passes on statuses of HTTP.
+const (
+	codeInvalid   = 3
+	codeExhausted = 8
+	codeAborted   = 10
+	codeLast      = 16
+)
+
+// allocator calls the REST side of agones-allocator.
+type allocator struct {
+	api      *hostapi.Client
+	allocate *hostapi.Operation
+}
+
+func newAllocator(cfg Allocator) (*allocator, error) {
+	if err := hostapi.CheckURL(cfg.URL); err != nil {
+		return nil, fmt.Errorf("url: %w", err)
+	}
+	conf, err := cfg.tls()
+	if err != nil {
+		return nil, err
+	}
+	api, err := hostapi.New(hostapi.Config{Host: serviceHost, URL: cfg.URL, TLS: conf, Explain: explain})
+	return &allocator{api: api, allocate: hostapi.Write("allocate a GameServer", 0)}, err
+}
+
+// request is an AllocationRequest in JSON.
+type request struct {
+	Namespace string     `json:"namespace"`
+	Selectors []selector `json:"gameServerSelectors"`
+	Metadata  patch      `json:"metadata"`
+}
+
+// Allocate asks the allocator.
+func (a *allocator) Allocate(ctx context.Context, o order) (allocationStatus, error) {
+	var made allocationStatus
+	err := a.api.Do(ctx, hostapi.Call{
+		Operation: a.allocate, Method: http.MethodPost, Path: "/gameserverallocation", Out: &made,
+		In: request{Namespace: o.namespace, Selectors: []selector{o.selector}, Metadata: o.patch},
+	})
+	switch {
+	case err != nil && strings.Contains(err.Error(), "remote error: tls:"): // it ends the handshake with an alert, and has read no request
+		return made, provider.Failure(provider.Unauthenticated, "agones.allocator.cert_file: is its issuer in the Secret allocator-client-ca? %s", hostapi.Clean(err.Error()))
+	case provider.ReasonOf(err) == provider.NotFound:
+		return made, provider.Failure(provider.Unavailable, "no allocator answered; is agones.allocator.url right? %s", hostapi.Clean(err.Error()))
+	case err == nil && made.GameServerName == "":
+		err = hostapi.Senseless(serviceHost, a.allocate, "no gameServerName")
+	}
+	return made, err
+}
+
+// explain says what a refusal means where its status alone does not.
+func explain(r hostapi.Refusal) error {
+	var said struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+	}
+	if r.Decode(&said) != nil {
+		return nil
+	}
+	switch {
+	case said.Code == codeExhausted:
+		return noneReady(serviceHost + ": " + hostapi.Clean(said.Message))
+	case said.Code == codeAborted:
+		return contention()
+	case r.Status == http.StatusInternalServerError && (said.Code == codeInvalid || said.Code > codeLast):
+		return r.Failure(provider.Invalid, said.Message)
+	}
+	return nil
+}

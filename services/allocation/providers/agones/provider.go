@@ -1,0 +1,294 @@
+package agones
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/kube"
+)
+
+const (
+	kind         = "agones"
+	version      = "1"
+	pollInterval = 2 * time.Second
+)
+
+// Provider implements provider.Provider. It is safe for concurrent use.
+type Provider struct {
+	cfg    Config
+	client *client
+	from   interface { // who allocates
+		Allocate(ctx context.Context, o order) (allocationStatus, error)
+	}
+	service *allocator // nil: the cluster allocates
+	book    attempts.Book
+	sent    attempts.Known // what was asked for, whatever came of it
+}
+
+var _ provider.Provider = (*Provider)(nil)
+
+// New returns a Provider. It calls nobody yet.
+func New(cfg Config) (*Provider, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	c, err := newClient(cfg.Config)
+	if err != nil {
+		return nil, err
+	}
+	p := &Provider{cfg: cfg, client: c, from: c}
+	if cfg.Allocate == byAllocator {
+		if p.service, err = newAllocator(cfg.Allocator); err != nil {
+			return nil, fmt.Errorf("agones.allocator.%w", err)
+		}
+		p.from = p.service
+	}
+	return p, nil
+}
+
+// Describe implements provider.Provider.
+func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
+	return &providerv1.DescribeResponse{
+		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
+		MaxBootstrapBytes: bootstrap.MaxSize, PollInterval: durationpb.New(pollInterval), Contract: contract,
+	}, nil
+}
+
+// order is what Agones is asked for.
+func (p *Provider) order(req *providerv1.AllocateRequest) (order, error) {
+	build, err := hostapi.Lookup("build", p.cfg.Builds, req.GetBuild())
+	if err != nil {
+		return order{}, err
+	}
+	region, err := hostapi.Lookup("region", p.cfg.Regions, req.GetRegion())
+	if err != nil {
+		return order{}, err
+	}
+	labels := map[string]string{labelFleet: build.Fleet}
+	maps.Copy(labels, build.Labels)
+	return order{namespace: region.Namespace, selector: selector{MatchLabels: labels}, patch: patch{
+		Labels:      map[string]string{labelDeployment: req.GetDeployment(), labelAttempt: req.GetAttemptId(), labelInstance: req.GetInstanceId()},
+		Annotations: map[string]string{annotateDocument: string(req.GetBootstrap()), annotateRegion: req.GetRegion()},
+	}}, nil
+}
+
+// Allocate implements provider.Provider. Agones gives a server for each request, so that a repeat looks for the first one's before, and each looks afterwards for
+// what another process was given: of several, the one that was allocated first is kept.
+func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
+	o, err := p.order(req)
+	if err != nil {
+		return nil, err
+	}
+	unlock, err := p.book.Begin(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if p.sent.Learn(attempts.Marked(req.GetDeployment(), req.GetAttemptId()), req.GetDeployment(), req.GetAttemptId()) {
+		found, err := p.survey(ctx, p.client.doubt, req.GetDeployment(), req.GetAttemptId())
+		if err == nil {
+			s, err := p.describe(found)
+			return &providerv1.AllocateResponse{Server: s}, err
+		}
+		if provider.ReasonOf(err) != provider.NotFound {
+			return nil, err
+		}
+	}
+	made, err := p.from.Allocate(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if found, err := p.survey(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId()); err == nil && live(found) {
+		s, err := p.describe(found)
+		return &providerv1.AllocateResponse{Server: s}, err
+	}
+	s := &providerv1.Server{ // it is ours, whatever the look failed with; the next one has its ports
+		AttemptId: req.GetAttemptId(), ExternalId: o.namespace + "/" + made.GameServerName, State: stateRunning, Region: req.GetRegion(),
+	}
+	return &providerv1.AllocateResponse{Server: s}, nil
+}
+
+// describe makes a server of a GameServer.
+func (p *Provider) describe(g gameServer) (*providerv1.Server, error) {
+	state, words, ok := stateOf(g)
+	if !ok {
+		return nil, hostapi.Senseless(kube.Host, p.client.look, fmt.Sprintf("a GameServer in state %q", hostapi.Clean(g.Status.State)))
+	}
+	s := &providerv1.Server{
+		AttemptId: g.Meta.Labels[labelAttempt], ExternalId: g.Meta.Namespace + "/" + g.Meta.Name, State: state, Message: words, Region: g.Meta.Annotations[annotateRegion],
+	}
+	if live(g) {
+		s.Endpoints = endpointsOf(g)
+	}
+	return s, nil
+}
+
+func (p *Provider) namespaces() []string {
+	var all []string
+	for _, r := range p.cfg.Regions {
+		all = append(all, r.Namespace)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// marked returns the attempt's GameServers, in whichever state.
+func (p *Provider) marked(ctx context.Context, op *hostapi.Operation, deployment, attempt string) (all []gameServer, err error) {
+	for _, namespace := range p.namespaces() {
+		found, err := p.client.gameServers(ctx, op, namespace, labelDeployment+"="+deployment+","+labelAttempt+"="+attempt, "") // a page has room for all
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found.Items...)
+	}
+	return all, nil
+}
+
+// survey finds the attempt's GameServer. Of several that live it keeps the first, and deletes the others.
+func (p *Provider) survey(ctx context.Context, op *hostapi.Operation, deployment, attempt string) (kept gameServer, err error) {
+	all, err := p.marked(ctx, op, deployment, attempt)
+	if err != nil {
+		return kept, err
+	}
+	if len(all) == 0 {
+		return kept, provider.Failure(provider.NotFound, "Agones has no GameServer with the label %s=%s", labelAttempt, attempt)
+	}
+	slices.SortFunc(all, earlier)
+	first := slices.IndexFunc(all, live)
+	if first < 0 {
+		return all[0], nil
+	}
+	for _, other := range all[first+1:] {
+		if live(other) {
+			if err := p.end(ctx, other); err != nil {
+				return kept, err
+			}
+		}
+	}
+	return all[first], nil
+}
+
+// end deletes a GameServer, unless it is gone.
+func (p *Provider) end(ctx context.Context, g gameServer) error {
+	err := p.client.remove(ctx, g)
+	if provider.ReasonOf(err) == provider.NotFound || kube.Replaced(err) {
+		return nil
+	}
+	return err
+}
+
+// Get implements provider.Provider.
+func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+	found, err := p.find(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	s, err := p.describe(found)
+	return &providerv1.GetResponse{Server: s}, err
+}
+
+// find looks the server up by its name, if that is known and it still is the attempt's, and else by its labels.
+func (p *Provider) find(ctx context.Context, req *providerv1.GetRequest) (gameServer, error) {
+	namespace, name, ok := strings.Cut(req.GetExternalId(), "/")
+	if ok && slices.Contains(p.namespaces(), namespace) {
+		g, err := p.client.gameServer(ctx, namespace, name)
+		ours := g.Meta.Labels[labelDeployment] == req.GetDeployment() && g.Meta.Labels[labelAttempt] == req.GetAttemptId()
+		if err == nil && ours && live(g) || err != nil && provider.ReasonOf(err) != provider.NotFound {
+			return g, err
+		}
+	}
+	return p.survey(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId())
+}
+
+// Release implements provider.Provider. All that was ever allocated for the attempt is deleted, but what others may have by now.
+func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+	unlock, err := p.book.End(ctx, req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	all, err := p.marked(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId())
+	if err != nil {
+		return nil, err
+	}
+	state := stateExited
+	for _, g := range all {
+		if returned(g) {
+			continue
+		}
+		state = stateStopping
+		if g.Meta.Deleted == nil {
+			if err := p.end(ctx, g); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return &providerv1.ReleaseResponse{State: state}, nil
+}
+
+// List implements provider.Provider. A page of it is a page of a namespace's GameServers.
+func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+	namespaces := p.namespaces()
+	n, page, err := parseToken(req.GetPageToken(), len(namespaces))
+	if err != nil {
+		return nil, err
+	}
+	found, err := p.client.gameServers(ctx, p.client.list, namespaces[n], labelDeployment+"="+req.GetDeployment(), page)
+	if err != nil {
+		return nil, err
+	}
+	resp := new(providerv1.ListResponse)
+	for _, g := range found.Items {
+		s, err := p.describe(g)
+		if err != nil {
+			return nil, err
+		}
+		if live(g) && s.GetAttemptId() != "" { // the others end by themselves
+			resp.Servers = append(resp.Servers, s)
+		}
+	}
+	switch {
+	case found.Meta.Continue != "":
+		resp.NextPageToken = fmt.Sprintf("%d/%s", n, found.Meta.Continue)
+	case n+1 < len(namespaces):
+		resp.NextPageToken = fmt.Sprintf("%d/", n+1)
+	}
+	return resp, nil
+}
+
+func parseToken(token string, namespaces int) (n int, page string, err error) {
+	if token == "" {
+		return 0, "", nil
+	}
+	index, page, ok := strings.Cut(token, "/")
+	n, err = strconv.Atoi(index)
+	if !ok || err != nil || n < 0 || n >= namespaces {
+		return 0, "", provider.Failure(provider.Invalid, "page_token: is none of a list of this provider")
+	}
+	return n, page, nil
+}
+
+// Close ends the connections to the API server and the allocator.
+func (p *Provider) Close(context.Context) error {
+	p.client.api.Close()
+	if p.service != nil {
+		p.service.api.Close()
+	}
+	return nil
+}
