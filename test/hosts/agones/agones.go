@@ -219,7 +219,7 @@ func (a *Agones) gone() {
 		if g.deleted != "" {
 			g.looks++
 		}
-		return g.looks > 2
+		return g.looks > 1
 	})
 }
 

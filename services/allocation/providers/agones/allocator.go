@@ -70,9 +70,7 @@ func explain(r hostapi.Refusal) error {
 		Code    int    `json:"code"`
 		Message string `json:"message"`
 	}
-	if r.Decode(&said) != nil {
-		return nil
-	}
+	_ = r.Decode(&said) // what is no JSON has no code
 	switch {
 	case said.Code == codeExhausted:
 		return noneReady(serviceHost + ": " + hostapi.Clean(said.Message))

@@ -140,6 +140,7 @@ func (*twice) Quota(context.Context) error {
 func TestConformance(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way, func(t *testing.T) {
+			t.Parallel()
 			host, cfg := start(t, fleets(), way)
 			providertest.Run(t, providertest.Config{Provider: open(t, cfg), Host: &twice{Agones: host}, Build: "shooter", Region: "eu"})
 			if c := host.Count(); c.Running != 0 || c.Doubled != 1 {
