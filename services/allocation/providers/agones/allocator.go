@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 
+	"google.golang.org/grpc/status"
+
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
@@ -55,9 +57,9 @@ func (a *allocator) Allocate(ctx context.Context, o order) (allocationStatus, er
 	})
 	switch {
 	case err != nil && strings.Contains(err.Error(), "remote error: tls:"): // it ends the handshake with an alert, and has read no request
-		return made, provider.Failure(provider.Unauthenticated, "agones.allocator.cert_file: is its issuer in the Secret allocator-client-ca? %s", hostapi.Clean(err.Error()))
+		return made, provider.Failure(provider.Unauthenticated, "agones.allocator.cert_file: is its issuer in the Secret allocator-client-ca? %s", hostapi.Clean(status.Convert(err).Message()))
 	case provider.ReasonOf(err) == provider.NotFound:
-		return made, provider.Failure(provider.Unavailable, "no allocator answered; is agones.allocator.url right? %s", hostapi.Clean(err.Error()))
+		return made, provider.Failure(provider.Unavailable, "no allocator answered; is agones.allocator.url right? %s", hostapi.Clean(status.Convert(err).Message()))
 	case err == nil && made.GameServerName == "":
 		err = hostapi.Senseless(serviceHost, a.allocate, "no gameServerName")
 	}

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 
+	"google.golang.org/grpc/status"
+
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/kube"
@@ -115,7 +117,7 @@ func (c *client) Allocate(ctx context.Context, o order) (allocationStatus, error
 	})
 	switch {
 	case provider.ReasonOf(err) == provider.NotFound:
-		return allocationStatus{}, provider.Failure(provider.Invalid, "%v; is Agones installed in this cluster?", err)
+		return allocationStatus{}, provider.Failure(provider.Invalid, "%s; is Agones installed in this cluster?", status.Convert(err).Message())
 	case err != nil:
 		return allocationStatus{}, err
 	case made.Status == nil:
@@ -153,7 +155,7 @@ func (c *client) gameServers(ctx context.Context, op *hostapi.Operation, namespa
 	err = c.api.Do(ctx, hostapi.Call{Operation: op, Method: http.MethodGet, Path: gameServersPath(namespace) + "?" + query.Encode(), Out: &found})
 	switch {
 	case provider.ReasonOf(err) == provider.NotFound: // which says nothing of a server
-		err = provider.Failure(provider.Unavailable, "%v; is Agones installed in this cluster?", err)
+		err = provider.Failure(provider.Unavailable, "%s; is Agones installed in this cluster?", status.Convert(err).Message())
 	case err == nil && found.Items == nil:
 		err = hostapi.Senseless(kube.Host, op, "a list without items")
 	}
