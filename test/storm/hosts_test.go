@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
+	"github.com/berth-dev/berth/test/hosts/agones"
 	"github.com/berth-dev/berth/test/hosts/edgegap"
 	"github.com/berth-dev/berth/test/hosts/gamelift"
 	"github.com/berth-dev/berth/test/hosts/hathora"
@@ -91,6 +92,12 @@ func hosts() []*standIn {
 					AccessKey: awsKey, Fleets: map[string]gamelift.Fleet{awsFleet: {Region: "eu-central-1", Slots: 1000}},
 					Queues: map[string]gamelift.Queue{"game": {Region: "eu-central-1", Destinations: []string{awsFleet}, Timeout: time.Minute}}, Run: run,
 				}).Host
+			},
+		},
+		{
+			name: "agones", settings: "{url: URL, token_file: SECRET, builds: {game: {fleet: game}}, regions: {eu: {namespace: games}}}",
+			serve: func(run standin.Run) *standin.Host {
+				return agones.New(agones.Config{Token: secret, Fleets: []agones.Fleet{{Namespace: "games", Name: "game", Ready: 5}}, Run: run}).Host
 			},
 		},
 		{
