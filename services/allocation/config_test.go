@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/conf"
-	"github.com/berth-dev/berth/pkg/errs"
 	"github.com/berth-dev/berth/services/allocation"
 	"github.com/berth-dev/berth/services/allocation/providers"
 )
@@ -76,7 +75,6 @@ func TestConfigNamesWhatToChange(t *testing.T) {
 		"max_servers: -1":                                 func(c *allocation.Config) { c.Providers[0].MaxServers = -1 },
 		"max_calls: 20000":                                func(c *allocation.Config) { c.Providers[0].MaxCalls = 20000 },
 		"timeout: 1ms":                                    func(c *allocation.Config) { c.Providers[0].Timeout = time.Millisecond },
-		"planned":                                         func(c *allocation.Config) { c.Providers[0].Kind = "agones" },
 	} {
 		cfg := allocation.Default()
 		cfg.Providers = []providers.Config{{Name: "here", Kind: "process"}}
@@ -84,9 +82,6 @@ func TestConfigNamesWhatToChange(t *testing.T) {
 		err := cfg.Validate()
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)
-		}
-		if want == "planned" && !errs.Is(err, errs.NotImplemented) {
-			t.Errorf("a kind that is planned: %v", err)
 		}
 	}
 }
