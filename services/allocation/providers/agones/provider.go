@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -60,14 +59,9 @@ func New(cfg Config) (*Provider, error) {
 
 // Describe implements provider.Provider.
 func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-	contract, err := provider.Negotiate(req)
-	if err != nil {
-		return nil, err
-	}
-	return &providerv1.DescribeResponse{
-		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
-		MaxBootstrapBytes: bootstrap.MaxSize, PollInterval: durationpb.New(pollInterval), Contract: contract,
-	}, nil
+	return hostapi.Describe(req, p.cfg.Builds, p.cfg.Regions, &providerv1.DescribeResponse{
+		Kind: kind, Version: version, MaxBootstrapBytes: bootstrap.MaxSize, PollInterval: durationpb.New(pollInterval),
+	})
 }
 
 // order is what Agones is asked for.
@@ -245,7 +239,7 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 // List implements provider.Provider. A page of it is a page of a namespace's GameServers.
 func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
 	namespaces := p.namespaces()
-	n, page, err := parseToken(req.GetPageToken(), len(namespaces))
+	n, page, err := kube.ParsePage(req.GetPageToken(), len(namespaces))
 	if err != nil {
 		return nil, err
 	}
@@ -263,25 +257,8 @@ func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*prov
 			resp.Servers = append(resp.Servers, s)
 		}
 	}
-	switch {
-	case found.Meta.Continue != "":
-		resp.NextPageToken = fmt.Sprintf("%d/%s", n, found.Meta.Continue)
-	case n+1 < len(namespaces):
-		resp.NextPageToken = fmt.Sprintf("%d/", n+1)
-	}
+	resp.NextPageToken = kube.NextPage(n, len(namespaces), found.Meta)
 	return resp, nil
-}
-
-func parseToken(token string, namespaces int) (n int, page string, err error) {
-	if token == "" {
-		return 0, "", nil
-	}
-	index, page, ok := strings.Cut(token, "/")
-	n, err = strconv.Atoi(index)
-	if !ok || err != nil || n < 0 || n >= namespaces {
-		return 0, "", provider.Failure(provider.Invalid, "page_token: is none of a list of this provider")
-	}
-	return n, page, nil
 }
 
 // Close ends the connections to the API server and the allocator.

@@ -21,14 +21,13 @@ import (
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
 )
 
 const (
 	kind         = "attach"
 	version      = "1"
 	pollInterval = time.Second
-	// maxReleased is how many released attempts are remembered.
-	maxReleased = 1000
 )
 
 // Config configures a Provider.
@@ -70,8 +69,7 @@ type Provider struct {
 	deployment string
 	// adopted says that an earlier life of the service wrote the file. Which deployment's it was, is known to whoever asked for its attempt by name.
 	adopted bool
-	// released are the attempts that nobody wants any more. Overflow: the oldest is forgotten; by then no call for it is under way.
-	released []string
+	book    attempts.Book // of what was released
 }
 
 var _ provider.Provider = (*Provider)(nil)
@@ -153,7 +151,7 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 // refuse says why no server is waited for, if there is a reason.
 func (p *Provider) refuse(req *providerv1.AllocateRequest) error {
 	switch {
-	case slices.Contains(p.released, req.GetAttemptId()):
+	case p.book.Released(req.GetAttemptId()):
 		return provider.Failure(provider.Invalid, "attempt %s was released before", req.GetAttemptId())
 	case !slices.Contains(p.cfg.Builds, req.GetBuild()):
 		return provider.Failure(provider.Invalid, "build %q is not configured", req.GetBuild())
@@ -241,9 +239,7 @@ func (p *Provider) Release(_ context.Context, req *providerv1.ReleaseRequest) (*
 			return nil, provider.Failure(provider.Unavailable, "attach.file: %v", err)
 		}
 	}
-	if !slices.Contains(p.released, req.GetAttemptId()) {
-		p.released = append(p.released[max(0, len(p.released)+1-maxReleased):], req.GetAttemptId())
-	}
+	p.book.Release(req.GetAttemptId())
 	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
 }
 

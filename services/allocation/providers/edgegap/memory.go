@@ -1,11 +1,10 @@
 package edgegap
 
 import (
-	"slices"
-	"sync"
 	"time"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
 )
 
 // maxKnown is how many attempts are remembered.
@@ -24,43 +23,14 @@ type knowledge struct {
 	at   time.Time
 }
 
-// memory keeps knowledge. The zero value is empty. It is safe for concurrent use.
-type memory struct {
-	mu    sync.Mutex
-	known map[string]knowledge
-	// order are the attempts, the oldest first. Overflow: the oldest is forgotten, and is looked for by its tags if it is asked for again.
-	order []string
-}
+// memory keeps knowledge. What is forgotten is looked for by its tags if it is asked for again. It is safe for concurrent use.
+type memory struct{ attempts.Recent[knowledge] }
 
-func (m *memory) of(key string) (k knowledge, ok bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k, ok = m.known[key]
-	return k, ok
-}
-
-// update changes what is known.
-func (m *memory) update(key string, change func(*knowledge)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k, ok := m.known[key]
-	if !ok {
-		if m.known == nil {
-			m.known = make(map[string]knowledge)
-		}
-		if len(m.order) == maxKnown {
-			delete(m.known, m.order[0])
-			m.order = slices.Delete(m.order, 0, 1)
-		}
-		m.order = append(m.order, key)
-	}
-	change(&k)
-	m.known[key] = k
-}
+func newMemory() *memory { return &memory{attempts.Recent[knowledge]{Max: maxKnown}} }
 
 // has notes the deployment that an attempt has. What was known of another one is forgotten.
 func (m *memory) has(key, id string) {
-	m.update(key, func(k *knowledge) {
+	m.Update(key, func(k *knowledge) {
 		if k.id != id {
 			*k = knowledge{id: id}
 		}
@@ -70,5 +40,5 @@ func (m *memory) has(key, id string) {
 
 // doubts notes until when an attempt may have a deployment that nobody knows.
 func (m *memory) doubts(key string, until time.Time) {
-	m.update(key, func(k *knowledge) { k.until = until })
+	m.Update(key, func(k *knowledge) { k.until = until })
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -48,7 +47,7 @@ type Provider struct {
 	limits limits
 	client *client
 	book   attempts.Book
-	memory memory
+	memory *memory
 }
 
 var _ provider.Provider = (*Provider)(nil)
@@ -67,19 +66,14 @@ func newProvider(cfg Config, l limits) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("edgegap.url: %w", err)
 	}
-	return &Provider{cfg: cfg, limits: l, client: c}, nil
+	return &Provider{cfg: cfg, limits: l, client: c, memory: newMemory()}, nil
 }
 
 // Describe implements provider.Provider.
 func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-	contract, err := provider.Negotiate(req)
-	if err != nil {
-		return nil, err
-	}
-	return &providerv1.DescribeResponse{
-		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
-		MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(p.limits.poll), Contract: contract,
-	}, nil
+	return hostapi.Describe(req, p.cfg.Builds, p.cfg.Regions, &providerv1.DescribeResponse{
+		Kind: kind, Version: version, MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(p.limits.poll),
+	})
 }
 
 // Allocate implements provider.Provider. What this process knows nothing of is asked for at once: the allocation service asks with Get before it repeats a call,
@@ -131,7 +125,7 @@ func (p *Provider) order(req *providerv1.AllocateRequest) (order, error) {
 
 // earlier returns what an earlier call for the attempt started; nil: nothing.
 func (p *Provider) earlier(ctx context.Context, t target) (*providerv1.Server, error) {
-	k, _ := p.memory.of(t.key())
+	k, _ := p.memory.Get(t.key())
 	switch {
 	case k.id != "":
 		s, err := p.look(ctx, t, k.id)
@@ -172,7 +166,7 @@ func (p *Provider) start(ctx context.Context, t target, o order) (*providerv1.Se
 // Get implements provider.Provider.
 func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
 	t := target{req.GetDeployment(), req.GetAttemptId()}
-	k, _ := p.memory.of(t.key())
+	k, _ := p.memory.Get(t.key())
 	if k.last != nil && time.Since(k.at) < p.limits.fresh {
 		return &providerv1.GetResponse{Server: proto.CloneOf(k.last)}, nil
 	}
@@ -208,8 +202,8 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 	if req.GetExternalId() == "" {
 		p.meet(t)
 	}
-	p.memory.update(t.key(), func(k *knowledge) { k.last = nil }) // from here on its status counts
-	k, _ := p.memory.of(t.key())
+	p.memory.Update(t.key(), func(k *knowledge) { k.last = nil }) // from here on its status counts
+	k, _ := p.memory.Get(t.key())
 	all := []string{req.GetExternalId(), k.id}
 	if !k.alone {
 		found, err := p.marked(ctx, t)
@@ -233,7 +227,7 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 	case time.Now().Before(k.until): // one may yet come of a call that got no answer
 		state = stopping
 	case state == exited:
-		p.memory.update(t.key(), func(k *knowledge) { *k = knowledge{} })
+		p.memory.Update(t.key(), func(k *knowledge) { *k = knowledge{} })
 	}
 	return &providerv1.ReleaseResponse{State: state}, nil
 }
@@ -299,7 +293,7 @@ func serverOf(attempt string, one listed) *providerv1.Server {
 
 // kept reports whether a deployment in the list is the one that its attempt has. If not, it is stopped.
 func (p *Provider) kept(ctx context.Context, t target, id string) (bool, error) {
-	k, _ := p.memory.of(t.key())
+	k, _ := p.memory.Get(t.key())
 	switch {
 	case k.id == id:
 		return true, nil

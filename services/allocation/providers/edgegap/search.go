@@ -90,7 +90,7 @@ func over(s *providerv1.Server) bool { return s.GetState() == exited || s.GetSta
 
 // meet is told of an attempt. If this process knows nothing of it, another one may have asked for a deployment just now.
 func (p *Provider) meet(t target) {
-	if _, ok := p.memory.of(t.key()); !ok {
+	if _, ok := p.memory.Get(t.key()); !ok {
 		p.memory.doubts(t.key(), time.Now().Add(p.limits.settle))
 	}
 }
@@ -105,7 +105,7 @@ func (p *Provider) find(ctx context.Context, t target) (*providerv1.Server, erro
 		if err != nil || s != nil {
 			return s, err
 		}
-		k, _ := p.memory.of(t.key())
+		k, _ := p.memory.Get(t.key())
 		left := time.Until(k.until)
 		if left <= 0 || p.book.Released(t.attempt) {
 			return nil, nil
@@ -149,7 +149,7 @@ func (p *Provider) look(ctx context.Context, t target, id string) (*providerv1.S
 
 // ran is told of a deployment that runs. Once it makes sure that there is no other one of the attempt, before anybody plays there.
 func (p *Provider) ran(ctx context.Context, t target, s *providerv1.Server) *providerv1.Server {
-	if k, _ := p.memory.of(t.key()); !k.alone {
+	if k, _ := p.memory.Get(t.key()); !k.alone {
 		kept, err := p.survey(ctx, t)
 		switch {
 		case err != nil || kept == nil: // the list cannot be had, or does not have it yet: the next time
@@ -157,10 +157,10 @@ func (p *Provider) ran(ctx context.Context, t target, s *providerv1.Server) *pro
 		case kept.GetExternalId() != s.GetExternalId():
 			return kept
 		}
-		p.memory.update(t.key(), func(k *knowledge) { k.alone = true })
+		p.memory.Update(t.key(), func(k *knowledge) { k.alone = true })
 	}
 	if len(s.GetEndpoints()) > 0 {
-		p.memory.update(t.key(), func(k *knowledge) { k.last, k.at = proto.CloneOf(s), time.Now() })
+		p.memory.Update(t.key(), func(k *knowledge) { k.last, k.at = proto.CloneOf(s), time.Now() })
 	}
 	return s
 }

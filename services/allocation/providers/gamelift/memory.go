@@ -2,13 +2,12 @@ package gamelift
 
 import (
 	"cmp"
-	"slices"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
 )
 
 // maxRemembered is how many attempts are remembered.
@@ -32,41 +31,22 @@ type record struct {
 
 func (r record) state() providerv1.ServerState { return r.server.GetState() }
 
-// memory has what is known of attempts, so that GameLift is not asked each time. It is safe for concurrent use.
-type memory struct {
-	mu sync.Mutex
-	// records by attempt, and the attempts, the oldest first. Overflow: the oldest is forgotten, and GameLift is asked when somebody wants to know.
-	records map[string]*record
-	order   []string
-}
+// memory has what is known of attempts, so that GameLift is not asked each time; what is forgotten it is asked for. It is safe for concurrent use.
+type memory struct{ attempts.Recent[record] }
 
-func newMemory() *memory { return &memory{records: make(map[string]*record)} }
+func newMemory() *memory { return &memory{attempts.Recent[record]{Max: maxRemembered}} }
 
-func (m *memory) get(attempt string) (record, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if r := m.records[attempt]; r != nil {
-		return *r, true
-	}
-	return record{}, false
-}
-
-// put adds what was seen, and returns what is known with it. Answers and events may come out of order: a server never goes back.
-func (m *memory) put(attempt string, s sighting, direct bool) *providerv1.Server {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r := m.records[attempt]
-	if r == nil {
-		if len(m.order) == maxRemembered {
-			delete(m.records, m.order[0])
-			m.order = slices.Delete(m.order, 0, 1)
+// put adds what was seen, and returns what is known with it. Answers and events may come out of order: a server never goes back. direct counts the first time.
+func (m *memory) put(attempt string, s sighting, direct bool) (server *providerv1.Server) {
+	m.Update(attempt, func(r *record) {
+		if r.server == nil {
+			r.direct = direct
 		}
-		r = &record{direct: direct}
-		m.records[attempt], m.order = r, append(m.order, attempt)
-	}
-	r.region, r.session = cmp.Or(s.region, r.region), cmp.Or(s.session, r.session)
-	r.server, r.seen = newer(r.server, s.server), time.Now()
-	return r.server
+		r.region, r.session = cmp.Or(s.region, r.region), cmp.Or(s.session, r.session)
+		r.server, r.seen = newer(r.server, s.server), time.Now()
+		server = r.server
+	})
+	return server
 }
 
 // newer is the later of what is known and what was seen, with what only one of them says.
@@ -85,13 +65,4 @@ func newer(known, seen *providerv1.Server) *providerv1.Server {
 		out.Endpoints = other.GetEndpoints()
 	}
 	return out
-}
-
-// note changes how far an attempt that is known is with its end.
-func (m *memory) note(attempt string, change func(*record)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if r := m.records[attempt]; r != nil {
-		change(r)
-	}
 }

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
@@ -67,18 +65,13 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 
 // Describe implements provider.Provider.
 func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-	contract, err := provider.Negotiate(req)
-	if err != nil {
-		return nil, err
-	}
 	poll := p.soon
 	if p.listener != nil {
 		poll = min(poll, listening)
 	}
-	return &providerv1.DescribeResponse{
-		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
-		MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(poll), Contract: contract,
-	}, nil
+	return hostapi.Describe(req, p.cfg.Builds, p.cfg.Regions, &providerv1.DescribeResponse{
+		Kind: kind, Version: version, MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(poll),
+	})
 }
 
 // Allocate implements provider.Provider. The attempt is the placement's id or the session's idempotency token, so that a repeat finds what the first one made.
@@ -171,7 +164,7 @@ func (p *Provider) adopt(refused error, look func() (sighting, error)) (sighting
 
 // Get implements provider.Provider. AWS wants nobody to poll: it answers with what events said or GameLift did a short while ago.
 func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
-	known, ok := p.memory.get(req.GetAttemptId())
+	known, ok := p.memory.Get(req.GetAttemptId())
 	if ok && p.fresh(known) {
 		return &providerv1.GetResponse{Server: known.server}, nil
 	}

@@ -18,7 +18,7 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 		return nil, err
 	}
 	defer unlock()
-	known, ok := p.memory.get(req.GetAttemptId())
+	known, ok := p.memory.Get(req.GetAttemptId())
 	if ok && known.state() >= stateStopping && p.fresh(known) {
 		return &providerv1.ReleaseResponse{State: known.state()}, nil
 	}
@@ -99,13 +99,13 @@ func (p *Provider) endSession(ctx context.Context, attempt, arn string, known re
 		return now, nil
 	case codeOf(err) == codeSessionStatus: // it ended meanwhile, which the next look shows
 	case provider.ReasonOf(err) == provider.Invalid && mode == types.TerminationModeForceTerminate:
-		p.memory.note(attempt, func(r *record) { r.noForce = true })
+		p.memory.Change(attempt, func(r *record) { r.noForce = true })
 	default:
 		return sighting{}, err
 	}
 	now.server.State = max(now.server.GetState(), stateStopping)
 	p.memory.put(attempt, now, known.direct)
-	p.memory.note(attempt, func(r *record) {
+	p.memory.Change(attempt, func(r *record) {
 		if r.told.IsZero() {
 			r.told = time.Now()
 		}

@@ -3,7 +3,6 @@ package hathora
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,14 +50,9 @@ func New(cfg Config) (*Provider, error) {
 
 // Describe implements provider.Provider.
 func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-	contract, err := provider.Negotiate(req)
-	if err != nil {
-		return nil, err
-	}
-	return &providerv1.DescribeResponse{
-		Kind: kind, Version: version, Regions: slices.Sorted(maps.Keys(p.cfg.Regions)), Builds: slices.Sorted(maps.Keys(p.cfg.Builds)),
-		MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(pollInterval), Contract: contract,
-	}, nil
+	return hostapi.Describe(req, p.cfg.Builds, p.cfg.Regions, &providerv1.DescribeResponse{
+		Kind: kind, Version: version, MaxBootstrapBytes: maxBootstrap, PollInterval: durationpb.New(pollInterval),
+	})
 }
 
 // Allocate implements provider.Provider. A room's id is unique for ever, so that a repeat finds the first one's room.

@@ -3,7 +3,6 @@ package attempts
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	"github.com/berth-dev/berth/sdk/go/provider"
@@ -16,9 +15,8 @@ const maxReleased = 10_000
 type Book struct {
 	mu   sync.Mutex
 	busy map[string]*turn
-	// released are the attempts that nobody wants any more, the oldest first. Overflow: the oldest is forgotten; by then no call for it is under way.
-	released []string
-	gone     map[string]bool // the same
+	// released are the attempts that nobody wants any more. By the time that one is forgotten no call for it is under way.
+	released Recent[struct{}]
 }
 
 // turn is held by whoever works on an attempt.
@@ -58,27 +56,12 @@ func (b *Book) leave(attempt string, t *turn) {
 }
 
 // Release notes that nobody wants the attempt any more.
-func (b *Book) Release(attempt string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.gone[attempt] {
-		return
-	}
-	if b.gone == nil {
-		b.gone = make(map[string]bool)
-	}
-	if len(b.released) == maxReleased {
-		delete(b.gone, b.released[0])
-		b.released = slices.Delete(b.released, 0, 1)
-	}
-	b.released, b.gone[attempt] = append(b.released, attempt), true
-}
+func (b *Book) Release(attempt string) { b.released.update(maxReleased, attempt, func(*struct{}) {}) }
 
 // Released reports whether nobody wants the attempt any more.
 func (b *Book) Released(attempt string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.gone[attempt]
+	_, released := b.released.Get(attempt)
+	return released
 }
 
 // Begin is what every Allocate begins with: it waits for the attempt's turn, and refuses one that was released.

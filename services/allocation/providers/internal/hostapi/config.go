@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 )
 
@@ -28,6 +29,16 @@ func CheckMaps[B, R any](block string, builds map[string]B, regions map[string]R
 		}
 	}
 	return nil
+}
+
+// Describe answers Describe for a provider whose builds and regions are those of its configuration; d says the rest.
+func Describe[B, R any](req *providerv1.DescribeRequest, builds map[string]B, regions map[string]R, d *providerv1.DescribeResponse) (*providerv1.DescribeResponse, error) {
+	contract, err := provider.Negotiate(req)
+	if err != nil {
+		return nil, err
+	}
+	d.Contract, d.Builds, d.Regions = contract, slices.Sorted(maps.Keys(builds)), slices.Sorted(maps.Keys(regions))
+	return d, nil
 }
 
 // Lookup returns what the configuration says of a build or region, or a failure that names those it has. what is "build" or "region".
