@@ -2,9 +2,6 @@ package edgegap_test
 
 import (
 	"context"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -33,18 +30,9 @@ func start(t testing.TB) (*standin.Host, edgegap.Config) {
 		Token: token, Versions: map[string][]string{"shooter-server": {"2026.11.28-1"}, "racer": {"v1"}},
 		Ports: map[string]edgegaphost.Port{"gameport": {Internal: 7777, Protocol: "UDP"}, "Voice": {Internal: 7778, Protocol: "WS", TLS: true}},
 	})
-	srv := httptest.NewServer(host)
-	t.Cleanup(func() {
-		srv.CloseClientConnections()
-		srv.Close()
-		host.Close()
-	})
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	url := standin.Serve(t, host, host)
 	return host, edgegap.Config{
-		URL: srv.URL, TokenFile: hostapi.SecretFile(file), Ports: map[string]string{"gameport": "game"},
+		URL: url, TokenFile: hostapi.SecretFile(standin.SecretFile(t, token)), Ports: map[string]string{"gameport": "game"},
 		Builds:  map[string]edgegap.Build{"shooter": {App: "shooter-server", Version: "2026.11.28-1"}, "racer": {App: "racer", Version: "v1"}},
 		Regions: map[string]edgegap.Region{"eu": place(50.11, 8.68), "us": place(39.04, -77.49)},
 	}

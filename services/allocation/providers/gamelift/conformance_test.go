@@ -61,13 +61,8 @@ func account() gamelifthost.Config {
 func start(t testing.TB) (*gamelifthost.Host, gamelift.Config) {
 	t.Helper()
 	host := gamelifthost.New(account())
-	srv := httptest.NewServer(host)
-	t.Cleanup(func() {
-		srv.CloseClientConnections()
-		srv.Close()
-		host.Close()
-	})
-	return host, gamelift.Config{URL: srv.URL, CredentialsFile: credentials(t, accessKey, secretKey), Regions: map[string]gamelift.Region{"eu": {Region: "eu-central-1"}}}
+	url := standin.Serve(t, host, host)
+	return host, gamelift.Config{URL: url, CredentialsFile: credentials(t, accessKey, secretKey), Regions: map[string]gamelift.Region{"eu": {Region: "eu-central-1"}}}
 }
 
 func credentials(t testing.TB, key, secret string) string {

@@ -1,9 +1,6 @@
 package hathora_test
 
 import (
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
@@ -23,18 +20,9 @@ const (
 func start(t testing.TB) (*standin.Host, hathora.Config) {
 	t.Helper()
 	host := hathorahost.New(hathorahost.Config{Token: token, Deployments: map[string][]string{app: {"dep-1"}, other: nil}})
-	srv := httptest.NewServer(host)
-	t.Cleanup(func() {
-		srv.CloseClientConnections()
-		srv.Close()
-		host.Close()
-	})
-	file := filepath.Join(t.TempDir(), "token")
-	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	url := standin.Serve(t, host, host)
 	return host, hathora.Config{
-		URL: srv.URL, TokenFile: hostapi.SecretFile(file),
+		URL: url, TokenFile: hostapi.SecretFile(standin.SecretFile(t, token)),
 		Builds:  map[string]hathora.Build{"shooter": {App: app, Deployment: "dep-1"}, "racer": {App: other}},
 		Regions: map[string]string{"eu": "Frankfurt", "us": "Chicago"},
 	}

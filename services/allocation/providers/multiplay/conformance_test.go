@@ -2,9 +2,6 @@ package multiplay_test
 
 import (
 	"net/http"
-	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -47,14 +44,9 @@ func startBehind(t testing.TB, dialect string, behind func(http.Handler) http.Ha
 		Fleets:  map[string]map[int64]multiplayhost.Readiness{fleet: {build: false, readyBuild: true}, otherFleet: {otherBuild: false}},
 		Regions: []string{europe, america},
 	})
-	srv := httptest.NewServer(behind(host))
-	t.Cleanup(func() {
-		srv.CloseClientConnections()
-		srv.Close()
-		host.Close()
-	})
+	url := standin.Serve(t, behind(host), host)
 	cfg := multiplay.Config{
-		Dialect: dialect, URL: srv.URL, Project: project, Environment: environment,
+		Dialect: dialect, URL: url, Project: project, Environment: environment,
 		Builds: map[string]multiplay.Build{
 			"racer":   {Fleet: otherFleet, BuildConfiguration: otherBuild},
 			"shooter": {Fleet: fleet, BuildConfiguration: build},
@@ -63,7 +55,7 @@ func startBehind(t testing.TB, dialect string, behind func(http.Handler) http.Ha
 		Regions: map[string]string{"eu": europe, "us": america},
 	}
 	if dialect == multiplay.Unity {
-		cfg.AuthURL, cfg.KeyID, cfg.KeySecretFile = srv.URL, keyID, secretFile(t, secret)
+		cfg.AuthURL, cfg.KeyID, cfg.KeySecretFile = url, keyID, secretFile(t, secret)
 	} else {
 		cfg.APIKeyFile = secretFile(t, key)
 	}
@@ -72,11 +64,7 @@ func startBehind(t testing.TB, dialect string, behind func(http.Handler) http.Ha
 
 func secretFile(t testing.TB, content string) hostapi.SecretFile {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(file, []byte(content+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return hostapi.SecretFile(file)
+	return hostapi.SecretFile(standin.SecretFile(t, content))
 }
 
 // open returns a provider that is closed at the end.

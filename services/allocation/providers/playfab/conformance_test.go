@@ -3,8 +3,6 @@ package playfab_test
 import (
 	"context"
 	"net/http"
-	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -61,18 +59,9 @@ func start(t testing.TB, change func(*playfabhost.Config)) (*standin.Host, playf
 		change(&conf)
 	}
 	host, counted := playfabhost.New(conf), &calls{n: make(map[string]int)}
-	srv := httptest.NewServer(counted.count(host))
-	t.Cleanup(func() {
-		srv.CloseClientConnections()
-		srv.Close()
-		host.Close()
-	})
-	file := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(file, []byte(secretKey+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	url := standin.Serve(t, counted.count(host), host)
 	return host, playfab.Config{
-		URL: srv.URL, SecretKeyFile: hostapi.SecretFile(file),
+		URL: url, SecretKeyFile: hostapi.SecretFile(standin.SecretFile(t, secretKey)),
 		Builds:  map[string]playfab.Build{"shooter": {ID: shooter}, "racer": {Alias: racers}},
 		Regions: map[string]string{"eu": "WestEurope", "us": "EastUs"},
 	}, counted
