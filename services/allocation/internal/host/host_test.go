@@ -51,6 +51,57 @@ func open(t *testing.T, s *stub) allocator.Provider {
 	return p
 }
 
+// marked notes which deployment each call names.
+type marked struct {
+	provider.Provider
+	deployments []string
+}
+
+func (m *marked) Describe(context.Context, *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+	return &providerv1.DescribeResponse{Kind: "stub", Builds: []string{"demo"}}, nil
+}
+
+func (m *marked) Allocate(_ context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
+	m.deployments = append(m.deployments, req.GetDeployment())
+	return nil, errors.New("no")
+}
+
+func (m *marked) Get(_ context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+	m.deployments = append(m.deployments, req.GetDeployment())
+	return nil, errors.New("no")
+}
+
+func (m *marked) Release(_ context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+	m.deployments = append(m.deployments, req.GetDeployment())
+	return nil, errors.New("no")
+}
+
+func (m *marked) List(_ context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
+	m.deployments = append(m.deployments, req.GetDeployment())
+	return nil, errors.New("no")
+}
+
+// A host whose servers' names have the mark finds none by a call without it.
+func TestEveryCallNamesTheDeployment(t *testing.T) {
+	metrics, err := host.NewMetrics(prometheus.NewRegistry())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := new(marked)
+	p, err := host.Open(t.Context(), host.Config{Name: "name", Deployment: "live", Provider: m, Metrics: metrics})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := p.Host.(*host.Host)
+	_, _ = h.Allocate(t.Context(), allocator.Order{})
+	_, _ = h.Get(t.Context(), "a", "")
+	_, _ = h.Release(t.Context(), "a", "")
+	_, _ = h.List(t.Context(), "")
+	if got := strings.Join(m.deployments, " "); got != "live live live live" {
+		t.Errorf("the calls name %q", got)
+	}
+}
+
 func TestInfo(t *testing.T) {
 	for want, poll := range map[time.Duration]*durationpb.Duration{
 		time.Second: nil, 10 * time.Millisecond: durationpb.New(0), 3 * time.Second: durationpb.New(3 * time.Second),
