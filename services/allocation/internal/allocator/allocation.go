@@ -137,6 +137,8 @@ type Allocation struct {
 	Deadline time.Time
 	// Traceparent is handed on to the server.
 	Traceparent string
+	// Setbacks are where earlier attempts of the instance failed, oldest first.
+	Setbacks []Setback
 
 	// Explanation is where the server was looked for in the last round; without candidates before the first.
 	Explanation Explanation
@@ -166,8 +168,9 @@ type Allocation struct {
 	// Doubtful says that a call to the provider went without a certain answer: it may start a server yet, whatever is answered to later calls. So nobody else
 	// is asked, and the provider has to take back what it may have.
 	Doubtful bool
-	// Elsewhere says of ReportFailed that another attempt may do better: the provider does not answer.
+	// Elsewhere says of ReportFailed that another attempt may do better, because this one failed where it is: with Failure, the name of a FailureKind.
 	Elsewhere bool
+	Failure   string
 
 	// CallAt is when to turn to the provider, and Tries how often in a row it could not do what it was asked.
 	CallAt time.Time
@@ -190,11 +193,12 @@ func (a *Allocation) ServerID() string { return cmp.Or(a.PoolServer, ids.Server(
 type Wish struct {
 	// ID is the allocation's id: the attempt's.
 	ID string
-	// Namespace, InstanceID, Placement, Deadline and Traceparent are as in Allocation.
+	// Namespace, InstanceID, Placement, Deadline, Traceparent and Setbacks are as in Allocation.
 	Namespace, InstanceID string
 	Placement             Placement
 	Deadline              time.Time
 	Traceparent           string
+	Setbacks              []Setback
 }
 
 // checkID returns an error unless the allocation's id is that of an attempt of the instance.
@@ -209,7 +213,7 @@ func checkID(id, instanceID string) error {
 func newAllocation(w Wish, now time.Time) Allocation {
 	return Allocation{
 		ID: w.ID, Namespace: w.Namespace, InstanceID: w.InstanceID, State: Queued,
-		Placement: w.Placement, Deadline: w.Deadline, Traceparent: w.Traceparent,
+		Placement: w.Placement, Deadline: w.Deadline, Traceparent: w.Traceparent, Setbacks: w.Setbacks,
 		CallAt: now, CreateTime: now, UpdateTime: now,
 	}
 }

@@ -93,6 +93,7 @@ func (a *Allocation) Begin(e placement.Explanation, now time.Time) {
 		}
 		a.Explanation.Candidates[i] = next
 	}
+	a.heed(a.Explanation.Candidates)
 	a.RoundAt = now
 	a.Rounds++
 }
@@ -160,8 +161,7 @@ func (a *Allocation) Refused(f *Failure, took time.Duration, now time.Time) {
 		}
 		if a.Doubtful { // and there is nothing more to ask it
 			a.become(Queued, now)
-			a.Elsewhere = true
-			a.owe(ReportFailed, now)
+			a.failsHere(f.Kind, now)
 			return
 		}
 	case NoCapacity:

@@ -155,16 +155,16 @@ func (a *Allocation) Fails(reason string, now time.Time) {
 	a.become(Queued, now)
 	a.Provider, a.Region = "", ""
 	a.RoundAt, a.GiveUpAt, a.WaitSince = time.Time{}, time.Time{}, time.Time{}
-	a.Elsewhere = false
+	a.Elsewhere, a.Failure = false, ""
 	a.owe(ReportFailed, now)
 }
 
 // Expired records that the deadline passed, or that a provider has not said in time whether it has a server. One may have a server all the same, and that
 // may be linked: what becomes of it, the instance says.
 func (a *Allocation) Expired(now time.Time) {
-	a.Elsewhere = passed(a.GiveUpAt, now) && !passed(a.Deadline, now)
+	silent := passed(a.GiveUpAt, now) && !passed(a.Deadline, now)
 	switch {
-	case a.Elsewhere:
+	case silent:
 		a.say(fmt.Sprintf("provider %q does not say whether it has a server", a.Provider))
 	case !a.WaitSince.IsZero():
 		a.say("no server before the deadline: " + a.Explanation.Words())
@@ -174,6 +174,11 @@ func (a *Allocation) Expired(now time.Time) {
 		a.say("no server before the deadline")
 	}
 	a.RoundAt, a.GiveUpAt, a.WaitSince = time.Time{}, time.Time{}, time.Time{}
+	if silent {
+		a.failsHere(Ambiguous, now)
+		return
+	}
+	a.Elsewhere, a.Failure = false, ""
 	a.owe(ReportFailed, now)
 }
 
@@ -199,11 +204,13 @@ func (a *Allocation) Observed(s Server, poll time.Duration, now time.Time) {
 	if len(s.Endpoints) > 0 && !slices.Equal(a.Endpoints, s.Endpoints) {
 		a.Endpoints = s.Endpoints
 		a.UpdateTime = now
-		if a.State != Placing {
+		if a.State != Placing && a.Report != ReportFailed {
 			a.owe(ReportAllocated, now)
 		}
 	}
 	switch {
+	case s.State == ServerExited && s.Failure != nil && a.State <= Starting: // what has run, or is linked, was not refused
+		a.setBack(s.Failure, now)
 	case s.State == ServerExited:
 		a.exited(s.Message, now)
 	case a.State == Placing:
@@ -235,7 +242,7 @@ func (a *Allocation) LookFailed(f *Failure, poll time.Duration, now time.Time) {
 	default:
 		a.Missing++
 		a.CallAt = now.Add(poll)
-		if a.Missing == maxMissing { // no proof that it ended: the instance is told, and says what becomes of it
+		if a.Missing == maxMissing && a.Report != ReportFailed { // no proof that it ended: the instance is told, and says what becomes of it
 			a.say(fmt.Sprintf("provider %q no longer knows the server", a.Provider))
 			a.owe(ReportExited, now)
 		}

@@ -43,6 +43,7 @@ type world struct {
 	may       map[string]bool // who may have a server, as far as an answer or the lack of one says: also one that starts late
 	server    string          // who has one
 	exited    bool
+	ran       bool // the host has said that it runs
 	accepted  bool
 	released  bool // the instance is done with the attempt, and the allocation knows
 	endSeen   bool // the provider said that the server ended
@@ -186,7 +187,7 @@ func (w *world) allocate(provider string, faults bool) {
 			w.a.Observed(Server{State: ServerExited}, time.Second, w.now)
 			return
 		}
-		w.a.Observed(Server{State: ServerRunning, ExternalID: "x"}, time.Second, w.now)
+		w.observe(faults)
 		return
 	}
 	kind := Ambiguous
@@ -225,8 +226,27 @@ func (w *world) look(faults bool) {
 		w.endSeen = true
 		w.a.Observed(Server{State: ServerExited}, time.Second, w.now)
 	default:
-		w.a.Observed(Server{State: ServerRunning}, time.Second, w.now)
+		w.observe(faults)
 	}
+}
+
+// observe has the host say of a server that it comes, that it runs or, as long as it did not say that, that it will not come after all; which may be a lie.
+func (w *world) observe(faults bool) {
+	said := Server{State: ServerRunning, ExternalID: "x"}
+	switch {
+	case !w.ran && w.fault(faults, "refuses after all"):
+		kind := FailureKind(rapid.IntRange(int(NoCapacity), int(Unauthenticated)).Draw(w.t, "failure"))
+		said.State, said.Failure = ServerExited, &Failure{Kind: kind, Message: "m"}
+		w.endSeen = w.endSeen || w.a.State > Starting // of one that is linked it is its end
+	case !w.ran && w.fault(faults, "comes"):
+		said.State = ServerStarting
+	default:
+		w.ran = true
+	}
+	if w.fault(faults, "has an address") {
+		said.Endpoints = []Endpoint{{Host: "h", Port: uint32(1 + rapid.IntRange(0, 1).Draw(w.t, "port"))}}
+	}
+	w.a.Observed(said, time.Second, w.now)
 }
 
 func (w *world) tell(faults bool) {

@@ -113,6 +113,8 @@ type Server struct {
 	Region string
 	// Message is for people.
 	Message string
+	// Failure is set of a server that has exited without having run, where the host says why: it has refused the server after all. Nil otherwise.
+	Failure *Failure
 }
 
 // FailureKind is why a provider could not do what it was asked.

@@ -11,7 +11,7 @@ func (a *Allocation) same(b *Allocation) bool {
 // sameWish compares what the allocation is for.
 func (a *Allocation) sameWish(b *Allocation) bool {
 	return a.ID == b.ID && a.Namespace == b.Namespace && a.InstanceID == b.InstanceID && a.Placement.equal(b.Placement) && a.Deadline.Equal(b.Deadline) &&
-		a.Traceparent == b.Traceparent && a.CreateTime.Equal(b.CreateTime)
+		a.Traceparent == b.Traceparent && slices.Equal(a.Setbacks, b.Setbacks) && a.CreateTime.Equal(b.CreateTime)
 }
 
 // sameServer compares where it is in its life, and its server.
@@ -24,7 +24,7 @@ func (a *Allocation) sameServer(b *Allocation) bool {
 
 // sameTells compares what people and the instance are told.
 func (a *Allocation) sameTells(b *Allocation) bool {
-	return a.Message == b.Message && a.Report == b.Report && a.ReportAt.Equal(b.ReportAt) && a.ReportTries == b.ReportTries && a.Elsewhere == b.Elsewhere
+	return a.Message == b.Message && a.Report == b.Report && a.ReportAt.Equal(b.ReportAt) && a.ReportTries == b.ReportTries && a.Elsewhere == b.Elsewhere && a.Failure == b.Failure
 }
 
 func (e *Explanation) same(o *Explanation) bool {

@@ -47,6 +47,7 @@ func (s *Server) CreateAllocation(ctx context.Context, req *allocationv1.CreateA
 	a, err := s.allocations.Create(ctx, allocator.Wish{
 		ID: req.GetAllocationId(), Namespace: req.GetNamespace(), InstanceID: req.GetInstanceId(),
 		Placement: wire.FromPlacement(req.GetPlacement()), Deadline: fromTimestamp(req.GetDeadline()), Traceparent: req.GetTraceparent(),
+		Setbacks: wire.FromSetbacks(req.GetSetbacks()),
 	})
 	if err != nil {
 		return nil, err

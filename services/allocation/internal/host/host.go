@@ -228,6 +228,13 @@ func server(s *providerv1.Server) (allocator.Server, error) {
 	default:
 		return out, &allocator.Failure{Kind: allocator.Ambiguous, Message: "the provider's answer names no state of the server"}
 	}
+	switch reason := s.GetFailure(); {
+	case reason == providerv1.FailureReason_FAILURE_REASON_UNSPECIFIED:
+	case out.State != allocator.ServerExited || reason == provider.Ambiguous || reason == provider.NotFound:
+		return out, &allocator.Failure{Kind: allocator.Ambiguous, Message: fmt.Sprintf("the provider's answer names the failure %v of a server that is %v, which cannot be", reason, s.GetState())}
+	default:
+		out.Failure = &allocator.Failure{Kind: kind(reason), Message: s.GetMessage()}
+	}
 	for _, e := range s.GetEndpoints() {
 		if err := protovalidate.Validate(e); err != nil { // the instance would refuse it
 			return out, &allocator.Failure{Kind: allocator.Ambiguous, Message: fmt.Sprintf("the provider's answer has an endpoint that cannot be: %v", err)}

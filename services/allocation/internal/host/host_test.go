@@ -142,11 +142,14 @@ func TestAnswersThatCannotBeAreAmbiguous(t *testing.T) {
 	running := providerv1.ServerState_SERVER_STATE_RUNNING
 	good := &typev1.Endpoint{Name: "game", Host: "h", Port: 1}
 	for name, s := range map[string]*providerv1.Server{
-		"nothing":  nil,
-		"no state": {Endpoints: []*typev1.Endpoint{good}},
-		"no port":  {State: running, Endpoints: []*typev1.Endpoint{{Name: "game", Host: "h"}}},
-		"no host":  {State: running, Endpoints: []*typev1.Endpoint{{Name: "game", Port: 1}}},
-		"bad name": {State: running, Endpoints: []*typev1.Endpoint{good, {Name: "Game!", Host: "h", Port: 1}}},
+		"nothing":                 nil,
+		"no state":                {Endpoints: []*typev1.Endpoint{good}},
+		"no port":                 {State: running, Endpoints: []*typev1.Endpoint{{Name: "game", Host: "h"}}},
+		"no host":                 {State: running, Endpoints: []*typev1.Endpoint{{Name: "game", Port: 1}}},
+		"a failure while it runs": {State: running, Failure: provider.NoCapacity},
+		"an unclear failure":      {State: providerv1.ServerState_SERVER_STATE_EXITED, Failure: provider.Ambiguous},
+		"a failure to find it":    {State: providerv1.ServerState_SERVER_STATE_EXITED, Failure: provider.NotFound},
+		"bad name":                {State: running, Endpoints: []*typev1.Endpoint{good, {Name: "Game!", Host: "h", Port: 1}}},
 	} {
 		_, err := open(t, &stub{server: s}).Host.Get(t.Context(), "a", "x")
 		var got *allocator.Failure
@@ -157,6 +160,10 @@ func TestAnswersThatCannotBeAreAmbiguous(t *testing.T) {
 	s, err := open(t, &stub{server: &providerv1.Server{State: running, Endpoints: []*typev1.Endpoint{good}}}).Host.Get(t.Context(), "a", "x")
 	if err != nil || s.State != allocator.ServerRunning || len(s.Endpoints) != 1 {
 		t.Errorf("a good answer: %+v, %v", s, err)
+	}
+	s, err = open(t, &stub{server: &providerv1.Server{State: providerv1.ServerState_SERVER_STATE_EXITED, Failure: provider.NoCapacity, Message: "full"}}).Host.Get(t.Context(), "a", "x")
+	if err != nil || s.State != allocator.ServerExited || s.Failure == nil || s.Failure.Kind != allocator.NoCapacity || s.Failure.Message != "full" {
+		t.Errorf("refused after all: %+v, %v", s, err)
 	}
 }
 

@@ -75,7 +75,11 @@ func (i Instances) Report(ctx context.Context, a allocator.Allocation) (allocato
 		allocated := &attemptv1.Allocated{Provider: a.Provider, Region: a.Region, Endpoints: wire.Endpoints(a.Endpoints), ServerId: a.PoolServer}
 		req.Outcome = &attemptv1.ReportAttemptRequest_Allocated{Allocated: allocated}
 	case allocator.ReportFailed:
-		req.Outcome = &attemptv1.ReportAttemptRequest_Failed{Failed: &attemptv1.Failed{Message: a.Message, Elsewhere: a.Elsewhere}}
+		failed := &attemptv1.Failed{Message: a.Message}
+		if a.Elsewhere {
+			failed.Elsewhere, failed.Provider, failed.Region, failed.Failure = true, a.Provider, a.Region, a.Failure
+		}
+		req.Outcome = &attemptv1.ReportAttemptRequest_Failed{Failed: failed}
 	case allocator.ReportExited:
 		req.Outcome = &attemptv1.ReportAttemptRequest_Exited{Exited: &attemptv1.Exited{Message: a.Message}}
 	case allocator.ReportReleased:

@@ -45,7 +45,7 @@ func full(instance string, n int, created time.Time) allocator.Allocation {
 		Deadline: created.Add(time.Minute), Traceparent: "00-x-y-01", Provider: "p", Region: "eu", PoolServer: "server", ExternalID: "vm-1",
 		Endpoints: []allocator.Endpoint{{Name: "game", Host: "h", Port: 65535, Protocol: 2}}, Message: "m",
 		Report: allocator.ReportExited, ReportAt: created.Add(1), ReportTries: 2, CallAt: created.Add(3 * time.Microsecond), Tries: 4, Missing: 6,
-		Elsewhere: true, Doubtful: true, Gone: true, End: allocator.Failed, CreateTime: created, UpdateTime: created.Add(7 * time.Microsecond), ExpireAt: created.Add(8 * time.Microsecond),
+		Elsewhere: true, Failure: "NO_CAPACITY", Setbacks: []allocator.Setback{{Provider: "q", Region: "us", Failure: "INVALID", Message: "no image"}}, Doubtful: true, Gone: true, End: allocator.Failed, CreateTime: created, UpdateTime: created.Add(7 * time.Microsecond), ExpireAt: created.Add(8 * time.Microsecond),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	allocationv1 "github.com/berth-dev/berth/sdk/go/gen/berth/allocation/v1"
 	instancev1 "github.com/berth-dev/berth/sdk/go/gen/berth/instance/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
@@ -52,6 +53,24 @@ func FromEndpoints(list []*typev1.Endpoint) []allocator.Endpoint {
 	var out []allocator.Endpoint
 	for _, e := range list {
 		out = append(out, allocator.Endpoint{Name: e.GetName(), Host: e.GetHost(), Port: e.GetPort(), Protocol: int32(e.GetProtocol())})
+	}
+	return out
+}
+
+// Setbacks returns the message of setbacks.
+func Setbacks(list []allocator.Setback) []*allocationv1.Setback {
+	var out []*allocationv1.Setback
+	for _, s := range list {
+		out = append(out, &allocationv1.Setback{Provider: s.Provider, Region: s.Region, Failure: s.Failure, Message: s.Message})
+	}
+	return out
+}
+
+// FromSetbacks returns the setbacks of a message.
+func FromSetbacks(list []*allocationv1.Setback) []allocator.Setback {
+	var out []allocator.Setback
+	for _, s := range list {
+		out = append(out, allocator.Setback{Provider: s.GetProvider(), Region: s.GetRegion(), Failure: s.GetFailure(), Message: s.GetMessage()})
 	}
 	return out
 }

@@ -108,6 +108,8 @@ func TestStatus(t *testing.T) {
 		switch {
 		case c.state == 0 && (provider.ReasonOf(err) != provider.Unavailable || !strings.Contains(err.Error(), c.says)):
 			t.Errorf("%s: got %v, %v", name, resp, err)
+		case (name == "error" || name == "error by the flag") && resp.GetServer().GetFailure() != provider.Unavailable, name == "terminated" && resp.GetServer().GetFailure() != 0:
+			t.Errorf("%s: it failed for %v", name, resp.GetServer().GetFailure())
 		case c.state != 0 && (err != nil || resp.GetServer().GetState() != c.state || !strings.Contains(resp.GetServer().GetMessage(), c.says)):
 			t.Errorf("%s: got %v, %v; want %v", name, resp, err, c.state)
 		}

@@ -70,12 +70,9 @@ func (c *client) words(r hostapi.Refusal) string {
 
 // stateOf is the state of a deployment. The booleans are the documented truth; words come as Status.READY or STATUS_READY.
 func stateOf(d deployment) providerv1.ServerState {
-	word := strings.ToUpper(d.CurrentStatus)
-	if i := strings.LastIndexAny(word, "._"); i >= 0 {
-		word = word[i+1:]
-	}
+	word := wordOf(d)
 	switch {
-	case d.Error, word == "ERROR", word == "TERMINATED":
+	case failed(d), word == "TERMINATED":
 		return exited
 	case word == "TERMINATING":
 		return stopping
@@ -86,9 +83,20 @@ func stateOf(d deployment) providerv1.ServerState {
 	}
 }
 
+func wordOf(d deployment) string {
+	word := strings.ToUpper(d.CurrentStatus)
+	return word[strings.LastIndexAny(word, "._")+1:]
+}
+
+// failed reports whether a deployment did not come up: Edgegap gives one up that has no place, or whose container does not start.
+func failed(d deployment) bool { return d.Error || wordOf(d) == "ERROR" }
+
 // server is a deployment as Berth knows it.
 func (p *Provider) server(attempt string, d deployment) *providerv1.Server {
 	s := &providerv1.Server{AttemptId: attempt, ExternalId: d.RequestID, State: stateOf(d), Message: hostapi.Clean(d.ErrorDetail)}
+	if failed(d) {
+		s.Failure = provider.Unavailable
+	}
 	if s.GetState() == running {
 		s.Endpoints = endpointsOf(d, p.cfg.Ports)
 	}

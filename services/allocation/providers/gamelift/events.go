@@ -160,10 +160,10 @@ func parseEvent(body string) (event, bool) {
 }
 
 func (e event) sighting() sighting {
-	state, message := placementState(placementStates[e.Detail.Type])
+	state, failure, message := placementState(placementStates[e.Detail.Type])
 	port := int32(e.Detail.Port)
 	return sighting{region: e.Region, session: e.Detail.GameSessionArn, server: &providerv1.Server{
-		AttemptId: e.Detail.PlacementID, ExternalId: placementID(e.Region, e.Detail.PlacementID), State: state, Message: message,
+		AttemptId: e.Detail.PlacementID, ExternalId: placementID(e.Region, e.Detail.PlacementID), State: state, Message: message, Failure: failure,
 		Endpoints: endpointsOf(&e.Detail.DNSName, &e.Detail.IPAddress, &port),
 	}}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/gamelift"
 	gamelifthost "github.com/berth-dev/berth/test/hosts/gamelift"
 )
@@ -79,7 +80,7 @@ func TestEventsComeInAnyShapeAndOrder(t *testing.T) {
 	host.Publish(event("PlacementCancelled", attempt, ""))
 	host.Publish(event("PlacementFulfilled", attempt, fulfilled))
 	until(t, exited, empty)
-	if s := get(t, p, attempt, ""); s.GetState() != exited {
+	if s := get(t, p, attempt, ""); s.GetState() != exited || s.GetFailure() != provider.Unavailable {
 		t.Errorf("it came back: %v", s)
 	}
 	if n := host.Calls("DescribeGameSessionPlacement") - before; n != 0 {

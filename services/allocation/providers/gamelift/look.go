@@ -99,8 +99,8 @@ func (p *Provider) placement(ctx context.Context, region, attempt string) (sight
 
 func ofPlacement(region string, found *types.GameSessionPlacement) sighting {
 	id := aws.ToString(found.PlacementId)
-	state, message := placementState(found.Status)
-	s := sighting{region: region, server: &providerv1.Server{AttemptId: id, ExternalId: placementID(region, id), State: state, Message: message}}
+	state, failure, message := placementState(found.Status)
+	s := sighting{region: region, server: &providerv1.Server{AttemptId: id, ExternalId: placementID(region, id), State: state, Message: message, Failure: failure}}
 	if state == stateRunning {
 		s.session, s.server.Endpoints = aws.ToString(found.GameSessionArn), endpointsOf(found.DnsName, found.IpAddress, found.Port)
 	}

@@ -152,19 +152,19 @@ const (
 	stateExited   = providerv1.ServerState_SERVER_STATE_EXITED
 )
 
-// placementState is the state of a placement's server, and for people why it ended.
-func placementState(s types.GameSessionPlacementState) (state providerv1.ServerState, message string) {
+// placementState is the state of a placement's server, and why it never ran.
+func placementState(s types.GameSessionPlacementState) (state providerv1.ServerState, failure providerv1.FailureReason, message string) {
 	switch s {
 	case types.GameSessionPlacementStateFulfilled:
-		return stateRunning, ""
+		return stateRunning, 0, ""
 	case types.GameSessionPlacementStateTimedOut:
-		return stateExited, "GameLift found no room within the queue's time-out (placement TIMED_OUT)"
+		return stateExited, provider.NoCapacity, "GameLift found no room within the queue's time-out (placement TIMED_OUT)"
 	case types.GameSessionPlacementStateCancelled:
-		return stateExited, "the placement was cancelled"
+		return stateExited, provider.Unavailable, "the placement was cancelled"
 	case types.GameSessionPlacementStateFailed:
-		return stateExited, "GameLift could not complete the placement (FAILED): the server may have ended too early"
+		return stateExited, provider.Unavailable, "GameLift could not complete the placement (FAILED): the server may have ended too early"
 	default:
-		return stateStarting, ""
+		return stateStarting, 0, ""
 	}
 }
 

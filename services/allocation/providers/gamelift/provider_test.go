@@ -158,7 +158,7 @@ func TestAPlacementThatTimesOut(t *testing.T) {
 	p, req := open(t, cfg), order()
 	allocate(t, p, req)
 	until(t, exited, func() providerv1.ServerState { return get(t, p, req.GetAttemptId(), "").GetState() })
-	if s := get(t, p, req.GetAttemptId(), ""); !strings.Contains(s.GetMessage(), "no room") {
+	if s := get(t, p, req.GetAttemptId(), ""); s.GetFailure() != provider.NoCapacity || !strings.Contains(s.GetMessage(), "no room") {
 		t.Errorf("%v", s)
 	}
 	if s := allocate(t, open(t, cfg), req); s.GetState() != exited || !strings.Contains(s.GetMessage(), "no room") {

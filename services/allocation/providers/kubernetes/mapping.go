@@ -7,6 +7,7 @@ import (
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
 
@@ -26,29 +27,37 @@ const (
 	stateExited   = providerv1.ServerState_SERVER_STATE_EXITED
 )
 
-// stateOf is the state of a server, with words for people; false: its Pod is in no phase that there is.
-func stateOf(p pod, patience time.Duration, now time.Time) (state providerv1.ServerState, words string, ok bool) {
-	over := p.Meta.Deleted != nil
+// status is what a server does.
+type status struct {
+	state providerv1.ServerState
+	// words are for people.
+	words string
+	// failure is why it will never run; 0: it may, or has.
+	failure providerv1.FailureReason
+}
+
+// statusOf is the status of a server; false: its Pod is in no phase that there is.
+func statusOf(p pod, patience time.Duration, now time.Time) (s status, ok bool) {
 	switch p.Status.Phase {
 	case succeeded, failed:
-		state, words = stateExited, end(p)
+		s = status{state: stateExited, words: end(p)}
 	case pending:
-		state, words = stateStarting, stuck(p, patience, now)
-		if words != "" {
-			state = stateExited
+		s.state = stateStarting
+		if s.failure, s.words = stuck(p, patience, now); s.failure != 0 {
+			s.state = stateExited
 		}
 	case running, unknown:
-		state, words = stateRunning, end(p)
-		if words != "" { // the game server ended, and another container is left
-			state = stateExited
+		s = status{state: stateRunning, words: end(p)}
+		if s.words != "" { // the game server ended, and another container is left
+			s.state = stateExited
 		}
 	default:
-		return 0, "", false
+		return status{}, false
 	}
-	if over { // until it is gone its name and its ports are taken
-		state = stateStopping
+	if p.Meta.Deleted != nil { // until it is gone its name and its ports are taken
+		s.state, s.failure = stateStopping, 0
 	}
-	return state, words, true
+	return s, true
 }
 
 // game returns the status of the container that is the game server; nil: it has none yet.
@@ -77,11 +86,11 @@ func end(p pod) string {
 	return strings.Join(said, "; ")
 }
 
-// stuck says why a Pod will not start; "": it may.
-func stuck(p pod, patience time.Duration, now time.Time) string {
+// stuck says why a Pod will not start; 0: it may.
+func stuck(p pod, patience time.Duration, now time.Time) (providerv1.FailureReason, string) {
 	for _, c := range p.Status.Conditions {
 		if c.Type == "PodScheduled" && c.Status == "False" && c.Reason == "Unschedulable" && now.Sub(c.Since) >= patience {
-			return fmt.Sprintf("no node has room for it since %v: %s", patience, hostapi.Clean(c.Message))
+			return provider.NoCapacity, fmt.Sprintf("no node has room for it since %v: %s", patience, hostapi.Clean(c.Message))
 		}
 	}
 	old := p.Meta.Created != nil && now.Sub(*p.Meta.Created) >= patience
@@ -91,18 +100,20 @@ func stuck(p pod, patience time.Duration, now time.Time) string {
 			continue
 		}
 		switch w.Reason {
-		case "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "RegistryUnavailable":
-			return fmt.Sprintf("container %s: image %s: %s: %s", c.Name, imageOf(p, c), w.Reason, hostapi.Clean(w.Message))
+		case "RegistryUnavailable":
+			return provider.Unavailable, fmt.Sprintf("container %s: image %s: %s: %s", c.Name, imageOf(p, c), w.Reason, hostapi.Clean(w.Message))
+		case "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError":
+			return provider.Invalid, fmt.Sprintf("container %s: image %s: %s: %s", c.Name, imageOf(p, c), w.Reason, hostapi.Clean(w.Message))
 		case "CreateContainerConfigError":
 			if strings.Contains(w.Message, fmt.Sprintf("secret %q not found", p.Meta.Name)) && !old { // it comes after its Pod, or with a repeat
 				continue
 			}
 			fallthrough
 		case "CreateContainerError", "RunContainerError", "CrashLoopBackOff":
-			return fmt.Sprintf("container %s: %s: %s", c.Name, w.Reason, hostapi.Clean(w.Message))
+			return provider.Invalid, fmt.Sprintf("container %s: %s: %s", c.Name, w.Reason, hostapi.Clean(w.Message))
 		}
 	}
-	return ""
+	return 0, ""
 }
 
 // imageOf is the image that a container was to have, which is no secret however long it is.

@@ -141,12 +141,12 @@ func marked(found pod, deployment, attempt string) bool {
 
 // describe makes a server of a Pod, without its addresses.
 func (p *Provider) describe(found pod) (*providerv1.Server, error) {
-	state, words, ok := stateOf(found, p.cfg.PendingTimeout, time.Now())
+	now, ok := statusOf(found, p.cfg.PendingTimeout, time.Now())
 	if !ok {
 		return nil, hostapi.Senseless(kube.Host, p.client.look, fmt.Sprintf("a Pod in phase %q", hostapi.Clean(found.Status.Phase)))
 	}
 	return &providerv1.Server{
-		AttemptId: found.Meta.Labels[labelAttempt], ExternalId: found.Meta.Namespace + "/" + found.Meta.Name, State: state, Message: words,
+		AttemptId: found.Meta.Labels[labelAttempt], ExternalId: found.Meta.Namespace + "/" + found.Meta.Name, State: now.state, Message: now.words, Failure: now.failure,
 		Region: found.Meta.Annotations[annotateRegion],
 	}, nil
 }

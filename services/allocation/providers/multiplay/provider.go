@@ -176,11 +176,13 @@ func (p *Provider) giveUp(ctx context.Context, k known) (*providerv1.Server, err
 }
 
 func (p *Provider) givenUp() string {
-	return fmt.Sprintf("NO_CAPACITY: Multiplay had no server within %v (multiplay.give_up_after); its allocation was given back", p.cfg.GiveUpAfter)
+	return fmt.Sprintf("Multiplay had no server within %v (multiplay.give_up_after); its allocation was given back", p.cfg.GiveUpAfter)
 }
 
 func (p *Provider) exited(k known) *providerv1.Server {
-	return &providerv1.Server{AttemptId: k.attempt, ExternalId: k.external(), State: providerv1.ServerState_SERVER_STATE_EXITED, Message: p.givenUp()}
+	return &providerv1.Server{
+		AttemptId: k.attempt, ExternalId: k.external(), State: providerv1.ServerState_SERVER_STATE_EXITED, Message: p.givenUp(), Failure: provider.NoCapacity,
+	}
 }
 
 // Release implements provider.Provider.

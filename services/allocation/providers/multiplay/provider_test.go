@@ -142,7 +142,7 @@ func TestGivesUp(t *testing.T) {
 	p := open(t, cfg)
 	allocate(t, p, req)
 	s := get(t, p, req)
-	if s.GetState() != exited || !strings.HasPrefix(s.GetMessage(), "NO_CAPACITY: ") || !strings.Contains(s.GetMessage(), "multiplay.give_up_after") {
+	if s.GetState() != exited || s.GetFailure() != provider.NoCapacity || !strings.Contains(s.GetMessage(), "multiplay.give_up_after") {
 		t.Errorf("Get: %v", s)
 	}
 	host.Resize(0)

@@ -36,7 +36,10 @@ func (s *Attempt) ReportAttempt(ctx context.Context, req *attemptv1.ReportAttemp
 			return nil, err
 		}
 	case *attemptv1.ReportAttemptRequest_Failed:
-		cmd = instance.ReportFailed{AttemptID: req.GetAttemptId(), Message: o.Failed.GetMessage(), Elsewhere: o.Failed.GetElsewhere()}
+		cmd = instance.ReportFailed{
+			AttemptID: req.GetAttemptId(), Message: o.Failed.GetMessage(), Elsewhere: o.Failed.GetElsewhere(),
+			Provider: o.Failed.GetProvider(), Region: o.Failed.GetRegion(), Failure: o.Failed.GetFailure(),
+		}
 	case *attemptv1.ReportAttemptRequest_Exited:
 		cmd = instance.ReportExited{AttemptID: req.GetAttemptId(), Message: o.Exited.GetMessage()}
 	case *attemptv1.ReportAttemptRequest_Released:

@@ -78,8 +78,9 @@ type ReportAllocated struct {
 // ReportFailed says that no server could be had.
 type ReportFailed struct {
 	AttemptID, Message string
-	// Elsewhere says that another attempt may have one: this one hangs at a host that does not answer.
-	Elsewhere bool
+	// Elsewhere says that another attempt may have one: this one failed where it was, which is Provider and Region, for the reason Failure.
+	Elsewhere                 bool
+	Provider, Region, Failure string
 }
 
 // ReportExited says that a server's process ended by itself.

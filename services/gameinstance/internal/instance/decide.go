@@ -166,9 +166,13 @@ func (c ReportAllocated) decide(t *turn) error {
 }
 
 func (c ReportFailed) decide(t *turn) error {
-	if a := t.i.attempt(c.AttemptID); a == nil || a.Fate != Open || t.i.State.Final() {
+	a := t.i.attempt(c.AttemptID)
+	if a == nil || a.Fate != Open || t.i.State.Final() {
 		t.changed = t.answered(CallAllocate, c.AttemptID) // there is nothing to repeat
 		return nil
+	}
+	if c.Provider != "" {
+		a.Provider, a.Region, a.Failure, a.Message = c.Provider, c.Region, c.Failure, c.Message
 	}
 	if c.Elsewhere && t.mayAttempt("") == nil {
 		t.withdraw(c.Message)

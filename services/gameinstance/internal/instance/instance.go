@@ -231,6 +231,8 @@ type Attempt struct {
 	ReleaseTime  time.Time
 	// Registered says that the server is a registered one: it was there before, and stays.
 	Registered bool
+	// Failure and Message are why no server came of it where it was; Failure is the reason's name in the provider contract. Empty otherwise.
+	Failure, Message string
 	// ClaimNonceHash is the SHA-256 of the nonce with which the server's claim code was used; nil as long as it was not.
 	ClaimNonceHash []byte
 }

@@ -67,10 +67,13 @@ func TestALostServerIsReplaced(t *testing.T) {
 
 func TestAnAttemptThatHangsIsMadeAnew(t *testing.T) {
 	l := &life{t: t, now: start}
-	hangs := ReportFailed{AttemptID: attempt1, Message: "provider p does not answer", Elsewhere: true}
+	hangs := ReportFailed{AttemptID: attempt1, Message: "provider p does not answer", Elsewhere: true, Provider: "p", Region: "eu", Failure: "AMBIGUOUS"}
 	l.do(Create{Namespace: "default", ID: id, Placement: Placement{Build: "b"}, Timeouts: all}, hangs).is(Allocating).outbox("2 "+attempt1, "1 "+attempt2)
 	if a := l.inst.Attempts; len(a) != 2 || a[0].Fate != Abandoned || a[1].Fate != Open {
 		t.Errorf("attempts %+v", a)
+	}
+	if a := l.inst.Attempts[0]; a.Provider != "p" || a.Region != "eu" || a.Failure != "AMBIGUOUS" || a.Message != "provider p does not answer" {
+		t.Errorf("it failed as %+v", a)
 	}
 	l.do(hangs) // told twice
 	if len(l.inst.Attempts) != 2 {

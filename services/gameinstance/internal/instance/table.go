@@ -36,7 +36,7 @@ func Table() []Transition {
 		)
 	}
 	for _, from := range []State{Allocating, Allocated} {
-		table = append(table, Transition{from, "attempt_failed", Pending, "the provider does not answer for long; another attempt is made"})
+		table = append(table, Transition{from, "attempt_failed", Pending, "the provider does not answer for long, or has refused the server after all; another attempt is made"})
 	}
 	for _, from := range []State{Pending, Allocating, Allocated, Linked, Running} {
 		table = append(table, Transition{from, "terminated", Terminated, "TerminateGameInstance; the lifetime is over; no server can be had; the server is lost"})

@@ -44,6 +44,11 @@ func (a *Allocation) Allocate(ctx context.Context, inst *instance.Instance, atte
 	if deadline, ok := inst.Deadlines[instance.DeadlineAllocation]; ok {
 		req.Deadline = timestamppb.New(deadline)
 	}
+	for _, earlier := range inst.Attempts {
+		if earlier.Failure != "" {
+			req.Setbacks = append(req.Setbacks, &allocationv1.Setback{Provider: earlier.Provider, Region: earlier.Region, Failure: earlier.Failure, Message: earlier.Message})
+		}
+	}
 	_, err := a.client.CreateAllocation(tracing.WithParent(ctx, inst.Traceparent), req)
 	return rpc.FromStatus(err)
 }

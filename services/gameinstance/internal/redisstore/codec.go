@@ -222,6 +222,7 @@ func encodeHead(i *instance.Instance) *recordv1.InstanceHead {
 		h.Attempts = append(h.Attempts, &recordv1.AttemptRecord{
 			Id: a.ID, ServerId: a.ServerID, Fate: instancev1.Attempt_Fate(a.Fate), Provider: a.Provider, Region: a.Region,
 			CreateTime: micros(a.CreateTime), AllocateTime: micros(a.AllocateTime), ReleaseTime: micros(a.ReleaseTime), Registered: a.Registered,
+			Failure: a.Failure, Message: a.Message,
 			ClaimNonceHash: a.ClaimNonceHash,
 		})
 	}
@@ -268,6 +269,7 @@ func decodeHead(h *recordv1.InstanceHead) *instance.Instance {
 		i.Attempts = append(i.Attempts, instance.Attempt{
 			ID: a.GetId(), ServerID: a.GetServerId(), Fate: instance.Fate(a.GetFate()), Provider: a.GetProvider(), Region: a.GetRegion(),
 			CreateTime: at(a.GetCreateTime()), AllocateTime: at(a.GetAllocateTime()), ReleaseTime: at(a.GetReleaseTime()), Registered: a.GetRegistered(),
+			Failure: a.GetFailure(), Message: a.GetMessage(),
 			ClaimNonceHash: a.GetClaimNonceHash(),
 		})
 	}

@@ -32,6 +32,7 @@ func Instance(i *instance.Instance) (*instancev1.GameInstance, error) {
 		out.Attempts = append(out.Attempts, &instancev1.Attempt{
 			Id: a.ID, ServerId: a.ServerID, Fate: instancev1.Attempt_Fate(a.Fate), Provider: a.Provider, Region: a.Region,
 			CreateTime: timestamp(a.CreateTime), AllocateTime: timestamp(a.AllocateTime), ReleaseTime: timestamp(a.ReleaseTime), Registered: a.Registered,
+			Failure: a.Failure, Message: a.Message,
 		})
 	}
 	var err error

@@ -433,8 +433,15 @@ type Failed struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Why, in words.
 	Message string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
-	// The attempt hangs at a provider that does not answer: the instance gives it up and makes another one, if it may. Otherwise the instance is terminated.
-	Elsewhere     bool `protobuf:"varint,2,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	// Another attempt may do better: the provider does not say whether it has a server, or has refused it after all. The instance gives the attempt up and makes
+	// another one, if it may. Otherwise the instance is terminated.
+	Elsewhere bool `protobuf:"varint,2,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	// With elsewhere: the provider where the attempt failed.
+	Provider string `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
+	// With elsewhere: the region.
+	Region string `protobuf:"bytes,4,opt,name=region,proto3" json:"region,omitempty"`
+	// With elsewhere: why, a berth.provider.v1.FailureReason without its prefix.
+	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -481,6 +488,27 @@ func (x *Failed) GetElsewhere() bool {
 		return x.Elsewhere
 	}
 	return false
+}
+
+func (x *Failed) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Failed) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Failed) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
 }
 
 // Exited says that the server's process ended by itself.
@@ -678,10 +706,13 @@ const file_berth_attempt_v1_attempt_service_proto_rawDesc = "" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x16\n" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x125\n" +
 	"\tendpoints\x18\x03 \x03(\v2\x17.berth.type.v1.EndpointR\tendpoints\x12\x1b\n" +
-	"\tserver_id\x18\x04 \x01(\tR\bserverId\"@\n" +
+	"\tserver_id\x18\x04 \x01(\tR\bserverId\"\x8e\x01\n" +
 	"\x06Failed\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x12\x1c\n" +
-	"\telsewhere\x18\x02 \x01(\bR\telsewhere\"\"\n" +
+	"\telsewhere\x18\x02 \x01(\bR\telsewhere\x12\x1a\n" +
+	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x16\n" +
+	"\x06region\x18\x04 \x01(\tR\x06region\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\"\"\n" +
 	"\x06Exited\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\"\n" +
 	"\n" +

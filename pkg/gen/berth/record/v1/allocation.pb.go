@@ -149,10 +149,14 @@ type AllocationRecord struct {
 	CandidateTimes []int64 `protobuf:"varint,30,rep,packed,name=candidate_times,json=candidateTimes,proto3" json:"candidate_times,omitempty"`
 	// When the instance is told that the provider does not say whether it has a server; 0: never.
 	GiveUpTime int64 `protobuf:"varint,31,opt,name=give_up_time,json=giveUpTime,proto3" json:"give_up_time,omitempty"`
-	// Of a failure that is told: another attempt may do better, because the provider does not answer.
+	// Of a failure that is told: another attempt may do better.
 	Elsewhere bool `protobuf:"varint,32,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
 	// A call to the provider went without a certain answer: it may start a server yet.
-	Doubtful      bool `protobuf:"varint,33,opt,name=doubtful,proto3" json:"doubtful,omitempty"`
+	Doubtful bool `protobuf:"varint,33,opt,name=doubtful,proto3" json:"doubtful,omitempty"`
+	// With elsewhere: why this attempt failed, by its name in the provider contract.
+	Failure string `protobuf:"bytes,34,opt,name=failure,proto3" json:"failure,omitempty"`
+	// Where earlier attempts of the instance failed, oldest first.
+	Setbacks      []*v1.Setback `protobuf:"bytes,35,rep,name=setbacks,proto3" json:"setbacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -411,6 +415,20 @@ func (x *AllocationRecord) GetDoubtful() bool {
 	return false
 }
 
+func (x *AllocationRecord) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *AllocationRecord) GetSetbacks() []*v1.Setback {
+	if x != nil {
+		return x.Setbacks
+	}
+	return nil
+}
+
 // ProviderSettingRecord is a field of the hash of what operators have set for providers. It is there while something is set.
 type ProviderSettingRecord struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -479,7 +497,7 @@ var File_berth_record_v1_allocation_proto protoreflect.FileDescriptor
 
 const file_berth_record_v1_allocation_proto_rawDesc = "" +
 	"\n" +
-	" berth/record/v1/allocation.proto\x12\x0fberth.record.v1\x1a,berth/allocation/v1/allocation_service.proto\x1a%berth/instance/v1/game_instance.proto\x1a\x1cberth/type/v1/endpoint.proto\"\x98\t\n" +
+	" berth/record/v1/allocation.proto\x12\x0fberth.record.v1\x1a,berth/allocation/v1/allocation_service.proto\x1a%berth/instance/v1/game_instance.proto\x1a\x1cberth/type/v1/endpoint.proto\"\xec\t\n" +
 	"\x10AllocationRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x1f\n" +
@@ -521,7 +539,9 @@ const file_berth_record_v1_allocation_proto_rawDesc = "" +
 	"\fgive_up_time\x18\x1f \x01(\x03R\n" +
 	"giveUpTime\x12\x1c\n" +
 	"\telsewhere\x18  \x01(\bR\telsewhere\x12\x1a\n" +
-	"\bdoubtful\x18! \x01(\bR\bdoubtfulJ\x04\b\x12\x10\x13R\vno_capacity\"x\n" +
+	"\bdoubtful\x18! \x01(\bR\bdoubtful\x12\x18\n" +
+	"\afailure\x18\" \x01(\tR\afailure\x128\n" +
+	"\bsetbacks\x18# \x03(\v2\x1c.berth.allocation.v1.SetbackR\bsetbacksJ\x04\b\x12\x10\x13R\vno_capacity\"x\n" +
 	"\x15ProviderSettingRecord\x12\x1b\n" +
 	"\x06weight\x18\x01 \x01(\x05H\x00R\x06weight\x88\x01\x01\x12\x1a\n" +
 	"\bdraining\x18\x02 \x01(\bR\bdraining\x12\x1b\n" +
@@ -556,6 +576,7 @@ var file_berth_record_v1_allocation_proto_goTypes = []any{
 	(*v11.Placement)(nil),           // 4: berth.instance.v1.Placement
 	(*v12.Endpoint)(nil),            // 5: berth.type.v1.Endpoint
 	(*v1.PlacementExplanation)(nil), // 6: berth.allocation.v1.PlacementExplanation
+	(*v1.Setback)(nil),              // 7: berth.allocation.v1.Setback
 }
 var file_berth_record_v1_allocation_proto_depIdxs = []int32{
 	3, // 0: berth.record.v1.AllocationRecord.state:type_name -> berth.allocation.v1.Allocation.State
@@ -564,11 +585,12 @@ var file_berth_record_v1_allocation_proto_depIdxs = []int32{
 	0, // 3: berth.record.v1.AllocationRecord.report:type_name -> berth.record.v1.AttemptReport
 	3, // 4: berth.record.v1.AllocationRecord.end_state:type_name -> berth.allocation.v1.Allocation.State
 	6, // 5: berth.record.v1.AllocationRecord.explanation:type_name -> berth.allocation.v1.PlacementExplanation
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	7, // 6: berth.record.v1.AllocationRecord.setbacks:type_name -> berth.allocation.v1.Setback
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_berth_record_v1_allocation_proto_init() }

@@ -553,8 +553,12 @@ type AttemptRecord struct {
 	Registered bool `protobuf:"varint,9,opt,name=registered,proto3" json:"registered,omitempty"`
 	// SHA-256 of the nonce with which its claim code was used; empty as long as it was not.
 	ClaimNonceHash []byte `protobuf:"bytes,10,opt,name=claim_nonce_hash,json=claimNonceHash,proto3" json:"claim_nonce_hash,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Why no server came of it, by its name in the provider contract.
+	Failure string `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`
+	// The same in words.
+	Message       string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AttemptRecord) Reset() {
@@ -655,6 +659,20 @@ func (x *AttemptRecord) GetClaimNonceHash() []byte {
 		return x.ClaimNonceHash
 	}
 	return nil
+}
+
+func (x *AttemptRecord) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *AttemptRecord) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 // TimeoutsRecord has durations in microseconds; 0 is off.
@@ -1952,7 +1970,7 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"\tconnected\x18\x05 \x01(\bR\tconnected\x12\x1b\n" +
 	"\tlink_time\x18\x06 \x01(\x03R\blinkTime\x122\n" +
 	"\x15connected_change_time\x18\a \x01(\x03R\x13connectedChangeTime\x12\x14\n" +
-	"\x05floor\x18\b \x01(\x03R\x05floor\"\xd8\x02\n" +
+	"\x05floor\x18\b \x01(\x03R\x05floor\"\x8c\x03\n" +
 	"\rAttemptRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x123\n" +
@@ -1967,7 +1985,9 @@ const file_berth_record_v1_instance_proto_rawDesc = "" +
 	"registered\x18\t \x01(\bR\n" +
 	"registered\x12(\n" +
 	"\x10claim_nonce_hash\x18\n" +
-	" \x01(\fR\x0eclaimNonceHash\"\xd2\x01\n" +
+	" \x01(\fR\x0eclaimNonceHash\x12\x18\n" +
+	"\afailure\x18\v \x01(\tR\afailure\x12\x18\n" +
+	"\amessage\x18\f \x01(\tR\amessage\"\xd2\x01\n" +
 	"\x0eTimeoutsRecord\x12\x1e\n" +
 	"\n" +
 	"allocation\x18\x01 \x01(\x03R\n" +

@@ -263,7 +263,7 @@ func (x Orphan_Action) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Orphan_Action.Descriptor instead.
 func (Orphan_Action) EnumDescriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{34, 0}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{35, 0}
 }
 
 // Allocation is the wish for one game server and what became of it.
@@ -689,7 +689,9 @@ type CreateAllocationRequest struct {
 	// When the instance will give the attempt up; no provider is asked after it. Unset: never.
 	Deadline *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// The W3C traceparent of the request that this serves; handed on to the game server.
-	Traceparent   string `protobuf:"bytes,6,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	Traceparent string `protobuf:"bytes,6,opt,name=traceparent,proto3" json:"traceparent,omitempty"`
+	// Where earlier attempts of the instance failed, oldest first. These places are tried last, or not at all where a repeat mends nothing.
+	Setbacks      []*Setback `protobuf:"bytes,7,rep,name=setbacks,proto3" json:"setbacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -766,6 +768,86 @@ func (x *CreateAllocationRequest) GetTraceparent() string {
 	return ""
 }
 
+func (x *CreateAllocationRequest) GetSetbacks() []*Setback {
+	if x != nil {
+		return x.Setbacks
+	}
+	return nil
+}
+
+// Setback is where an earlier attempt of an instance failed.
+type Setback struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The provider.
+	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	// The region; empty for a provider that names none.
+	Region string `protobuf:"bytes,2,opt,name=region,proto3" json:"region,omitempty"`
+	// Why: a berth.provider.v1.FailureReason without its prefix.
+	Failure string `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"`
+	// The same in words.
+	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setback) Reset() {
+	*x = Setback{}
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setback) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setback) ProtoMessage() {}
+
+func (x *Setback) ProtoReflect() protoreflect.Message {
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setback.ProtoReflect.Descriptor instead.
+func (*Setback) Descriptor() ([]byte, []int) {
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Setback) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Setback) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *Setback) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *Setback) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // CreateAllocationResponse has the allocation.
 type CreateAllocationResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -777,7 +859,7 @@ type CreateAllocationResponse struct {
 
 func (x *CreateAllocationResponse) Reset() {
 	*x = CreateAllocationResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[5]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -789,7 +871,7 @@ func (x *CreateAllocationResponse) String() string {
 func (*CreateAllocationResponse) ProtoMessage() {}
 
 func (x *CreateAllocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[5]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -802,7 +884,7 @@ func (x *CreateAllocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateAllocationResponse.ProtoReflect.Descriptor instead.
 func (*CreateAllocationResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{5}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *CreateAllocationResponse) GetAllocation() *Allocation {
@@ -825,7 +907,7 @@ type CheckPlacementRequest struct {
 
 func (x *CheckPlacementRequest) Reset() {
 	*x = CheckPlacementRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[6]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -837,7 +919,7 @@ func (x *CheckPlacementRequest) String() string {
 func (*CheckPlacementRequest) ProtoMessage() {}
 
 func (x *CheckPlacementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[6]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -850,7 +932,7 @@ func (x *CheckPlacementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPlacementRequest.ProtoReflect.Descriptor instead.
 func (*CheckPlacementRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{6}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CheckPlacementRequest) GetNamespace() string {
@@ -876,7 +958,7 @@ type CheckPlacementResponse struct {
 
 func (x *CheckPlacementResponse) Reset() {
 	*x = CheckPlacementResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[7]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -888,7 +970,7 @@ func (x *CheckPlacementResponse) String() string {
 func (*CheckPlacementResponse) ProtoMessage() {}
 
 func (x *CheckPlacementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[7]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -901,7 +983,7 @@ func (x *CheckPlacementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckPlacementResponse.ProtoReflect.Descriptor instead.
 func (*CheckPlacementResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{7}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{8}
 }
 
 // GetAllocationRequest names an allocation.
@@ -917,7 +999,7 @@ type GetAllocationRequest struct {
 
 func (x *GetAllocationRequest) Reset() {
 	*x = GetAllocationRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[8]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -929,7 +1011,7 @@ func (x *GetAllocationRequest) String() string {
 func (*GetAllocationRequest) ProtoMessage() {}
 
 func (x *GetAllocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[8]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -942,7 +1024,7 @@ func (x *GetAllocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAllocationRequest.ProtoReflect.Descriptor instead.
 func (*GetAllocationRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{8}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetAllocationRequest) GetNamespace() string {
@@ -970,7 +1052,7 @@ type GetAllocationResponse struct {
 
 func (x *GetAllocationResponse) Reset() {
 	*x = GetAllocationResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[9]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1064,7 @@ func (x *GetAllocationResponse) String() string {
 func (*GetAllocationResponse) ProtoMessage() {}
 
 func (x *GetAllocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[9]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1077,7 @@ func (x *GetAllocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAllocationResponse.ProtoReflect.Descriptor instead.
 func (*GetAllocationResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{9}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetAllocationResponse) GetAllocation() *Allocation {
@@ -1020,7 +1102,7 @@ type ListAllocationsRequest struct {
 
 func (x *ListAllocationsRequest) Reset() {
 	*x = ListAllocationsRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[10]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1114,7 @@ func (x *ListAllocationsRequest) String() string {
 func (*ListAllocationsRequest) ProtoMessage() {}
 
 func (x *ListAllocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[10]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1127,7 @@ func (x *ListAllocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAllocationsRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{10}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListAllocationsRequest) GetNamespace() string {
@@ -1082,7 +1164,7 @@ type ListAllocationsResponse struct {
 
 func (x *ListAllocationsResponse) Reset() {
 	*x = ListAllocationsResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[11]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1176,7 @@ func (x *ListAllocationsResponse) String() string {
 func (*ListAllocationsResponse) ProtoMessage() {}
 
 func (x *ListAllocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[11]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1189,7 @@ func (x *ListAllocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAllocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAllocationsResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{11}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListAllocationsResponse) GetAllocations() []*Allocation {
@@ -1139,7 +1221,7 @@ type ReleaseAllocationRequest struct {
 
 func (x *ReleaseAllocationRequest) Reset() {
 	*x = ReleaseAllocationRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[12]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1233,7 @@ func (x *ReleaseAllocationRequest) String() string {
 func (*ReleaseAllocationRequest) ProtoMessage() {}
 
 func (x *ReleaseAllocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[12]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1246,7 @@ func (x *ReleaseAllocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAllocationRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseAllocationRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{12}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReleaseAllocationRequest) GetNamespace() string {
@@ -1199,7 +1281,7 @@ type ReleaseAllocationResponse struct {
 
 func (x *ReleaseAllocationResponse) Reset() {
 	*x = ReleaseAllocationResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[13]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1293,7 @@ func (x *ReleaseAllocationResponse) String() string {
 func (*ReleaseAllocationResponse) ProtoMessage() {}
 
 func (x *ReleaseAllocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[13]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1306,7 @@ func (x *ReleaseAllocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseAllocationResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseAllocationResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{13}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReleaseAllocationResponse) GetAllocation() *Allocation {
@@ -1247,7 +1329,7 @@ type ExplainPlacementRequest struct {
 
 func (x *ExplainPlacementRequest) Reset() {
 	*x = ExplainPlacementRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[14]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1259,7 +1341,7 @@ func (x *ExplainPlacementRequest) String() string {
 func (*ExplainPlacementRequest) ProtoMessage() {}
 
 func (x *ExplainPlacementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[14]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1272,7 +1354,7 @@ func (x *ExplainPlacementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPlacementRequest.ProtoReflect.Descriptor instead.
 func (*ExplainPlacementRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{14}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ExplainPlacementRequest) GetNamespace() string {
@@ -1300,7 +1382,7 @@ type ExplainPlacementResponse struct {
 
 func (x *ExplainPlacementResponse) Reset() {
 	*x = ExplainPlacementResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[15]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1394,7 @@ func (x *ExplainPlacementResponse) String() string {
 func (*ExplainPlacementResponse) ProtoMessage() {}
 
 func (x *ExplainPlacementResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[15]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1407,7 @@ func (x *ExplainPlacementResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainPlacementResponse.ProtoReflect.Descriptor instead.
 func (*ExplainPlacementResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{15}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ExplainPlacementResponse) GetExplanation() *PlacementExplanation {
@@ -1348,7 +1430,7 @@ type WatchAllocationRequest struct {
 
 func (x *WatchAllocationRequest) Reset() {
 	*x = WatchAllocationRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[16]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1442,7 @@ func (x *WatchAllocationRequest) String() string {
 func (*WatchAllocationRequest) ProtoMessage() {}
 
 func (x *WatchAllocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[16]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1455,7 @@ func (x *WatchAllocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAllocationRequest.ProtoReflect.Descriptor instead.
 func (*WatchAllocationRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{16}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchAllocationRequest) GetNamespace() string {
@@ -1401,7 +1483,7 @@ type WatchAllocationResponse struct {
 
 func (x *WatchAllocationResponse) Reset() {
 	*x = WatchAllocationResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[17]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1495,7 @@ func (x *WatchAllocationResponse) String() string {
 func (*WatchAllocationResponse) ProtoMessage() {}
 
 func (x *WatchAllocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[17]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1508,7 @@ func (x *WatchAllocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchAllocationResponse.ProtoReflect.Descriptor instead.
 func (*WatchAllocationResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{17}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchAllocationResponse) GetAllocation() *Allocation {
@@ -1451,7 +1533,7 @@ type CancelAllocationRequest struct {
 
 func (x *CancelAllocationRequest) Reset() {
 	*x = CancelAllocationRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[18]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1463,7 +1545,7 @@ func (x *CancelAllocationRequest) String() string {
 func (*CancelAllocationRequest) ProtoMessage() {}
 
 func (x *CancelAllocationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[18]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1476,7 +1558,7 @@ func (x *CancelAllocationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelAllocationRequest.ProtoReflect.Descriptor instead.
 func (*CancelAllocationRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{18}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CancelAllocationRequest) GetNamespace() string {
@@ -1511,7 +1593,7 @@ type CancelAllocationResponse struct {
 
 func (x *CancelAllocationResponse) Reset() {
 	*x = CancelAllocationResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[19]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1605,7 @@ func (x *CancelAllocationResponse) String() string {
 func (*CancelAllocationResponse) ProtoMessage() {}
 
 func (x *CancelAllocationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[19]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1618,7 @@ func (x *CancelAllocationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelAllocationResponse.ProtoReflect.Descriptor instead.
 func (*CancelAllocationResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{19}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CancelAllocationResponse) GetAllocation() *Allocation {
@@ -1555,7 +1637,7 @@ type ListProvidersRequest struct {
 
 func (x *ListProvidersRequest) Reset() {
 	*x = ListProvidersRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[20]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1649,7 @@ func (x *ListProvidersRequest) String() string {
 func (*ListProvidersRequest) ProtoMessage() {}
 
 func (x *ListProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[20]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1662,7 @@ func (x *ListProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProvidersRequest.ProtoReflect.Descriptor instead.
 func (*ListProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{20}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{21}
 }
 
 // ListProvidersResponse has the providers.
@@ -1594,7 +1676,7 @@ type ListProvidersResponse struct {
 
 func (x *ListProvidersResponse) Reset() {
 	*x = ListProvidersResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[21]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1606,7 +1688,7 @@ func (x *ListProvidersResponse) String() string {
 func (*ListProvidersResponse) ProtoMessage() {}
 
 func (x *ListProvidersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[21]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1619,7 +1701,7 @@ func (x *ListProvidersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProvidersResponse.ProtoReflect.Descriptor instead.
 func (*ListProvidersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{21}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListProvidersResponse) GetProviders() []*Provider {
@@ -1638,7 +1720,7 @@ type WatchProvidersRequest struct {
 
 func (x *WatchProvidersRequest) Reset() {
 	*x = WatchProvidersRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[22]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1650,7 +1732,7 @@ func (x *WatchProvidersRequest) String() string {
 func (*WatchProvidersRequest) ProtoMessage() {}
 
 func (x *WatchProvidersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[22]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1663,7 +1745,7 @@ func (x *WatchProvidersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchProvidersRequest.ProtoReflect.Descriptor instead.
 func (*WatchProvidersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{22}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{23}
 }
 
 // WatchProvidersResponse has the providers.
@@ -1677,7 +1759,7 @@ type WatchProvidersResponse struct {
 
 func (x *WatchProvidersResponse) Reset() {
 	*x = WatchProvidersResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[23]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1771,7 @@ func (x *WatchProvidersResponse) String() string {
 func (*WatchProvidersResponse) ProtoMessage() {}
 
 func (x *WatchProvidersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[23]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1784,7 @@ func (x *WatchProvidersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchProvidersResponse.ProtoReflect.Descriptor instead.
 func (*WatchProvidersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{23}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchProvidersResponse) GetProviders() []*Provider {
@@ -1744,7 +1826,7 @@ type Provider struct {
 
 func (x *Provider) Reset() {
 	*x = Provider{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[24]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1838,7 @@ func (x *Provider) String() string {
 func (*Provider) ProtoMessage() {}
 
 func (x *Provider) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[24]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1851,7 @@ func (x *Provider) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provider.ProtoReflect.Descriptor instead.
 func (*Provider) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{24}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Provider) GetName() string {
@@ -1864,7 +1946,7 @@ type RegionHealth struct {
 
 func (x *RegionHealth) Reset() {
 	*x = RegionHealth{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[25]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1876,7 +1958,7 @@ func (x *RegionHealth) String() string {
 func (*RegionHealth) ProtoMessage() {}
 
 func (x *RegionHealth) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[25]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1889,7 +1971,7 @@ func (x *RegionHealth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionHealth.ProtoReflect.Descriptor instead.
 func (*RegionHealth) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{25}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RegionHealth) GetRegion() string {
@@ -1926,7 +2008,7 @@ type SetProviderWeightRequest struct {
 
 func (x *SetProviderWeightRequest) Reset() {
 	*x = SetProviderWeightRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[26]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2020,7 @@ func (x *SetProviderWeightRequest) String() string {
 func (*SetProviderWeightRequest) ProtoMessage() {}
 
 func (x *SetProviderWeightRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[26]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2033,7 @@ func (x *SetProviderWeightRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetProviderWeightRequest.ProtoReflect.Descriptor instead.
 func (*SetProviderWeightRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{26}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetProviderWeightRequest) GetProvider() string {
@@ -1979,7 +2061,7 @@ type SetProviderWeightResponse struct {
 
 func (x *SetProviderWeightResponse) Reset() {
 	*x = SetProviderWeightResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[27]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1991,7 +2073,7 @@ func (x *SetProviderWeightResponse) String() string {
 func (*SetProviderWeightResponse) ProtoMessage() {}
 
 func (x *SetProviderWeightResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[27]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2004,7 +2086,7 @@ func (x *SetProviderWeightResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetProviderWeightResponse.ProtoReflect.Descriptor instead.
 func (*SetProviderWeightResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{27}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetProviderWeightResponse) GetProvider() *Provider {
@@ -2027,7 +2109,7 @@ type DrainProviderRequest struct {
 
 func (x *DrainProviderRequest) Reset() {
 	*x = DrainProviderRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[28]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2121,7 @@ func (x *DrainProviderRequest) String() string {
 func (*DrainProviderRequest) ProtoMessage() {}
 
 func (x *DrainProviderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[28]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2134,7 @@ func (x *DrainProviderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProviderRequest.ProtoReflect.Descriptor instead.
 func (*DrainProviderRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{28}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DrainProviderRequest) GetProvider() string {
@@ -2080,7 +2162,7 @@ type DrainProviderResponse struct {
 
 func (x *DrainProviderResponse) Reset() {
 	*x = DrainProviderResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[29]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2092,7 +2174,7 @@ func (x *DrainProviderResponse) String() string {
 func (*DrainProviderResponse) ProtoMessage() {}
 
 func (x *DrainProviderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[29]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2105,7 +2187,7 @@ func (x *DrainProviderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainProviderResponse.ProtoReflect.Descriptor instead.
 func (*DrainProviderResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{29}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DrainProviderResponse) GetProvider() *Provider {
@@ -2126,7 +2208,7 @@ type ResumeProviderRequest struct {
 
 func (x *ResumeProviderRequest) Reset() {
 	*x = ResumeProviderRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[30]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2220,7 @@ func (x *ResumeProviderRequest) String() string {
 func (*ResumeProviderRequest) ProtoMessage() {}
 
 func (x *ResumeProviderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[30]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2233,7 @@ func (x *ResumeProviderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeProviderRequest.ProtoReflect.Descriptor instead.
 func (*ResumeProviderRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{30}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ResumeProviderRequest) GetProvider() string {
@@ -2172,7 +2254,7 @@ type ResumeProviderResponse struct {
 
 func (x *ResumeProviderResponse) Reset() {
 	*x = ResumeProviderResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[31]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2184,7 +2266,7 @@ func (x *ResumeProviderResponse) String() string {
 func (*ResumeProviderResponse) ProtoMessage() {}
 
 func (x *ResumeProviderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[31]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2197,7 +2279,7 @@ func (x *ResumeProviderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeProviderResponse.ProtoReflect.Descriptor instead.
 func (*ResumeProviderResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{31}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ResumeProviderResponse) GetProvider() *Provider {
@@ -2222,7 +2304,7 @@ type ReapServersRequest struct {
 
 func (x *ReapServersRequest) Reset() {
 	*x = ReapServersRequest{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[32]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2316,7 @@ func (x *ReapServersRequest) String() string {
 func (*ReapServersRequest) ProtoMessage() {}
 
 func (x *ReapServersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[32]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2329,7 @@ func (x *ReapServersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapServersRequest.ProtoReflect.Descriptor instead.
 func (*ReapServersRequest) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{32}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReapServersRequest) GetProvider() string {
@@ -2284,7 +2366,7 @@ type ReapServersResponse struct {
 
 func (x *ReapServersResponse) Reset() {
 	*x = ReapServersResponse{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[33]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2378,7 @@ func (x *ReapServersResponse) String() string {
 func (*ReapServersResponse) ProtoMessage() {}
 
 func (x *ReapServersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[33]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2391,7 @@ func (x *ReapServersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReapServersResponse.ProtoReflect.Descriptor instead.
 func (*ReapServersResponse) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{33}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReapServersResponse) GetOrphans() []*Orphan {
@@ -2347,7 +2429,7 @@ type Orphan struct {
 
 func (x *Orphan) Reset() {
 	*x = Orphan{}
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[34]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2441,7 @@ func (x *Orphan) String() string {
 func (*Orphan) ProtoMessage() {}
 
 func (x *Orphan) ProtoReflect() protoreflect.Message {
-	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[34]
+	mi := &file_berth_allocation_v1_allocation_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2454,7 @@ func (x *Orphan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orphan.ProtoReflect.Descriptor instead.
 func (*Orphan) Descriptor() ([]byte, []int) {
-	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{34}
+	return file_berth_allocation_v1_allocation_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Orphan) GetProvider() string {
@@ -2488,7 +2570,7 @@ const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x125\n" +
 	"\bduration\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x18\n" +
 	"\afailure\x18\x03 \x01(\tR\afailure\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xe7\x02\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xab\x03\n" +
 	"\x17CreateAllocationRequest\x12.\n" +
 	"\rallocation_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x180R\fallocationId\x12I\n" +
 	"\tnamespace\x18\x02 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\tnamespace\x12)\n" +
@@ -2496,7 +2578,14 @@ const file_berth_allocation_v1_allocation_service_proto_rawDesc = "" +
 	"instanceId\x12B\n" +
 	"\tplacement\x18\x04 \x01(\v2\x1c.berth.instance.v1.PlacementB\x06\xbaH\x03\xc8\x01\x01R\tplacement\x126\n" +
 	"\bdeadline\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12*\n" +
-	"\vtraceparent\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\vtraceparent\"[\n" +
+	"\vtraceparent\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\vtraceparent\x12B\n" +
+	"\bsetbacks\x18\a \x03(\v2\x1c.berth.allocation.v1.SetbackB\b\xbaH\x05\x92\x01\x02\x10\n" +
+	"R\bsetbacks\"{\n" +
+	"\aSetback\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x16\n" +
+	"\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\x12\"\n" +
+	"\amessage\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\amessage\"[\n" +
 	"\x18CreateAllocationResponse\x12?\n" +
 	"\n" +
 	"allocation\x18\x01 \x01(\v2\x1f.berth.allocation.v1.AllocationR\n" +
@@ -2647,7 +2736,7 @@ func file_berth_allocation_v1_allocation_service_proto_rawDescGZIP() []byte {
 }
 
 var file_berth_allocation_v1_allocation_service_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_berth_allocation_v1_allocation_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_berth_allocation_v1_allocation_service_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_berth_allocation_v1_allocation_service_proto_goTypes = []any{
 	(Allocation_State)(0),             // 0: berth.allocation.v1.Allocation.State
 	(PlacementCandidate_Exclusion)(0), // 1: berth.allocation.v1.PlacementCandidate.Exclusion
@@ -2657,112 +2746,114 @@ var file_berth_allocation_v1_allocation_service_proto_goTypes = []any{
 	(*PlacementCandidate)(nil),        // 5: berth.allocation.v1.PlacementCandidate
 	(*PlacementTry)(nil),              // 6: berth.allocation.v1.PlacementTry
 	(*CreateAllocationRequest)(nil),   // 7: berth.allocation.v1.CreateAllocationRequest
-	(*CreateAllocationResponse)(nil),  // 8: berth.allocation.v1.CreateAllocationResponse
-	(*CheckPlacementRequest)(nil),     // 9: berth.allocation.v1.CheckPlacementRequest
-	(*CheckPlacementResponse)(nil),    // 10: berth.allocation.v1.CheckPlacementResponse
-	(*GetAllocationRequest)(nil),      // 11: berth.allocation.v1.GetAllocationRequest
-	(*GetAllocationResponse)(nil),     // 12: berth.allocation.v1.GetAllocationResponse
-	(*ListAllocationsRequest)(nil),    // 13: berth.allocation.v1.ListAllocationsRequest
-	(*ListAllocationsResponse)(nil),   // 14: berth.allocation.v1.ListAllocationsResponse
-	(*ReleaseAllocationRequest)(nil),  // 15: berth.allocation.v1.ReleaseAllocationRequest
-	(*ReleaseAllocationResponse)(nil), // 16: berth.allocation.v1.ReleaseAllocationResponse
-	(*ExplainPlacementRequest)(nil),   // 17: berth.allocation.v1.ExplainPlacementRequest
-	(*ExplainPlacementResponse)(nil),  // 18: berth.allocation.v1.ExplainPlacementResponse
-	(*WatchAllocationRequest)(nil),    // 19: berth.allocation.v1.WatchAllocationRequest
-	(*WatchAllocationResponse)(nil),   // 20: berth.allocation.v1.WatchAllocationResponse
-	(*CancelAllocationRequest)(nil),   // 21: berth.allocation.v1.CancelAllocationRequest
-	(*CancelAllocationResponse)(nil),  // 22: berth.allocation.v1.CancelAllocationResponse
-	(*ListProvidersRequest)(nil),      // 23: berth.allocation.v1.ListProvidersRequest
-	(*ListProvidersResponse)(nil),     // 24: berth.allocation.v1.ListProvidersResponse
-	(*WatchProvidersRequest)(nil),     // 25: berth.allocation.v1.WatchProvidersRequest
-	(*WatchProvidersResponse)(nil),    // 26: berth.allocation.v1.WatchProvidersResponse
-	(*Provider)(nil),                  // 27: berth.allocation.v1.Provider
-	(*RegionHealth)(nil),              // 28: berth.allocation.v1.RegionHealth
-	(*SetProviderWeightRequest)(nil),  // 29: berth.allocation.v1.SetProviderWeightRequest
-	(*SetProviderWeightResponse)(nil), // 30: berth.allocation.v1.SetProviderWeightResponse
-	(*DrainProviderRequest)(nil),      // 31: berth.allocation.v1.DrainProviderRequest
-	(*DrainProviderResponse)(nil),     // 32: berth.allocation.v1.DrainProviderResponse
-	(*ResumeProviderRequest)(nil),     // 33: berth.allocation.v1.ResumeProviderRequest
-	(*ResumeProviderResponse)(nil),    // 34: berth.allocation.v1.ResumeProviderResponse
-	(*ReapServersRequest)(nil),        // 35: berth.allocation.v1.ReapServersRequest
-	(*ReapServersResponse)(nil),       // 36: berth.allocation.v1.ReapServersResponse
-	(*Orphan)(nil),                    // 37: berth.allocation.v1.Orphan
-	nil,                               // 38: berth.allocation.v1.ReapServersResponse.ProblemsEntry
-	(*v1.Placement)(nil),              // 39: berth.instance.v1.Placement
-	(*v11.Endpoint)(nil),              // 40: berth.type.v1.Endpoint
-	(*timestamppb.Timestamp)(nil),     // 41: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),       // 42: google.protobuf.Duration
+	(*Setback)(nil),                   // 8: berth.allocation.v1.Setback
+	(*CreateAllocationResponse)(nil),  // 9: berth.allocation.v1.CreateAllocationResponse
+	(*CheckPlacementRequest)(nil),     // 10: berth.allocation.v1.CheckPlacementRequest
+	(*CheckPlacementResponse)(nil),    // 11: berth.allocation.v1.CheckPlacementResponse
+	(*GetAllocationRequest)(nil),      // 12: berth.allocation.v1.GetAllocationRequest
+	(*GetAllocationResponse)(nil),     // 13: berth.allocation.v1.GetAllocationResponse
+	(*ListAllocationsRequest)(nil),    // 14: berth.allocation.v1.ListAllocationsRequest
+	(*ListAllocationsResponse)(nil),   // 15: berth.allocation.v1.ListAllocationsResponse
+	(*ReleaseAllocationRequest)(nil),  // 16: berth.allocation.v1.ReleaseAllocationRequest
+	(*ReleaseAllocationResponse)(nil), // 17: berth.allocation.v1.ReleaseAllocationResponse
+	(*ExplainPlacementRequest)(nil),   // 18: berth.allocation.v1.ExplainPlacementRequest
+	(*ExplainPlacementResponse)(nil),  // 19: berth.allocation.v1.ExplainPlacementResponse
+	(*WatchAllocationRequest)(nil),    // 20: berth.allocation.v1.WatchAllocationRequest
+	(*WatchAllocationResponse)(nil),   // 21: berth.allocation.v1.WatchAllocationResponse
+	(*CancelAllocationRequest)(nil),   // 22: berth.allocation.v1.CancelAllocationRequest
+	(*CancelAllocationResponse)(nil),  // 23: berth.allocation.v1.CancelAllocationResponse
+	(*ListProvidersRequest)(nil),      // 24: berth.allocation.v1.ListProvidersRequest
+	(*ListProvidersResponse)(nil),     // 25: berth.allocation.v1.ListProvidersResponse
+	(*WatchProvidersRequest)(nil),     // 26: berth.allocation.v1.WatchProvidersRequest
+	(*WatchProvidersResponse)(nil),    // 27: berth.allocation.v1.WatchProvidersResponse
+	(*Provider)(nil),                  // 28: berth.allocation.v1.Provider
+	(*RegionHealth)(nil),              // 29: berth.allocation.v1.RegionHealth
+	(*SetProviderWeightRequest)(nil),  // 30: berth.allocation.v1.SetProviderWeightRequest
+	(*SetProviderWeightResponse)(nil), // 31: berth.allocation.v1.SetProviderWeightResponse
+	(*DrainProviderRequest)(nil),      // 32: berth.allocation.v1.DrainProviderRequest
+	(*DrainProviderResponse)(nil),     // 33: berth.allocation.v1.DrainProviderResponse
+	(*ResumeProviderRequest)(nil),     // 34: berth.allocation.v1.ResumeProviderRequest
+	(*ResumeProviderResponse)(nil),    // 35: berth.allocation.v1.ResumeProviderResponse
+	(*ReapServersRequest)(nil),        // 36: berth.allocation.v1.ReapServersRequest
+	(*ReapServersResponse)(nil),       // 37: berth.allocation.v1.ReapServersResponse
+	(*Orphan)(nil),                    // 38: berth.allocation.v1.Orphan
+	nil,                               // 39: berth.allocation.v1.ReapServersResponse.ProblemsEntry
+	(*v1.Placement)(nil),              // 40: berth.instance.v1.Placement
+	(*v11.Endpoint)(nil),              // 41: berth.type.v1.Endpoint
+	(*timestamppb.Timestamp)(nil),     // 42: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),       // 43: google.protobuf.Duration
 }
 var file_berth_allocation_v1_allocation_service_proto_depIdxs = []int32{
 	0,  // 0: berth.allocation.v1.Allocation.state:type_name -> berth.allocation.v1.Allocation.State
-	39, // 1: berth.allocation.v1.Allocation.placement:type_name -> berth.instance.v1.Placement
-	40, // 2: berth.allocation.v1.Allocation.endpoints:type_name -> berth.type.v1.Endpoint
-	41, // 3: berth.allocation.v1.Allocation.create_time:type_name -> google.protobuf.Timestamp
-	41, // 4: berth.allocation.v1.Allocation.update_time:type_name -> google.protobuf.Timestamp
+	40, // 1: berth.allocation.v1.Allocation.placement:type_name -> berth.instance.v1.Placement
+	41, // 2: berth.allocation.v1.Allocation.endpoints:type_name -> berth.type.v1.Endpoint
+	42, // 3: berth.allocation.v1.Allocation.create_time:type_name -> google.protobuf.Timestamp
+	42, // 4: berth.allocation.v1.Allocation.update_time:type_name -> google.protobuf.Timestamp
 	4,  // 5: berth.allocation.v1.Allocation.explanation:type_name -> berth.allocation.v1.PlacementExplanation
-	41, // 6: berth.allocation.v1.Allocation.wait_time:type_name -> google.protobuf.Timestamp
+	42, // 6: berth.allocation.v1.Allocation.wait_time:type_name -> google.protobuf.Timestamp
 	5,  // 7: berth.allocation.v1.PlacementExplanation.candidates:type_name -> berth.allocation.v1.PlacementCandidate
 	1,  // 8: berth.allocation.v1.PlacementCandidate.exclusion:type_name -> berth.allocation.v1.PlacementCandidate.Exclusion
-	42, // 9: berth.allocation.v1.PlacementCandidate.latency:type_name -> google.protobuf.Duration
+	43, // 9: berth.allocation.v1.PlacementCandidate.latency:type_name -> google.protobuf.Duration
 	6,  // 10: berth.allocation.v1.PlacementCandidate.tries:type_name -> berth.allocation.v1.PlacementTry
-	41, // 11: berth.allocation.v1.PlacementTry.time:type_name -> google.protobuf.Timestamp
-	42, // 12: berth.allocation.v1.PlacementTry.duration:type_name -> google.protobuf.Duration
-	39, // 13: berth.allocation.v1.CreateAllocationRequest.placement:type_name -> berth.instance.v1.Placement
-	41, // 14: berth.allocation.v1.CreateAllocationRequest.deadline:type_name -> google.protobuf.Timestamp
-	3,  // 15: berth.allocation.v1.CreateAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
-	39, // 16: berth.allocation.v1.CheckPlacementRequest.placement:type_name -> berth.instance.v1.Placement
-	3,  // 17: berth.allocation.v1.GetAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
-	3,  // 18: berth.allocation.v1.ListAllocationsResponse.allocations:type_name -> berth.allocation.v1.Allocation
-	3,  // 19: berth.allocation.v1.ReleaseAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
-	39, // 20: berth.allocation.v1.ExplainPlacementRequest.placement:type_name -> berth.instance.v1.Placement
-	4,  // 21: berth.allocation.v1.ExplainPlacementResponse.explanation:type_name -> berth.allocation.v1.PlacementExplanation
-	3,  // 22: berth.allocation.v1.WatchAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
-	3,  // 23: berth.allocation.v1.CancelAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
-	27, // 24: berth.allocation.v1.ListProvidersResponse.providers:type_name -> berth.allocation.v1.Provider
-	27, // 25: berth.allocation.v1.WatchProvidersResponse.providers:type_name -> berth.allocation.v1.Provider
-	41, // 26: berth.allocation.v1.Provider.move_time:type_name -> google.protobuf.Timestamp
-	28, // 27: berth.allocation.v1.Provider.health:type_name -> berth.allocation.v1.RegionHealth
-	27, // 28: berth.allocation.v1.SetProviderWeightResponse.provider:type_name -> berth.allocation.v1.Provider
-	42, // 29: berth.allocation.v1.DrainProviderRequest.move_after:type_name -> google.protobuf.Duration
-	27, // 30: berth.allocation.v1.DrainProviderResponse.provider:type_name -> berth.allocation.v1.Provider
-	27, // 31: berth.allocation.v1.ResumeProviderResponse.provider:type_name -> berth.allocation.v1.Provider
-	37, // 32: berth.allocation.v1.ReapServersResponse.orphans:type_name -> berth.allocation.v1.Orphan
-	38, // 33: berth.allocation.v1.ReapServersResponse.problems:type_name -> berth.allocation.v1.ReapServersResponse.ProblemsEntry
-	2,  // 34: berth.allocation.v1.Orphan.action:type_name -> berth.allocation.v1.Orphan.Action
-	41, // 35: berth.allocation.v1.Orphan.since:type_name -> google.protobuf.Timestamp
-	7,  // 36: berth.allocation.v1.AllocationService.CreateAllocation:input_type -> berth.allocation.v1.CreateAllocationRequest
-	9,  // 37: berth.allocation.v1.AllocationService.CheckPlacement:input_type -> berth.allocation.v1.CheckPlacementRequest
-	17, // 38: berth.allocation.v1.AllocationService.ExplainPlacement:input_type -> berth.allocation.v1.ExplainPlacementRequest
-	11, // 39: berth.allocation.v1.AllocationService.GetAllocation:input_type -> berth.allocation.v1.GetAllocationRequest
-	13, // 40: berth.allocation.v1.AllocationService.ListAllocations:input_type -> berth.allocation.v1.ListAllocationsRequest
-	19, // 41: berth.allocation.v1.AllocationService.WatchAllocation:input_type -> berth.allocation.v1.WatchAllocationRequest
-	21, // 42: berth.allocation.v1.AllocationService.CancelAllocation:input_type -> berth.allocation.v1.CancelAllocationRequest
-	15, // 43: berth.allocation.v1.AllocationService.ReleaseAllocation:input_type -> berth.allocation.v1.ReleaseAllocationRequest
-	23, // 44: berth.allocation.v1.AllocationService.ListProviders:input_type -> berth.allocation.v1.ListProvidersRequest
-	25, // 45: berth.allocation.v1.AllocationService.WatchProviders:input_type -> berth.allocation.v1.WatchProvidersRequest
-	29, // 46: berth.allocation.v1.AllocationService.SetProviderWeight:input_type -> berth.allocation.v1.SetProviderWeightRequest
-	31, // 47: berth.allocation.v1.AllocationService.DrainProvider:input_type -> berth.allocation.v1.DrainProviderRequest
-	33, // 48: berth.allocation.v1.AllocationService.ResumeProvider:input_type -> berth.allocation.v1.ResumeProviderRequest
-	35, // 49: berth.allocation.v1.AllocationService.ReapServers:input_type -> berth.allocation.v1.ReapServersRequest
-	8,  // 50: berth.allocation.v1.AllocationService.CreateAllocation:output_type -> berth.allocation.v1.CreateAllocationResponse
-	10, // 51: berth.allocation.v1.AllocationService.CheckPlacement:output_type -> berth.allocation.v1.CheckPlacementResponse
-	18, // 52: berth.allocation.v1.AllocationService.ExplainPlacement:output_type -> berth.allocation.v1.ExplainPlacementResponse
-	12, // 53: berth.allocation.v1.AllocationService.GetAllocation:output_type -> berth.allocation.v1.GetAllocationResponse
-	14, // 54: berth.allocation.v1.AllocationService.ListAllocations:output_type -> berth.allocation.v1.ListAllocationsResponse
-	20, // 55: berth.allocation.v1.AllocationService.WatchAllocation:output_type -> berth.allocation.v1.WatchAllocationResponse
-	22, // 56: berth.allocation.v1.AllocationService.CancelAllocation:output_type -> berth.allocation.v1.CancelAllocationResponse
-	16, // 57: berth.allocation.v1.AllocationService.ReleaseAllocation:output_type -> berth.allocation.v1.ReleaseAllocationResponse
-	24, // 58: berth.allocation.v1.AllocationService.ListProviders:output_type -> berth.allocation.v1.ListProvidersResponse
-	26, // 59: berth.allocation.v1.AllocationService.WatchProviders:output_type -> berth.allocation.v1.WatchProvidersResponse
-	30, // 60: berth.allocation.v1.AllocationService.SetProviderWeight:output_type -> berth.allocation.v1.SetProviderWeightResponse
-	32, // 61: berth.allocation.v1.AllocationService.DrainProvider:output_type -> berth.allocation.v1.DrainProviderResponse
-	34, // 62: berth.allocation.v1.AllocationService.ResumeProvider:output_type -> berth.allocation.v1.ResumeProviderResponse
-	36, // 63: berth.allocation.v1.AllocationService.ReapServers:output_type -> berth.allocation.v1.ReapServersResponse
-	50, // [50:64] is the sub-list for method output_type
-	36, // [36:50] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	42, // 11: berth.allocation.v1.PlacementTry.time:type_name -> google.protobuf.Timestamp
+	43, // 12: berth.allocation.v1.PlacementTry.duration:type_name -> google.protobuf.Duration
+	40, // 13: berth.allocation.v1.CreateAllocationRequest.placement:type_name -> berth.instance.v1.Placement
+	42, // 14: berth.allocation.v1.CreateAllocationRequest.deadline:type_name -> google.protobuf.Timestamp
+	8,  // 15: berth.allocation.v1.CreateAllocationRequest.setbacks:type_name -> berth.allocation.v1.Setback
+	3,  // 16: berth.allocation.v1.CreateAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	40, // 17: berth.allocation.v1.CheckPlacementRequest.placement:type_name -> berth.instance.v1.Placement
+	3,  // 18: berth.allocation.v1.GetAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	3,  // 19: berth.allocation.v1.ListAllocationsResponse.allocations:type_name -> berth.allocation.v1.Allocation
+	3,  // 20: berth.allocation.v1.ReleaseAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	40, // 21: berth.allocation.v1.ExplainPlacementRequest.placement:type_name -> berth.instance.v1.Placement
+	4,  // 22: berth.allocation.v1.ExplainPlacementResponse.explanation:type_name -> berth.allocation.v1.PlacementExplanation
+	3,  // 23: berth.allocation.v1.WatchAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	3,  // 24: berth.allocation.v1.CancelAllocationResponse.allocation:type_name -> berth.allocation.v1.Allocation
+	28, // 25: berth.allocation.v1.ListProvidersResponse.providers:type_name -> berth.allocation.v1.Provider
+	28, // 26: berth.allocation.v1.WatchProvidersResponse.providers:type_name -> berth.allocation.v1.Provider
+	42, // 27: berth.allocation.v1.Provider.move_time:type_name -> google.protobuf.Timestamp
+	29, // 28: berth.allocation.v1.Provider.health:type_name -> berth.allocation.v1.RegionHealth
+	28, // 29: berth.allocation.v1.SetProviderWeightResponse.provider:type_name -> berth.allocation.v1.Provider
+	43, // 30: berth.allocation.v1.DrainProviderRequest.move_after:type_name -> google.protobuf.Duration
+	28, // 31: berth.allocation.v1.DrainProviderResponse.provider:type_name -> berth.allocation.v1.Provider
+	28, // 32: berth.allocation.v1.ResumeProviderResponse.provider:type_name -> berth.allocation.v1.Provider
+	38, // 33: berth.allocation.v1.ReapServersResponse.orphans:type_name -> berth.allocation.v1.Orphan
+	39, // 34: berth.allocation.v1.ReapServersResponse.problems:type_name -> berth.allocation.v1.ReapServersResponse.ProblemsEntry
+	2,  // 35: berth.allocation.v1.Orphan.action:type_name -> berth.allocation.v1.Orphan.Action
+	42, // 36: berth.allocation.v1.Orphan.since:type_name -> google.protobuf.Timestamp
+	7,  // 37: berth.allocation.v1.AllocationService.CreateAllocation:input_type -> berth.allocation.v1.CreateAllocationRequest
+	10, // 38: berth.allocation.v1.AllocationService.CheckPlacement:input_type -> berth.allocation.v1.CheckPlacementRequest
+	18, // 39: berth.allocation.v1.AllocationService.ExplainPlacement:input_type -> berth.allocation.v1.ExplainPlacementRequest
+	12, // 40: berth.allocation.v1.AllocationService.GetAllocation:input_type -> berth.allocation.v1.GetAllocationRequest
+	14, // 41: berth.allocation.v1.AllocationService.ListAllocations:input_type -> berth.allocation.v1.ListAllocationsRequest
+	20, // 42: berth.allocation.v1.AllocationService.WatchAllocation:input_type -> berth.allocation.v1.WatchAllocationRequest
+	22, // 43: berth.allocation.v1.AllocationService.CancelAllocation:input_type -> berth.allocation.v1.CancelAllocationRequest
+	16, // 44: berth.allocation.v1.AllocationService.ReleaseAllocation:input_type -> berth.allocation.v1.ReleaseAllocationRequest
+	24, // 45: berth.allocation.v1.AllocationService.ListProviders:input_type -> berth.allocation.v1.ListProvidersRequest
+	26, // 46: berth.allocation.v1.AllocationService.WatchProviders:input_type -> berth.allocation.v1.WatchProvidersRequest
+	30, // 47: berth.allocation.v1.AllocationService.SetProviderWeight:input_type -> berth.allocation.v1.SetProviderWeightRequest
+	32, // 48: berth.allocation.v1.AllocationService.DrainProvider:input_type -> berth.allocation.v1.DrainProviderRequest
+	34, // 49: berth.allocation.v1.AllocationService.ResumeProvider:input_type -> berth.allocation.v1.ResumeProviderRequest
+	36, // 50: berth.allocation.v1.AllocationService.ReapServers:input_type -> berth.allocation.v1.ReapServersRequest
+	9,  // 51: berth.allocation.v1.AllocationService.CreateAllocation:output_type -> berth.allocation.v1.CreateAllocationResponse
+	11, // 52: berth.allocation.v1.AllocationService.CheckPlacement:output_type -> berth.allocation.v1.CheckPlacementResponse
+	19, // 53: berth.allocation.v1.AllocationService.ExplainPlacement:output_type -> berth.allocation.v1.ExplainPlacementResponse
+	13, // 54: berth.allocation.v1.AllocationService.GetAllocation:output_type -> berth.allocation.v1.GetAllocationResponse
+	15, // 55: berth.allocation.v1.AllocationService.ListAllocations:output_type -> berth.allocation.v1.ListAllocationsResponse
+	21, // 56: berth.allocation.v1.AllocationService.WatchAllocation:output_type -> berth.allocation.v1.WatchAllocationResponse
+	23, // 57: berth.allocation.v1.AllocationService.CancelAllocation:output_type -> berth.allocation.v1.CancelAllocationResponse
+	17, // 58: berth.allocation.v1.AllocationService.ReleaseAllocation:output_type -> berth.allocation.v1.ReleaseAllocationResponse
+	25, // 59: berth.allocation.v1.AllocationService.ListProviders:output_type -> berth.allocation.v1.ListProvidersResponse
+	27, // 60: berth.allocation.v1.AllocationService.WatchProviders:output_type -> berth.allocation.v1.WatchProvidersResponse
+	31, // 61: berth.allocation.v1.AllocationService.SetProviderWeight:output_type -> berth.allocation.v1.SetProviderWeightResponse
+	33, // 62: berth.allocation.v1.AllocationService.DrainProvider:output_type -> berth.allocation.v1.DrainProviderResponse
+	35, // 63: berth.allocation.v1.AllocationService.ResumeProvider:output_type -> berth.allocation.v1.ResumeProviderResponse
+	37, // 64: berth.allocation.v1.AllocationService.ReapServers:output_type -> berth.allocation.v1.ReapServersResponse
+	51, // [51:65] is the sub-list for method output_type
+	37, // [37:51] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_berth_allocation_v1_allocation_service_proto_init() }
@@ -2770,15 +2861,15 @@ func file_berth_allocation_v1_allocation_service_proto_init() {
 	if File_berth_allocation_v1_allocation_service_proto != nil {
 		return
 	}
-	file_berth_allocation_v1_allocation_service_proto_msgTypes[24].OneofWrappers = []any{}
-	file_berth_allocation_v1_allocation_service_proto_msgTypes[26].OneofWrappers = []any{}
+	file_berth_allocation_v1_allocation_service_proto_msgTypes[25].OneofWrappers = []any{}
+	file_berth_allocation_v1_allocation_service_proto_msgTypes[27].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_berth_allocation_v1_allocation_service_proto_rawDesc), len(file_berth_allocation_v1_allocation_service_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   36,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

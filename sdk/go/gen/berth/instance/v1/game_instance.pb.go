@@ -772,7 +772,12 @@ type Attempt struct {
 	// When allocation confirmed that the server is gone, or a registered server has its room back; unset before.
 	ReleaseTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=release_time,json=releaseTime,proto3" json:"release_time,omitempty"`
 	// The server is a registered one: it was there before, and stays. No provider has a part in it.
-	Registered    bool `protobuf:"varint,9,opt,name=registered,proto3" json:"registered,omitempty"`
+	Registered bool `protobuf:"varint,9,opt,name=registered,proto3" json:"registered,omitempty"`
+	// Why no server came of it at that provider, so that another attempt was made, if one was left: a berth.provider.v1.FailureReason without its prefix, such as
+	// NO_CAPACITY. Empty otherwise.
+	Failure string `protobuf:"bytes,10,opt,name=failure,proto3" json:"failure,omitempty"`
+	// The same in words.
+	Message       string `protobuf:"bytes,11,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -868,6 +873,20 @@ func (x *Attempt) GetRegistered() bool {
 		return x.Registered
 	}
 	return false
+}
+
+func (x *Attempt) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *Attempt) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 // Player is somebody who is expected in the instance.
@@ -1337,7 +1356,7 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\x127\n" +
 	"\tlink_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\blinkTime\x12N\n" +
-	"\x15connected_change_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x13connectedChangeTime\"\xd0\x03\n" +
+	"\x15connected_change_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x13connectedChangeTime\"\x84\x04\n" +
 	"\aAttempt\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tserver_id\x18\x02 \x01(\tR\bserverId\x123\n" +
@@ -1350,7 +1369,10 @@ const file_berth_instance_v1_game_instance_proto_rawDesc = "" +
 	"\frelease_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vreleaseTime\x12\x1e\n" +
 	"\n" +
 	"registered\x18\t \x01(\bR\n" +
-	"registered\"R\n" +
+	"registered\x12\x18\n" +
+	"\afailure\x18\n" +
+	" \x01(\tR\afailure\x12\x18\n" +
+	"\amessage\x18\v \x01(\tR\amessage\"R\n" +
 	"\x04Fate\x12\x14\n" +
 	"\x10FATE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tFATE_OPEN\x10\x01\x12\x11\n" +

@@ -178,7 +178,11 @@ type Server struct {
 	// For people: the exit status, the host's complaint.
 	Message string `protobuf:"bytes,6,opt,name=message,proto3" json:"message,omitempty"`
 	// The id by which Berth knows the server, where that does not follow from the attempt: a server of a pool, which was there before. Empty otherwise.
-	ServerId      string `protobuf:"bytes,7,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	ServerId string `protobuf:"bytes,7,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
+	// Of an EXITED server that never ran: why the host has refused it after all, as if Allocate had failed with this (any reason but AMBIGUOUS and NOT_FOUND);
+	// message says more. The instance is then given another server, at another provider or in another region first; those that can never run it (INVALID, QUOTA,
+	// UNAUTHENTICATED) are not asked for it any more. The server is released all the same. Unset: it ran, or nobody knows why it did not.
+	Failure       FailureReason `protobuf:"varint,8,opt,name=failure,proto3,enum=berth.provider.v1.FailureReason" json:"failure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +264,13 @@ func (x *Server) GetServerId() string {
 		return x.ServerId
 	}
 	return ""
+}
+
+func (x *Server) GetFailure() FailureReason {
+	if x != nil {
+		return x.Failure
+	}
+	return FailureReason_FAILURE_REASON_UNSPECIFIED
 }
 
 // DescribeRequest says who asks.
@@ -907,7 +918,7 @@ var File_berth_provider_v1_provider_service_proto protoreflect.FileDescriptor
 
 const file_berth_provider_v1_provider_service_proto_rawDesc = "" +
 	"\n" +
-	"(berth/provider/v1/provider_service.proto\x12\x11berth.provider.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\x84\x02\n" +
+	"(berth/provider/v1/provider_service.proto\x12\x11berth.provider.v1\x1a\x1aberth/type/v1/access.proto\x1a\x1cberth/type/v1/endpoint.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc0\x02\n" +
 	"\x06Server\x12\x1d\n" +
 	"\n" +
 	"attempt_id\x18\x01 \x01(\tR\tattemptId\x12\x1f\n" +
@@ -917,7 +928,8 @@ const file_berth_provider_v1_provider_service_proto_rawDesc = "" +
 	"\tendpoints\x18\x04 \x03(\v2\x17.berth.type.v1.EndpointR\tendpoints\x12\x16\n" +
 	"\x06region\x18\x05 \x01(\tR\x06region\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1b\n" +
-	"\tserver_id\x18\a \x01(\tR\bserverId\"W\n" +
+	"\tserver_id\x18\a \x01(\tR\bserverId\x12:\n" +
+	"\afailure\x18\b \x01(\x0e2 .berth.provider.v1.FailureReasonR\afailure\"W\n" +
 	"\x0fDescribeRequest\x12!\n" +
 	"\fcontract_min\x18\x01 \x01(\x05R\vcontractMin\x12!\n" +
 	"\fcontract_max\x18\x02 \x01(\x05R\vcontractMax\"\xfe\x01\n" +
@@ -1035,27 +1047,28 @@ var file_berth_provider_v1_provider_service_proto_goTypes = []any{
 var file_berth_provider_v1_provider_service_proto_depIdxs = []int32{
 	1,  // 0: berth.provider.v1.Server.state:type_name -> berth.provider.v1.ServerState
 	14, // 1: berth.provider.v1.Server.endpoints:type_name -> berth.type.v1.Endpoint
-	15, // 2: berth.provider.v1.DescribeResponse.poll_interval:type_name -> google.protobuf.Duration
-	13, // 3: berth.provider.v1.AllocateRequest.labels:type_name -> berth.provider.v1.AllocateRequest.LabelsEntry
-	2,  // 4: berth.provider.v1.AllocateResponse.server:type_name -> berth.provider.v1.Server
-	2,  // 5: berth.provider.v1.GetResponse.server:type_name -> berth.provider.v1.Server
-	2,  // 6: berth.provider.v1.ListResponse.servers:type_name -> berth.provider.v1.Server
-	1,  // 7: berth.provider.v1.ReleaseResponse.state:type_name -> berth.provider.v1.ServerState
-	3,  // 8: berth.provider.v1.ProviderService.Describe:input_type -> berth.provider.v1.DescribeRequest
-	5,  // 9: berth.provider.v1.ProviderService.Allocate:input_type -> berth.provider.v1.AllocateRequest
-	7,  // 10: berth.provider.v1.ProviderService.Get:input_type -> berth.provider.v1.GetRequest
-	9,  // 11: berth.provider.v1.ProviderService.List:input_type -> berth.provider.v1.ListRequest
-	11, // 12: berth.provider.v1.ProviderService.Release:input_type -> berth.provider.v1.ReleaseRequest
-	4,  // 13: berth.provider.v1.ProviderService.Describe:output_type -> berth.provider.v1.DescribeResponse
-	6,  // 14: berth.provider.v1.ProviderService.Allocate:output_type -> berth.provider.v1.AllocateResponse
-	8,  // 15: berth.provider.v1.ProviderService.Get:output_type -> berth.provider.v1.GetResponse
-	10, // 16: berth.provider.v1.ProviderService.List:output_type -> berth.provider.v1.ListResponse
-	12, // 17: berth.provider.v1.ProviderService.Release:output_type -> berth.provider.v1.ReleaseResponse
-	13, // [13:18] is the sub-list for method output_type
-	8,  // [8:13] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	0,  // 2: berth.provider.v1.Server.failure:type_name -> berth.provider.v1.FailureReason
+	15, // 3: berth.provider.v1.DescribeResponse.poll_interval:type_name -> google.protobuf.Duration
+	13, // 4: berth.provider.v1.AllocateRequest.labels:type_name -> berth.provider.v1.AllocateRequest.LabelsEntry
+	2,  // 5: berth.provider.v1.AllocateResponse.server:type_name -> berth.provider.v1.Server
+	2,  // 6: berth.provider.v1.GetResponse.server:type_name -> berth.provider.v1.Server
+	2,  // 7: berth.provider.v1.ListResponse.servers:type_name -> berth.provider.v1.Server
+	1,  // 8: berth.provider.v1.ReleaseResponse.state:type_name -> berth.provider.v1.ServerState
+	3,  // 9: berth.provider.v1.ProviderService.Describe:input_type -> berth.provider.v1.DescribeRequest
+	5,  // 10: berth.provider.v1.ProviderService.Allocate:input_type -> berth.provider.v1.AllocateRequest
+	7,  // 11: berth.provider.v1.ProviderService.Get:input_type -> berth.provider.v1.GetRequest
+	9,  // 12: berth.provider.v1.ProviderService.List:input_type -> berth.provider.v1.ListRequest
+	11, // 13: berth.provider.v1.ProviderService.Release:input_type -> berth.provider.v1.ReleaseRequest
+	4,  // 14: berth.provider.v1.ProviderService.Describe:output_type -> berth.provider.v1.DescribeResponse
+	6,  // 15: berth.provider.v1.ProviderService.Allocate:output_type -> berth.provider.v1.AllocateResponse
+	8,  // 16: berth.provider.v1.ProviderService.Get:output_type -> berth.provider.v1.GetResponse
+	10, // 17: berth.provider.v1.ProviderService.List:output_type -> berth.provider.v1.ListResponse
+	12, // 18: berth.provider.v1.ProviderService.Release:output_type -> berth.provider.v1.ReleaseResponse
+	14, // [14:19] is the sub-list for method output_type
+	9,  // [9:14] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_berth_provider_v1_provider_service_proto_init() }
