@@ -23,11 +23,15 @@ func (r *rig) line() allocator.Line {
 	return waiters[0].Line
 }
 
+// unreadable is the number of a wish whose record cannot be read.
+const unreadable = 98
+
 // Whoever a crash left in front of a line, and does not wait there, is in nobody's way.
 func TestWhoIsNotThereHoldsUpNobody(t *testing.T) {
 	for name, stale := range map[string][]int{
 		"unknown":                   {99},
 		"has a server":              {0},
+		"cannot be read":            {unreadable},
 		"many, one after the other": series(100, 400),
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -38,6 +42,7 @@ func TestWhoIsNotThereHoldsUpNobody(t *testing.T) {
 				r.settled(wish(0), allocator.Bound)
 				r.create(rep, wish(1))
 				r.waits(1)
+				r.spoil(wish(unreadable).ID)
 				for _, n := range stale {
 					if ok, err := redisstore.New(r.redis).Enter(t.Context(), allocator.Waiter{ID: wish(n).ID, Line: r.line(), Since: time.Now()}, time.Now().Add(-time.Hour), 1000); !ok || err != nil {
 						t.Fatal(ok, err)

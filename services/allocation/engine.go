@@ -57,7 +57,7 @@ func (e *engine) start(ctx context.Context, b *app.Builder, cfg Config) (err err
 	if err := watch(b.Metrics(), e.worker); err != nil {
 		return err
 	}
-	e.allocations = allocator.NewService(e.store, explain, cfg.Queue.Limit, e.worker.Wake)
+	e.allocations = allocator.NewService(e.store, explain, cfg.Queue.Limit, e.worker.Wake, e.worker.PassedOver())
 	e.orphans, err = reaper.New(reaper.Config{
 		Store: e.store, Instances: e.attempts, Log: b.Log(), Providers: listed(e.providers), Owner: owner, Metrics: b.Metrics(),
 	})

@@ -180,7 +180,7 @@ func (r *rig) start(change func(*allocator.WorkerConfig)) *replica {
 	if rep.worker, err = allocator.NewWorker(cfg); err != nil {
 		r.t.Fatal(err)
 	}
-	rep.Service = allocator.NewService(rep.queue.Store, explain, r.limit, rep.worker.Wake)
+	rep.Service = allocator.NewService(rep.queue.Store, explain, r.limit, rep.worker.Wake, rep.worker.PassedOver())
 	go func() {
 		defer close(rep.done)
 		if err := rep.worker.Run(ctx); err != nil {

@@ -13,6 +13,7 @@ import (
 type metrics struct {
 	worker                                    *allocator.Worker
 	inFlight, parked, breaker, waits, longest *prometheus.Desc
+	passed                                    *prometheus.Desc
 }
 
 // watch registers the metrics of a worker.
@@ -27,6 +28,7 @@ func watch(reg prometheus.Registerer, w *allocator.Worker) error {
 		breaker:  desc("breaker_state", "1 for the state of the breaker of a provider that this replica has asked for servers in a region: closed, open, half-open.", "provider", "region", "state"),
 		waits:    desc("waiting", "Allocations that wait for room for a build, in all replicas.", "build"),
 		longest:  desc("waiting_longest_seconds", "For how long the one has waited for room for a build that has waited longest; 0: nobody waits.", "build"),
+		passed:   desc("records_passed_over_total", "Records of allocations that this replica passed over because they cannot be read; one that is met again counts again."),
 	}
 	if err := reg.Register(m); err != nil {
 		return fmt.Errorf("metrics of allocation: %w", err)
@@ -36,7 +38,7 @@ func watch(reg prometheus.Registerer, w *allocator.Worker) error {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{m.inFlight, m.parked, m.breaker, m.waits, m.longest} {
+	for _, d := range []*prometheus.Desc{m.inFlight, m.parked, m.breaker, m.waits, m.longest, m.passed} {
 		ch <- d
 	}
 }
@@ -46,6 +48,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
+	ch <- prometheus.MustNewConstMetric(m.passed, prometheus.CounterValue, float64(m.worker.PassedOver().Count()))
 	for _, l := range m.worker.Lanes() {
 		gauge(m.inFlight, float64(l.InFlight), l.Provider)
 		gauge(m.parked, float64(l.Parked), l.Provider)

@@ -122,6 +122,11 @@ func TestMetrics(t *testing.T) {
 	if ok, err := redisstore.New(s).Enter(t.Context(), allocator.Waiter{ID: wish(99).ID, Line: allocator.Line{Build: "unknown", Where: "here"}}, time.Now(), 10); !ok || err != nil {
 		t.Fatal(ok, err)
 	}
+	(&rig{t: t, redis: s}).spoil(wish(unreadable).ID)
+	if ok, err := redisstore.New(s).Enter(t.Context(), allocator.Waiter{ID: wish(unreadable).ID, Line: allocator.Line{Build: "demo", Where: "here"}}, time.Now(), 10); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	shows(map[string]float64{`berth_allocation_records_passed_over_total`: 1, `berth_allocation_waiting{build="demo"}`: 0})
 	conn, err := rpc.Dial(ln.Addr().String(), internalKey)
 	if err != nil {
 		t.Fatal(err)

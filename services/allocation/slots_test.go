@@ -1,7 +1,12 @@
 package allocation_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -140,6 +145,63 @@ func TestAuditOfALateProvidersLines(t *testing.T) {
 	})
 }
 
+// spoil makes an allocation's record one that cannot be read.
+func (r *rig) spoil(id string) {
+	r.t.Helper()
+	key := redisx.Key(r.redis.Partition(instance), "alloc:r:"+id)
+	if err := r.redis.HSet(r.t.Context(), key, "rev", "1", "head", "\xff\xff\xff").Err(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// One record that cannot be read stopped the audit of its line, and hid the allocations of its whole namespace.
+func TestARecordThatCannotBeReadHidesNoOther(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		var lines bytes.Buffer
+		r.log = slog.New(slog.NewTextHandler(&lines, &slog.HandlerOptions{Level: slog.LevelError}))
+		rep := r.start(nil)
+		for n := range 3 {
+			r.create(rep, wish(n))
+			r.settled(wish(n), allocator.Bound)
+		}
+		rep.stop()
+		r.spoil(wish(1).ID)
+		store, l := redisstore.New(r.redis), allocator.Line{Build: "demo", Where: "nowhere"}
+		for n := range 3 { // none of them waits
+			if ok, err := store.Enter(t.Context(), allocator.Waiter{ID: wish(n).ID, Line: l}, time.Now(), 10); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+		}
+		if err := rep.worker.Audit(t.Context(), time.Hour); err != nil {
+			t.Error(err)
+		}
+		if n, err := store.Waiting(t.Context(), "demo"); n != 0 || err != nil {
+			t.Errorf("%d still wait, %v", n, err)
+		}
+		var listed []string
+		for cursor, more := "", true; more; more = cursor != "" {
+			page, next, err := rep.List(t.Context(), "default", 2, cursor)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range page {
+				listed = append(listed, a.ID)
+			}
+			cursor = next
+		}
+		if want := []string{wish(2).ID, wish(0).ID}; !slices.Equal(listed, want) {
+			t.Errorf("listed %v, want %v", listed, want)
+		}
+		var unreadable *allocator.UnreadableError
+		if _, err := rep.Get(t.Context(), "default", wish(1).ID); !errors.As(err, &unreadable) || unreadable.IDs[wish(1).ID] == nil {
+			t.Errorf("the one itself: %v", err)
+		}
+		if n, said := rep.worker.PassedOver().Count(), strings.Count(lines.String(), "passed over"); n != 2 || said != 1 || !strings.Contains(lines.String(), wish(1).ID) {
+			t.Errorf("%d passed over, said %d times; want 2, once: %s", n, said, &lines)
+		}
+	})
+}
+
 // A record that cannot be read hides no other slot from an audit, and keeps its own: there may be a server.
 func TestAuditPassesOverARecordThatCannotBeRead(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
@@ -150,10 +212,7 @@ func TestAuditPassesOverARecordThatCannotBeRead(t *testing.T) {
 		if ok, err := redisstore.New(r.redis).Take(t.Context(), "farm", 0, wish(2).ID); !ok || err != nil {
 			t.Fatal(err)
 		}
-		key := redisx.Key(r.redis.Partition(instance), "alloc:r:"+wish(1).ID)
-		if err := r.redis.HSet(t.Context(), key, "head", "\xff\xff\xff").Err(); err != nil {
-			t.Fatal(err)
-		}
+		r.spoil(wish(1).ID)
 		if err := rep.worker.Audit(t.Context(), 0); err != nil {
 			t.Error(err)
 		}

@@ -25,11 +25,12 @@ const maxDecides = 8
 
 // Store keeps allocations for the use-cases.
 type Store interface {
-	// Load returns an allocation and the store's time. Rev is 0 when it is not there.
+	// Load returns an allocation and the store's time. Rev is 0 when it is not there. It fails with an UnreadableError when its record cannot be read.
 	Load(ctx context.Context, id string) (Allocation, time.Time, error)
 	// Save stores an allocation at the revision after Rev and makes it due at once; it fails with ErrConflict.
 	Save(ctx context.Context, a Allocation) (Allocation, error)
-	// List returns the allocations of a namespace, newest first, from a cursor on, and the cursor of the next page.
+	// List returns the allocations of a namespace, newest first, from a cursor on, and the cursor of the next page. With an UnreadableError
+	// it returns all others.
 	List(ctx context.Context, namespace string, size int, cursor string) ([]Allocation, string, error)
 	// Waiting returns how many allocations wait for room for a build.
 	Waiting(ctx context.Context, build string) (int, error)
@@ -42,16 +43,17 @@ type Service struct {
 	limit   int
 	wake    func(id string)
 	turns   chan struct{}
+	passed  *PassedOver
 }
 
 // Explain says where a server may be looked for, as things are now. It is safe for concurrent use, and asks nobody.
 type Explain = func(placement.Request) placement.Explanation
 
 // NewService returns a Service. explain is what workers go by, too; limit is how many may wait for a build; wake is called after each change, so that a worker
-// acts on it at once.
-func NewService(store Store, explain Explain, limit int, wake func(id string)) *Service {
+// acts on it at once; passed counts what lists leave out.
+func NewService(store Store, explain Explain, limit int, wake func(id string), passed *PassedOver) *Service {
 	return &Service{
-		store: store, explain: explain, limit: limit, wake: wake,
+		store: store, explain: explain, limit: limit, wake: wake, passed: passed,
 		turns: make(chan struct{}, maxChanges), // full: the next one waits until its caller gives up
 	}
 }
@@ -159,9 +161,11 @@ func (s *Service) Get(ctx context.Context, namespace, id string) (Allocation, er
 	return a, err
 }
 
-// List returns a page of a namespace's allocations, newest first, and the cursor of the next one.
+// List returns a page of a namespace's allocations, newest first, and the cursor of the next one. Those whose record cannot be read are left out.
 func (s *Service) List(ctx context.Context, namespace string, size int, cursor string) ([]Allocation, string, error) {
-	return s.store.List(ctx, namespace, size, cursor)
+	list, next, err := s.store.List(ctx, namespace, size, cursor)
+	_, err = s.passed.over(ctx, err)
+	return list, next, err
 }
 
 func unknown(namespace, id string) error {

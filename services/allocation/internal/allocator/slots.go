@@ -113,14 +113,15 @@ func (w *Worker) auditLines(ctx context.Context) error {
 	return nil
 }
 
-// auditWaiters takes those out of their lines who do not wait there, and returns how many there were.
+// auditWaiters takes those out of their lines who do not wait there, and returns how many there were. One whose record cannot be read is among them: nobody can
+// get it a server, and in front it would hold up everybody behind it. If the record is mended it comes back by itself, to its old place.
 func (w *Worker) auditWaiters(ctx context.Context, waiters []Waiter) (stale int, err error) {
 	ids := make([]string, len(waiters))
 	for i, waiter := range waiters {
 		ids[i] = waiter.ID
 	}
 	list, err := w.cfg.Slots.Loads(ctx, ids)
-	if err != nil {
+	if _, err = w.passed.over(ctx, err); err != nil {
 		return 0, err
 	}
 	for i, a := range list {
@@ -142,7 +143,7 @@ func (w *Worker) auditPage(ctx context.Context, provider string, slots []Slot) e
 		ids[i] = s.ID
 	}
 	list, err := w.cfg.Slots.Loads(ctx, ids)
-	broken, err := Unreadable(err)
+	broken, err := w.passed.over(ctx, err)
 	if err != nil {
 		return err
 	}

@@ -93,6 +93,7 @@ type Worker struct {
 	schedule  *schedule
 	breakers  *breakers
 	keeper    *keeper
+	passed    *PassedOver
 }
 
 // DefaultQueueLimit is how many may wait for a build.
@@ -108,7 +109,7 @@ func NewWorker(cfg WorkerConfig) (*Worker, error) {
 	cfg.ReportTimeout = orDefault(cfg.ReportTimeout, 5*time.Second)
 	cfg.Concurrency = orDefault(cfg.Concurrency, 128)
 	cfg.QueueLimit = orDefault(cfg.QueueLimit, DefaultQueueLimit)
-	w := &Worker{cfg: cfg, owner: uuid.NewString(), providers: make(map[string]Provider, len(cfg.Providers)), breakers: newBreakers(cfg.Log)}
+	w := &Worker{cfg: cfg, owner: uuid.NewString(), providers: make(map[string]Provider, len(cfg.Providers)), breakers: newBreakers(cfg.Log), passed: &PassedOver{log: cfg.Log}}
 	for _, p := range cfg.Providers {
 		if _, twice := w.providers[p.Info.Name]; twice {
 			return nil, fmt.Errorf("allocator: two providers are named %q", p.Info.Name)
@@ -146,6 +147,9 @@ func (w *Worker) Lanes() []Lane { return w.schedule.load() }
 
 // Crowds says who waits for the builds that providers have now, as this process has seen it last: a few seconds ago. What could not be read then is left out.
 func (w *Worker) Crowds() []Crowd { return w.keeper.seen() }
+
+// PassedOver counts the records that this process has passed over.
+func (w *Worker) PassedOver() *PassedOver { return w.passed }
 
 // Wake makes the worker look at an allocation now. It never blocks.
 func (w *Worker) Wake(id string) { w.schedule.wake(id) }

@@ -66,7 +66,7 @@ func (s *Store) Load(ctx context.Context, id string) (allocator.Allocation, time
 	}
 	a, now, err := decodeReply(reply)
 	if err != nil {
-		return a, now, fmt.Errorf("load of allocation %s: %w", id, err)
+		return a, now, &allocator.UnreadableError{IDs: map[string]error{id: err}}
 	}
 	return a, now, nil
 }
