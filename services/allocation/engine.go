@@ -8,7 +8,6 @@ import (
 	"github.com/berth-dev/berth/pkg/app"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
 	"github.com/berth-dev/berth/services/allocation/internal/fleet"
-	"github.com/berth-dev/berth/services/allocation/internal/host"
 	"github.com/berth-dev/berth/services/allocation/internal/peers"
 	"github.com/berth-dev/berth/services/allocation/internal/placement"
 	"github.com/berth-dev/berth/services/allocation/internal/reaper"
@@ -49,9 +48,6 @@ func (e *engine) start(ctx context.Context, b *app.Builder, cfg Config) (err err
 		Instances: e.attempts, Credentials: e.issuer,
 	})
 	if err != nil {
-		return err
-	}
-	if err := host.Watch(b.Metrics(), e.worker.Health); err != nil {
 		return err
 	}
 	if err := watch(b.Metrics(), e.worker); err != nil {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -157,6 +158,15 @@ func TestMetrics(t *testing.T) {
 		`berth_allocation_breaker_state{provider="slow",region="us",state="open"}`: 1, `berth_allocation_breaker_state{provider="slow",region="us",state="closed"}`: 0,
 		`berth_allocation_calls_in_flight{provider="slow"}`: 0, `berth_allocation_calls_parked{provider="slow"}`: 0,
 	})
+	documented, err := os.ReadFile("../../docs/allocation.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (berth_(?:allocation|provider|reaper)_\S+)`).FindAllStringSubmatch(string(scrape(t, admin.Addr())), -1) {
+		if !strings.Contains(string(documented), "| `"+m[1]+"` |") {
+			t.Errorf("docs/allocation.md has no %s", m[1])
+		}
+	}
 	if all := string(scrape(t, admin.Addr())); strings.Contains(all, `build="unknown"`) || strings.Contains(all, instance) {
 		t.Error("a build that nobody has configured, or an instance, makes a time series")
 	}

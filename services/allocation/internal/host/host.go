@@ -247,35 +247,6 @@ func server(s *providerv1.Server) (allocator.Server, error) {
 // Metrics counts calls to providers. All hosts of a service share one.
 type Metrics struct{ seconds *prometheus.HistogramVec }
 
-// Watch registers the metrics of what a worker knows about its providers.
-func Watch(reg prometheus.Registerer, health func() []allocator.Health) error {
-	c := &healthCollector{health: health, resting: prometheus.NewDesc("berth_provider_resting",
-		"1 while a provider rests in a region after too many failures, as this process knows it.", []string{"provider", "region"}, nil)}
-	if err := reg.Register(c); err != nil {
-		return fmt.Errorf("metrics of providers: %w", err)
-	}
-	return nil
-}
-
-type healthCollector struct {
-	health  func() []allocator.Health
-	resting *prometheus.Desc
-}
-
-// Describe implements prometheus.Collector.
-func (c *healthCollector) Describe(ch chan<- *prometheus.Desc) { ch <- c.resting }
-
-// Collect implements prometheus.Collector.
-func (c *healthCollector) Collect(ch chan<- prometheus.Metric) {
-	for _, h := range c.health() {
-		value := 0.0
-		if h.Resting {
-			value = 1
-		}
-		ch <- prometheus.MustNewConstMetric(c.resting, prometheus.GaugeValue, value, h.Provider, h.Region)
-	}
-}
-
 // NewMetrics registers the metrics.
 func NewMetrics(reg prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{prometheus.NewHistogramVec(prometheus.HistogramOpts{

@@ -188,20 +188,6 @@ func TestNonsenseInAListIsPassedOver(t *testing.T) {
 	}
 }
 
-func TestRestingProvidersAreMeasured(t *testing.T) {
-	reg := prometheus.NewRegistry()
-	if err := host.Watch(reg, func() []allocator.Health {
-		return []allocator.Health{{Provider: "p", Region: "eu", Resting: true}, {Provider: "p", Region: "us"}}
-	}); err != nil {
-		t.Fatal(err)
-	}
-	families, err := reg.Gather()
-	if err != nil || len(families) != 1 || families[0].GetName() != "berth_provider_resting" || families[0].GetMetric()[0].GetGauge().GetValue() != 1 ||
-		families[0].GetMetric()[1].GetGauge().GetValue() != 0 {
-		t.Errorf("%v, %v", families, err)
-	}
-}
-
 // living is a stub that may be away.
 type living struct {
 	stub
