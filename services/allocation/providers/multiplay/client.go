@@ -37,7 +37,7 @@ func newClient(cfg Config) (*client, error) {
 		if c.tokens, err = newTokens(cfg); err != nil {
 			return nil, err
 		}
-		version, api.Authorize, api.Renew = "/v1/allocations", c.tokens.authorize, func() {} // authorize knows that it is called again
+		version, api.Authorize, api.Renew = "/v1/allocations", c.tokens.authorize, c.tokens.forget
 	}
 	c.fleets = version + "/projects/" + cfg.Project + "/environments/" + cfg.Environment + "/fleets/"
 	var err error
@@ -77,12 +77,12 @@ func (c *client) process(ctx context.Context, fleet string, o order) (string, er
 	var made struct {
 		AllocationID string `json:"allocationId"`
 	}
-	err := c.do(ctx, hostapi.Call{Operation: c.allocate, Method: http.MethodPost, Path: c.path(fleet), In: o, Out: &made})
+	err := c.api.Do(ctx, hostapi.Call{Operation: c.allocate, Method: http.MethodPost, Path: c.path(fleet), In: o, Out: &made})
 	return made.AllocationID, err
 }
 
 func (c *client) allocation(ctx context.Context, fleet, id string) (a allocation, err error) {
-	err = c.do(ctx, hostapi.Call{Operation: c.look, Method: http.MethodGet, Path: c.path(fleet) + "/" + id, Out: &a})
+	err = c.api.Do(ctx, hostapi.Call{Operation: c.look, Method: http.MethodGet, Path: c.path(fleet) + "/" + id, Out: &a})
 	return a, err
 }
 
@@ -92,7 +92,7 @@ func (c *client) allocations(ctx context.Context, fleet string, ids []string) ([
 		Allocations *[]allocation `json:"allocations"`
 	}
 	query := url.Values{"ids": {strings.Join(ids, ",")}, "limit": {strconv.Itoa(maxList)}}
-	if err := c.do(ctx, hostapi.Call{Operation: c.list, Method: http.MethodGet, Path: c.path(fleet) + "?" + query.Encode(), Out: &page}); err != nil {
+	if err := c.api.Do(ctx, hostapi.Call{Operation: c.list, Method: http.MethodGet, Path: c.path(fleet) + "?" + query.Encode(), Out: &page}); err != nil {
 		return nil, err
 	}
 	if page.Allocations == nil {
@@ -102,11 +102,7 @@ func (c *client) allocations(ctx context.Context, fleet string, ids []string) ([
 }
 
 func (c *client) deallocate(ctx context.Context, fleet, id string) error {
-	return c.do(ctx, hostapi.Call{Operation: c.release, Method: http.MethodDelete, Path: c.path(fleet) + "/" + id})
+	return c.api.Do(ctx, hostapi.Call{Operation: c.release, Method: http.MethodDelete, Path: c.path(fleet) + "/" + id})
 }
 
 func (c *client) path(fleet string) string { return c.fleets + fleet + "/allocations" }
-
-func (c *client) do(ctx context.Context, call hostapi.Call) error {
-	return c.api.Do(withSent(ctx), call)
-}

@@ -19,6 +19,8 @@ const (
 	early = time.Minute
 	// exchangesPerSecond is what 18,000 in half an hour come to.
 	exchangesPerSecond = 10
+
+	bearer = "Bearer "
 )
 
 // tokens fetches Unity's tokens, one at a time. It is safe for concurrent use.
@@ -48,35 +50,35 @@ func newTokens(cfg Config) (*tokens, error) {
 	return t, err
 }
 
-type sentKey struct{}
-
-// withSent returns a context for a call in which authorize remembers with which token it was sent: the one that was refused, if it is sent again.
-func withSent(ctx context.Context) context.Context {
-	return context.WithValue(ctx, sentKey{}, new(string))
-}
-
-// authorize puts a token on a request: another one than it was sent with before.
+// authorize puts a token on a request.
 func (t *tokens) authorize(ctx context.Context, r *http.Request) error {
-	sent, _ := ctx.Value(sentKey{}).(*string)
-	token, err := t.get(ctx, *sent)
-	*sent = token
-	r.Header.Set("Authorization", "Bearer "+token)
+	token, err := t.get(ctx)
+	r.Header.Set("Authorization", bearer+token)
 	return err
 }
 
-// current returns the token that is good and not the refused one, if there is one, and whether it will be for a while.
-func (t *tokens) current(refused string) (token string, fresh bool) {
+// forget has the next call fetch a token, since the host refused the one on a request; not if it was replaced since.
+func (t *tokens) forget(refused *http.Request) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if refused.Header.Get("Authorization") == bearer+t.token {
+		t.token = ""
+	}
+}
+
+// current returns the token that is good, if there is one, and whether it will be for a while.
+func (t *tokens) current() (token string, fresh bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	if t.token == refused || !now.Before(t.expiry) {
+	if t.token == "" || !now.Before(t.expiry) {
 		return "", false
 	}
 	return t.token, now.Before(t.old)
 }
 
-func (t *tokens) get(ctx context.Context, refused string) (string, error) {
-	if token, fresh := t.current(refused); fresh {
+func (t *tokens) get(ctx context.Context) (string, error) {
+	if token, fresh := t.current(); fresh {
 		return token, nil
 	}
 	select {
@@ -85,7 +87,7 @@ func (t *tokens) get(ctx context.Context, refused string) (string, error) {
 		return "", provider.Failure(provider.Unavailable, "Unity: %s: another call does so; this one was cut off before it was sent", t.exchange.Name)
 	}
 	defer func() { <-t.turn }()
-	token, fresh := t.current(refused)
+	token, fresh := t.current()
 	if fresh {
 		return token, nil
 	}

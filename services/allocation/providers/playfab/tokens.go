@@ -13,8 +13,10 @@ import (
 const (
 	// early is how long before its end a token is replaced, at most: a tenth of its life is enough.
 	early = 5 * time.Minute
-	// fresh is how new a token is that is not fetched again because one was refused: other calls were under way with the one before.
+	// fresh is how new a token is that is not replaced because it was refused: another one would be, too, and each is a call.
 	fresh = time.Second
+
+	tokenHeader = "X-EntityToken" // as PlayFab spells it
 )
 
 // tokens has the title's entity token. It is safe for concurrent use.
@@ -51,7 +53,7 @@ func (t *tokens) authorize(ctx context.Context, r *http.Request) error {
 			return err
 		}
 	}
-	r.Header.Set("X-EntityToken", token) //nolint:canonicalheader // as PlayFab spells it
+	r.Header.Set(tokenHeader, token)
 	return nil
 }
 
@@ -96,11 +98,11 @@ func (t *tokens) renew(ctx context.Context) (string, error) {
 	return t.token, nil
 }
 
-// forget has the next call fetch a token, since the host refused one.
-func (t *tokens) forget() {
+// forget has the next call fetch a token, since the host refused the one on a request; not if it was replaced since.
+func (t *tokens) forget(refused *http.Request) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.now().Sub(t.fetched) >= fresh {
+	if t.token == refused.Header.Get(tokenHeader) && t.now().Sub(t.fetched) >= fresh {
 		t.token = ""
 	}
 }

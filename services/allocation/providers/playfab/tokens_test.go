@@ -126,6 +126,7 @@ func TestARevokedTokenIsReplacedOnce(t *testing.T) {
 			arrived.Wait() // for the others that have it
 			if late.CompareAndSwap(false, true) {
 				<-replaced
+				clock.Add(time.Hour) // the new one is not new any more
 			}
 			refusal(401, "EntityTokenRevoked", "Revoked").ServeHTTP(w, r)
 		case r.Header.Get("X-Entitytoken") == "token 2":

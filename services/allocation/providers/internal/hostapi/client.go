@@ -43,8 +43,9 @@ type Config struct {
 	TLS *tls.Config
 	// Authorize puts credentials on a request; nil: there are none. What it fails with is what the call fails with.
 	Authorize func(context.Context, *http.Request) error
-	// Renew forgets credentials that were fetched before. It is called when the host refuses them (401), and the call is made once more; nil: it is not.
-	Renew func()
+	// Renew forgets the credentials that Authorize put on a request, which the host refused (401), unless there are others by now. The call is made once more
+	// then; nil: it is not.
+	Renew func(refused *http.Request)
 	// Explain says what a refusal means; nil from it, or without it: what its status says.
 	Explain func(Refusal) error
 }
@@ -116,7 +117,7 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 	err := c.once(ctx, call)
 	var refused *refusedError
 	if errors.As(err, &refused) && refused.Status == http.StatusUnauthorized && c.cfg.Renew != nil {
-		c.cfg.Renew()
+		c.cfg.Renew(refused.request)
 		err = c.once(ctx, call)
 	}
 	if errors.As(err, &refused) {
@@ -126,7 +127,10 @@ func (c *Client) Do(ctx context.Context, call Call) error {
 }
 
 // refusedError is an answer that is no success.
-type refusedError struct{ Refusal }
+type refusedError struct {
+	Refusal
+	request *http.Request
+}
 
 func (*refusedError) Error() string { return "refused" }
 
@@ -152,7 +156,7 @@ func (c *Client) once(ctx context.Context, call Call) error {
 	case len(body) > maxBody:
 		return c.senseless(call.Operation, fmt.Sprintf("more than %d bytes", maxBody))
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
-		return &refusedError{Refusal{Host: c.cfg.Host, Operation: call.Operation, Status: resp.StatusCode, Header: resp.Header, Body: body}}
+		return &refusedError{Refusal{Host: c.cfg.Host, Operation: call.Operation, Status: resp.StatusCode, Header: resp.Header, Body: body}, req}
 	case call.Out == nil:
 		return nil
 	}

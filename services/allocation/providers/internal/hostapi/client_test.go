@@ -164,14 +164,19 @@ func TestRenew(t *testing.T) {
 	defer srv.Close()
 	key := "old"
 	c := client(t, hostapi.Config{
-		Host: "Host", URL: srv.URL, Renew: func() { key, renewed = "new", renewed+1 },
+		Host: "Host", URL: srv.URL, Renew: func(refused *http.Request) {
+			if got := refused.Header.Get("Authorization"); got != "old" {
+				t.Errorf("refused was %q", got)
+			}
+			key, renewed = "new", renewed+1
+		},
 		Authorize: func(_ context.Context, r *http.Request) error { r.Header.Set("Authorization", key); return nil },
 	})
 	op := hostapi.Write("start a server", 0)
 	if err := c.Do(t.Context(), hostapi.Call{Operation: op, Method: http.MethodPost, In: "x"}); err != nil || renewed != 1 {
 		t.Errorf("%v after %d renewals", err, renewed)
 	}
-	c = client(t, hostapi.Config{Host: "Host", URL: srv.URL, Renew: func() { renewed++ }})
+	c = client(t, hostapi.Config{Host: "Host", URL: srv.URL, Renew: func(*http.Request) { renewed++ }})
 	if err := c.Do(t.Context(), hostapi.Call{Operation: op, Method: http.MethodPost, In: "x"}); provider.ReasonOf(err) != provider.Unauthenticated || renewed != 2 {
 		t.Errorf("%v after %d renewals", err, renewed)
 	}
