@@ -218,15 +218,6 @@ func TestCheckURL(t *testing.T) {
 	}
 }
 
-// What a host repeats of what it was sent is not passed on.
-func TestCleanHidesSecrets(t *testing.T) {
-	secret := strings.Repeat("eyJhbGciOi", 10)
-	got := hostapi.Clean("invalid\n\tpayload \x00 {\"game\": \"" + secret + "\"} " + strings.Repeat("word ", 200))
-	if strings.Contains(got, secret[:40]) || strings.ContainsAny(got, "\n\t\x00") || len(got) > 310 || !strings.HasPrefix(got, "invalid payload") {
-		t.Errorf("got %q", got)
-	}
-}
-
 func TestSecretFile(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")
 	for content, want := range map[string]string{" hunter2\n": "", "": "is empty", "a\nb": "one line"} {

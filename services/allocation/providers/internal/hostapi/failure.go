@@ -7,23 +7,17 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/berth-dev/berth/sdk/go/provider"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 )
 
-const (
-	// maxWords is how much of what a host says goes into a message, in bytes.
-	maxWords = 300
-	// maxRetryAfter is the longest time that a host is left alone because it said so.
-	maxRetryAfter = time.Hour
-)
+// maxRetryAfter is the longest time that a host is left alone because it said so.
+const maxRetryAfter = time.Hour
 
 // Refusal is an answer of a host that is no success.
 type Refusal struct {
@@ -180,17 +174,4 @@ func kindOf(h http.Header) string {
 		return Clean(kind)
 	}
 	return "HTML"
-}
-
-// secretive is what may be a token or a key: a host may repeat in its complaint what it was sent.
-var secretive = regexp.MustCompile(`[A-Za-z0-9_.\-+/=]{40,}`)
-
-// Clean makes one line of what a host says, without what may be a secret, and not too long.
-func Clean(text string) string {
-	text = secretive.ReplaceAllString(text, "…")
-	text = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(text, "\uFFFD"), func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
-	if len(text) > maxWords {
-		text = strings.ToValidUTF8(text[:maxWords], "") + "…"
-	}
-	return text
 }
