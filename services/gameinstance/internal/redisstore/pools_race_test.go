@@ -3,9 +3,12 @@ package redisstore_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
+	"github.com/berth-dev/berth/pkg/errs"
+	"github.com/berth-dev/berth/pkg/ids"
 	"github.com/berth-dev/berth/services/gameinstance/internal/redisstore"
 	"github.com/berth-dev/berth/services/gameinstance/internal/registry"
 )
@@ -102,6 +105,33 @@ func TestACallThatIsCutOffKeepsNoRoom(t *testing.T) {
 		}
 		if got := holders(t, s, server.ID); len(got) != 0 {
 			t.Errorf("%v is kept", got)
+		}
+	})
+}
+
+// A call of an earlier attempt that arrives after a later attempt has got room on the same server took that room over, and took it away with its release.
+func TestAnEarlierAttemptComesTooLate(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		server := joined(t, s, member("server", 2))
+		early := want()
+		later := early
+		later.AttemptID = ids.Attempt(early.InstanceID, 2)
+		overtake := func() { take(t, pools(s, s), later) }
+		if room, err := pools(slow{s, overtake, func() {}}, s).Take(t.Context(), early); !errs.Is(err, errs.StateNotAllowed) {
+			t.Errorf("the earlier attempt got %v, %v", room, err)
+		}
+		joined(t, s, member("other", 1))
+		if room, err := pools(s, s).Take(t.Context(), early); !errs.Is(err, errs.StateNotAllowed) {
+			t.Errorf("asked again, the earlier attempt got %v, %v", room, err)
+		}
+		if err := pools(s, s).GiveBack(t.Context(), early.AttemptID); err != nil {
+			t.Fatal(err)
+		}
+		if got := holders(t, s, server.ID); !slices.Equal(got, []string{later.AttemptID}) {
+			t.Errorf("the room is %v's, want the later attempt's", got)
+		}
+		if _, err := pools(s, s).Get(t.Context(), later.AttemptID); err != nil {
+			t.Errorf("the later attempt's room: %v", err)
 		}
 	})
 }

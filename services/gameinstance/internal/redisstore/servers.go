@@ -85,6 +85,8 @@ func (s *Store) Assign(ctx context.Context, namespace, id string, a registry.Ass
 		return registry.Server{}, registry.Unknown(id)
 	case slices.Equal(reply, []string{"full"}):
 		return registry.Server{}, registry.Full(id)
+	case slices.Equal(reply, []string{"later"}):
+		return registry.Server{}, registry.Overtaken(id, a)
 	case len(reply) == 0 || reply[0] != "ok":
 		return registry.Server{}, fmt.Errorf("assign answered %q", reply)
 	}

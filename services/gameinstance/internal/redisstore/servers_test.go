@@ -80,7 +80,7 @@ func TestRoomIsBounded(t *testing.T) {
 		for _, want := range []struct {
 			room registry.Assignment
 			err  errs.Reason
-		}{{room(a, 1), ""}, {room(b, 1), ""}, {room(c, 1), errs.GameServerFull}, {room(a, 1), ""}, {room(a, 2), ""}} {
+		}{{room(a, 1), ""}, {room(b, 1), ""}, {room(c, 1), errs.GameServerFull}, {room(a, 1), ""}, {room(a, 2), ""}, {room(a, 1), errs.StateNotAllowed}, {room(a, 10), ""}, {room(a, 2), errs.StateNotAllowed}} {
 			if _, err := s.Assign(ctx, "default", server.ID, want.room); errs.ReasonOf(err) != want.err {
 				t.Errorf("%s: %v, want %q", want.room.AttemptID, err, want.err)
 			}
@@ -91,13 +91,13 @@ func TestRoomIsBounded(t *testing.T) {
 		if _, err := s.Assign(ctx, "default", uuid.NewString(), room(c, 1)); !errs.Is(err, errs.GameServerUnknown) {
 			t.Errorf("on a server that is not there: %v", err)
 		}
-		// The room is the second attempt's now: what comes late of the first takes nothing.
-		for _, r := range []registry.Assignment{room(a, 1), room(c, 1)} {
+		// The room is the tenth attempt's now: what comes late of others takes nothing.
+		for _, r := range []registry.Assignment{room(a, 1), room(a, 2), room(c, 1)} {
 			if err := s.Unassign(ctx, "default", server.ID, r); err != nil {
 				t.Error(err)
 			}
 		}
-		if got, want := holders(t, s, server.ID), []string{ids.Attempt(a, 2), ids.Attempt(b, 1)}; len(got) != 2 || !slices.Contains(got, want[0]) || !slices.Contains(got, want[1]) {
+		if got, want := holders(t, s, server.ID), []string{ids.Attempt(a, 10), ids.Attempt(b, 1)}; len(got) != 2 || !slices.Contains(got, want[0]) || !slices.Contains(got, want[1]) {
 			t.Errorf("room is %v's, want %v", got, want)
 		}
 		for range 2 {

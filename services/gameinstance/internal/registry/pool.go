@@ -198,7 +198,7 @@ func (p *Pools) connected(ctx context.Context, members []Member) ([]Server, erro
 	return servers, nil
 }
 
-// errGone says that an attempt's room was given back.
+// errGone says that an attempt's room was given back, or went to a later attempt.
 func errGone(attemptID string) error {
-	return errs.New(errs.StateNotAllowed, "attempt_id: the room of attempt %s was given back, and it gets no other", attemptID)
+	return errs.New(errs.StateNotAllowed, "attempt_id: the room of attempt %s was given back or is a later attempt's, and it gets no other", attemptID)
 }

@@ -56,7 +56,8 @@ type Store interface {
 	RegisterServer(ctx context.Context, s Server) (Server, error)
 	// LoadServer returns a registered server; nil if there is none.
 	LoadServer(ctx context.Context, id string) (*Server, error)
-	// Assign gives an instance room. It fails with GAME_SERVER_UNKNOWN and GAME_SERVER_FULL.
+	// Assign gives an instance room, or keeps the room that it has for a later attempt. It fails with GAME_SERVER_UNKNOWN and GAME_SERVER_FULL, and with
+	// STATE_NOT_ALLOWED where an even later attempt has the room.
 	Assign(ctx context.Context, namespace, id string, a Assignment) (Server, error)
 	// Unassign takes the room of an attempt back. A server that is not there, or has no such assignment, is as good.
 	Unassign(ctx context.Context, namespace, id string, a Assignment) error
@@ -259,4 +260,9 @@ func Unknown(id string) error {
 // Full is the error for a server without room.
 func Full(id string) error {
 	return errs.New(errs.GameServerFull, "server_id: game server %s has as many instances as its capacity, or takes no more", id)
+}
+
+// Overtaken is the error for an attempt whose instance has its room on the server for a later attempt.
+func Overtaken(id string, a Assignment) error {
+	return errs.New(errs.StateNotAllowed, "attempt_id: a later attempt than %s has the instance's room on game server %s", a.AttemptID, id)
 }

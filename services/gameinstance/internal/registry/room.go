@@ -45,7 +45,7 @@ const (
 	Asked
 	// Had: it has room on the server.
 	Had
-	// Given: its room was given back, and it gets no other.
+	// Given: its room was given back, or is a later attempt's, and it gets no other.
 	Given
 )
 
@@ -66,7 +66,8 @@ const maxTurns = 64
 // enterDeadline bounds the steps from a server's room to the attempt's place.
 const enterDeadline = 5 * time.Second
 
-// Take gives an attempt room on a connected server of a pool, once: a repeat returns the same room. It fails with GAME_SERVER_FULL.
+// Take gives an attempt room on a connected server of a pool, once: a repeat returns the same room. It fails with GAME_SERVER_FULL, and with
+// STATE_NOT_ALLOWED once the room was given back or a later attempt has it.
 func (p *Pools) Take(ctx context.Context, w Want) (Room, error) {
 	place, err := p.place(ctx, w.AttemptID)
 	tried := tried{}
@@ -112,6 +113,10 @@ func (p *Pools) enter(ctx context.Context, w Want, place Place) (*Room, Place, e
 	if errs.Is(err, errs.GameServerFull) || errs.Is(err, errs.GameServerUnknown) {
 		p.forget(w.Pool, place.ServerID)
 		return nil, place, nil
+	}
+	if errs.Is(err, errs.StateNotAllowed) { // nor may it get a second room elsewhere
+		place, _, err = p.store.SetPlace(ctx, w.AttemptID, place, Place{Given, place.ServerID})
+		return nil, place, err
 	}
 	if err != nil {
 		return nil, place, err
