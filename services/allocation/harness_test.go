@@ -36,7 +36,7 @@ const (
 	socialToken = "SOCIAL-TOKEN-MUST-NOT-BE-SEEN"
 	claimCode   = "CLAIM-CODE-MUST-NOT-BE-SEEN"
 	patience    = 20 * time.Second
-	lease       = 200 * time.Millisecond
+	lease       = 500 * time.Millisecond
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }

@@ -36,6 +36,7 @@ var badHost = chaos.Script{
 		{Probability: 0.10, LoseReply: true},
 		{Probability: 0.05, Fail: "AMBIGUOUS", Late: time.Second},
 		{Probability: 0.03, Garble: true},
+		{Probability: 0.05, Refuse: "NO_CAPACITY"},
 		{Probability: 0.50, ReplyDelay: 300 * time.Millisecond, Jitter: 200 * time.Millisecond},
 		{Delay: 20 * time.Millisecond, Jitter: 50 * time.Millisecond},
 	},

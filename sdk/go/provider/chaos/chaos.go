@@ -72,6 +72,7 @@ type server struct {
 	region     string
 	state      providerv1.ServerState
 	message    string
+	refused    providerv1.FailureReason // 0: it is not; else it is an order only, which is turned down when it is asked about
 	stop       context.CancelFunc
 	runs       bool // something runs for it, and says when it has ended
 }
@@ -251,6 +252,7 @@ func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*provid
 		if a == nil || len(a.servers) == 0 {
 			return nil, provider.Failure(provider.NotFound, "no server was started for attempt %s", req.GetAttemptId())
 		}
+		p.turnsDown(a.servers[0])
 		return &providerv1.GetResponse{Server: a.servers[0].proto()}, nil
 	}, &providerv1.GetResponse{Server: &providerv1.Server{AttemptId: "nonsense", State: 99}})
 }

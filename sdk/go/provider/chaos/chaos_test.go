@@ -129,6 +129,29 @@ func TestADuplicateIsCountedAndReleased(t *testing.T) {
 	}
 }
 
+// An order that is turned down is there until it is asked about, and never was a server that ran.
+func TestAnOrderIsTurnedDown(t *testing.T) {
+	p := scripted(t, "allocate:\n  - {at: [1, 2], refuse: NO_CAPACITY, message: full}\n")
+	for n, ask := range []bool{true, false} {
+		ordered, err := p.Allocate(t.Context(), order(n))
+		if s := ordered.GetServer(); err != nil || s.GetState() != providerv1.ServerState_SERVER_STATE_STARTING || s.GetFailure() != 0 || s.GetMessage() != "" || listed(t, p) != 1 {
+			t.Fatalf("%v, %v; %d listed", s, err, listed(t, p))
+		}
+		if ask {
+			got, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: ordered.GetServer().GetAttemptId()})
+			if s := got.GetServer(); err != nil || s.GetState() != providerv1.ServerState_SERVER_STATE_EXITED || s.GetFailure() != provider.NoCapacity || s.GetMessage() != "full" {
+				t.Errorf("asked about, it is %v, %v", s, err)
+			}
+		}
+		if resp, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: ordered.GetServer().GetAttemptId()}); err != nil || resp.GetState() != providerv1.ServerState_SERVER_STATE_EXITED {
+			t.Errorf("release: %v, %v", resp, err)
+		}
+		if s := p.Stats(); s.Started != 0 || s.Alive != 0 || listed(t, p) != 0 {
+			t.Errorf("in the end: %+v", s)
+		}
+	}
+}
+
 // A late server comes when nobody waits any more; not, if its attempt was released, unless the script wants that.
 func TestALateServer(t *testing.T) {
 	for script, want := range map[string]int{
@@ -237,6 +260,9 @@ func TestScriptsNameWhatIsWrong(t *testing.T) {
 		"get: [{late: 1s}]":                           "get[0].late",
 		"allocate: [{late: 1s, fail: QUOTA}]":         "allocate[0].fail",
 		"allocate: [{despite_release: true}]":         "allocate[0].despite_release",
+		"release: [{refuse: INVALID}]":                "release[0].late, duplicate, refuse",
+		"allocate: [{refuse: AMBIGUOUS}]":             "allocate[0].refuse",
+		"allocate: [{refuse: QUOTA, fail: QUOTA}]":    "allocate[0].refuse",
 		"max_servers: -1":                             "max_servers",
 		"command: ['']":                               "command",
 		"allocates: []":                               "allocates",

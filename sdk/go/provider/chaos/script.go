@@ -73,6 +73,9 @@ type Step struct {
 	// Duplicate, of Allocate: the host starts two servers for the one attempt. Both are in List; Release gives both back.
 	Duplicate bool `yaml:"duplicate"`
 
+	// Refuse, of Allocate: the order is taken, and turned down by the time that it is asked about (Get): the server never runs, for that reason.
+	Refuse Reason `yaml:"refuse"`
+
 	// LoseReply does what was asked and fails with AMBIGUOUS.
 	LoseReply bool `yaml:"lose_reply"`
 	// Garble does what was asked and answers nonsense, as a provider with a bug.
@@ -146,8 +149,12 @@ func (s *Step) check(rpc string) error {
 		return errors.New("delay, reply_delay, jitter, retry_after, late: must not be negative")
 	case s.Fail != "" && s.Fail.value() == 0:
 		return fmt.Errorf("fail: %q is none of the reasons: %s", s.Fail, strings.Join(reasons(), ", "))
-	case rpc != allocate && (s.Late > 0 || s.Duplicate):
-		return errors.New("late, duplicate: are for allocate only")
+	case rpc != allocate && (s.Late > 0 || s.Duplicate || s.Refuse != ""):
+		return errors.New("late, duplicate, refuse: are for allocate only")
+	case s.Refuse != "" && (s.Refuse.value() == 0 || s.Refuse.value() == provider.Ambiguous || s.Refuse.value() == provider.NotFound):
+		return fmt.Errorf("refuse: %q is no reason why a host refuses a server after all", s.Refuse)
+	case s.Refuse != "" && (s.Late > 0 || s.Duplicate || s.Fail != ""):
+		return errors.New("refuse: goes with no late, duplicate or fail, as no server comes of it")
 	case s.DespiteRelease && s.Late == 0:
 		return errors.New("despite_release: is for late only")
 	case s.Late > 0 && s.Fail != "" && s.Fail.value() != provider.Ambiguous:
@@ -183,9 +190,12 @@ func (s *Script) pick(rpc string, n int) Step {
 	return Step{}
 }
 
+// saysSo is the message of what the script gives none.
+const saysSo = "the script says so"
+
 // failure is what the step fails with.
 func (s *Step) failure() error {
-	err := provider.Failure(s.Fail.value(), "%s", cmp.Or(s.Message, "the script says so"))
+	err := provider.Failure(s.Fail.value(), "%s", cmp.Or(s.Message, saysSo))
 	if s.RetryAfter > 0 {
 		err = provider.RetryAfter(err, s.RetryAfter)
 	}

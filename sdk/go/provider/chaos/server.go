@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 )
 
 const (
+	starting = providerv1.ServerState_SERVER_STATE_STARTING
 	running  = providerv1.ServerState_SERVER_STATE_RUNNING
 	stopping = providerv1.ServerState_SERVER_STATE_STOPPING
 	exited   = providerv1.ServerState_SERVER_STATE_EXITED
@@ -48,6 +50,10 @@ func (p *Provider) start(req *providerv1.AllocateRequest, step Step) (*providerv
 		a = new(attempt)
 		p.attempts[req.GetAttemptId()] = a
 	}
+	if step.Refuse != "" {
+		p.takes(a, req, step)
+		return a.servers[0].proto(), nil
+	}
 	p.begins(a, req)
 	if step.Duplicate {
 		p.begins(a, req)
@@ -55,13 +61,32 @@ func (p *Provider) start(req *providerv1.AllocateRequest, step Step) (*providerv
 	return a.servers[0].proto(), nil
 }
 
-// begins starts one server.
-func (p *Provider) begins(a *attempt, req *providerv1.AllocateRequest) {
+// enter makes a server of the attempt's.
+func (p *Provider) enter(a *attempt, req *providerv1.AllocateRequest, state providerv1.ServerState) (*server, context.Context) {
 	p.last++
 	ctx, stop := context.WithCancel(p.life)
-	s := &server{number: p.last, attempt: req.GetAttemptId(), deployment: req.GetDeployment(), region: req.GetRegion(), state: running, stop: stop}
+	s := &server{number: p.last, attempt: req.GetAttemptId(), deployment: req.GetDeployment(), region: req.GetRegion(), state: state, stop: stop}
 	a.servers = append(a.servers, s)
 	p.servers[s.number] = s
+	return s, ctx
+}
+
+// takes takes an order that will be turned down.
+func (p *Provider) takes(a *attempt, req *providerv1.AllocateRequest, step Step) {
+	s, _ := p.enter(a, req, starting)
+	s.refused, s.message = step.Refuse.value(), cmp.Or(step.Message, saysSo)
+}
+
+// turnsDown turns an order down that was only taken.
+func (p *Provider) turnsDown(s *server) {
+	if s.refused != 0 && s.state == starting {
+		p.ended(s)
+	}
+}
+
+// begins starts one server.
+func (p *Provider) begins(a *attempt, req *providerv1.AllocateRequest) {
+	s, ctx := p.enter(a, req, running)
 	p.stats.started(len(a.servers))
 	p.log.Debug("server started", "attempt", s.attempt, "external_id", s.externalID())
 	run := p.run
@@ -85,7 +110,7 @@ func (p *Provider) begins(a *attempt, req *providerv1.AllocateRequest) {
 
 // stops asks a server to end. It has, if nothing runs for it.
 func (p *Provider) stops(s *server) {
-	if s.state != running {
+	if s.state != running && s.state != starting {
 		return
 	}
 	s.state = stopping
@@ -127,7 +152,14 @@ func (p *Provider) release(id string) providerv1.ServerState {
 func (s *server) externalID() string { return fmt.Sprintf("chaos-%d", s.number) }
 
 func (s *server) proto() *providerv1.Server {
-	return &providerv1.Server{AttemptId: s.attempt, ExternalId: s.externalID(), State: s.state, Region: s.region, Message: s.message}
+	out := &providerv1.Server{AttemptId: s.attempt, ExternalId: s.externalID(), State: s.state, Region: s.region}
+	if s.state != starting {
+		out.Message = s.message
+	}
+	if s.state == exited {
+		out.Failure = s.refused
+	}
+	return out
 }
 
 // command returns the Run of a script's command.
