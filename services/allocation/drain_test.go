@@ -168,6 +168,7 @@ func TestThereIsNoRoomWhereOthersWaitOrAProviderRests(t *testing.T) {
 		also := r.and("second", second)
 		rep := r.start(also)
 		match := wish(1)
+		match.Placement.Priority = 5 // it would overtake whoever came within two and a half minutes before it
 		r.create(rep, match)
 		a := r.settled(match, allocator.Bound)
 		if err := rep.worker.Elsewhere(t.Context(), a); err != nil {

@@ -3,6 +3,7 @@ package allocator
 import (
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -11,8 +12,8 @@ import (
 )
 
 // Elsewhere returns an error, which says why, unless a provider other than the allocation's seems to have room for another server for its instance: the policy
-// allows it, it is neither drained nor resting, it has not as many servers as it may have, and nobody waits for room before this one. No provider is asked, so one
-// may still say that it is full.
+// allows it, it is neither drained nor resting, it has not as many servers as it may have, and nobody waits for room there: also nobody whom this one would
+// overtake, as its match runs, and would have to wait, too. No provider is asked, so one may still say that it is full.
 func (w *Worker) Elsewhere(ctx context.Context, a Allocation) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
@@ -29,9 +30,9 @@ func (w *Worker) Elsewhere(ctx context.Context, a Allocation) error {
 			reasons = append(reasons, c.place()+": "+why)
 			continue
 		}
-		ahead, err := w.cfg.Lines.Ahead(ctx, next.line(), next.turn())
-		if err == nil && ahead >= w.keeper.window(next.line()) {
-			err = errs.New(errs.PlacementImpossible, "%d others wait for room there", ahead)
+		others, err := w.cfg.Lines.Ahead(ctx, next.line(), time.UnixMicro(math.MaxInt64)) // whatever their turns
+		if err == nil && others >= w.keeper.window(next.line()) {
+			err = errs.New(errs.PlacementImpossible, "%d others wait for room there", others)
 		}
 		return err
 	}
