@@ -56,11 +56,47 @@ func newFleet(t testing.TB, api, gateway string, size scale) *fleet {
 	f.link(t, size.servers)
 	ctx, halt := context.WithCancel(context.Background())
 	f.halt = halt
+	byID := map[string]*member{}
+	for _, m := range f.members {
+		byID[m.id] = m
+	}
+	f.hearing.Go(func() { f.collect(ctx, byID) })
 	for _, m := range f.members {
 		f.hearing.Go(m.hear)
 		f.living.Go(func() { m.live(ctx, f.stop) })
 	}
 	return f
+}
+
+// reports is the topic of what servers report.
+const reports = "reports"
+
+// collect is the backend of all members that watches for what they report, again and again, and acknowledges some of it: the rest comes again with the next watch.
+func (f *fleet) collect(ctx context.Context, byID map[string]*member) {
+	const ackEvery = 4
+	watching := metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+stack.APIKey)
+	for ctx.Err() == nil {
+		stream, err := f.messages.WatchMessages(watching, &instancev1.WatchMessagesRequest{Topics: []string{reports}})
+		for err == nil {
+			var resp *instancev1.WatchMessagesResponse
+			if resp, err = stream.Recv(); err != nil {
+				break
+			}
+			got := resp.GetMessage()
+			m, n := byID[got.GetInstanceId()], noteIn(got.GetData())
+			if m == nil {
+				continue // another fleet's
+			}
+			m.ledger.Received(n, got.GetOffset())
+			if n%ackEvery == 0 {
+				_ = insist(ctx, func(ctx context.Context) error {
+					_, err := f.messages.AckMessages(ctx, &instancev1.AckMessagesRequest{InstanceId: m.id, Offset: got.GetOffset()})
+					return err
+				}) // one that is refused comes again
+			}
+		}
+		wait(ctx, nil, 100*time.Millisecond)
+	}
 }
 
 // withKey makes each call that of a backend.

@@ -9,8 +9,8 @@ import (
 
 // Ledger is what both ends have counted of one instance. Its backend writes notes, numbered from 1, each of which its server is notified of; its server makes
 // requests, numbered from 1: odd ones add a player, even ones remove that player again, so that one that is done twice is either refused or recorded. A number
-// is only used once the one before it was answered with success. The backend's durable messages are numbered, too; no start data has them. It is safe for
-// concurrent use.
+// is only used once the one before it was answered with success. The backend's durable messages are numbered, too; no start data has them. So are
+// the durable reports that the server sends to its backend: one may come to it more than once, with the same offset. It is safe for concurrent use.
 type Ledger struct {
 	// Name is for reports.
 	Name string
@@ -24,6 +24,9 @@ type Ledger struct {
 	asked     int64 // the newest request that was answered with success
 	said      int64 // the newest message that Berth has accepted
 	told      int64 // the newest message that the server has received
+	reported  int64 // the newest report that Berth has accepted
+	received  int64 // the newest report that the backend has received
+	offset    int64 // and its offset
 	faults    []string
 }
 
@@ -39,6 +42,8 @@ type Stored struct {
 	Added, Removed int64
 	// Present is how many players are in the instance.
 	Present int64
+	// Reports is how often the server has sent a report, by the history.
+	Reports int64
 	// Told is the newest note in the server's own copy of the instance.
 	Told int64
 	// Ends are what happened to the instance that no storm may cause, by the history.
@@ -98,11 +103,37 @@ func (l *Ledger) Told(message int64) {
 	l.told = message
 }
 
-// Waiting reports whether something that Berth has accepted has not reached the server yet.
+// Reported notes the answer to the server's report.
+func (l *Ledger) Reported(report int64, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.fault("report %d was refused: %v", report, err)
+		return
+	}
+	l.reported = report
+}
+
+// Received notes that the backend has received a report. One that comes again is known by its offset.
+func (l *Ledger) Received(report, offset int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case offset <= l.offset:
+		return
+	case report <= l.received:
+		l.fault("report doubled: %d came after %d, with another offset", report, l.received)
+	case report > l.received+1:
+		l.fault("reports lost: %d came after %d", report, l.received)
+	}
+	l.received, l.offset = report, offset
+}
+
+// Waiting reports whether something that Berth has accepted has not reached the other end yet.
 func (l *Ledger) Waiting() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.seen < l.written || l.told < l.said
+	return l.seen < l.written || l.told < l.said || l.received < l.reported
 }
 
 // Relinked notes start data that the server got when it was linked anew; it stands for all notifications up to its note.
@@ -160,6 +191,8 @@ func (l *Ledger) Settle(s Stored) []string {
 	}
 	same(l.seen, l.written, "notes lost: the newest that the server has heard of")
 	same(l.told, l.said, "messages lost: the newest that the server has received")
+	same(l.received, l.reported, "reports lost: the newest that the backend has received")
+	same(s.Reports, l.reported, "reports lost or sent twice: those in the history")
 	same(s.Note, l.written, "notes lost in the store: the newest in the instance's data")
 	same(s.Notes, l.written, "notes lost or written twice: those in the history")
 	same(s.Told, l.written, "the newest note in the server's copy of the instance")
@@ -178,7 +211,7 @@ func (l *Ledger) fault(format string, args ...any) {
 }
 
 // Sum is the account of many ledgers.
-type Sum struct{ Written, Events, Snapshots, Relinks, Asked, Told int64 }
+type Sum struct{ Written, Events, Snapshots, Relinks, Asked, Told, Received int64 }
 
 // Add adds a ledger.
 func (s *Sum) Add(l *Ledger) {
@@ -190,10 +223,11 @@ func (s *Sum) Add(l *Ledger) {
 	s.Relinks += l.relinks
 	s.Asked += l.asked
 	s.Told += l.told
+	s.Received += l.received
 }
 
 // String says it in words.
 func (s *Sum) String() string {
-	return fmt.Sprintf("%d notes written, %d heard of by notification and %d in start data; %d messages received; %d requests done; %d times linked anew",
-		s.Written, s.Events, s.Snapshots, s.Told, s.Asked, s.Relinks)
+	return fmt.Sprintf("%d notes written, %d heard of by notification and %d in start data; %d messages and %d reports received; %d requests done; %d times linked anew",
+		s.Written, s.Events, s.Snapshots, s.Told, s.Received, s.Asked, s.Relinks)
 }

@@ -8,7 +8,7 @@ import (
 
 // A ledger that could not fail would prove nothing: each thing that may go wrong is done to one on purpose.
 func TestALedgerTellsWhatWentWrong(t *testing.T) {
-	good := Stored{State: "STATE_RUNNING", Note: 3, Notes: 3, Told: 3, Added: 2, Removed: 1, Present: 1}
+	good := Stored{State: "STATE_RUNNING", Note: 3, Notes: 3, Told: 3, Added: 2, Removed: 1, Present: 1, Reports: 1}
 	stored := func(change func(*Stored)) Stored {
 		s := good
 		change(&s)
@@ -38,6 +38,11 @@ func TestALedgerTellsWhatWentWrong(t *testing.T) {
 		"a message is lost":                   {func(l *Ledger) { hear(1, 2, 3)(l); l.Said(3); l.Told(3) }, good, "messages lost: 3 came after 1"},
 		"the last message is lost":            {func(l *Ledger) { hear(1, 2, 3)(l); l.Said(2) }, good, "the newest that the server has received"},
 		"a message is doubled":                {func(l *Ledger) { hear(1, 2, 3)(l); l.Told(1) }, good, "message doubled"},
+		"a report comes again":                {func(l *Ledger) { hear(1, 2, 3)(l); l.Received(1, 10) }, good, ""},
+		"a report is lost":                    {func(l *Ledger) { hear(1, 2, 3)(l); l.Received(3, 30) }, good, "reports lost: 3 came after 1"},
+		"the last report is lost":             {func(l *Ledger) { hear(1, 2, 3)(l); l.Reported(2, nil) }, good, "the newest that the backend has received"},
+		"a report is doubled":                 {func(l *Ledger) { hear(1, 2, 3)(l); l.Received(1, 11) }, good, "report doubled"},
+		"a report is sent twice":              {hear(1, 2, 3), stored(func(s *Stored) { s.Reports = 2 }), "sent twice"},
 		"a note is lost in the store":         {hear(1, 2, 3), stored(func(s *Stored) { s.Note = 2 }), "lost in the store"},
 		"a note is written twice":             {hear(1, 2, 3), stored(func(s *Stored) { s.Notes = 4 }), "written twice"},
 		"a request is done twice":             {hear(1, 2, 3), stored(func(s *Stored) { s.Added = 3 }), "done twice"},
@@ -57,6 +62,8 @@ func TestALedgerTellsWhatWentWrong(t *testing.T) {
 			}
 			l.Said(1)
 			l.Told(1)
+			l.Reported(1, nil)
+			l.Received(1, 10)
 			c.server(l)
 			got := strings.Join(l.Settle(c.stored), "\n")
 			if c.want == "" && got != "" || !strings.Contains(got, c.want) {
