@@ -232,12 +232,13 @@ func TestAudit(t *testing.T) {
 		r.settled(wish(1), allocator.Bound)
 		r.release(rep, wish(2))
 		r.settled(wish(2), allocator.Released)
-		for _, n := range []int{2, 3} { // over, and unknown
+		const many = 1100 // more than two pages
+		for n := 2; n < many; n++ { // the first is over, the others unknown
 			if ok, err := store.Take(t.Context(), "farm", 0, wish(n).ID); !ok || err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := rep.worker.Audit(t.Context(), time.Hour); err != nil || r.slots("farm") != 3 {
+		if err := rep.worker.Audit(t.Context(), time.Hour); err != nil || r.slots("farm") != many-1 {
 			t.Errorf("what was taken just now: %d, %v", r.slots("farm"), err)
 		}
 		if err := rep.worker.Audit(t.Context(), 0); err != nil || r.slots("farm") != 1 {
@@ -254,8 +255,8 @@ func TestAudit(t *testing.T) {
 			t.Errorf("freed what was taken anew: %v", err)
 		}
 		l := allocator.Line{Build: "demo", Where: "nowhere"}
-		for n := 1; n <= 3; n++ { // bound, over and unknown: none of them waits
-			if ok, err := store.Enter(t.Context(), allocator.Waiter{ID: wish(n).ID, Line: l}, time.Now(), 10); !ok || err != nil {
+		for n := 1; n < many; n++ { // bound, over and unknown: none of them waits
+			if ok, err := store.Enter(t.Context(), allocator.Waiter{ID: wish(n).ID, Line: l}, time.Now(), many); !ok || err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -68,17 +68,19 @@ func (w *Worker) audits(ctx context.Context) {
 // Audit frees the slots that a crash left behind: those that were taken an age ago or earlier by allocations that have nothing at the provider.
 func (w *Worker) Audit(ctx context.Context, age time.Duration) error {
 	for provider := range w.providers {
-		for skip := 0; ; skip += auditPage {
+		for skip := 0; ; {
 			slots, err := w.cfg.Slots.Members(ctx, provider, age, skip, auditPage)
 			if err != nil {
 				return err
 			}
-			if err := w.auditPage(ctx, provider, slots); err != nil {
+			freed, err := w.auditPage(ctx, provider, slots)
+			if err != nil {
 				return err
 			}
 			if len(slots) < auditPage {
 				break
 			}
+			skip += len(slots) - freed
 		}
 	}
 	return w.auditLines(ctx)
@@ -97,17 +99,19 @@ func (w *Worker) builds() []string {
 // auditLines takes those out of the lines who do not wait in them any more.
 func (w *Worker) auditLines(ctx context.Context) error {
 	for _, build := range w.builds() {
-		for skip := 0; ; skip += auditPage {
+		for skip := 0; ; {
 			waiters, err := w.cfg.Lines.Waiters(ctx, build, skip, auditPage)
 			if err != nil {
 				return err
 			}
-			if _, err := w.auditWaiters(ctx, waiters); err != nil {
+			stale, err := w.auditWaiters(ctx, waiters)
+			if err != nil {
 				return err
 			}
 			if len(waiters) < auditPage {
 				break
 			}
+			skip += len(waiters) - stale
 		}
 	}
 	return nil
@@ -137,7 +141,8 @@ func (w *Worker) auditWaiters(ctx context.Context, waiters []Waiter) (stale int,
 	return stale, nil
 }
 
-func (w *Worker) auditPage(ctx context.Context, provider string, slots []Slot) error {
+// auditPage frees those slots that nothing stands for, and returns how many there were.
+func (w *Worker) auditPage(ctx context.Context, provider string, slots []Slot) (freed int, err error) {
 	ids := make([]string, len(slots))
 	for i, s := range slots {
 		ids[i] = s.ID
@@ -145,7 +150,7 @@ func (w *Worker) auditPage(ctx context.Context, provider string, slots []Slot) e
 	list, err := w.cfg.Slots.Loads(ctx, ids)
 	broken, err := w.passed.over(ctx, err)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for i, a := range list {
 		if broken[ids[i]] != nil { // it may have a server: the reaper says so
@@ -156,8 +161,9 @@ func (w *Worker) auditPage(ctx context.Context, provider string, slots []Slot) e
 		}
 		w.cfg.Log.InfoContext(ctx, "freeing a slot that nothing stands for", keyAllocation, ids[i], keyProvider, provider)
 		if err := w.cfg.Slots.Free(ctx, provider, ids[i], slots[i].Taken); err != nil {
-			return err
+			return freed, err
 		}
+		freed++
 	}
-	return nil
+	return freed, nil
 }
