@@ -305,9 +305,10 @@ func TestRights(t *testing.T) {
 // A Pod that has no Secret, and may not be deleted, waits for the repeat; without one it is given up.
 func TestAPodWithoutItsSecret(t *testing.T) {
 	for _, c := range []struct {
-		age  time.Duration
-		want providerv1.ServerState
-	}{{0, starting}, {time.Minute, exited}} {
+		age   time.Duration
+		want  providerv1.ServerState
+		fails providerv1.FailureReason
+	}{{0, starting, 0}, {time.Minute, exited, provider.Unavailable}} {
 		var all atomic.Bool
 		world := cluster()
 		world.Age = c.age
@@ -320,7 +321,7 @@ func TestAPodWithoutItsSecret(t *testing.T) {
 		if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Ambiguous || !strings.Contains(err.Error(), "is left without a Secret") {
 			t.Errorf("got %v", err)
 		}
-		if s := settled(t, p, req); s.GetState() != c.want {
+		if s := settled(t, p, req); s.GetState() != c.want || s.GetFailure() != c.fails {
 			t.Errorf("after %v: %v", c.age, s)
 		}
 		all.Store(true)

@@ -105,7 +105,10 @@ func stuck(p pod, patience time.Duration, now time.Time) (providerv1.FailureReas
 		case "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError":
 			return provider.Invalid, fmt.Sprintf("container %s: image %s: %s: %s", c.Name, imageOf(p, c), w.Reason, hostapi.Clean(w.Message))
 		case "CreateContainerConfigError":
-			if strings.Contains(w.Message, fmt.Sprintf("secret %q not found", p.Meta.Name)) && !old { // it comes after its Pod, or with a repeat
+			if strings.Contains(w.Message, fmt.Sprintf("secret %q not found", p.Meta.Name)) {
+				if old { // it comes after its Pod, or with a repeat
+					return provider.Unavailable, fmt.Sprintf("container %s: its Secret %s never came: the call that was to make it was cut off, or somebody deleted it", c.Name, p.Meta.Name)
+				}
 				continue
 			}
 			fallthrough

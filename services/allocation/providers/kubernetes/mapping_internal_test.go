@@ -54,6 +54,9 @@ func TestStates(t *testing.T) {
 		if !ok || s.state != c.want || s.failure != c.fails || !strings.Contains(s.words, c.says) || c.says == "" && s.words != "" {
 			t.Errorf("%s: %v; want %v %v %q", name, s, c.want, c.fails, c.says)
 		}
+		if s, _ := statusOf(p, patience, now.Add(patience)); name == "its own secret" && (s.state != stateExited || s.failure != provider.Unavailable || !strings.Contains(s.words, "its Secret live-1 never came")) {
+			t.Errorf("%s, for too long: %v", name, s)
+		}
 		p.Meta.Deleted = &now
 		if s, _ := statusOf(p, patience, now); s.state != stateStopping || s.failure != 0 {
 			t.Errorf("%s, deleted: %v", name, s)
