@@ -53,7 +53,7 @@ type Config struct {
 
 // New returns the stand-in.
 func New(cfg Config) *standin.Host {
-	a := &api{cfg: cfg, servers: standin.NewServers(cfg.Run), pods: make(map[string]*pod), secrets: make(map[string]object)}
+	a := &api{cfg: cfg, servers: standin.NewServers(cfg.Run), pods: make(map[string]*pod), secrets: make(map[string]object), orphans: make(map[string]int)}
 	mux := http.NewServeMux()
 	for _, route := range []struct {
 		method, path, verb, resource string
@@ -104,8 +104,12 @@ type api struct {
 	mu      sync.Mutex
 	pods    map[string]*pod // by namespace/name
 	secrets map[string]object
-	version int // of the last change
+	version int            // of the last change
+	orphans map[string]int // by the UID of the owner that is gone: for how many calls its Secrets are still there
 }
+
+// orphaned is for how many calls a Secret outlives its owner: dependents are deleted in the background, later than the owner. How much later is an assumption.
+const orphaned = 3
 
 func (a *api) now() time.Time { return time.Now().Add(-a.cfg.Age) }
 
@@ -139,6 +143,7 @@ func (a *api) allowed(verb, resource string, next http.HandlerFunc) http.Handler
 		}
 		a.mu.Lock()
 		defer a.mu.Unlock()
+		a.collect()
 		if verb == "create" && !slices.Contains(a.cfg.Namespaces, namespace) { // the NamespaceLifecycle admission plugin
 			missing(w, "namespaces", namespace)
 			return
@@ -230,14 +235,23 @@ func (a *api) deletePod(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// remove removes a Pod, and what it owns (garbage collection of dependents whose owners are gone).
+// remove removes a Pod; what it owns is collected later.
 func (a *api) remove(key string) {
-	uid := text(a.pods[key].object, "metadata", "uid")
+	a.orphans[text(a.pods[key].object, "metadata", "uid")] = orphaned
 	delete(a.pods, key)
-	maps.DeleteFunc(a.secrets, func(_ string, s object) bool {
-		owners, _ := at(s, "metadata", "ownerReferences").([]any)
-		return slices.ContainsFunc(owners, func(o any) bool { return text(o, "uid") == uid })
-	})
+}
+
+// collect is garbage collection of dependents whose owners are gone.
+func (a *api) collect() {
+	for uid := range a.orphans {
+		if a.orphans[uid]--; a.orphans[uid] > 0 {
+			continue
+		}
+		delete(a.orphans, uid)
+		maps.DeleteFunc(a.secrets, func(_ string, s object) bool {
+			return slices.ContainsFunc(list(s, "metadata", "ownerReferences"), func(o any) bool { return text(o, "uid") == uid })
+		})
+	}
 }
 
 func (a *api) createSecret(w http.ResponseWriter, r *http.Request) {

@@ -80,13 +80,13 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 	if err != nil {
 		return nil, provider.Failure(provider.Invalid, "kubernetes.builds.%s.pod_spec: %v", req.GetBuild(), err)
 	}
-	made, err := p.ensurePod(ctx, o)
+	of, found, err := p.ensurePod(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	s, err := p.describe(made)
+	s, err := p.describe(of)
 	if err == nil && s.GetState() == stateStarting {
-		err = p.ensureSecret(ctx, made, req.GetBootstrap())
+		err = p.ensureSecret(ctx, of, found, req.GetBootstrap())
 	}
 	if err != nil {
 		return nil, err
@@ -94,44 +94,58 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 	return &providerv1.AllocateResponse{Server: s}, nil
 }
 
-// ensurePod makes a Pod, or finds the one that an earlier call made. A call without an answer is repeated once: it makes a Pod only if that one did not.
-func (p *Provider) ensurePod(ctx context.Context, o order) (pod, error) {
-	made, err := p.client.makePod(ctx, o)
+// ensurePod makes a Pod, or finds the one that an earlier call made, which may have a Secret and run. A call without an answer is repeated once: it makes a Pod
+// only if that one did not.
+func (p *Provider) ensurePod(ctx context.Context, o order) (of pod, found bool, err error) {
+	of, err = p.client.makePod(ctx, o)
 	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
-		made, err = p.client.makePod(ctx, o)
+		of, err = p.client.makePod(ctx, o)
 	}
 	if !kube.Exists(err) {
-		return made, err
+		return of, false, err
 	}
-	found, err := p.client.pod(ctx, o.Meta.Namespace, o.Meta.Name)
+	of, err = p.client.pod(ctx, o.Meta.Namespace, o.Meta.Name)
 	switch {
 	case provider.ReasonOf(err) == provider.NotFound:
-		return found, provider.Failure(provider.Unavailable, "Pod %s/%s was there, and is gone meanwhile", o.Meta.Namespace, o.Meta.Name)
+		err = provider.Failure(provider.Unavailable, "Pod %s/%s was there, and is gone meanwhile", o.Meta.Namespace, o.Meta.Name)
 	case err != nil: // it is there
-		return found, provider.Failure(provider.Ambiguous, "Pod %s/%s is there, and cannot be looked up: %v", o.Meta.Namespace, o.Meta.Name, err)
-	case !marked(found, o.Meta.Labels[labelDeployment], o.Meta.Labels[labelAttempt]):
-		return found, provider.Failure(provider.Invalid, "Pod %s/%s is there, and is not Berth's: it has no label %s with the attempt; delete it", o.Meta.Namespace, o.Meta.Name, labelAttempt)
+		err = provider.Failure(provider.Ambiguous, "Pod %s/%s is there, and cannot be looked up: %v", o.Meta.Namespace, o.Meta.Name, err)
+	case !marked(of, o.Meta.Labels[labelDeployment], o.Meta.Labels[labelAttempt]):
+		err = provider.Failure(provider.Invalid, "Pod %s/%s is there, and is not Berth's: it has no label %s with the attempt; delete it", o.Meta.Namespace, o.Meta.Name, labelAttempt)
 	}
-	return found, nil
+	return of, true, err
 }
 
-// ensureSecret makes the Secret of a Pod. A Pod that cannot have one is deleted: it would wait for ever.
-func (p *Provider) ensureSecret(ctx context.Context, of pod, document []byte) error {
+// ensureSecret makes the Secret of a Pod. A new Pod that cannot have one is deleted: it would wait for ever. One that was found is not: a call is refused before
+// it is known that the Secret is there.
+func (p *Provider) ensureSecret(ctx context.Context, of pod, found bool, document []byte) error {
 	err := p.client.makeSecret(ctx, of, document)
-	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
+	sent := provider.ReasonOf(err) == provider.Ambiguous
+	if sent && ctx.Err() == nil {
 		err = p.client.makeSecret(ctx, of, document)
 	}
 	switch {
-	case err == nil, kube.Exists(err):
+	case err == nil, kube.Exists(err) && (sent || found): // made by this call, or an earlier one
 		return nil
 	case provider.ReasonOf(err) == provider.Ambiguous:
 		return err
+	case found:
+		doubt := provider.Failure(provider.Ambiguous, "Pod %s/%s is there, and may have no Secret: %v", of.Meta.Namespace, of.Meta.Name, err)
+		return provider.RetryAfter(doubt, provider.RetryAfterOf(err))
+	case kube.Exists(err): // whose it is only a right to read Secrets would show
+		err = provider.Failure(provider.Unavailable, "a Secret %s/%s is there, and is not that of this Pod: it goes with the Pod of that name that was deleted before; delete it if there was none",
+			of.Meta.Namespace, of.Meta.Name)
 	}
+	return p.undo(ctx, of, err)
+}
+
+// undo deletes a new Pod that has no Secret of its own, and returns why.
+func (p *Provider) undo(ctx context.Context, of pod, why error) error {
 	now := int64(0)
-	if undo := p.client.deletePod(ctx, of, &now); undo != nil && provider.ReasonOf(undo) != provider.NotFound {
-		return provider.Failure(provider.Ambiguous, "Pod %s/%s is left without a Secret (%v), and cannot be deleted: %v", of.Meta.Namespace, of.Meta.Name, err, undo)
+	if err := p.client.deletePod(ctx, of, &now); err != nil && provider.ReasonOf(err) != provider.NotFound {
+		return provider.Failure(provider.Ambiguous, "Pod %s/%s is left without a Secret (%v), and cannot be deleted: %v", of.Meta.Namespace, of.Meta.Name, why, err)
 	}
-	return err
+	return why
 }
 
 // marked reports whether a Pod is the attempt's.
