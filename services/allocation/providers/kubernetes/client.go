@@ -12,8 +12,8 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/internal/kube"
 )
 
-// pageSize is how many Pods a page of a list has.
-const pageSize = 250
+// pageSize is how many Pods a page of a list has. They come whole, some with 100 KiB and more of annotations and status, and an answer may have 8 MiB.
+const pageSize = 50
 
 // client calls the API server.
 type client struct {

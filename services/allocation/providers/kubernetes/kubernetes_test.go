@@ -433,6 +433,33 @@ func TestListOfTwoNamespaces(t *testing.T) {
 	}
 }
 
+// Pods that are large, with what a studio or an operator of the cluster writes into them, are listed all the same.
+func TestListOfLargePods(t *testing.T) {
+	world := cluster()
+	world.Page = 0 // as many as were asked for
+	_, cfg := start(t, world)
+	big := cfg.Builds["shooter"]
+	big.HostPorts, big.Annotations = "", map[string]string{"notes": strings.Repeat("a", 150<<10)}
+	big.PodSpec = container(nil)
+	cfg.Builds["big"] = big
+	p := open(t, cfg)
+	const all = 60 // more than 8 MiB
+	for range all {
+		allocate(t, p, order("big", "eu"))
+	}
+	listed, token := 0, ""
+	for more := true; more; more = token != "" {
+		resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: deployment, PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listed, token = listed+len(resp.GetServers()), resp.GetNextPageToken()
+	}
+	if listed != all {
+		t.Errorf("%d of %d are listed", listed, all)
+	}
+}
+
 // An answer that is lost on the way costs no server: the call looks by itself, with the same name.
 func TestALostAnswerIsRepeated(t *testing.T) {
 	for _, lost := range []string{"/pods", "/secrets"} {
