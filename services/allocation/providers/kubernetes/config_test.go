@@ -61,6 +61,11 @@ func TestConfig(t *testing.T) {
 		"kubernetes.builds.shooter.host_ports: a Pod with hostNetwork": build(func(b *kubernetes.Build) {
 			b.HostPorts, b.PodSpec["hostNetwork"] = "7000-7999", true
 		}),
+		"kubernetes.builds.shooter.host_ports: no port of container \"server\" has one of its node, and with kubernetes.regions.eu.address ExternalIP": build(func(*kubernetes.Build) {}),
+		"kubernetes.builds.shooter.host_ports: no port of container \"server\" has one of its node, and with kubernetes.regions.us.address ExternalDNS": func(c *kubernetes.Config) {
+			build(func(*kubernetes.Build) {})(c)
+			c.Regions["eu"] = kubernetes.Region{Namespace: "games", Address: "PodIP"}
+		},
 	} {
 		t.Run(want, func(t *testing.T) {
 			t.Setenv("KUBERNETES_SERVICE_HOST", "")
@@ -70,5 +75,28 @@ func TestConfig(t *testing.T) {
 				t.Errorf("got %v; want %q", err, want)
 			}
 		})
+	}
+}
+
+// Players are told a port of the node where there is one, and the container's own at the address of its Pod.
+func TestPortsThatPlayersReach(t *testing.T) {
+	ports := func(one map[string]any) map[string]any {
+		return container(map[string]any{"ports": []any{one, map[string]any{"name": "metrics", "containerPort": 9100}}})
+	}
+	hostNetwork := ports(map[string]any{"containerPort": 7777})
+	hostNetwork["hostNetwork"] = true
+	for name, c := range map[string]struct {
+		spec    map[string]any
+		address string
+	}{
+		"a hostPort": {ports(map[string]any{"containerPort": 7777, "hostPort": 7777}), ""}, "hostNetwork": {hostNetwork, ""},
+		"PodIP": {ports(map[string]any{"containerPort": 7777}), "PodIP"}, "no ports": {container(nil), ""},
+	} {
+		_, cfg := start(t, cluster())
+		cfg.Builds = map[string]kubernetes.Build{"shooter": {PodSpec: c.spec}}
+		cfg.Regions = map[string]kubernetes.Region{"eu": {Namespace: "games", Address: c.address}}
+		if _, err := kubernetes.New(cfg); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

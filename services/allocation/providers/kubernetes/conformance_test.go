@@ -55,7 +55,7 @@ func serve(t testing.TB, host *standin.Host, front http.Handler) kubernetes.Conf
 		Config: kube.Config{URL: srv.URL, CAFile: file(t, "ca.crt", string(ca)), TokenFile: hostapi.SecretFile(file(t, "token", token+"\n"))},
 		Builds: map[string]kubernetes.Build{
 			"shooter": {PodSpec: spec(), HostPorts: "7000-7999", Labels: map[string]string{"app": "shooter"}, Annotations: map[string]string{"team": "a"}},
-			"racer":   {PodSpec: spec()},
+			"racer":   {PodSpec: container(nil)}, // reached through a relay: it has no ports
 		},
 		Regions: map[string]kubernetes.Region{
 			"eu": {Namespace: "games", NodeSelector: map[string]string{"zone": "eu"}},

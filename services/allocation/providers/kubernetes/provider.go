@@ -44,6 +44,9 @@ func New(cfg Config) (*Provider, error) {
 	p := &Provider{cfg: cfg, templates: make(map[string]template)}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Builds)) {
 		t, err := newTemplate(cfg.Builds[name])
+		if err == nil {
+			err = t.checkReach(cfg.Regions)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("kubernetes.builds.%s.%w", name, err)
 		}

@@ -46,6 +46,7 @@ type template struct {
 	spec      []byte // JSON
 	container int    // the game server's
 	ports     portRange
+	hidden    bool // its container has ports, and none of them has one of a node
 }
 
 // newTemplate checks a build. Only what Berth itself sets is looked at; the rest the API server checks.
@@ -121,7 +122,9 @@ func (t *template) checkContainer() error {
 
 // checkPorts makes sure that the range of ports is of use.
 func (t *template) checkPorts(hostNetwork bool, ports []port) error {
+	all := len(ports)
 	free := len(slices.DeleteFunc(ports, func(p port) bool { return p.HostPort != 0 }))
+	t.hidden = all > 0 && free == all && t.ports.count == 0 && !hostNetwork
 	switch {
 	case t.ports.count == 0:
 		return nil
@@ -131,6 +134,17 @@ func (t *template) checkPorts(hostNetwork bool, ports []port) error {
 		return fmt.Errorf("host_ports: container %q has no port without a hostPort", t.build.Container)
 	case free > t.ports.count:
 		return fmt.Errorf("host_ports: %s are fewer than the %d ports of container %q", t.build.HostPorts, free, t.build.Container)
+	}
+	return nil
+}
+
+// checkReach makes sure that players can be told a port of a server, wherever it runs.
+func (t *template) checkReach(regions map[string]Region) error {
+	for _, name := range slices.Sorted(maps.Keys(regions)) {
+		if at := regions[name].Address; t.hidden && at != podIP {
+			return fmt.Errorf("host_ports: no port of container %q has one of its node, and with kubernetes.regions.%s.address %s players are told that: set host_ports, such as 7000-7999, "+
+				"or a hostPort, or hostNetwork, or that address to %s", t.build.Container, name, at, podIP)
+		}
 	}
 	return nil
 }
