@@ -37,6 +37,13 @@ func (a *api) step(key string, p *pod) {
 		}
 		return
 	}
+	if p.phase() == "Running" { // the first probe succeeds, which is an assumption
+		for _, c := range list(p.object, "status", "containerStatuses") {
+			c.(object)["ready"] = true
+		}
+		a.ready(p, "True")
+		return
+	}
 	if p.phase() != "Pending" {
 		return
 	}
@@ -47,6 +54,7 @@ func (a *api) step(key string, p *pod) {
 	p.looks++
 	switch {
 	case p.looks == 1:
+		a.ready(p, "False")
 		a.container(p, object{"waiting": object{"reason": "ContainerCreating"}})
 	case a.missingImage(p) != "" && p.looks == 2:
 		a.container(p, object{"waiting": object{"reason": "ErrImagePull", "message": "failed to pull and unpack image: " + a.missingImage(p) + ": not found"}})
@@ -58,14 +66,27 @@ func (a *api) step(key string, p *pod) {
 	default:
 		p.status(object{"phase": "Running", "podIP": "10.244.1.7", "startTime": stamp(a.now())})
 		a.container(p, object{"running": object{"startedAt": stamp(a.now())}})
+		if !probed(p) { // "if a container does not provide a readiness probe, the default state is Success"
+			a.ready(p, "True")
+		}
 	}
+}
+
+func probed(p *pod) bool {
+	return slices.ContainsFunc(list(p.object, "spec", "containers"), func(c any) bool { return at(c, "readinessProbe") != nil })
+}
+
+// ready says whether the Pod is ready: a condition, beside that of its scheduling.
+func (a *api) ready(p *pod, status string) {
+	conditions := slices.DeleteFunc(list(p.object, "status", "conditions"), func(c any) bool { return text(c, "type") == "Ready" })
+	p.status(object{"conditions": append(conditions, object{"type": "Ready", "status": status, "lastTransitionTime": stamp(a.now())})})
 }
 
 // container says what the containers do.
 func (a *api) container(p *pod, state object) {
 	var all []any
 	for _, c := range list(p.object, "spec", "containers") {
-		all = append(all, object{"name": text(c, "name"), "image": text(c, "image"), "ready": state["running"] != nil, "restartCount": 0, "state": state})
+		all = append(all, object{"name": text(c, "name"), "image": text(c, "image"), "ready": state["running"] != nil && at(c, "readinessProbe") == nil, "restartCount": 0, "state": state})
 	}
 	p.status(object{"containerStatuses": all})
 }

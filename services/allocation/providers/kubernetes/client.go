@@ -83,7 +83,11 @@ type podStatus struct {
 type containerStatus struct {
 	Name  string `json:"name"`
 	Image string `json:"image"`
+	Ready bool   `json:"ready"`
 	State struct {
+		Running *struct {
+			Since time.Time `json:"startedAt"`
+		} `json:"running"`
 		Waiting *struct {
 			Reason  string `json:"reason"`
 			Message string `json:"message"`

@@ -209,6 +209,38 @@ func TestNodesWithoutAnAddress(t *testing.T) {
 	}
 }
 
+// A server with a readiness probe runs once that has succeeded; before, a repeat asks for no second Secret.
+func TestAReadinessProbe(t *testing.T) {
+	world := cluster()
+	var secrets atomic.Int32
+	world.Allow = func(verb, resource, _ string) bool {
+		if verb+resource == "createsecrets" {
+			secrets.Add(1)
+		}
+		return true
+	}
+	_, cfg := start(t, world)
+	cfg.Builds["probed"] = kubernetes.Build{PodSpec: container(map[string]any{"readinessProbe": map[string]any{"tcpSocket": map[string]any{"port": 7777}}})}
+	p := open(t, cfg)
+	req := order("probed", "eu")
+	allocate(t, p, req)
+	waited := false
+	for s := (*providerv1.Server)(nil); s.GetState() != running; {
+		before := secrets.Load()
+		if s = allocate(t, p, req); s.GetState() != starting && s.GetState() != running {
+			t.Fatal(s)
+		}
+		if strings.HasPrefix(s.GetMessage(), "the Pod is not ready yet") {
+			if waited = true; secrets.Load() != before {
+				t.Error("a Pod that runs is given a Secret")
+			}
+		}
+	}
+	if !waited {
+		t.Error("it ran before it was ready")
+	}
+}
+
 // A Pod that no node has room for is given up after a while, and not before.
 func TestUnschedulable(t *testing.T) {
 	for _, c := range []struct {

@@ -50,6 +50,8 @@ func statusOf(p pod, patience time.Duration, now time.Time) (s status, ok bool) 
 		s = status{state: stateRunning, words: end(p)}
 		if s.words != "" { // the game server ended, and another container is left
 			s.state = stateExited
+		} else if why := unready(p); why != "" {
+			s = status{state: stateStarting, words: why}
 		}
 	default:
 		return status{}, false
@@ -68,6 +70,38 @@ func game(p pod) *containerStatus {
 		}
 	}
 	return nil
+}
+
+// unready says why a Pod that runs is not ready for players yet; "": it is, or was. One that fails its probe later is a server all the same, and a helper that has
+// ended is none that it waits for.
+func unready(p pod) string {
+	if p.Status.Phase == unknown {
+		return ""
+	}
+	server := game(p)
+	for _, c := range p.Status.Conditions {
+		switch {
+		case c.Type != "Ready":
+		case c.Status == "True", server != nil && server.State.Running != nil && c.Since.After(server.State.Running.Since): // it was ready in between
+			return ""
+		case server != nil && server.Ready && onlyEnded(p.Status.Containers):
+			return ""
+		default:
+			return "the Pod is not ready yet: " + hostapi.Clean(c.Message)
+		}
+	}
+	return "the Pod is not ready yet"
+}
+
+// onlyEnded reports whether some containers are not ready, and all of those because they have ended.
+func onlyEnded(all []containerStatus) (some bool) {
+	for _, c := range all {
+		if !c.Ready && c.State.Terminated == nil {
+			return false
+		}
+		some = some || !c.Ready
+	}
+	return some
 }
 
 // end says how a server ended; "": it has not.

@@ -88,7 +88,7 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 		return nil, err
 	}
 	s, err := p.describe(of)
-	if err == nil && s.GetState() == stateStarting {
+	if err == nil && s.GetState() == stateStarting && of.Status.Phase == pending { // one that runs has it
 		err = p.ensureSecret(ctx, of, found, req.GetBootstrap())
 	}
 	if err != nil {
