@@ -48,6 +48,7 @@ type object = map[string]any
 
 type gameServer struct {
 	namespace, name, uid string
+	version              int // of the object: each change makes it another
 	labels, annotations  map[string]string
 	state                string
 	deleted              string // when; empty: nobody did
@@ -65,6 +66,7 @@ type Agones struct {
 	mu      sync.Mutex
 	all     []*gameServer
 	made    int
+	changes int
 }
 
 // New returns the stand-in. With a bearer token a caller may use the API server; at the allocator counts the client certificate, which the TLS server in front checks.
@@ -85,6 +87,12 @@ func New(cfg Config) *Agones {
 	return a
 }
 
+// changed makes another version of an object.
+func (a *Agones) changed(g *gameServer) {
+	a.changes++
+	g.version = a.changes
+}
+
 // refill makes GameServers until each fleet has as many as are to be ready: "fleet refills at once" (ran).
 func (a *Agones) refill() {
 	for _, f := range a.cfg.Fleets {
@@ -100,10 +108,12 @@ func (a *Agones) refill() {
 			for k, v := range f.Labels {
 				labels[k] = v
 			}
-			a.all = append(a.all, &gameServer{
+			g := &gameServer{
 				namespace: f.Namespace, name: fmt.Sprintf("%s-x7k2p-%05d", f.Name, a.made), uid: fmt.Sprintf("5c1ad1a6-2e35-4a8e-9c1d-%012d", a.made),
 				labels: labels, annotations: map[string]string{}, state: "Ready", port: 7000 + a.made%1000,
-			})
+			}
+			a.changed(g)
+			a.all = append(a.all, g)
 		}
 	}
 }
@@ -149,6 +159,7 @@ func (a *Agones) take(namespace string, selectors []selector, p patch) outcome {
 				g.annotations[k] = v
 			}
 			g.state, g.annotations["agones.dev/last-allocated"] = "Allocated", time.Now().UTC().Format(time.RFC3339Nano)
+			a.changed(g)
 			g.stop = a.servers.Start([]byte(p.Annotations["berth.dev/bootstrap"]), func() { a.shutdown(g) })
 			a.refill()
 			return outcome{server: g, state: "Allocated"}
@@ -171,15 +182,26 @@ func (a *Agones) shutdown(g *gameServer) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	g.state, g.deleted = "Shutdown", time.Now().UTC().Format(time.RFC3339)
+	a.changed(g)
 }
 
-// Set puts all Allocated GameServers of an attempt into a state, as a plain update does: GameServers have no status subresource (ran).
+// Set puts all GameServers of an attempt into a state, as a plain update does: GameServers have no status subresource (ran).
 func (a *Agones) Set(attempt, state string) {
+	a.update(attempt, func(g *gameServer) { g.state = state })
+}
+
+// Label gives all GameServers of an attempt a label, as their own servers, controllers and a later allocation do.
+func (a *Agones) Label(attempt, key, value string) {
+	a.update(attempt, func(g *gameServer) { g.labels[key] = value })
+}
+
+func (a *Agones) update(attempt string, change func(*gameServer)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, g := range a.all {
 		if g.labels["berth.dev/attempt"] == attempt {
-			g.state = state
+			change(g)
+			a.changed(g)
 		}
 	}
 }
@@ -197,8 +219,15 @@ func (a *Agones) Names(attempt string) []string {
 	return out
 }
 
+// There reports whether there is a GameServer of that namespace/name that nobody deleted.
+func (a *Agones) There(id string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(a.all, func(g *gameServer) bool { return g.namespace+"/"+g.name == id && g.deleted == "" })
+}
+
 func (g *gameServer) object() object {
-	meta := object{"name": g.name, "namespace": g.namespace, "uid": g.uid, "labels": g.labels, "annotations": g.annotations, "creationTimestamp": "2026-01-01T00:00:00Z"}
+	meta := object{"name": g.name, "namespace": g.namespace, "uid": g.uid, "labels": g.labels, "annotations": g.annotations, "creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": strconv.Itoa(g.version)}
 	if g.deleted != "" {
 		meta["deletionTimestamp"] = g.deleted
 	}
@@ -267,7 +296,8 @@ func (a *Agones) delete(w http.ResponseWriter, r *http.Request) {
 	var options struct {
 		Kind          string `json:"kind"`
 		Preconditions struct {
-			UID string `json:"uid"`
+			UID     string `json:"uid"`
+			Version string `json:"resourceVersion"`
 		} `json:"preconditions"`
 	}
 	raw, _ := io.ReadAll(r.Body)
@@ -280,12 +310,16 @@ func (a *Agones) delete(w http.ResponseWriter, r *http.Request) {
 		missing(w, r.PathValue("name"))
 		return
 	}
-	if want := options.Preconditions.UID; want != "" && want != g.uid {
-		refuse(w, http.StatusConflict, "Conflict", fmt.Sprintf("Operation cannot be fulfilled on gameservers.agones.dev %q: Precondition failed: UID in precondition: %s, UID in object meta: %s", g.name, want, g.uid), object{"kind": "gameservers"})
-		return
+	version := strconv.Itoa(g.version)
+	for _, is := range []struct{ what, want, have string }{{"UID", options.Preconditions.UID, g.uid}, {"ResourceVersion", options.Preconditions.Version, version}} {
+		if is.want != "" && is.want != is.have {
+			refuse(w, http.StatusConflict, "Conflict", fmt.Sprintf("Operation cannot be fulfilled on gameservers.agones.dev %q: the %s in the precondition (%s) does not match the %[2]s in record (%s)", g.name, is.what, is.want, is.have), object{"kind": "gameservers"})
+			return
+		}
 	}
 	if g.deleted == "" {
 		g.deleted = time.Now().UTC().Format(time.RFC3339)
+		a.changed(g)
 		if g.stop != nil {
 			g.stop()
 		}

@@ -162,9 +162,11 @@ func (c *client) gameServers(ctx context.Context, op *hostapi.Operation, namespa
 	return found, err
 }
 
-// remove deletes that very GameServer. Agones ends its Pod.
+// remove deletes that very GameServer as it was seen: one that has changed since may be another attempt's (kube.Replaced). Agones ends its Pod.
 func (c *client) remove(ctx context.Context, g gameServer) error {
+	options := kube.Delete(g.Meta.UID, nil)
+	options.Preconditions.Version = g.Meta.Version
 	return c.api.Do(ctx, hostapi.Call{
-		Operation: c.rm, Method: http.MethodDelete, Path: gameServersPath(g.Meta.Namespace) + "/" + url.PathEscape(g.Meta.Name), In: kube.Delete(g.Meta.UID, nil),
+		Operation: c.rm, Method: http.MethodDelete, Path: gameServersPath(g.Meta.Namespace) + "/" + url.PathEscape(g.Meta.Name), In: options,
 	})
 }

@@ -71,6 +71,11 @@ func returned(g gameServer) bool {
 	return g.Status.State == "Ready" || g.Status.State == "Reserved" || g.Status.State == "RequestReady"
 }
 
+// same reports whether two looks saw one GameServer, with one attempt's labels.
+func same(a, b gameServer) bool {
+	return a.Meta.UID == b.Meta.UID && a.Meta.Labels[labelDeployment] == b.Meta.Labels[labelDeployment] && a.Meta.Labels[labelAttempt] == b.Meta.Labels[labelAttempt]
+}
+
 // live reports whether a GameServer is one that players can be on, or will be.
 func live(g gameServer) bool {
 	state, _, ok := stateOf(g)

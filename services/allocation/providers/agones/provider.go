@@ -22,6 +22,8 @@ const (
 	kind         = "agones"
 	version      = "1"
 	pollInterval = 2 * time.Second
+	// maxLooks is how often a GameServer that changes is looked at before its deletion is left to the next call.
+	maxLooks = 5
 )
 
 // Provider implements provider.Provider. It is safe for concurrent use.
@@ -178,13 +180,28 @@ func (p *Provider) survey(ctx context.Context, op *hostapi.Operation, deployment
 	return all[first], nil
 }
 
-// end deletes a GameServer, unless it is gone.
+// end deletes a GameServer that was found to be an attempt's, unless it is gone, or is not the attempt's any more: what has changed since is looked at again.
 func (p *Provider) end(ctx context.Context, g gameServer) error {
-	err := p.client.remove(ctx, g)
-	if provider.ReasonOf(err) == provider.NotFound || kube.Replaced(err) {
-		return nil
+	for range maxLooks {
+		err := p.client.remove(ctx, g)
+		if provider.ReasonOf(err) == provider.NotFound {
+			return nil
+		}
+		if !kube.Replaced(err) {
+			return err
+		}
+		now, err := p.client.gameServer(ctx, g.Meta.Namespace, g.Meta.Name)
+		switch {
+		case provider.ReasonOf(err) == provider.NotFound:
+			return nil
+		case err != nil:
+			return err
+		case !same(now, g) || returned(now) || now.Meta.Deleted != nil:
+			return nil
+		}
+		g = now
 	}
-	return err
+	return provider.Failure(provider.Unavailable, "%s: the GameServer %s changes faster than it can be deleted", kube.Host, hostapi.Clean(g.Meta.Name))
 }
 
 // Get implements provider.Provider.

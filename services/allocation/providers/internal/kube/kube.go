@@ -53,6 +53,7 @@ type Meta struct {
 	Name            string            `json:"name,omitempty"`
 	Namespace       string            `json:"namespace,omitempty"`
 	UID             string            `json:"uid,omitempty"`
+	Version         string            `json:"resourceVersion,omitempty"` // another one after each change
 	Labels          map[string]string `json:"labels,omitempty"`
 	Annotations     map[string]string `json:"annotations,omitempty"`
 	OwnerReferences []Owner           `json:"ownerReferences,omitempty"`
@@ -83,7 +84,8 @@ type DeleteOptions struct {
 
 // Preconditions name the object itself, and not one of the same name that came after it.
 type Preconditions struct {
-	UID string `json:"uid"`
+	UID     string `json:"uid"`
+	Version string `json:"resourceVersion,omitempty"` // the object as it was seen; empty: as it is
 }
 
 // Delete returns options to delete the object of that UID.
