@@ -33,8 +33,8 @@ type Config struct {
 	Token string
 	// Fleets that there are.
 	Fleets []Fleet
-	// Allow says what the caller's role allows; nil: all.
-	Allow func(verb, resource string) bool
+	// Rights are what the caller's roles allow; nil: all.
+	Rights *Rights
 	// Page is how many items a page of a list has at most; 0: as many as the limit says.
 	Page int
 	// Contention is how many of the next allocations meet too many others.
@@ -75,10 +75,10 @@ func New(cfg Config) *Agones {
 	a.refill()
 	mux := http.NewServeMux()
 	const servers = "/apis/agones.dev/v1/namespaces/{namespace}/gameservers"
-	mux.HandleFunc("POST /apis/allocation.agones.dev/v1/namespaces/{namespace}/gameserverallocations", a.allowed("create", "gameserverallocations", a.allocation))
-	mux.HandleFunc("GET "+servers, a.allowed("list", "gameservers", a.list))
-	mux.HandleFunc("GET "+servers+"/{name}", a.allowed("get", "gameservers", a.get))
-	mux.HandleFunc("DELETE "+servers+"/{name}", a.allowed("delete", "gameservers", a.delete))
+	mux.HandleFunc("POST /apis/allocation.agones.dev/v1/namespaces/{namespace}/gameserverallocations", a.allowed("create", "allocation.agones.dev", "gameserverallocations", a.allocation))
+	mux.HandleFunc("GET "+servers, a.allowed("list", "agones.dev", "gameservers", a.list))
+	mux.HandleFunc("GET "+servers+"/{name}", a.allowed("get", "agones.dev", "gameservers", a.get))
+	mux.HandleFunc("DELETE "+servers+"/{name}", a.allowed("delete", "agones.dev", "gameservers", a.delete))
 	mux.HandleFunc("POST "+allocatorPath, a.allocator)
 	a.Host = standin.New(standin.Dialect{
 		Creates:   func(r *http.Request) bool { return r.Method == http.MethodPost },

@@ -47,14 +47,15 @@ func selected(labels map[string]string, selector string) bool {
 }
 
 // allowed wants a token (401 without), then a role that has the verb (403).
-func (a *Agones) allowed(verb, resource string, next http.HandlerFunc) http.HandlerFunc {
+func (a *Agones) allowed(verb, group, resource string, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+a.cfg.Token {
 			refuse(w, http.StatusUnauthorized, "Unauthorized", "Unauthorized", nil)
 			return
 		}
-		if a.cfg.Allow != nil && !a.cfg.Allow(verb, resource) {
-			refuse(w, http.StatusForbidden, "Forbidden", fmt.Sprintf("%s is forbidden: User \"system:serviceaccount:berth:berth-allocation\" cannot %s resource %q in the namespace %q", resource, verb, resource, r.PathValue("namespace")), object{"kind": resource})
+		if namespace := r.PathValue("namespace"); a.cfg.Rights != nil && !a.cfg.Rights.Allow(namespace, verb, group, resource) {
+			refuse(w, http.StatusForbidden, "Forbidden", fmt.Sprintf("%s.%s is forbidden: User %q cannot %s resource %q in API group %q in the namespace %q",
+				resource, group, a.cfg.Rights.User, verb, resource, group, namespace), object{"group": group, "kind": resource})
 			return
 		}
 		a.mu.Lock()

@@ -137,11 +137,12 @@ func (*twice) Quota(context.Context) error {
 	return providertest.NotApplicable("an allocation takes a GameServer that is there: no quota is asked")
 }
 
+// Each way passes with the rights that the page's file grants, and with no others.
 func TestConformance(t *testing.T) {
 	for _, way := range ways {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			host, cfg := start(t, fleets(), way)
+			host, cfg := restricted(t, way, rights(t, way))
 			providertest.Run(t, providertest.Config{Provider: open(t, cfg), Host: &twice{Agones: host}, Build: "shooter", Region: "eu"})
 			if c := host.Count(); c.Running != 0 || c.Doubled != 1 {
 				t.Errorf("at the end: %+v; want the one double of the check that makes it", c)
