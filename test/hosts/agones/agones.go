@@ -1,9 +1,10 @@
-// Package agones stands in for a cluster with Agones: the API server's GameServers and GameServerAllocations, and the REST side of agones-allocator, over the
-// same fleets. The rules are from Agones' API description, from its source (1.57, 1.60), and from runs of its binaries. What is only assumed is said to be an
+// Package agones stands in for a cluster with Agones: the API server's GameServers and GameServerAllocations, and both sides of agones-allocator, gRPC and REST,
+// over the same fleets. The rules are from Agones' API description, from its source (1.57, 1.60), and from runs of its binaries. What is only assumed is said to be an
 // assumption.
 package agones
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -82,8 +83,14 @@ func New(cfg Config) *Agones {
 	mux.HandleFunc("POST "+allocatorPath, a.allocator)
 	a.Host = standin.New(standin.Dialect{
 		Creates:   func(r *http.Request) bool { return r.Method == http.MethodPost },
-		Throttled: throttled, Full: full, Refused: refused,
-	}, a.servers, mux)
+		Throttled: throttled, Full: full, Refused: refused, Away: away,
+	}, a.servers, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isGRPC(r) { // both sides are on one port, and told apart by that (src)
+			a.call(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	}))
 	return a
 }
 
@@ -135,8 +142,12 @@ type outcome struct {
 	wrong  string // why the request cannot be
 }
 
-// take allocates. Each request is given a GameServer of its own: there is no idempotency (src).
-func (a *Agones) take(namespace string, selectors []selector, p patch) outcome {
+// take allocates. Each request is given a GameServer of its own: there is no idempotency (src). A caller that has gone before its turn is given none, which is
+// kinder than a real allocator, where it may be in a batch already: a test that counts what was started could not say how many there are.
+func (a *Agones) take(ctx context.Context, namespace string, selectors []selector, p patch) outcome {
+	if ctx.Err() != nil {
+		return outcome{wrong: "context canceled"}
+	}
 	if wrong := check(p); wrong != "" {
 		return outcome{wrong: wrong}
 	}

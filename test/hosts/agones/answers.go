@@ -14,6 +14,12 @@ import (
 // allocatorPath is that of the REST twin of allocation.AllocationService (src).
 const allocatorPath = "/gameserverallocation"
 
+// What the allocator says, on both sides (src).
+const (
+	noneThere = "there is no available GameServer to allocate"
+	tooMany   = "too many concurrent requests have overwhelmed the system"
+)
+
 // maxAnnotations is how much all annotations of an object may have (ran).
 const maxAnnotations = 256 << 10
 
@@ -79,7 +85,7 @@ func (a *Agones) allocation(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, "BadRequest", "the object provided is no allocation.agones.dev/v1 GameServerAllocation", nil)
 		return
 	}
-	out := a.take(r.PathValue("namespace"), in.Spec.Selectors, in.Spec.Metadata)
+	out := a.take(r.Context(), r.PathValue("namespace"), in.Spec.Selectors, in.Spec.Metadata)
 	if out.wrong != "" {
 		refuse(w, http.StatusUnprocessableEntity, "Invalid", "GameServerAllocation.allocation.agones.dev \"\" is invalid: "+out.wrong, nil)
 		return
@@ -108,14 +114,14 @@ func (a *Agones) allocator(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	out := a.take(in.Namespace, in.Selectors, in.Metadata)
+	out := a.take(r.Context(), in.Namespace, in.Selectors, in.Metadata)
 	switch {
 	case out.wrong != "": // codes.Code(422), for which the gateway has no status (src)
 		failed(w, http.StatusInternalServerError, http.StatusUnprocessableEntity, out.wrong)
 	case out.state == "Contention":
-		failed(w, http.StatusConflict, 10, "too many concurrent requests have overwhelmed the system")
+		failed(w, http.StatusConflict, codeAborted, tooMany)
 	case out.server == nil:
-		failed(w, http.StatusTooManyRequests, 8, "there is no available GameServer to allocate")
+		failed(w, http.StatusTooManyRequests, codeExhausted, noneThere)
 	default:
 		g := out.server
 		answer(w, http.StatusOK, object{
@@ -145,10 +151,14 @@ func missing(w http.ResponseWriter, name string) {
 	refuse(w, http.StatusNotFound, "NotFound", fmt.Sprintf("gameservers.agones.dev %q not found", name), object{"name": name, "group": "agones.dev", "kind": "gameservers"})
 }
 
-// throttled is API priority and fairness, and at the allocator a proxy before it (assumption: it has no limit itself).
+// throttled is API priority and fairness, and at the allocator a proxy before it (assumption: it has no limit itself), which words it as the side wants.
 func throttled(w http.ResponseWriter, r *http.Request, after time.Duration) {
 	w.Header().Set("Retry-After", strconv.Itoa(int(after.Seconds())))
-	if r.URL.Path == allocatorPath {
+	switch {
+	case isGRPC(r):
+		Say(w, codeExhausted, "rate limit exceeded")
+		return
+	case r.URL.Path == allocatorPath:
 		http.Error(w, "too many requests", http.StatusTooManyRequests)
 		return
 	}
@@ -157,8 +167,12 @@ func throttled(w http.ResponseWriter, r *http.Request, after time.Duration) {
 
 // full is a fleet of which no GameServer is ready.
 func full(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == allocatorPath {
-		failed(w, http.StatusTooManyRequests, 8, "there is no available GameServer to allocate")
+	switch {
+	case isGRPC(r):
+		Say(w, codeExhausted, noneThere)
+		return
+	case r.URL.Path == allocatorPath:
+		failed(w, http.StatusTooManyRequests, codeExhausted, noneThere)
 		return
 	}
 	answer(w, http.StatusCreated, object{"kind": "GameServerAllocation", "apiVersion": "allocation.agones.dev/v1", "status": object{"state": "UnAllocated", "gameServerName": ""}})
@@ -166,9 +180,24 @@ func full(w http.ResponseWriter, r *http.Request) {
 
 // refused is a token that is none; at the allocator a proxy before it, as the allocator itself ends the TLS handshake.
 func refused(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == allocatorPath {
+	switch {
+	case isGRPC(r):
+		Say(w, codePermissionDenied, "access denied")
+		return
+	case r.URL.Path == allocatorPath:
 		http.Error(w, "forbidden", http.StatusForbidden)
 		return
 	}
 	refuse(w, http.StatusUnauthorized, "Unauthorized", "Unauthorized", nil)
+}
+
+// away is a proxy that finds nobody behind it.
+func away(w http.ResponseWriter, r *http.Request) {
+	if isGRPC(r) {
+		Say(w, codeUnavailable, "no healthy upstream")
+		return
+	}
+	w.Header().Set("Content-Type", "text/html")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	_, _ = io.WriteString(w, "<html><body><h1>503 Service Temporarily Unavailable</h1></body></html>")
 }

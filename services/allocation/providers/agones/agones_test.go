@@ -97,17 +97,18 @@ func TestStates(t *testing.T) {
 
 // The allocator ends the handshake of a caller that it does not know.
 func TestAWrongCertificate(t *testing.T) {
-	_, cfg := start(t, fleets(), "allocator")
-	cert, key := certificate(t)
-	cfg.Allocator.CertFile, cfg.Allocator.KeyFile = file(t, cert), file(t, key)
-	_, err := open(t, cfg).Allocate(t.Context(), order())
-	if provider.ReasonOf(err) != provider.Unauthenticated || !strings.Contains(err.Error(), "agones.allocator.cert_file") {
-		t.Errorf("got %v", err)
+	for _, way := range []string{"grpc", "rest"} {
+		_, cfg := start(t, fleets(), way)
+		cert, key := certificate(t)
+		cfg.Allocator.CertFile, cfg.Allocator.KeyFile = file(t, cert), file(t, key)
+		_, err := open(t, cfg).Allocate(t.Context(), order())
+		if provider.ReasonOf(err) != provider.Unauthenticated || !strings.Contains(err.Error(), "agones.allocator.cert_file") {
+			t.Errorf("%s: %v", way, err)
+		}
 	}
 }
 
 func TestFailures(t *testing.T) {
-	const secret = "eyJhbGciOiJSUzI1NiIsImtpZCI6IkNqRXo2aUlvbGxEQmNjV0V2Y0RfIn0"
 	for name, c := range map[string]struct {
 		way    string
 		status int
@@ -124,14 +125,14 @@ func TestFailures(t *testing.T) {
 		"no Agones":          {"cluster", 404, `{"kind":"Status","reason":"NotFound","message":"the server could not find the requested resource"}`, provider.Invalid, "is Agones installed"},
 		"broken":             {"cluster", 500, `{"kind":"Status","reason":"InternalError","message":"etcd ` + secret + `"}`, provider.Ambiguous, "etcd …"},
 		"HTML":               {"cluster", 200, "<html>", provider.Ambiguous, "makes no sense"},
-		"service none ready": {"allocator", 429, `{"code":8,"message":"there is no available GameServer to allocate"}`, provider.NoCapacity, "no available GameServer"},
-		"service contention": {"allocator", 409, `{"code":10,"message":"too many concurrent requests"}`, provider.RateLimited, "Contention"},
-		"service labels":     {"allocator", 500, `{"code":422,"message":"spec.metadata.labels: Invalid value ` + secret + `"}`, provider.Invalid, "spec.metadata.labels"},
-		"service broken":     {"allocator", 500, `{"code":13,"message":"internal"}`, provider.Ambiguous, "internal"},
-		"service time-out":   {"allocator", 504, `{"code":4,"message":"deadline"}`, provider.Ambiguous, "deadline"},
-		"service away":       {"allocator", 503, `{"code":14,"message":"away"}`, provider.Unavailable, "away"},
-		"no service":         {"allocator", 404, "404 page not found", provider.Unavailable, "agones.allocator.url"},
-		"service no name":    {"allocator", 200, `{"address":"198.51.100.7"}`, provider.Ambiguous, "no gameServerName"},
+		"service none ready": {"rest", 429, `{"code":8,"message":"there is no available GameServer to allocate"}`, provider.NoCapacity, "no available GameServer"},
+		"service contention": {"rest", 409, `{"code":10,"message":"too many concurrent requests"}`, provider.RateLimited, "Contention"},
+		"service labels":     {"rest", 500, `{"code":422,"message":"spec.metadata.labels: Invalid value ` + secret + `"}`, provider.Invalid, "spec.metadata.labels"},
+		"service broken":     {"rest", 500, `{"code":13,"message":"internal"}`, provider.Ambiguous, "internal"},
+		"service time-out":   {"rest", 504, `{"code":4,"message":"deadline"}`, provider.Ambiguous, "deadline"},
+		"service away":       {"rest", 503, `{"code":14,"message":"away"}`, provider.Unavailable, "away"},
+		"no service":         {"rest", 404, "404 page not found", provider.Unavailable, "agones.allocator.url"},
+		"service no name":    {"rest", 200, `{"address":"198.51.100.7"}`, provider.Ambiguous, "no name of a GameServer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, cfg := start(t, fleets(), c.way)
@@ -182,6 +183,8 @@ func TestConfig(t *testing.T) {
 		"agones.allocate: \"both\"":             func(c *agones.Config) { c.Allocate = "both" },
 		"agones.allocator: is for":              func(c *agones.Config) { c.Allocate = "" },
 		"agones.allocator.url":                  func(c *agones.Config) { c.Allocator.URL = "http://203.0.113.7" },
+		"agones.allocator.protocol: \"soap\"":   func(c *agones.Config) { c.Allocator.Protocol = "soap" },
+		"agones.allocator.url: \"https://":      func(c *agones.Config) { c.Allocator.URL += "/agones" },
 		"agones.allocator.cert_file":            func(c *agones.Config) { c.Allocator.CertFile = "" },
 		"agones.allocator.cert_file, key_file:": func(c *agones.Config) { c.Allocator.KeyFile += ".not" },
 		"agones.allocator.ca_file":              func(c *agones.Config) { c.Allocator.CAFile += ".not" },
@@ -194,7 +197,7 @@ func TestConfig(t *testing.T) {
 		},
 		"agones.regions.eu.namespace": func(c *agones.Config) { c.Regions = map[string]agones.Region{"eu": {}} },
 	} {
-		_, cfg := start(t, fleets(), "allocator")
+		_, cfg := start(t, fleets(), "grpc")
 		change(&cfg)
 		if _, err := agones.New(cfg); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("got %v; want %q", err, want)

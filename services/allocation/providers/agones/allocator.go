@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
@@ -19,62 +21,63 @@ import (
 // serviceHost is what the allocator is called in messages.
 const serviceHost = "agones-allocator"
 
-// Codes of gRPC in the allocator's refusals. Above the last one of gRPC it passes on statuses of HTTP.
-const (
-	codeInvalid   = 3
-	codeExhausted = 8
-	codeAborted   = 10
-	codeLast      = 16
-)
-
 // askTimeout bounds the question whether the allocator refuses our certificate. One that does not says nothing.
 const askTimeout = 500 * time.Millisecond
 
-// allocator calls the REST side of agones-allocator.
+// allocator calls agones-allocator, over one of its two sides. It is safe for concurrent use.
 type allocator struct {
-	api      *hostapi.Client
-	allocate *hostapi.Operation
-	url      *url.URL
-	tls      *tls.Config
+	side side
+	op   *hostapi.Operation
+	url  *url.URL
+	tls  *tls.Config
+}
+
+// side is a way to speak to agones-allocator.
+type side interface {
+	// Allocate asks for a GameServer. What it fails with is a failure of the provider contract; NOT_FOUND says that something else answered. in says that the
+	// allocator has certainly let us in, whatever came of it then.
+	Allocate(ctx context.Context, o order) (made allocationStatus, in bool, err error)
+	// Close ends the connections.
+	Close()
 }
 
 func newAllocator(cfg Allocator) (*allocator, error) {
 	if err := hostapi.CheckURL(cfg.URL); err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
-	conf, err := cfg.tls()
-	if err != nil {
-		return nil, err
-	}
 	at, err := url.Parse(cfg.URL)
 	if err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
-	api, err := hostapi.New(hostapi.Config{Host: serviceHost, URL: cfg.URL, TLS: conf, Explain: explain})
-	return &allocator{api: api, allocate: hostapi.Write("allocate a GameServer", 0), url: at, tls: conf}, err
+	conf, err := cfg.tls()
+	if err != nil {
+		return nil, err
+	}
+	a := &allocator{op: hostapi.Write("allocate a GameServer", 0), url: at, tls: conf}
+	switch cfg.Protocol {
+	case "", overGRPC:
+		a.side, err = newGRPCSide(a.op, at, conf)
+	case overREST:
+		a.side, err = newRESTSide(a.op, cfg.URL, conf)
+	default:
+		err = fmt.Errorf("protocol: %q is none of %s, %s", cfg.Protocol, overGRPC, overREST)
+	}
+	return a, err
 }
 
-// request is an AllocationRequest in JSON.
-type request struct {
-	Namespace string     `json:"namespace"`
-	Selectors []selector `json:"gameServerSelectors"`
-	Metadata  patch      `json:"metadata"`
-}
+// Close ends its connections. Call it when nothing calls the allocator any more.
+func (a *allocator) Close() { a.side.Close() }
 
 // Allocate asks the allocator.
 func (a *allocator) Allocate(ctx context.Context, o order) (allocationStatus, error) {
-	var made allocationStatus
-	err := a.api.Do(ctx, hostapi.Call{
-		Operation: a.allocate, Method: http.MethodPost, Path: "/gameserverallocation", Out: &made,
-		In: request{Namespace: o.namespace, Selectors: []selector{o.selector}, Metadata: o.patch},
-	})
+	made, in, err := a.side.Allocate(ctx, o)
 	switch reason := provider.ReasonOf(err); {
-	case (reason == provider.Ambiguous || reason == provider.Unavailable) && a.refusesUs(ctx): // and has read no request
+	case (reason == provider.Ambiguous || reason == provider.Unavailable) && !in && a.refusesUs(ctx): // and has read no request
 		return made, provider.Failure(provider.Unauthenticated, "agones.allocator.cert_file: is its issuer in the Secret allocator-client-ca? %s", hostapi.Clean(status.Convert(err).Message()))
 	case reason == provider.NotFound:
-		return made, provider.Failure(provider.Unavailable, "no allocator answered; is agones.allocator.url right? %s", hostapi.Clean(status.Convert(err).Message()))
+		return made, provider.Failure(provider.Unavailable, "no allocator answered; are agones.allocator.url and its protocol right? %s", hostapi.Clean(status.Convert(err).Message()))
 	case err == nil && made.GameServerName == "":
-		err = hostapi.Senseless(serviceHost, a.allocate, "no gameServerName")
+		err = hostapi.Senseless(serviceHost, a.op, "no name of a GameServer")
 	}
 	return made, err
 }
@@ -87,11 +90,7 @@ func (a *allocator) refusesUs(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	port := a.url.Port()
-	if port == "" {
-		port = "443"
-	}
-	conn, err := (&tls.Dialer{Config: a.tls}).DialContext(ctx, "tcp", net.JoinHostPort(a.url.Hostname(), port))
+	conn, err := (&tls.Dialer{Config: a.tls}).DialContext(ctx, "tcp", addressOf(a.url))
 	if err == nil {
 		defer conn.Close()
 		at, _ := ctx.Deadline()
@@ -103,20 +102,60 @@ func (a *allocator) refusesUs(ctx context.Context) bool {
 	return errors.As(err, &said) && said.Op == "remote error" // a TLS alert
 }
 
-// explain says what a refusal means where its status alone does not.
-func explain(r hostapi.Refusal) error {
-	var said struct {
-		Code    int    `json:"code"`
-		Message string `json:"message"`
-	}
-	_ = r.Decode(&said) // what is no JSON has no code
+// addressOf is the host and the port of a URL.
+func addressOf(u *url.URL) string {
+	port := u.Port()
 	switch {
-	case said.Code == codeExhausted:
-		return noneReady(serviceHost + ": " + hostapi.Clean(said.Message))
-	case said.Code == codeAborted:
-		return contention()
-	case r.Status == http.StatusInternalServerError && (said.Code == codeInvalid || said.Code > codeLast):
-		return r.Failure(provider.Invalid, said.Message)
+	case port != "":
+	case u.Scheme == "https":
+		port = "443"
+	default:
+		port = "80"
 	}
-	return nil
+	return net.JoinHostPort(u.Hostname(), port)
+}
+
+// refusal is a status of gRPC with which the allocator refuses. Both sides have it.
+type refusal struct {
+	code  codes.Code
+	words string
+	after time.Duration // until a repeat; 0: it does not say
+}
+
+// noneThere is what the allocator says where no GameServer is Ready: by default with RESOURCE_EXHAUSTED, but the code is a setting of it.
+const noneThere = "no available GameServer"
+
+// failure is what a refusal means.
+func (r refusal) failure(op *hostapi.Operation) error {
+	switch {
+	case strings.Contains(r.words, noneThere), r.code == codes.ResourceExhausted && r.after == 0:
+		return noneReady(serviceHost + ": " + hostapi.Clean(r.words))
+	case r.code == codes.Aborted:
+		return contention()
+	}
+	err := provider.Failure(reasonOf(r.code), "%s refuses to %s: %s (%s)", serviceHost, op.Name, hostapi.Clean(r.words), r.code)
+	if r.after > 0 {
+		err = provider.RetryAfter(err, r.after)
+	}
+	return err
+}
+
+// reasonOf is what a code alone says of an allocation that was sent. The allocator puts statuses of HTTP where gRPC has no codes any more.
+func reasonOf(code codes.Code) providerv1.FailureReason {
+	switch code {
+	case codes.InvalidArgument, codes.AlreadyExists, codes.FailedPrecondition, codes.OutOfRange:
+		return provider.Invalid
+	case codes.Unauthenticated, codes.PermissionDenied:
+		return provider.Unauthenticated
+	case codes.ResourceExhausted:
+		return provider.RateLimited
+	case codes.Unavailable:
+		return provider.Unavailable
+	case codes.NotFound, codes.Unimplemented: // of something that is no allocator
+		return provider.NotFound
+	}
+	if code >= 400 && code < 500 {
+		return provider.Invalid
+	}
+	return provider.Ambiguous // it broke while at it, or gave up waiting
 }

@@ -67,11 +67,10 @@ type allocationSpec struct {
 	Metadata  patch      `json:"metadata"`
 }
 
+// allocationStatus is what became of an allocation. Its ports come without protocols, so that they are taken from the GameServer.
 type allocationStatus struct {
 	State          string `json:"state"`
 	GameServerName string `json:"gameServerName"`
-	Address        string `json:"address"`
-	Ports          []port `json:"ports"`
 }
 
 // port is a public one of a GameServer.

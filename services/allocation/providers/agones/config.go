@@ -31,10 +31,12 @@ type Config struct {
 	Regions map[string]Region `yaml:"regions"`
 }
 
-// Allocator is the REST side of agones-allocator.
+// Allocator is where agones-allocator is, and how it is spoken to.
 type Allocator struct {
-	// URL is its base URL. Needed.
+	// URL is its base URL; with gRPC, one without a path. Needed.
 	URL string `yaml:"url"`
+	// Protocol that it is spoken to in: grpc or rest. An allocator has both, by default on one port. Default: grpc.
+	Protocol string `yaml:"protocol"`
 	// CAFile has the certificates of the authorities that sign its own. Default: the system's.
 	CAFile string `yaml:"ca_file"`
 	// CertFile and KeyFile have the client certificate, and are read for each connection. Needed.
@@ -60,6 +62,12 @@ type Region struct {
 const (
 	byCluster   = "cluster"
 	byAllocator = "allocator"
+)
+
+// How the allocator may be spoken to.
+const (
+	overGRPC = "grpc"
+	overREST = "rest"
 )
 
 var dnsName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$`)

@@ -31,7 +31,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const token = "service-account-token"
 
-var ways = []string{"cluster", "allocator"}
+// ways are all that there are of asking for a server: the API server, and the two sides of the allocator.
+var ways = []string{"cluster", "grpc", "rest"}
 
 func fleets() agoneshost.Config {
 	return agoneshost.Config{Token: token, Page: 2, Fleets: []agoneshost.Fleet{
@@ -58,11 +59,13 @@ func certificate(t testing.TB) (certPEM, keyPEM []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
 }
 
-// start starts a stand-in, and returns a configuration for it. The API server and the allocator are two TLS servers before it.
-func start(t testing.TB, world agoneshost.Config, allocate string) (*agoneshost.Agones, agones.Config) {
+// start starts a stand-in, and returns a configuration for one of the ways. The API server and the allocator are two TLS servers before it; the allocator has
+// both of its sides on one port.
+func start(t testing.TB, world agoneshost.Config, way string) (*agoneshost.Agones, agones.Config) {
 	t.Helper()
 	host := agoneshost.New(world)
 	api, service := httptest.NewTLSServer(host), httptest.NewUnstartedServer(host)
+	service.EnableHTTP2 = true
 	cert, key := certificate(t)
 	clients := x509.NewCertPool()
 	clients.AppendCertsFromPEM(cert)
@@ -79,14 +82,31 @@ func start(t testing.TB, world agoneshost.Config, allocate string) (*agoneshost.
 		return file(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}))
 	}
 	cfg := agones.Config{
-		Config: kube.Config{URL: api.URL, CAFile: ca(api), TokenFile: hostapi.SecretFile(file(t, []byte(token+"\n")))}, Allocate: allocate,
+		Config:  kube.Config{URL: api.URL, CAFile: ca(api), TokenFile: hostapi.SecretFile(file(t, []byte(token+"\n")))},
 		Builds:  map[string]agones.Build{"shooter": {Fleet: "shooter"}, "ranked": {Fleet: "shooter", Labels: map[string]string{"mode": "ranked"}}, "racer": {Fleet: "racer"}},
 		Regions: map[string]agones.Region{"eu": {Namespace: "games"}, "us": {Namespace: "games-us"}},
 	}
-	if allocate == "allocator" {
-		cfg.Allocator = agones.Allocator{URL: service.URL, CAFile: ca(service), CertFile: file(t, cert), KeyFile: file(t, key)}
+	if way != "cluster" {
+		cfg.Allocate = "allocator"
+		cfg.Allocator = agones.Allocator{URL: service.URL, Protocol: way, CAFile: ca(service), CertFile: file(t, cert), KeyFile: file(t, key)}
 	}
 	return host, cfg
+}
+
+// clientTLS is how a caller that the allocator knows connects to it.
+func clientTLS(t testing.TB, cfg agones.Config) *tls.Config {
+	t.Helper()
+	cert, err := tls.LoadX509KeyPair(cfg.Allocator.CertFile, cfg.Allocator.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := os.ReadFile(cfg.Allocator.CAFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(ca)
+	return &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots, MinVersion: tls.VersionTLS12}
 }
 
 func file(t testing.TB, content []byte) string {

@@ -28,17 +28,20 @@ const (
 
 // Provider implements provider.Provider. It is safe for concurrent use.
 type Provider struct {
-	cfg    Config
-	client *client
-	from   interface { // who allocates
-		Allocate(ctx context.Context, o order) (allocationStatus, error)
-	}
+	cfg     Config
+	client  *client
+	from    source
 	service *allocator // nil: the cluster allocates
 	book    attempts.Book
 	sent    attempts.Known // what was asked for, whatever came of it
 }
 
 var _ provider.Provider = (*Provider)(nil)
+
+// source is who allocates.
+type source interface {
+	Allocate(ctx context.Context, o order) (allocationStatus, error)
+}
 
 // New returns a Provider. It calls nobody yet.
 func New(cfg Config) (*Provider, error) {
@@ -282,7 +285,7 @@ func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*prov
 func (p *Provider) Close(context.Context) error {
 	p.client.api.Close()
 	if p.service != nil {
-		p.service.api.Close()
+		p.service.Close()
 	}
 	return nil
 }

@@ -1,0 +1,58 @@
+package agones
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+
+	"google.golang.org/grpc/codes"
+
+	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
+)
+
+// restSide is the REST side of agones-allocator.
+type restSide struct {
+	api *hostapi.Client
+	op  *hostapi.Operation
+}
+
+func newRESTSide(op *hostapi.Operation, url string, conf *tls.Config) (*restSide, error) {
+	api, err := hostapi.New(hostapi.Config{Host: serviceHost, URL: url, TLS: conf, Explain: explain})
+	if err != nil {
+		return nil, fmt.Errorf("url: %w", err)
+	}
+	return &restSide{api: api, op: op}, nil
+}
+
+// request is an AllocationRequest in JSON.
+type request struct {
+	Namespace string     `json:"namespace"`
+	Selectors []selector `json:"gameServerSelectors"`
+	Metadata  patch      `json:"metadata"`
+}
+
+// Allocate implements side. Whether it was let in it does not know: a call is on its way before the handshake is over at the other end.
+func (s *restSide) Allocate(ctx context.Context, o order) (made allocationStatus, in bool, err error) {
+	err = s.api.Do(ctx, hostapi.Call{
+		Operation: s.op, Method: http.MethodPost, Path: "/gameserverallocation", Out: &made,
+		In: request{Namespace: o.namespace, Selectors: []selector{o.selector}, Metadata: o.patch},
+	})
+	return made, false, err
+}
+
+// Close implements side.
+func (s *restSide) Close() { s.api.Close() }
+
+// explain says what a refusal means: its body has the status of gRPC that it is. What has none is of something on the way.
+func explain(r hostapi.Refusal) error {
+	var said struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+	}
+	_ = r.Decode(&said) // what is no JSON has no code
+	if said.Code == 0 {
+		return nil
+	}
+	return refusal{code: codes.Code(said.Code), words: said.Message, after: r.RetryAfter()}.failure(r.Operation)
+}
