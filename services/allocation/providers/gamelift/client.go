@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/gamelift/types"
 
 	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
 
@@ -33,6 +34,9 @@ const (
 	// callRate is half of what an account may do of most other calls by default: it may have other users.
 	callRate = 250
 
+	// maxRegions is of how many Regions the limits are remembered: more than AWS has.
+	maxRegions = 100
+
 	// reread is how soon a credentials file is read anew.
 	reread = time.Minute
 )
@@ -42,17 +46,37 @@ type client struct {
 	api         *gamelift.Client
 	credentials aws.CredentialsProvider
 	http        *http.Client
+	// limits has the operations of each Region.
+	limits attempts.Recent[*operations]
+}
 
+// operations are the kinds of calls to a Region, each of which counts and throttles by itself.
+type operations struct {
 	start, placement, stop, create, session, sessions, terminate, queues, alias *hostapi.Operation
 }
 
-func newClient(ctx context.Context, cfg Config) (*client, aws.Config, error) {
-	c := &client{
+func newOperations() *operations {
+	return &operations{
 		start: hostapi.Write("place a game session", callRate), stop: hostapi.Write("stop a placement", callRate),
 		create: hostapi.Write("create a game session", createRate), terminate: hostapi.Write("end a game session", callRate),
 		placement: hostapi.Read("look up a placement", callRate), session: hostapi.Read("look up a game session", callRate),
 		sessions: hostapi.Read("list game sessions", callRate), queues: hostapi.Read("look up a queue", callRate), alias: hostapi.Read("look up an alias", callRate),
 	}
+}
+
+// in returns the operations of a Region.
+func (c *client) in(region string) (ops *operations) {
+	c.limits.Update(region, func(known **operations) {
+		if *known == nil {
+			*known = newOperations()
+		}
+		ops = *known
+	})
+	return ops
+}
+
+func newClient(ctx context.Context, cfg Config) (*client, aws.Config, error) {
+	c := &client{limits: attempts.Recent[*operations]{Max: maxRegions}}
 	options := []func(*config.LoadOptions) error{
 		config.WithRegion(awsRegions(cfg)[0]), // each call names its own
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
@@ -128,53 +152,58 @@ func call[In, Out any](
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
 	out, err := do(traced, in, func(o *gamelift.Options) { o.Region = region })
 	if err != nil {
-		return nil, c.explain(op, err, sent.Load())
+		return nil, explain(op, err, sent.Load())
 	}
 	return out, nil
 }
 
 func (c *client) startPlacement(ctx context.Context, region string, in *gamelift.StartGameSessionPlacementInput) (*types.GameSessionPlacement, error) {
-	out, err := call(ctx, c, c.start, region, in, c.api.StartGameSessionPlacement)
+	op := c.in(region).start
+	out, err := call(ctx, c, op, region, in, c.api.StartGameSessionPlacement)
 	if err != nil {
-		return nil, err
+		return nil, named(err)
 	}
-	return checkedPlacement(c.start, out.GameSessionPlacement, *in.PlacementId)
+	return checkedPlacement(op, out.GameSessionPlacement, *in.PlacementId)
 }
 
 func (c *client) describePlacement(ctx context.Context, region, id string) (*types.GameSessionPlacement, error) {
-	out, err := call(ctx, c, c.placement, region, &gamelift.DescribeGameSessionPlacementInput{PlacementId: &id}, c.api.DescribeGameSessionPlacement)
+	op := c.in(region).placement
+	out, err := call(ctx, c, op, region, &gamelift.DescribeGameSessionPlacementInput{PlacementId: &id}, c.api.DescribeGameSessionPlacement)
 	if err != nil {
 		return nil, err
 	}
-	return checkedPlacement(c.placement, out.GameSessionPlacement, id)
+	return checkedPlacement(op, out.GameSessionPlacement, id)
 }
 
 func (c *client) stopPlacement(ctx context.Context, region, id string) (*types.GameSessionPlacement, error) {
-	out, err := call(ctx, c, c.stop, region, &gamelift.StopGameSessionPlacementInput{PlacementId: &id}, c.api.StopGameSessionPlacement)
+	op := c.in(region).stop
+	out, err := call(ctx, c, op, region, &gamelift.StopGameSessionPlacementInput{PlacementId: &id}, c.api.StopGameSessionPlacement)
 	if err != nil {
 		return nil, err
 	}
-	return checkedPlacement(c.stop, out.GameSessionPlacement, id)
+	return checkedPlacement(op, out.GameSessionPlacement, id)
 }
 
 func (c *client) createSession(ctx context.Context, region string, in *gamelift.CreateGameSessionInput) (*types.GameSession, error) {
-	out, err := call(ctx, c, c.create, region, in, c.api.CreateGameSession)
+	op := c.in(region).create
+	out, err := call(ctx, c, op, region, in, c.api.CreateGameSession)
 	if err != nil {
-		return nil, err
+		return nil, named(err)
 	}
-	return checkedSession(c.create, out.GameSession, "")
+	return checkedSession(op, out.GameSession, "")
 }
 
 // describeSession asks for a session by its ARN.
 func (c *client) describeSession(ctx context.Context, region, arn string) (*types.GameSession, error) {
-	out, err := call(ctx, c, c.session, region, &gamelift.DescribeGameSessionsInput{GameSessionId: &arn}, c.api.DescribeGameSessions)
+	op := c.in(region).session
+	out, err := call(ctx, c, op, region, &gamelift.DescribeGameSessionsInput{GameSessionId: &arn}, c.api.DescribeGameSessions)
 	if err != nil {
 		return nil, err
 	}
 	if len(out.GameSessions) == 0 {
-		return nil, hostapi.Senseless(host, c.session, "no session, and no refusal")
+		return nil, hostapi.Senseless(host, op, "no session, and no refusal")
 	}
-	return checkedSession(c.session, &out.GameSessions[0], arn)
+	return checkedSession(op, &out.GameSessions[0], arn)
 }
 
 // listSessions asks for a page of a fleet's sessions with a status.
@@ -184,20 +213,21 @@ func (c *client) listSessions(ctx context.Context, region, fleet string, status 
 	if page != "" {
 		in.NextToken = &page
 	}
-	return call(ctx, c, c.sessions, region, in, c.api.DescribeGameSessions)
+	return call(ctx, c, c.in(region).sessions, region, in, c.api.DescribeGameSessions)
 }
 
 func (c *client) terminateSession(ctx context.Context, region, arn string, mode types.TerminationMode) (*types.GameSession, error) {
-	out, err := call(ctx, c, c.terminate, region, &gamelift.TerminateGameSessionInput{GameSessionId: &arn, TerminationMode: mode}, c.api.TerminateGameSession)
+	op := c.in(region).terminate
+	out, err := call(ctx, c, op, region, &gamelift.TerminateGameSessionInput{GameSessionId: &arn, TerminationMode: mode}, c.api.TerminateGameSession)
 	if err != nil {
 		return nil, err
 	}
-	return checkedSession(c.terminate, out.GameSession, arn)
+	return checkedSession(op, out.GameSession, arn)
 }
 
 // destinations are the ARNs of the fleets and aliases of a queue.
 func (c *client) destinations(ctx context.Context, region, queue string) ([]string, error) {
-	out, err := call(ctx, c, c.queues, region, &gamelift.DescribeGameSessionQueuesInput{Names: []string{queue}}, c.api.DescribeGameSessionQueues)
+	out, err := call(ctx, c, c.in(region).queues, region, &gamelift.DescribeGameSessionQueuesInput{Names: []string{queue}}, c.api.DescribeGameSessionQueues)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +242,7 @@ func (c *client) destinations(ctx context.Context, region, queue string) ([]stri
 
 // resolve returns the id of the fleet that an alias points to.
 func (c *client) resolve(ctx context.Context, region, alias string) (string, error) {
-	out, err := call(ctx, c, c.alias, region, &gamelift.ResolveAliasInput{AliasId: &alias}, c.api.ResolveAlias)
+	out, err := call(ctx, c, c.in(region).alias, region, &gamelift.ResolveAliasInput{AliasId: &alias}, c.api.ResolveAlias)
 	if err != nil {
 		return "", err
 	}

@@ -14,10 +14,13 @@ func Hasten(p *Provider, soon, sweep time.Duration) { p.soon, p.cfg.Sweep = soon
 
 // Unlimit lifts the limits of calls, which a benchmark would measure.
 func Unlimit(p *Provider) {
-	for _, op := range []**hostapi.Operation{&p.client.start, &p.client.stop, &p.client.create, &p.client.terminate} {
-		*op = hostapi.Write((*op).Name, 0)
-	}
-	for _, op := range []**hostapi.Operation{&p.client.placement, &p.client.session} {
-		*op = hostapi.Read((*op).Name, 0)
+	for _, region := range awsRegions(p.cfg) {
+		ops := p.client.in(region)
+		for _, op := range []**hostapi.Operation{&ops.start, &ops.stop, &ops.create, &ops.terminate} {
+			*op = hostapi.Write((*op).Name, 0)
+		}
+		for _, op := range []**hostapi.Operation{&ops.placement, &ops.session, &ops.alias} {
+			*op = hostapi.Read((*op).Name, 0)
+		}
 	}
 }

@@ -182,6 +182,27 @@ func TestAThrottleIsToldAtOnce(t *testing.T) {
 	}
 }
 
+// A throttle is of one Region: others are called as before.
+func TestAThrottleIsOfOneRegion(t *testing.T) {
+	host, cfg := start(t)
+	cfg.Builds = map[string]gamelift.Build{"shooter": {Fleet: fleet}, "puzzle": {Fleet: american}}
+	cfg.Regions["us"] = gamelift.Region{Region: "us-east-1"}
+	p := open(t, cfg)
+	if err := host.Throttle(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	_, err := p.Allocate(t.Context(), order())
+	failsWith(t, err, "RATE_LIMITED", "Rate exceeded")
+	if err := host.Heal(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	there := order()
+	there.Build, there.Region = "puzzle", "us"
+	allocate(t, p, there)
+	_, err = p.Allocate(t.Context(), order())
+	failsWith(t, err, "RATE_LIMITED", "no more calls")
+}
+
 // The stand-in refuses what GameLift does not speak or allow: the tests above would show nothing otherwise.
 func TestTheStandInRefusesWrongShapes(t *testing.T) {
 	host := gamelifthost.New(account())

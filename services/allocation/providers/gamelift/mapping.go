@@ -78,7 +78,7 @@ func codeOf(err error) string {
 }
 
 // explain makes a failure of what the SDK returned. sent says that GameLift may have got the call.
-func (c *client) explain(op *hostapi.Operation, err error, sent bool) error {
+func explain(op *hostapi.Operation, err error, sent bool) error {
 	said := hostapi.Refusal{Host: host, Operation: op, Header: make(http.Header)}
 	var resp *smithyhttp.ResponseError
 	if errors.As(err, &resp) && resp.Response != nil && resp.Response.Response != nil {
@@ -97,19 +97,23 @@ func (c *client) explain(op *hostapi.Operation, err error, sent bool) error {
 		return refused(op, said, "", said.Reason(), "no error of the API; is gamelift.url right, and is there a proxy?")
 	}
 	code := apiErr.ErrorCode()[strings.LastIndex(apiErr.ErrorCode(), "#")+1:] // one that the model does not have for this call comes with its namespace
-	return refused(op, said, code, c.reasonOf(op, said, code), code+": "+apiErr.ErrorMessage())
+	return refused(op, said, code, reasonOf(said, code), code+": "+apiErr.ErrorMessage())
 }
 
-func (c *client) reasonOf(op *hostapi.Operation, said hostapi.Refusal, code string) providerv1.FailureReason {
+func reasonOf(said hostapi.Refusal, code string) providerv1.FailureReason {
 	reason, ok := reasons[code]
-	switch {
-	case !ok:
+	if !ok {
 		return said.Reason()
-	case reason == provider.NotFound && (op == c.start || op == c.create): // the queue, the fleet or the alias
-		return provider.Invalid
-	default:
-		return reason
 	}
+	return reason
+}
+
+// named takes what is not found for what the configuration names: the queue, the fleet or the alias.
+func named(err error) error {
+	if provider.ReasonOf(err) != provider.NotFound {
+		return err
+	}
+	return refusal{provider.Failure(provider.Invalid, "%s", words(err)), codeOf(err)}
 }
 
 func refused(op *hostapi.Operation, said hostapi.Refusal, code string, reason providerv1.FailureReason, words string) error {
