@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/smithy-go/encoding/cbor"
@@ -78,11 +79,14 @@ type Config struct {
 // Host is the stand-in.
 type Host struct {
 	*standin.Host
-	api *api
+	api   *api
+	front http.Handler
+	spare atomic.Bool // aliases are resolved whatever else goes wrong
 }
 
 // New returns the stand-in.
 func New(cfg Config) *Host {
+	cfg.Aliases = maps.Clone(cfg.Aliases)
 	a := &api{
 		cfg: cfg, servers: standin.NewServers(cfg.Run), placements: make(map[string]*placement), sessions: make(map[string]*session), calls: make(map[string]int),
 		queue: newQueue(cfg.AccessKey), moved: make(chan struct{}),
@@ -93,7 +97,7 @@ func New(cfg Config) *Host {
 		refuse(w, fail("UnknownOperationException", "no operation of rpc-v2-cbor"))
 	})
 	creates := func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/CreateGameSession") }
-	return &Host{api: a, Host: standin.New(standin.Dialect{
+	return &Host{api: a, front: mux, Host: standin.New(standin.Dialect{
 		Creates:   creates,
 		Throttled: throttled,
 		Full: func(w http.ResponseWriter, _ *http.Request) {
@@ -106,6 +110,55 @@ func New(cfg Config) *Host {
 			refuse(w, fail("UnrecognizedClientException", "The security token included in the request is invalid."))
 		},
 	}, a.servers, mux)}
+}
+
+// ServeHTTP implements http.Handler.
+func (h *Host) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.spare.Load() && strings.HasSuffix(r.URL.Path, "/ResolveAlias") {
+		h.front.ServeHTTP(w, r)
+		return
+	}
+	h.Host.ServeHTTP(w, r)
+}
+
+// LoseReply, Late, Garble and Throttle implement providertest.Host. Aliases are resolved meanwhile: it is the call after that which is to go wrong, and limits
+// are those of a kind of call.
+
+// LoseReply implements providertest.Host.
+func (h *Host) LoseReply(ctx context.Context) error {
+	h.spare.Store(true)
+	return h.Host.LoseReply(ctx)
+}
+
+// Late implements providertest.Host.
+func (h *Host) Late(ctx context.Context, after time.Duration) error {
+	h.spare.Store(true)
+	return h.Host.Late(ctx, after)
+}
+
+// Garble implements providertest.Host.
+func (h *Host) Garble(ctx context.Context) error {
+	h.spare.Store(true)
+	return h.Host.Garble(ctx)
+}
+
+// Throttle implements providertest.Host.
+func (h *Host) Throttle(ctx context.Context, after time.Duration) error {
+	h.spare.Store(true)
+	return h.Host.Throttle(ctx, after)
+}
+
+// Heal implements providertest.Host.
+func (h *Host) Heal(ctx context.Context) error {
+	h.spare.Store(false)
+	return h.Host.Heal(ctx)
+}
+
+// MoveAlias points an alias to another fleet, as UpdateAlias does.
+func (h *Host) MoveAlias(alias, fleet string) {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	h.api.cfg.Aliases[alias] = Alias{Region: h.api.cfg.Fleets[fleet].Region, Fleet: fleet}
 }
 
 // throttled refuses as AWS does. The header is the one that its SDKs keep to (in milliseconds); that GameLift sends it is an assumption.

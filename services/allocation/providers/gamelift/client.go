@@ -242,9 +242,13 @@ func (c *client) destinations(ctx context.Context, region, queue string) ([]stri
 
 // resolve returns the id of the fleet that an alias points to.
 func (c *client) resolve(ctx context.Context, region, alias string) (string, error) {
-	out, err := call(ctx, c, c.in(region).alias, region, &gamelift.ResolveAliasInput{AliasId: &alias}, c.api.ResolveAlias)
+	op := c.in(region).alias
+	out, err := call(ctx, c, op, region, &gamelift.ResolveAliasInput{AliasId: &alias}, c.api.ResolveAlias)
 	if err != nil {
 		return "", err
 	}
-	return aws.ToString(out.FleetId), nil
+	if aws.ToString(out.FleetId) == "" {
+		return "", hostapi.Senseless(host, op, "no fleet in it")
+	}
+	return *out.FleetId, nil
 }

@@ -52,6 +52,8 @@ type Build struct {
 	Fleet string `yaml:"fleet"`
 	// Alias points to the fleet: an id or an ARN.
 	Alias string `yaml:"alias"`
+	// AlsoFleets are those that Fleet, Alias or Queue had before, ids or ARNs: nothing is started there, and what runs there is looked for. Default: none.
+	AlsoFleets []string `yaml:"also_fleets"`
 	// Players is the most player sessions of a game session, a number that GameLift wants. Berth makes none. Default 1.
 	Players int32 `yaml:"players"`
 }
@@ -74,6 +76,9 @@ type Events struct {
 
 // region is the form of a Region's name.
 var regionName = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-\d{1,2}$`)
+
+// fleetID is the form of a fleet's id.
+var fleetID = regexp.MustCompile(`^[a-z]*fleet-[a-zA-Z0-9-]+$`)
 
 func (c Config) validate() error {
 	if c.URL != "" {
@@ -117,6 +122,11 @@ func (b Build) validate() error {
 	}
 	if targets != 1 {
 		return fmt.Errorf("one of queue, fleet and alias is needed, and there are %d", targets)
+	}
+	for _, fleet := range b.AlsoFleets {
+		if !fleetID.MatchString(lastPart(fleet)) {
+			return fmt.Errorf("also_fleets: %q is no id or ARN of a fleet", fleet)
+		}
 	}
 	if b.Players < 0 {
 		return fmt.Errorf("players: %d is less than 0", b.Players)

@@ -18,13 +18,16 @@ import (
 // Each mistake's message names the setting.
 func TestConfigurationIsChecked(t *testing.T) {
 	for setting, change := range map[string]func(*gamelift.Config){
-		"gamelift.url":                    func(c *gamelift.Config) { c.URL = "http://gamelift.example.com" },
-		"gamelift.credentials_file":       func(c *gamelift.Config) { c.CredentialsFile = filepath.Join(t.TempDir(), "none") },
-		"gamelift.builds:":                func(c *gamelift.Config) { c.Builds = nil },
-		"gamelift.regions:":               func(c *gamelift.Config) { c.Regions = nil },
-		"gamelift.builds.none: one of":    func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"none": {}} },
-		"gamelift.builds.both: one of":    func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"both": {Queue: "q", Fleet: fleet}} },
-		"gamelift.builds.few: players":    func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"few": {Queue: "q", Players: -1}} },
+		"gamelift.url":                 func(c *gamelift.Config) { c.URL = "http://gamelift.example.com" },
+		"gamelift.credentials_file":    func(c *gamelift.Config) { c.CredentialsFile = filepath.Join(t.TempDir(), "none") },
+		"gamelift.builds:":             func(c *gamelift.Config) { c.Builds = nil },
+		"gamelift.regions:":            func(c *gamelift.Config) { c.Regions = nil },
+		"gamelift.builds.none: one of": func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"none": {}} },
+		"gamelift.builds.both: one of": func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"both": {Queue: "q", Fleet: fleet}} },
+		"gamelift.builds.few: players": func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"few": {Queue: "q", Players: -1}} },
+		"gamelift.builds.old: also_f": func(c *gamelift.Config) {
+			c.Builds = map[string]gamelift.Build{"old": {Queue: "q", AlsoFleets: []string{alias}}}
+		},
 		"gamelift.regions.eu.region":      func(c *gamelift.Config) { c.Regions = map[string]gamelift.Region{"eu": {Region: "Frankfurt"}} },
 		"gamelift.sweep":                  func(c *gamelift.Config) { c.Sweep = 500 * time.Millisecond },
 		"gamelift.stop_grace":             func(c *gamelift.Config) { c.StopGrace = -time.Second },

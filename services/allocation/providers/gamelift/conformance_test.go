@@ -27,6 +27,7 @@ const (
 	stubborn = "fleet-4444bbbb-33cc-44dd-55ee-6666ffff77aa"
 	tiny     = "fleet-5555bbbb-33cc-44dd-55ee-6666ffff77aa"
 	down     = "fleet-6666bbbb-33cc-44dd-55ee-6666ffff77aa"
+	next     = "fleet-8888bbbb-33cc-44dd-55ee-6666ffff77aa"
 	american = "fleet-7777bbbb-33cc-44dd-55ee-6666ffff77aa"
 	alias    = "alias-1111aaaa-22bb-33cc-44dd-5555eeee66ff"
 	retired  = "alias-2222aaaa-22bb-33cc-44dd-5555eeee66ff"
@@ -42,6 +43,7 @@ func account() gamelifthost.Config {
 			stubborn: {Region: "eu-central-1", Slots: 1000, Stubborn: true},
 			tiny:     {Region: "eu-central-1"},
 			down:     {Region: "eu-central-1", Slots: 1000, Status: "ACTIVATING"},
+			next:     {Region: "eu-central-1", Slots: 1000},
 			american: {Region: "us-east-1", Slots: 1000},
 		},
 		Aliases: map[string]gamelifthost.Alias{

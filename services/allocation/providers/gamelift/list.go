@@ -90,7 +90,7 @@ func (p *Provider) fleets(ctx context.Context) ([]string, error) {
 	for _, build := range p.cfg.Builds {
 		for _, region := range awsRegions(p.cfg) {
 			some, err := p.fleetsOf(ctx, build, region)
-			if err != nil && provider.ReasonOf(err) != provider.NotFound {
+			if err != nil {
 				return nil, err
 			}
 			all = append(all, some...)
@@ -101,18 +101,21 @@ func (p *Provider) fleets(ctx context.Context) ([]string, error) {
 }
 
 func (p *Provider) fleetsOf(ctx context.Context, build Build, region string) ([]string, error) {
+	var all []string
 	if build.Queue == "" {
-		fleet, err := p.fleet(ctx, build, region)
-		if err != nil {
-			return nil, err
+		fleets, err := p.direct(ctx, build, region)
+		for _, fleet := range fleets {
+			all = append(all, region+"/"+fleet)
 		}
-		return []string{region + "/" + fleet}, nil
+		return all, err
+	}
+	for _, fleet := range build.earlier() {
+		all = append(all, region+"/"+fleet)
 	}
 	arns, err := p.client.destinations(ctx, region, build.Queue)
-	if err != nil {
+	if err != nil && provider.ReasonOf(err) != provider.NotFound { // it is not in this Region, or not any more
 		return nil, err
 	}
-	var all []string
 	for _, arn := range arns {
 		parts := strings.SplitN(arn, ":", 6)
 		if len(parts) != 6 {

@@ -69,7 +69,7 @@ func (p *Provider) look(ctx context.Context, attempt, external string, known rec
 		}
 	}
 	if !strings.HasPrefix(external, placementPrefix) {
-		s, err = p.find(ctx, attempt)
+		s, err = p.find(ctx, attempt, known)
 		return s, true, err
 	}
 	return sighting{}, false, unknown(attempt)
@@ -153,51 +153,6 @@ func (p *Provider) regionOf(region, location string) (name string) {
 	}
 	return name
 }
-
-// find looks for a session that was made without a queue: its ARN follows from the fleet, the location and the attempt.
-func (p *Provider) find(ctx context.Context, attempt string) (sighting, error) {
-	for _, build := range p.cfg.Builds {
-		if build.Queue != "" {
-			continue
-		}
-		for _, region := range p.cfg.Regions {
-			s, err := p.created(ctx, build, region, attempt)
-			if provider.ReasonOf(err) != provider.NotFound {
-				return s, err
-			}
-		}
-	}
-	return sighting{}, unknown(attempt)
-}
-
-// created asks for the session that a build has in a region for the attempt.
-func (p *Provider) created(ctx context.Context, build Build, region Region, attempt string) (sighting, error) {
-	fleet, err := p.fleet(ctx, build, region.Region)
-	if err != nil {
-		return sighting{}, err
-	}
-	arn := "arn:" + partition(region.Region) + ":gamelift:" + cmp.Or(region.Location, region.Region) + "::gamesession/" + fleet + "/" + attempt
-	found, err := p.client.describeSession(ctx, region.Region, arn)
-	if err != nil {
-		return sighting{}, err
-	}
-	return p.ofSession(region.Region, attempt, found), nil
-}
-
-// fleet is the id of the fleet of a build without a queue. NOT_FOUND: there is none in that Region.
-func (p *Provider) fleet(ctx context.Context, build Build, region string) (string, error) {
-	if build.Fleet != "" {
-		return lastPart(build.Fleet), nil
-	}
-	fleet, err := p.client.resolve(ctx, region, build.Alias)
-	if codeOf(err) == codeTerminalAlias {
-		return "", provider.Failure(provider.NotFound, "%s", words(err))
-	}
-	return fleet, err
-}
-
-// lastPart is the id in an ARN, or the id.
-func lastPart(arn string) string { return arn[strings.LastIndex(arn, "/")+1:] }
 
 // partition of AWS that a Region is in.
 func partition(region string) string {

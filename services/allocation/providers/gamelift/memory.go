@@ -27,6 +27,7 @@ type record struct {
 	seen    time.Time // when GameLift said so
 	told    time.Time // when the server was told to end; zero: not yet
 	noForce bool      // its fleet ends nothing by force
+	target  target    // where it was asked for through an alias; zero: it was not
 }
 
 func (r record) state() providerv1.ServerState { return r.server.GetState() }

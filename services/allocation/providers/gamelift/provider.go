@@ -128,25 +128,40 @@ func (p *Provider) place(ctx context.Context, req *providerv1.AllocateRequest, b
 
 // create asks a fleet for a session.
 func (p *Provider) create(ctx context.Context, req *providerv1.AllocateRequest, build Build, region Region) (sighting, error) {
+	before, _ := p.memory.Get(req.GetAttemptId())
+	if !before.target.is(build, region) && len(build.AlsoFleets) > 0 {
+		if s, err := p.on(ctx, build.AlsoFleets, region, req.GetAttemptId()); provider.ReasonOf(err) != provider.NotFound {
+			return s, err
+		}
+	}
+	at, err := p.aim(ctx, req.GetAttemptId(), build, region)
+	if err != nil {
+		return sighting{}, named(err)
+	}
+	s, err := p.createOn(ctx, req, at, build.Players)
+	if err != nil && provider.ReasonOf(err) != provider.Ambiguous && at != before.target { // it is certainly not there, and may be asked for elsewhere
+		p.memory.Change(req.GetAttemptId(), func(r *record) { r.target = target{} })
+	}
+	return s, err
+}
+
+func (p *Provider) createOn(ctx context.Context, req *providerv1.AllocateRequest, at target, players int32) (sighting, error) {
 	in := &gamelift.CreateGameSessionInput{
-		IdempotencyToken: aws.String(req.GetAttemptId()), MaximumPlayerSessionCount: aws.Int32(max(1, build.Players)),
+		FleetId: &at.fleet, IdempotencyToken: aws.String(req.GetAttemptId()), MaximumPlayerSessionCount: aws.Int32(max(1, players)),
 		GameSessionData: aws.String(string(req.GetBootstrap())), GameProperties: mark(req.GetDeployment(), req.GetAttemptId()),
 	}
-	if in.FleetId = &build.Fleet; build.Fleet == "" {
-		in.FleetId, in.AliasId = nil, &build.Alias
+	if at.region.Location != "" {
+		in.Location = &at.region.Location
 	}
-	if region.Location != "" {
-		in.Location = &region.Location
-	}
-	session, err := p.client.createSession(ctx, region.Region, in)
+	session, err := p.client.createSession(ctx, at.region.Region, in)
 	switch codeOf(err) {
 	case codeOtherParameters, codeConflict, codeFleetStatus: // the session may be there from a call before
-		return p.adopt(err, func() (sighting, error) { return p.created(ctx, build, region, req.GetAttemptId()) })
+		return p.adopt(err, func() (sighting, error) { return p.created(ctx, at.fleet, at.region, req.GetAttemptId()) })
 	}
 	if err != nil {
 		return sighting{}, err
 	}
-	return p.ofSession(region.Region, req.GetAttemptId(), session), nil
+	return p.ofSession(at.region.Region, req.GetAttemptId(), session), nil
 }
 
 // adopt returns what a call before has made; if there is nothing, the refusal stands, and if nobody knows, it may not say that nothing was started.

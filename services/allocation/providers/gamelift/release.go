@@ -47,7 +47,7 @@ func (p *Provider) end(ctx context.Context, attempt, external string, known reco
 			return s, false, err
 		}
 	}
-	if s, err = p.find(ctx, attempt); err != nil {
+	if s, err = p.find(ctx, attempt, known); err != nil {
 		return sighting{}, true, err
 	}
 	s, err = p.endSession(ctx, attempt, s.session, record{sighting: s, direct: true})
