@@ -37,6 +37,11 @@ const (
 	// maxRegions is of how many Regions the limits are remembered: more than AWS has.
 	maxRegions = 100
 
+	// pingAfter is how long a connection may be silent before it is asked whether it lives, and pingTimeout how long it may take to answer. One that does not is
+	// left: all calls of HTTP/2 share it.
+	pingAfter   = 10 * time.Second
+	pingTimeout = 5 * time.Second
+
 	// reread is how soon a credentials file is read anew.
 	reread = time.Minute
 )
@@ -75,12 +80,13 @@ func (c *client) in(region string) (ops *operations) {
 	return ops
 }
 
-func newClient(ctx context.Context, cfg Config) (*client, aws.Config, error) {
+func newClient(ctx context.Context, cfg Config, pings http.HTTP2Config) (*client, aws.Config, error) {
 	c := &client{limits: attempts.Recent[*operations]{Max: maxRegions}}
 	options := []func(*config.LoadOptions) error{
 		config.WithRegion(awsRegions(cfg)[0]), // each call names its own
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) {
 			t.TLSHandshakeTimeout, t.IdleConnTimeout, t.MaxConnsPerHost, t.MaxIdleConnsPerHost = handshakeTimeout, idleTimeout, maxConns, maxConns
+			t.HTTP2 = &pings
 		}).WithDialerOptions(func(d *net.Dialer) { d.Timeout = dialTimeout })),
 		// Whoever allocates tries again, elsewhere first, and looks before: a client that does so by itself would hold the call up and hide a throttle.
 		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),

@@ -1,6 +1,8 @@
 package gamelift
 
 import (
+	"context"
+	"net/http"
 	"time"
 
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
@@ -11,6 +13,11 @@ type CredentialsFile = credentialsFile
 
 // Hasten has a provider ask as often as that, which its configuration does not allow.
 func Hasten(p *Provider, soon, sweep time.Duration) { p.soon, p.cfg.Sweep = soon, sweep }
+
+// NewPinging returns a provider that asks silent connections soon whether they live, and gives them little time.
+func NewPinging(ctx context.Context, cfg Config, after, timeout time.Duration) (*Provider, error) {
+	return open(ctx, cfg, http.HTTP2Config{SendPingTimeout: after, PingTimeout: timeout})
+}
 
 // Unlimit lifts the limits of calls, which a benchmark would measure.
 func Unlimit(p *Provider) {

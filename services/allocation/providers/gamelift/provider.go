@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -45,6 +46,10 @@ var _ provider.Provider = (*Provider)(nil)
 
 // New returns a Provider. It calls nobody yet but the queue of events, which it reads until Close.
 func New(ctx context.Context, cfg Config) (*Provider, error) {
+	return open(ctx, cfg, http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout})
+}
+
+func open(ctx context.Context, cfg Config, pings http.HTTP2Config) (*Provider, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
@@ -52,7 +57,7 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	c, loaded, err := newClient(ctx, cfg)
+	c, loaded, err := newClient(ctx, cfg, pings)
 	if err != nil {
 		return nil, err
 	}
