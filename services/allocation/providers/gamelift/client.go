@@ -15,7 +15,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/gamelift"
 	"github.com/aws/aws-sdk-go-v2/service/gamelift/types"
 
-	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
@@ -88,8 +87,6 @@ func newClient(ctx context.Context, cfg Config, pings http.HTTP2Config) (*client
 			t.TLSHandshakeTimeout, t.IdleConnTimeout, t.MaxConnsPerHost, t.MaxIdleConnsPerHost = handshakeTimeout, idleTimeout, maxConns, maxConns
 			t.HTTP2 = &pings
 		}).WithDialerOptions(func(d *net.Dialer) { d.Timeout = dialTimeout })),
-		// Whoever allocates tries again, elsewhere first, and looks before: a client that does so by itself would hold the call up and hide a throttle.
-		config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 	}
 	if cfg.CredentialsFile != "" {
 		options = append(options, config.WithCredentialsProvider(aws.NewCredentialsCache(credentialsFile(cfg.CredentialsFile))))
@@ -103,6 +100,9 @@ func newClient(ctx context.Context, cfg Config, pings http.HTTP2Config) (*client
 		c.http.Transport = built.GetTransport() // with what the environment adds, such as authorities
 	}
 	loaded.HTTPClient = c.http
+	// Whoever allocates tries again, elsewhere first, and looks before: a client that does so by itself would hold the call up and hide a throttle. What fetches
+	// credentials is made by now, and does try again.
+	loaded.Retryer = func() aws.Retryer { return aws.NopRetryer{} }
 	c.credentials = loaded.Credentials
 	c.api = gamelift.NewFromConfig(loaded, func(o *gamelift.Options) {
 		if cfg.URL != "" {
@@ -140,7 +140,7 @@ func (c *client) authorized(ctx context.Context, op *hostapi.Operation) error {
 	case ctx.Err() != nil:
 		return hostapi.Unanswered(host, op, ctx.Err(), false)
 	default:
-		return provider.Failure(provider.Unauthenticated, "GameLift: %s: there are no credentials (gamelift.credentials_file, or as the AWS SDKs find them): %s", op.Name, hostapi.Clean(err.Error()))
+		return noCredentials(op, err)
 	}
 }
 

@@ -11,6 +11,9 @@ import (
 // CredentialsFile is a file of credentials.
 type CredentialsFile = credentialsFile
 
+// NoCredentials is the failure of a call for which there are no credentials.
+var NoCredentials = noCredentials
+
 // Hasten has a provider ask as often as that, which its configuration does not allow.
 func Hasten(p *Provider, soon, sweep time.Duration) { p.soon, p.cfg.Sweep = soon, sweep }
 

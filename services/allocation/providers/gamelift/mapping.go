@@ -2,6 +2,7 @@ package gamelift
 
 import (
 	"errors"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -106,6 +107,26 @@ func reasonOf(said hostapi.Refusal, code string) providerv1.FailureReason {
 		return said.Reason()
 	}
 	return reason
+}
+
+// noCredentials is the failure of a call for which there are no credentials: those that could not be fetched just now may come yet.
+func noCredentials(op *hostapi.Operation, err error) error {
+	reason, words := provider.Unauthenticated, err.Error()
+	var answered interface{ HTTPStatusCode() int }
+	var said smithy.APIError
+	var unsent *smithyhttp.RequestSendError
+	var network net.Error
+	switch {
+	case errors.As(err, &answered):
+		status := answered.HTTPStatusCode()
+		words += " (HTTP " + strconv.Itoa(status) + ")"
+		if status >= 500 || status == http.StatusTooManyRequests || errors.As(err, &said) && reasons[said.ErrorCode()] == provider.RateLimited {
+			reason = provider.Unavailable
+		}
+	case errors.As(err, &unsent), errors.As(err, &network):
+		reason = provider.Unavailable
+	}
+	return provider.Failure(reason, "GameLift: %s: there are no credentials (gamelift.credentials_file, or as the AWS SDKs find them): %s", op.Name, hostapi.Clean(words))
 }
 
 // named takes what is not found for what the configuration names: the queue, the fleet or the alias.
