@@ -12,6 +12,9 @@ import (
 // placementID is its form in the model ("PlacementId").
 var placementID = regexp.MustCompile(`^[a-zA-Z0-9-]+$`)
 
+// locationName is its form in the model ("LocationStringModel").
+var locationName = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
+
 type placement struct {
 	id, queue, region, data, status string
 	properties                      cbor.List
@@ -30,6 +33,11 @@ func (a *api) startPlacement(region string, in *input) (cbor.Map, *fault) {
 	override, overridden := in.members["PriorityConfigurationOverride"].(cbor.Map)
 	if overridden {
 		p.locations = in.texts("LocationOrder", override["LocationOrder"])
+		for _, l := range p.locations {
+			if len(l) > 64 || !locationName.MatchString(l) {
+				in.refuse("InvalidRequestException", "LocationOrder: %q is no location", l)
+			}
+		}
 		if n := len(p.locations); n < 1 || n > 10 {
 			in.refuse("InvalidRequestException", "LocationOrder: has %d of 1 to 10", n)
 		}

@@ -70,7 +70,7 @@ func (a *api) resolveAlias(region string, in *input) (cbor.Map, *fault) {
 }
 
 func (a *api) create(region string, in *input) (cbor.Map, *fault) {
-	token, location := in.text("IdempotencyToken", false, 48, placementID), in.text("Location", false, 64, nil)
+	token, location := in.text("IdempotencyToken", false, 48, placementID), in.text("Location", false, 64, locationName)
 	data, most, properties := in.text("GameSessionData", false, maxData, nil), in.whole("MaximumPlayerSessionCount", true), in.properties()
 	in.text("Name", false, 1024, nil)
 	fleet, f := a.fleet(region, in)
@@ -184,7 +184,7 @@ func (a *api) find(region string, in *input) (*session, *fault) {
 }
 
 func (a *api) describe(region string, in *input) (cbor.Map, *fault) {
-	limit, filter, location := in.whole("Limit", false), in.text("StatusFilter", false, 1024, nil), in.text("Location", false, 64, nil)
+	limit, filter, location := in.whole("Limit", false), in.text("StatusFilter", false, 1024, nil), in.text("Location", false, 64, locationName)
 	if _, one := in.members["GameSessionId"]; one {
 		s, f := a.find(region, in)
 		if f != nil {

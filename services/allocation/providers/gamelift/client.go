@@ -121,7 +121,7 @@ func (f credentialsFile) Retrieve(ctx context.Context) (aws.Credentials, error) 
 		o.CredentialsFiles, o.ConfigFiles = []string{string(f)}, []string{}
 	})
 	if err != nil {
-		return aws.Credentials{}, err
+		return aws.Credentials{}, fmt.Errorf("%s: its profile default cannot be read: %s", string(f), hostapi.Clean(err.Error()))
 	}
 	if !shared.Credentials.HasKeys() {
 		return aws.Credentials{}, fmt.Errorf("%s: its profile default has no aws_access_key_id with aws_secret_access_key", string(f))

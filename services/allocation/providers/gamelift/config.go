@@ -2,10 +2,10 @@
 package gamelift
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"regexp"
 	"time"
 
@@ -22,6 +22,8 @@ const (
 	minSweep = time.Second
 	maxSweep = 10 * time.Minute
 	maxGrace = time.Hour
+	// maxLocation is the longest name of a location that GameLift takes.
+	maxLocation = 64
 )
 
 // Config configures a Provider.
@@ -77,17 +79,20 @@ type Events struct {
 // region is the form of a Region's name.
 var regionName = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-\d{1,2}$`)
 
+// locationName is the form of a location's name.
+var locationName = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
+
 // fleetID is the form of a fleet's id.
 var fleetID = regexp.MustCompile(`^[a-z]*fleet-[a-zA-Z0-9-]+$`)
 
-func (c Config) validate() error {
+func (c Config) validate(ctx context.Context) error {
 	if c.URL != "" {
 		if err := hostapi.CheckURL(c.URL); err != nil {
 			return fmt.Errorf("gamelift.url: %w", err)
 		}
 	}
 	if c.CredentialsFile != "" {
-		if _, err := os.Stat(c.CredentialsFile); err != nil {
+		if _, err := credentialsFile(c.CredentialsFile).Retrieve(ctx); err != nil {
 			return fmt.Errorf("gamelift.credentials_file: %w", err)
 		}
 	}
@@ -102,6 +107,9 @@ func (c Config) validate() error {
 	for name, r := range c.Regions {
 		if !regionName.MatchString(r.Region) {
 			return fmt.Errorf("gamelift.regions.%s.region: %q is no AWS Region, such as eu-central-1", name, r.Region)
+		}
+		if r.Location != "" && (len(r.Location) > maxLocation || !locationName.MatchString(r.Location)) {
+			return fmt.Errorf("gamelift.regions.%s.location: %q is no location of up to %d letters, digits and hyphens, such as eu-west-1 or custom-office", name, r.Location, maxLocation)
 		}
 	}
 	switch {

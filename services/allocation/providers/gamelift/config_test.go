@@ -20,6 +20,16 @@ func TestConfigurationIsChecked(t *testing.T) {
 	for setting, change := range map[string]func(*gamelift.Config){
 		"gamelift.url":                 func(c *gamelift.Config) { c.URL = "http://gamelift.example.com" },
 		"gamelift.credentials_file":    func(c *gamelift.Config) { c.CredentialsFile = filepath.Join(t.TempDir(), "none") },
+		"gamelift.credentials_file: /": func(c *gamelift.Config) { c.CredentialsFile = file(t, "\x00\xff garbage "+secretKey) },
+		"gamelift.credentials_file:": func(c *gamelift.Config) {
+			c.CredentialsFile = file(t, "[default]\naws_access_key_id = "+accessKey+"\n")
+		},
+		"gamelift.regions.eu.location: \"c": func(c *gamelift.Config) {
+			c.Regions["eu"] = gamelift.Region{Region: "eu-central-1", Location: "custom-" + strings.Repeat("a", 58)}
+		},
+		"gamelift.regions.eu.location: \"M": func(c *gamelift.Config) {
+			c.Regions["eu"] = gamelift.Region{Region: "eu-central-1", Location: "My office"}
+		},
 		"gamelift.builds:":             func(c *gamelift.Config) { c.Builds = nil },
 		"gamelift.regions:":            func(c *gamelift.Config) { c.Regions = nil },
 		"gamelift.builds.none: one of": func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"none": {}} },
@@ -40,10 +50,20 @@ func TestConfigurationIsChecked(t *testing.T) {
 			Regions: map[string]gamelift.Region{"eu": {Region: "eu-central-1"}},
 		}
 		change(&cfg)
-		if _, err := gamelift.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), setting) {
+		if _, err := gamelift.New(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), setting) || strings.Contains(err.Error(), secretKey) {
 			t.Errorf("%s: %v", setting, err)
 		}
 	}
+}
+
+// file is a file with that in it.
+func file(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
 }
 
 // The policy that the page names allows what the client calls, and no more.
@@ -92,14 +112,15 @@ func TestCredentialsFile(t *testing.T) {
 	}
 	_, err = open(t, cfg).Allocate(t.Context(), order())
 	failsWith(t, err, "UNAUTHENTICATED", "UnrecognizedClientException")
+	p, cutOff := open(t, cfg), open(t, cfg)
 	if err := os.WriteFile(cfg.CredentialsFile, []byte("[default]\nregion = eu-central-1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err = open(t, cfg).Allocate(t.Context(), order())
+	_, err = p.Allocate(t.Context(), order())
 	failsWith(t, err, "UNAUTHENTICATED", "gamelift.credentials_file")
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err = open(t, cfg).Allocate(ctx, order())
+	_, err = cutOff.Allocate(ctx, order())
 	failsWith(t, err, "UNAVAILABLE", "")
 	if n := host.Calls("CreateGameSession"); n != 0 {
 		t.Errorf("%d calls without valid credentials", n)

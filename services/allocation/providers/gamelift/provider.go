@@ -50,7 +50,7 @@ func New(ctx context.Context, cfg Config) (*Provider, error) {
 }
 
 func open(ctx context.Context, cfg Config, pings http.HTTP2Config) (*Provider, error) {
-	if err := cfg.validate(); err != nil {
+	if err := cfg.validate(ctx); err != nil {
 		return nil, err
 	}
 	cfg.Sweep, cfg.StopGrace = cmp.Or(cfg.Sweep, DefaultSweep), cmp.Or(cfg.StopGrace, DefaultGrace)
