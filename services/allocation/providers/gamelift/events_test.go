@@ -80,11 +80,39 @@ func TestEventsComeInAnyShapeAndOrder(t *testing.T) {
 	host.Publish(event("PlacementCancelled", attempt, ""))
 	host.Publish(event("PlacementFulfilled", attempt, fulfilled))
 	until(t, exited, empty)
-	if s := get(t, p, attempt, ""); s.GetState() != exited || s.GetFailure() != provider.Unavailable {
-		t.Errorf("it came back: %v", s)
+	if s := get(t, p, attempt, ""); s.GetState() != exited || s.GetFailure() != 0 { // a failure is of a server that never ran
+		t.Errorf("it came back, or never ran: %v", s)
 	}
 	if n := host.Calls("DescribeGameSessionPlacement") - before; n != 0 {
 		t.Errorf("%d questions", n)
+	}
+}
+
+// An event of a placement that came to nothing says why, as the placement does, and its attempt has nothing to give back.
+func TestEventsOfPlacementsThatFail(t *testing.T) {
+	for kind, want := range map[string]providerv1.FailureReason{
+		"PlacementFailed": provider.Unavailable, "PlacementCancelled": provider.Unavailable, "PlacementTimedOut": provider.NoCapacity,
+	} {
+		t.Run(kind, func(t *testing.T) {
+			host, p := listening(t)
+			attempt := uuid.NewString() + "-1"
+			host.Publish(fmt.Sprintf(`{"version":"0","source":"aws.gamelift","region":"eu-central-1","detail":{"type":%q,"placementId":%q}}`, kind, attempt))
+			until(t, exited, func() providerv1.ServerState {
+				if host.Left() > 0 {
+					return stopping
+				}
+				return exited
+			})
+			if s := get(t, p, attempt, ""); s.GetState() != exited || s.GetFailure() != want || s.GetMessage() == "" || len(s.GetEndpoints()) != 0 {
+				t.Errorf("%v", s)
+			}
+			if got := release(t, p, attempt, ""); got != exited || len(listed(t, p)) != 0 {
+				t.Errorf("released: %v; listed: %v", got, listed(t, p))
+			}
+			if n := host.Calls("DescribeGameSessionPlacement") + host.Calls("StopGameSessionPlacement") + host.Calls("TerminateGameSession"); n != 0 {
+				t.Errorf("%d questions", n)
+			}
+		})
 	}
 }
 

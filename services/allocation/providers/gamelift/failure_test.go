@@ -48,6 +48,8 @@ func failsWith(t *testing.T, err error, reason, text string) {
 func TestRefusalsOfAllocate(t *testing.T) {
 	for _, c := range []struct{ code, message, queue, fleet string }{
 		{"FleetCapacityExceededException", "Unable to reserve a process on fleet", "NO_CAPACITY", "NO_CAPACITY"},
+		{"OutOfCapacityException", "No capacity in the location", "NO_CAPACITY", "NO_CAPACITY"},
+		{"NotReadyException", "The compute is not ready", "UNAVAILABLE", "UNAVAILABLE"},
 		{"LimitExceededException", "Exceeded game sessions for the account", "QUOTA", "QUOTA"},
 		{"ThrottlingException", "Rate exceeded", "RATE_LIMITED", "RATE_LIMITED"},
 		{"TooManyRequestsException", "Too many", "RATE_LIMITED", "RATE_LIMITED"},
@@ -88,6 +90,33 @@ func TestRefusalsOfAllocate(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A conflict with an earlier call for the same attempt: what that has made is taken up. If there is nothing, another call may be at it yet.
+func TestAConflict(t *testing.T) {
+	for name, build := range map[string]gamelift.Build{"queue": {Queue: "plain"}, "fleet": {Fleet: fleet}} {
+		t.Run(name, func(t *testing.T) {
+			host, cfg := single(t, build, gamelift.Region{Region: "eu-central-1"})
+			conflict := func() {
+				host.Answer(func(w http.ResponseWriter, r *http.Request) { // once
+					_ = host.Heal(r.Context())
+					gamelifthost.Refuse("ConflictException", "Resource is busy")(w, r)
+				})
+			}
+			there := order()
+			before := runs(t, open(t, cfg), there)
+			conflict()
+			if s := allocate(t, open(t, cfg), there); s.GetExternalId() != before.GetExternalId() || s.GetState() != running {
+				t.Errorf("%v, before: %v", s, before)
+			}
+			conflict()
+			_, err := open(t, cfg).Allocate(t.Context(), order())
+			failsWith(t, err, "AMBIGUOUS", "ConflictException")
+			if c := host.Count(); c.Started != 1 {
+				t.Errorf("%+v", c)
+			}
+		})
 	}
 }
 

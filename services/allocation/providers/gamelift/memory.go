@@ -62,6 +62,9 @@ func newer(known, seen *providerv1.Server) *providerv1.Server {
 	out := proto.CloneOf(later)
 	out.ExternalId = cmp.Or(known.GetExternalId(), seen.GetExternalId()) // the first one stays
 	out.Region = cmp.Or(known.GetRegion(), seen.GetRegion())
+	if known.GetState() == stateRunning { // whatever is said of its placement later
+		out.Failure = 0
+	}
 	if len(out.Endpoints) == 0 {
 		out.Endpoints = other.GetEndpoints()
 	}

@@ -154,7 +154,7 @@ func TestAfterARestart(t *testing.T) {
 
 // A placement that found no room is over for ever: the attempt has ended, and the message says why. Another attempt has another placement.
 func TestAPlacementThatTimesOut(t *testing.T) {
-	_, cfg := single(t, gamelift.Build{Queue: "full"}, gamelift.Region{Region: "eu-central-1"})
+	host, cfg := single(t, gamelift.Build{Queue: "full"}, gamelift.Region{Region: "eu-central-1"})
 	p, req := open(t, cfg), order()
 	allocate(t, p, req)
 	until(t, exited, func() providerv1.ServerState { return get(t, p, req.GetAttemptId(), "").GetState() })
@@ -163,6 +163,17 @@ func TestAPlacementThatTimesOut(t *testing.T) {
 	}
 	if s := allocate(t, open(t, cfg), req); s.GetState() != exited || !strings.Contains(s.GetMessage(), "no room") {
 		t.Errorf("the same attempt: %v", s)
+	}
+	for name, p := range map[string]*gamelift.Provider{"": p, " after a restart": open(t, cfg)} {
+		if all := listed(t, p); len(all) != 0 {
+			t.Errorf("it is in the list%s: %v", name, all)
+		}
+		if got := release(t, p, req.GetAttemptId(), ""); got != exited {
+			t.Errorf("its release%s: %v", name, got)
+		}
+	}
+	if n := host.Calls("TerminateGameSession"); n != 0 {
+		t.Errorf("%d sessions were ended", n)
 	}
 }
 
