@@ -46,31 +46,53 @@ var reasons = map[string]providerv1.FailureReason{
 	"ServiceUnavailable":                                provider.Unavailable,
 }
 
+// sessionThere is the error of a request for a session that there is.
+const sessionThere = "MultiplayerServerConflict"
+
 // broken are the errors after which nobody knows what the host did.
 var broken = []string{"MultiplayerServerInternalServerError", "MultiplayerServerError", "InternalServerError", "UnkownError", "DownstreamServiceUnavailable"}
+
+// doubtful is the refusal of a request whose session may be there all the same: PlayFab does not document what it answers to a second request for one.
+type doubtful struct{ error }
+
+func (d *doubtful) Unwrap() error { return d.error }
 
 // explain says what a refusal means.
 func (c *client) explain(r hostapi.Refusal) error {
 	var said refusal
-	if r.Decode(&said) != nil || said.Error == "" { // something on the way, or another API: it knows of no session
-		return elsewhere(r)
+	err := r.Decode(&said)
+	if err != nil || said.Error == "" { // something on the way, or another API: it knows of no session
+		err = elsewhere(r)
+	} else {
+		err = said.failure(r, c.reason(r, said.Error))
 	}
-	reason, ok := reasons[said.Error]
+	if r.Operation == c.request && (provider.ReasonOf(err) == provider.Invalid || said.Error == sessionThere) {
+		return &doubtful{err}
+	}
+	return err
+}
+
+// reason is that of an error of PlayFab.
+func (c *client) reason(r hostapi.Refusal, name string) providerv1.FailureReason {
+	reason, ok := reasons[name]
 	switch {
-	case slices.Contains(broken, said.Error) && r.Operation.Write:
-		reason = provider.Ambiguous
-	case slices.Contains(broken, said.Error):
-		reason = provider.Unavailable
-	case said.Error == "MultiplayerServerTooManyRequests" && r.Operation == c.request: // no server stands by
-		reason = provider.NoCapacity
-	case said.Error == "MultiplayerServerNotFound" && r.Operation == c.request: // the build or the alias
-		reason = provider.Invalid
-	case !ok && r.Status == http.StatusNotFound:
-		reason = provider.Unavailable
-	case !ok:
-		reason = r.Reason()
+	case slices.Contains(broken, name) && r.Operation.Write:
+		return provider.Ambiguous
+	case slices.Contains(broken, name):
+		return provider.Unavailable
+	case name == sessionThere && r.Operation == c.request: // of an earlier call, perhaps
+		return provider.Ambiguous
+	case name == "MultiplayerServerTooManyRequests" && r.Operation == c.request: // no server stands by
+		return provider.NoCapacity
+	case name == "MultiplayerServerNotFound" && r.Operation == c.request: // the build or the alias
+		return provider.Invalid
+	case ok:
+		return reason
+	case r.Status == http.StatusNotFound:
+		return provider.Unavailable
+	default:
+		return r.Reason()
 	}
-	return said.failure(r, reason)
 }
 
 // explainToken says what a refusal of an entity token means: of a session it says nothing.
@@ -88,12 +110,13 @@ func explainToken(r hostapi.Refusal) error {
 	return said.failure(r, r.Reason())
 }
 
-// elsewhere is the failure of an answer that is not PlayFab's; nil: its status says all.
+// elsewhere is the failure of an answer that is not PlayFab's: it says nothing of a session.
 func elsewhere(r hostapi.Refusal) error {
-	if reason := r.Reason(); reason != provider.NotFound {
-		return nil
+	reason := r.Reason()
+	if reason == provider.NotFound {
+		reason = provider.Unavailable
 	}
-	return r.Failure(provider.Unavailable, r.Words())
+	return r.Failure(reason, r.Words())
 }
 
 func (said refusal) failure(r hostapi.Refusal, reason providerv1.FailureReason) error {

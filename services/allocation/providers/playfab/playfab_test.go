@@ -76,6 +76,7 @@ func TestFailures(t *testing.T) {
 		"bad":               {refusal(400, "MultiplayerServerBadRequest", "Wrong region"), provider.Invalid, "Wrong region"},
 		"a mistake":         {answer{400, "", `{"code": 400, "error": "InvalidParams", "errorDetails": {"BuildId": ["is required."]}}`}, provider.Invalid, "BuildId: is required."},
 		"other details":     {answer{400, "", `{"code": 400, "error": "InvalidParams", "errorDetails": "what"}`}, provider.Invalid, "InvalidParams"},
+		"a conflict":        {refusal(409, "MultiplayerServerConflict", "The session exists already"), provider.Ambiguous, "The session exists already"},
 		"forbidden":         {refusal(403, "MultiplayerServerForbidden", "Not enabled"), provider.Unauthenticated, "Not enabled"},
 		"unauthorized":      {refusal(401, "MultiplayerServerUnauthorized", "Who?"), provider.Unauthenticated, "Who?"},
 		"away":              {refusal(503, "MultiplayerServerUnavailable", "Later"), provider.Unavailable, "Later"},
@@ -254,10 +255,11 @@ func TestAnAttemptWhoseServerEnded(t *testing.T) {
 	for !exited() && t.Context().Err() == nil {
 		continue
 	}
-	for _, p := range []*playfab.Provider{p, open(t, cfg)} {
-		if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Invalid {
-			t.Errorf("got %v", err)
-		}
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Invalid {
+		t.Errorf("got %v", err)
+	}
+	if _, err := open(t, cfg).Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Ambiguous { // PlayFab shows it no more, and says that it is there
+		t.Errorf("in another process: %v", err)
 	}
 	if c := host.Count(); c.Started != 1 {
 		t.Errorf("%+v", c)

@@ -2,10 +2,12 @@ package playfab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
@@ -88,19 +90,40 @@ func (p *Provider) start(ctx context.Context, req *providerv1.AllocateRequest, o
 			return alive(s)
 		}
 		if provider.ReasonOf(err) != provider.NotFound {
-			return nil, err
+			return nil, ambiguous(req.GetAttemptId(), err)
 		}
 	}
 	got, err := p.client.start(ctx, o)
-	if provider.ReasonOf(err) == provider.Invalid {
-		if s, missing := p.server(ctx, o.SessionID, req.GetAttemptId()); missing == nil {
-			return alive(s)
-		}
-	}
-	if err != nil {
+	var refusal *doubtful
+	switch {
+	case errors.As(err, &refusal):
+		return p.refused(ctx, o.SessionID, req.GetAttemptId(), refusal.error)
+	case err != nil:
 		return nil, err
 	}
 	return p.told(p.client.request, got, o.SessionID, req.GetAttemptId())
+}
+
+// refused is told that a request was. The attempt's session may be there all the same, of an earlier call; only if it is not, the refusal holds.
+func (p *Provider) refused(ctx context.Context, id, attempt string, refusal error) (*providerv1.Server, error) {
+	s, err := p.server(ctx, id, attempt)
+	switch {
+	case err == nil:
+		return alive(s)
+	case provider.ReasonOf(err) == provider.NotFound:
+		return nil, refusal
+	default:
+		return nil, ambiguous(attempt, err)
+	}
+}
+
+// ambiguous is what a call fails with that could not learn whether an earlier one for the attempt started a session.
+func ambiguous(attempt string, err error) error {
+	failure := provider.Failure(provider.Ambiguous, "attempt %s: whether an earlier call started a session is not known: %s", attempt, status.Convert(err).Message())
+	if after := provider.RetryAfterOf(err); after > 0 {
+		failure = provider.RetryAfter(failure, after)
+	}
+	return failure
 }
 
 // alive returns a server, unless its attempt is over: that has one server, once.
