@@ -121,8 +121,9 @@ func elsewhere(r hostapi.Refusal) error {
 
 func (said refusal) failure(r hostapi.Refusal, reason providerv1.FailureReason) error {
 	err := r.Failure(reason, said.words())
-	if after := time.Duration(said.RetryAfterSeconds * float64(time.Second)); after > 0 && r.RetryAfter() == 0 {
-		err = provider.RetryAfter(err, min(after, maxRetryAfter))
+	seconds := min(said.RetryAfterSeconds, maxRetryAfter.Seconds()) // before it is a duration, which has no room for every number
+	if after := time.Duration(seconds * float64(time.Second)); after > 0 && r.RetryAfter() == 0 {
+		err = provider.RetryAfter(err, after)
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package playfab_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -79,6 +80,9 @@ func TestFailures(t *testing.T) {
 		"a conflict":        {refusal(409, "MultiplayerServerConflict", "The session exists already"), provider.Ambiguous, "The session exists already"},
 		"forbidden":         {refusal(403, "MultiplayerServerForbidden", "Not enabled"), provider.Unauthenticated, "Not enabled"},
 		"unauthorized":      {refusal(401, "MultiplayerServerUnauthorized", "Who?"), provider.Unauthenticated, "Who?"},
+		"not authorized":    {refusal(400, "NotAuthorized", "Not for this title"), provider.Unauthenticated, "Not for this title"},
+		"away for all":      {refusal(400, "ServiceUnavailable", "Back soon"), provider.Unavailable, "Back soon"},
+		"late":              {answer{504, "text/html", html}, provider.Ambiguous, "a page of text/html"},
 		"away":              {refusal(503, "MultiplayerServerUnavailable", "Later"), provider.Unavailable, "Later"},
 		"broken":            {refusal(500, "MultiplayerServerInternalServerError", "Oops"), provider.Ambiguous, "Oops"},
 		"broken, says 400":  {refusal(400, "MultiplayerServerInternalServerError", "Oops"), provider.Ambiguous, "Oops"},
@@ -131,7 +135,7 @@ func TestWhatIsNoAnswerOfPlayFabSaysNothingOfAServer(t *testing.T) {
 	}
 	for name, c := range map[string]answer{
 		"HTML": {404, "text/html", html}, "another API": refusal(404, "InvalidAPIEndpoint", "No such API"), "broken": refusal(500, "MultiplayerServerInternalServerError", "Oops"),
-		"throttled": refusal(429, "MultiplayerServerTooManyRequests", "Slow down"), "an error inside": {200, "", missing.body},
+		"throttled": refusal(429, "MultiplayerServerTooManyRequests", "Slow down"), "an error inside": {200, "", missing.body}, "truncated": {200, "", `{"code": 200, "data": {"SessionI`},
 	} {
 		host.Answer(c.ServeHTTP)
 		want := provider.Unavailable
@@ -151,19 +155,62 @@ func TestWhatIsNoAnswerOfPlayFabSaysNothingOfAServer(t *testing.T) {
 	}
 }
 
+// A host that hangs has the order, and says nothing of a server.
+func TestAHostThatHangs(t *testing.T) {
+	host, cfg, _ := start(t, nil)
+	p, there := open(t, cfg), order("shooter", "eu")
+	if _, err := p.Allocate(t.Context(), there); err != nil {
+		t.Fatal(err)
+	}
+	for name, call := range map[string]struct {
+		make func(context.Context) error
+		want providerv1.FailureReason
+	}{
+		"Allocate": {func(ctx context.Context) error { _, err := p.Allocate(ctx, order("shooter", "eu")); return err }, provider.Ambiguous},
+		"Get": {func(ctx context.Context) error {
+			_, err := p.Get(ctx, &providerv1.GetRequest{AttemptId: there.GetAttemptId(), Deployment: "live"})
+			return err
+		}, provider.Unavailable},
+		"List": {func(ctx context.Context) error {
+			_, err := p.List(ctx, &providerv1.ListRequest{Deployment: "live"})
+			return err
+		}, provider.Unavailable},
+		"Release": {func(ctx context.Context) error {
+			_, err := p.Release(ctx, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: "live"})
+			return err
+		}, provider.Unavailable},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		host.Answer(func(_ http.ResponseWriter, r *http.Request) {
+			cancel() // the caller has no more time
+			<-r.Context().Done()
+		})
+		if err := call.make(ctx); provider.ReasonOf(err) != call.want {
+			t.Errorf("%s: %v: %v", name, provider.ReasonOf(err), err)
+		}
+		cancel()
+	}
+}
+
 func TestRetryAfter(t *testing.T) {
-	for name, header := range map[string]string{"in the header": "12", "in the body": ""} {
+	for name, c := range map[string]struct {
+		header, body string
+		want         time.Duration
+	}{
+		"in the header": {"12", "12", 12 * time.Second}, "in the body": {"", "12", 12 * time.Second}, "a part of a second": {"", "1.5", 1500 * time.Millisecond},
+		"days": {"", "1e6", time.Hour}, "more than a duration has": {"", "1e10", time.Hour}, "before now": {"", "-1e10", 0},
+	} {
 		host, cfg, _ := start(t, nil)
 		p := open(t, cfg)
 		host.Answer(func(w http.ResponseWriter, r *http.Request) {
-			if header != "" {
-				w.Header().Set("Retry-After", header)
+			if c.header != "" {
+				w.Header().Set("Retry-After", c.header)
 			}
-			answer{429, "", `{"code": 429, "error": "APIClientRequestRateLimitExceeded", "errorCode": 1199, "retryAfterSeconds": 12}`}.ServeHTTP(w, r)
+			answer{429, "", `{"code": 429, "error": "APIClientRequestRateLimitExceeded", "errorCode": 1199, "retryAfterSeconds": ` + c.body + `}`}.ServeHTTP(w, r)
 		})
 		for range 2 { // the second one is not sent
 			_, err := p.Allocate(t.Context(), order("shooter", "eu"))
-			if after := provider.RetryAfterOf(err); provider.ReasonOf(err) != provider.RateLimited || after < 11*time.Second || after > 12*time.Second {
+			if after := provider.RetryAfterOf(err); provider.ReasonOf(err) != provider.RateLimited || after > c.want || after < c.want-time.Second {
 				t.Errorf("%s: %v, after %v", name, err, after)
 			}
 		}
@@ -173,7 +220,7 @@ func TestRetryAfter(t *testing.T) {
 func TestWhatIsNotConfigured(t *testing.T) {
 	_, cfg, _ := start(t, nil)
 	cfg.Builds["gone"], cfg.Builds["no-alias"] = playfab.Build{ID: uuid.NewString()}, playfab.Build{Alias: uuid.NewString()}
-	cfg.Regions["wrong"], cfg.Regions["elsewhere"] = "Atlantis", "JapanEast"
+	cfg.Regions["wrong"], cfg.Regions["elsewhere"] = "AtlantisWest", "JapanEast"
 	p := open(t, cfg)
 	for says, req := range map[string]*providerv1.AllocateRequest{
 		"there are gone, no-alias, racer, shooter": order("chess", "eu"), "there are elsewhere, eu, us, wrong": order("shooter", "moon"),
@@ -315,43 +362,6 @@ func TestTheStandInRefusesAWrongShape(t *testing.T) {
 		if resp.StatusCode != c.want {
 			t.Errorf("%s: %s", name, resp.Status)
 		}
-	}
-}
-
-// An attempt that was heard of is looked for before another session is asked for, whatever PlayFab makes of that.
-func TestARepeatLooksFirst(t *testing.T) {
-	host, cfg, counted := start(t, nil)
-	p, req := open(t, cfg), order("shooter", "eu")
-	if err := get(t, p); err != nil { // so that there is a token
-		t.Fatal(err)
-	}
-	_ = host.LoseReply(t.Context())
-	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Ambiguous {
-		t.Fatalf("got %v", err)
-	}
-	_ = host.Heal(t.Context())
-	for range 2 {
-		if _, err := p.Allocate(t.Context(), req); err != nil {
-			t.Error(err)
-		}
-	}
-	if n := counted.of("RequestMultiplayerServer"); n != 1 {
-		t.Errorf("PlayFab was asked for %d sessions", n)
-	}
-}
-
-// An attempt that was given back before its session was asked for gets none.
-func TestAReleaseBeforeTheAllocate(t *testing.T) {
-	host, cfg, _ := start(t, nil)
-	p, req := open(t, cfg), order("shooter", "eu")
-	if resp, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: "live"}); err != nil || resp.GetState() != providerv1.ServerState_SERVER_STATE_EXITED {
-		t.Errorf("%v, %v", resp, err)
-	}
-	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Invalid {
-		t.Errorf("got %v", err)
-	}
-	if c := host.Count(); c.Started != 0 {
-		t.Errorf("%+v", c)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 )
 
@@ -71,5 +72,42 @@ func TestARepeatThatCannotLook(t *testing.T) {
 				t.Errorf("PlayFab was asked for %d sessions", n)
 			}
 		})
+	}
+}
+
+// An attempt that was heard of is looked for before another session is asked for, whatever PlayFab makes of that.
+func TestARepeatLooksFirst(t *testing.T) {
+	host, cfg, counted := start(t, nil)
+	p, req := open(t, cfg), order("shooter", "eu")
+	if err := get(t, p); err != nil { // so that there is a token
+		t.Fatal(err)
+	}
+	_ = host.LoseReply(t.Context())
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Ambiguous {
+		t.Fatalf("got %v", err)
+	}
+	_ = host.Heal(t.Context())
+	for range 2 {
+		if _, err := p.Allocate(t.Context(), req); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := counted.of("RequestMultiplayerServer"); n != 1 {
+		t.Errorf("PlayFab was asked for %d sessions", n)
+	}
+}
+
+// An attempt that was given back before its session was asked for gets none.
+func TestAReleaseBeforeTheAllocate(t *testing.T) {
+	host, cfg, _ := start(t, nil)
+	p, req := open(t, cfg), order("shooter", "eu")
+	if resp, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: "live"}); err != nil || resp.GetState() != providerv1.ServerState_SERVER_STATE_EXITED {
+		t.Errorf("%v, %v", resp, err)
+	}
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Invalid {
+		t.Errorf("got %v", err)
+	}
+	if c := host.Count(); c.Started != 0 {
+		t.Errorf("%+v", c)
 	}
 }
