@@ -5,6 +5,8 @@ package playfab
 import (
 	"fmt"
 	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 
@@ -62,11 +64,46 @@ func (c Config) validate() error {
 		}
 	}
 	for name, region := range c.Regions {
-		if region == "" {
-			return fmt.Errorf("playfab.regions.%s: is needed: PlayFab's name of the region, such as WestEurope", name)
+		if err := checkRegion(region); err != nil {
+			return fmt.Errorf("playfab.regions.%s: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// regions are those that PlayFab's API description of 2026-02-27 has (AzureRegion).
+var regions = []string{
+	"AustraliaEast", "AustraliaSoutheast", "BrazilSouth", "CanadaCentral", "CentralIndia", "CentralUs", "EastAsia", "EastUs", "EastUs2", "FranceCentral", "JapanEast",
+	"JapanWest", "KoreaCentral", "MexicoCentral", "NorthCentralUs", "NorthEurope", "SouthAfricaNorth", "SouthCentralUs", "SoutheastAsia", "SwedenCentral", "UaeNorth",
+	"UkSouth", "WestCentralUs", "WestEurope", "WestUs", "WestUs2",
+}
+
+// region is the form that they have.
+var region = regexp.MustCompile(`^([A-Z][a-z]+){2,}[0-9]*$`)
+
+// checkRegion returns an error unless it may be a region of PlayFab. One that is not among those known is let through, since new ones come; one that is known and
+// spelt another way, such as Azure's own, is not.
+func checkRegion(name string) error {
+	if slices.Contains(regions, name) {
+		return nil
+	}
+	for _, known := range regions {
+		if strings.EqualFold(strings.Map(plain, name), known) {
+			return fmt.Errorf("PlayFab spells %q as %s", name, known)
+		}
+	}
+	if !region.MatchString(name) {
+		return fmt.Errorf("%q is no name that PlayFab has for a region; those known are %s", name, strings.Join(regions, ", "))
+	}
+	return nil
+}
+
+// plain leaves out what is between the words of a name.
+func plain(r rune) rune {
+	if r == ' ' || r == '-' || r == '_' {
+		return -1
+	}
+	return r
 }
 
 func (b Build) validate() error {

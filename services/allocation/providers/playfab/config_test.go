@@ -12,6 +12,9 @@ func TestConfig(t *testing.T) {
 	builds := func(b playfab.Build) func(*playfab.Config) {
 		return func(c *playfab.Config) { c.Builds = map[string]playfab.Build{"shooter": b} }
 	}
+	region := func(name string) func(*playfab.Config) {
+		return func(c *playfab.Config) { c.Regions = map[string]string{"eu": name} }
+	}
 	for want, change := range map[string]func(*playfab.Config){
 		"playfab.title_id":                              func(c *playfab.Config) { c.URL = "" },
 		`playfab.title_id: "AAD5D.x"`:                   func(c *playfab.Config) { c.URL, c.TitleID = "", "AAD5D.x" },
@@ -23,7 +26,14 @@ func TestConfig(t *testing.T) {
 		"playfab.builds.shooter: build_id and alias_id": builds(playfab.Build{ID: shooter, Alias: racers}),
 		"playfab.builds.shooter.build_id":               builds(playfab.Build{ID: "shooter"}),
 		"playfab.builds.shooter.alias_id":               builds(playfab.Build{Alias: "{" + racers + "}"}),
-		"playfab.regions.eu":                            func(c *playfab.Config) { c.Regions = map[string]string{"eu": ""} },
+		`playfab.regions.eu: "" is no name`:             region(""),
+		`playfab.regions.eu: "eu-central-1" is no name that PlayFab has for a region; those known are AustraliaEast, `: region("eu-central-1"),
+		`playfab.regions.eu: "Europe" is no name`:                        region("Europe"),
+		`playfab.regions.eu: "WestEurope\t" is no name`:                  region("WestEurope\t"),
+		`playfab.regions.eu: PlayFab spells "westeurope" as WestEurope`:  region("westeurope"),
+		`playfab.regions.eu: PlayFab spells "West Europe" as WestEurope`: region("West Europe"),
+		`playfab.regions.eu: PlayFab spells "EastUS" as EastUs`:          region("EastUS"),
+		`playfab.regions.eu: PlayFab spells "UK South" as UkSouth`:       region("UK South"),
 	} {
 		_, cfg, _ := start(t, nil)
 		change(&cfg)
@@ -33,6 +43,7 @@ func TestConfig(t *testing.T) {
 	}
 	_, cfg, _ := start(t, nil)
 	cfg.URL, cfg.TitleID = "", "AAD5D"
+	cfg.Regions["soon"] = "NewZealandNorth" // PlayFab may have it one day
 	if _, err := playfab.New(cfg); err != nil {
 		t.Error(err)
 	}
