@@ -101,6 +101,8 @@ func TestFailuresOfGet(t *testing.T) {
 		{"broke", problem(500, "internal"), provider.Unavailable, "internal", 0},
 		{"nothing", says(200, "application/json", `{}`), provider.Unavailable, "makes no sense", 0},
 		{"wrong shape", says(200, "application/json", `{"allocationId": "x", "gamePort": "9000"}`), provider.Unavailable, "makes no sense", 0},
+		{"truncated", says(200, "application/json", `{"allocationId": "019c`), provider.Unavailable, "makes no sense", 0},
+		{"an error inside", says(200, "application/json", `{"status": 404, "detail": "allocation not found"}`), provider.Unavailable, "makes no sense", 0},
 		{"HTML", says(200, "text/html", page), provider.Unavailable, "a page of text/html", 0},
 	} {
 		c.check(t, func(ctx context.Context, p *multiplay.Provider) error {
@@ -121,6 +123,50 @@ func TestFailuresOfRelease(t *testing.T) {
 			_, err := p.Release(ctx, &providerv1.ReleaseRequest{AttemptId: order().GetAttemptId(), Deployment: "berth"})
 			return err
 		})
+	}
+}
+
+// A host that hangs has the order, and says nothing of a server.
+func TestAHostThatHangs(t *testing.T) {
+	host, cfg := start(t, multiplay.RocketScience)
+	p, there := open(t, cfg), order()
+	allocate(t, p, there)
+	for name, call := range map[string]struct {
+		method string
+		make   func(context.Context) error
+		want   providerv1.FailureReason
+	}{
+		"Allocate": {http.MethodPost, func(ctx context.Context) error { _, err := p.Allocate(ctx, order()); return err }, provider.Ambiguous},
+		"Get": {http.MethodGet, func(ctx context.Context) error {
+			_, err := p.Get(ctx, &providerv1.GetRequest{AttemptId: there.GetAttemptId(), Deployment: "berth"})
+			return err
+		}, provider.Unavailable},
+		"List": {http.MethodGet, func(ctx context.Context) error {
+			_, err := p.List(ctx, &providerv1.ListRequest{Deployment: "berth"})
+			return err
+		}, provider.Unavailable},
+		"Release": {http.MethodDelete, func(ctx context.Context) error {
+			_, err := p.Release(ctx, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: "berth"})
+			return err
+		}, provider.Ambiguous},
+	} {
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		host.Answer(func(_ http.ResponseWriter, r *http.Request) {
+			if r.Method == call.method { // and no lookup that is sent once more
+				cancel() // the caller has no more time
+			}
+			select {
+			case <-r.Context().Done():
+			case <-over: // a lookup is for all who ask, and goes on
+			}
+			panic(http.ErrAbortHandler)
+		})
+		if err := call.make(ctx); provider.ReasonOf(err) != call.want {
+			t.Errorf("%s: %v: %v", name, provider.ReasonOf(err), err)
+		}
+		close(over)
+		cancel()
 	}
 }
 

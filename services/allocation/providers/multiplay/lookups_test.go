@@ -107,14 +107,20 @@ func TestLookupsGather(t *testing.T) {
 	})
 }
 
-// A host without that list is asked for each alone.
+// A host without that list, or that refuses it, is asked for each alone.
 func TestLookupsWithoutList(t *testing.T) {
+	for _, status := range []int{http.StatusNotFound, http.StatusBadRequest} {
+		t.Run(http.StatusText(status), func(t *testing.T) { lookupsWithoutList(t, status) })
+	}
+}
+
+func lookupsWithoutList(t *testing.T, status int) {
 	const count = 20
 	var g gate
 	host, cfg := startBehind(t, multiplay.RocketScience, func(next http.Handler) http.Handler {
 		g.next = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/allocations") {
-				problem(404, "no such operation")(w, r)
+				problem(status, "no such operation")(w, r)
 				return
 			}
 			next.ServeHTTP(w, r)

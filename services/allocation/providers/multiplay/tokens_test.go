@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -78,6 +79,8 @@ func TestFailuresOfTheExchange(t *testing.T) {
 		{"project", problem(404, "no such project"), provider.Invalid, "multiplay.project", 0},
 		{"throttled", problem(429, "Rate limit exceeded", "Retry-After", "4"), provider.RateLimited, "Rate limit exceeded", 4 * time.Second},
 		{"broke", problem(500, "internal"), provider.Unavailable, "internal", 0},
+		{"truncated", says(201, "application/json", `{"accessToken": "e30.ey`), provider.Unavailable, "makes no sense", 0},
+		{"an error inside", says(200, "application/json", `{"status": 401, "detail": "unknown key"}`), provider.Unavailable, "accessToken is no JWT", 0},
 		{"HTML", says(200, "text/html", page), provider.Unavailable, "a page of text/html", 0},
 		{"no token", says(201, "application/json", `{"access_token": "a.b.c"}`), provider.Unavailable, "accessToken is no JWT", 0},
 		{"no JWT", says(201, "application/json", `{"accessToken": "a.b.c"}`), provider.Unavailable, "accessToken is no JWT", 0},
@@ -95,6 +98,34 @@ func TestFailuresOfTheExchange(t *testing.T) {
 			t.Errorf("%s: the host was asked all the same", c.name)
 		}
 	}
+}
+
+// Exchanges are no more than Unity allows: a call that has no turn in its time is not made.
+func TestExchangesAreLimited(t *testing.T) {
+	const perSecond, most = 10, 1000
+	_, cfg := start(t, multiplay.Unity)
+	var asked atomic.Int64
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		problem(500, "internal")(w, r) // so that the next call asks again
+	}))
+	defer auth.Close()
+	cfg.AuthURL = auth.URL
+	p, begin := open(t, cfg), time.Now()
+	for range most {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond) // less than a turn takes
+		_, err := p.Allocate(ctx, order())
+		cancel()
+		if provider.ReasonOf(err) != provider.RateLimited {
+			continue
+		}
+		n, took := asked.Load(), time.Since(begin)
+		if after := provider.RetryAfterOf(err); n > perSecond+1+int64(perSecond*took.Seconds()) || after <= 0 || after > time.Second/perSecond {
+			t.Errorf("%d calls in %v, the next one after %v", n, took, after)
+		}
+		return
+	}
+	t.Errorf("%d calls were made, and none had to wait", asked.Load())
 }
 
 // A call whose caller goes away does not take with it those that wait for the token that it fetches.
