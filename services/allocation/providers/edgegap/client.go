@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
 
@@ -96,16 +97,52 @@ type deployments struct {
 	} `json:"pagination"`
 }
 
-// next is the page after that one; 0: there is none.
-func (d deployments) next(page int) int {
+// cursor is where a page begins: its number, and the last deployment of the page before, so that it is noticed if the host turns no pages.
+type cursor struct {
+	page  int
+	after string
+}
+
+var firstPage = cursor{page: 1}
+
+// next is where the page after that one begins; zero: there is none. After an empty page there is none, whatever the host says.
+func (d deployments) next(at cursor) cursor {
+	last := d.last()
 	switch {
-	case !d.Pagination.HasNext:
-		return 0
-	case d.Pagination.Next > page:
-		return d.Pagination.Next
+	case !d.Pagination.HasNext || last == "":
+		return cursor{}
+	case d.Pagination.Next > at.page:
+		return cursor{d.Pagination.Next, last}
 	default:
-		return page + 1
+		return cursor{at.page + 1, last}
 	}
+}
+
+// token is the page token of List for it; empty: there is no page.
+func (c cursor) token() string {
+	if c == (cursor{}) {
+		return ""
+	}
+	return strconv.Itoa(c.page) + "/" + c.after
+}
+
+func parseToken(token string) (cursor, error) {
+	if token == "" {
+		return firstPage, nil
+	}
+	number, after, _ := strings.Cut(token, "/")
+	page, err := strconv.Atoi(number)
+	if err != nil || page < 1 || !validID(after) {
+		return cursor{}, provider.Failure(provider.Invalid, "page_token: is none of a list of this provider")
+	}
+	return cursor{page, after}, nil
+}
+
+func (d deployments) last() string {
+	if len(d.Data) == 0 {
+		return ""
+	}
+	return d.Data[len(d.Data)-1].RequestID
 }
 
 func (c *client) deploy(ctx context.Context, o order) (id string, err error) {
@@ -130,29 +167,33 @@ func (c *client) status(ctx context.Context, id string) (d deployment, err error
 	return d, err
 }
 
-// tagged lists the deployments with a tag, the oldest first.
-func (c *client) tagged(ctx context.Context, tag string, page int) (d deployments, err error) {
+// tagged lists the deployments with a tag, the oldest first, and says where the next page begins; zero: there is none.
+func (c *client) tagged(ctx context.Context, tag string, at cursor) (found []listed, next cursor, err error) {
 	query, err := json.Marshal(map[string]any{
 		"filters":  []any{map[string]any{"field": "tags", "operator": "in", "value": []string{tag}}},
 		"order_by": []any{map[string]any{"field": "created_at", "order": "asc"}},
 	})
 	if err != nil {
-		return d, err
+		return nil, next, err
 	}
-	values := url.Values{"query": {string(query)}, "page": {strconv.Itoa(page)}, "limit": {strconv.Itoa(perPage)}}
+	var d deployments
+	values := url.Values{"query": {string(query)}, "page": {strconv.Itoa(at.page)}, "limit": {strconv.Itoa(perPage)}}
 	err = c.api.Do(ctx, hostapi.Call{Operation: c.list, Method: http.MethodGet, Path: "/v1/deployments?" + values.Encode(), Out: &d})
 	if err != nil {
-		return d, err
+		return nil, next, err
 	}
 	if d.Pagination == nil {
-		return d, hostapi.Senseless(host, c.list, "no pagination")
+		return nil, next, hostapi.Senseless(host, c.list, "no pagination")
 	}
 	for _, one := range d.Data {
 		if !validID(one.RequestID) {
-			return d, hostapi.Senseless(host, c.list, "a deployment without request_id")
+			return nil, next, hostapi.Senseless(host, c.list, "a deployment without request_id")
 		}
 	}
-	return d, nil
+	if at.after != "" && d.last() == at.after {
+		return nil, next, nil
+	}
+	return d.Data, d.next(at), nil
 }
 
 func (c *client) stopDeployment(ctx context.Context, id string) error {

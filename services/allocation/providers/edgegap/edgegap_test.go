@@ -79,6 +79,7 @@ func TestFailures(t *testing.T) {
 		"throttled":       {429, "", `{"message": "Slow down"}`, provider.RateLimited, "Slow down"},
 		"broken":          {500, "", `{"message": "Internal", "details": {}}`, provider.Ambiguous, "Internal"},
 		"gateway":         {502, "text/html", `<html>bad gateway</html>`, provider.Ambiguous, "a page of text/html"},
+		"late":            {504, "text/html", `<html>time-out</html>`, provider.Ambiguous, "a page of text/html"},
 		"away":            {503, "text/html", `<html>away</html>`, provider.Unavailable, "a page of text/html"},
 		"HTML":            {202, "text/html", `<html>hello</html>`, provider.Ambiguous, "makes no sense"},
 		"truncated":       {202, "", `{"request_id": "a69f8e`, provider.Ambiguous, "makes no sense"},

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -251,20 +250,17 @@ func (p *Provider) end(ctx context.Context, id string) (gone bool, err error) {
 
 // List implements provider.Provider.
 func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
-	page := 1
-	if token := req.GetPageToken(); token != "" {
-		var err error
-		if page, err = strconv.Atoi(token); err != nil || page < 1 {
-			return nil, provider.Failure(provider.Invalid, "page_token: is none of a list of this provider")
-		}
+	at, err := parseToken(req.GetPageToken())
+	if err != nil {
+		return nil, err
 	}
 	tag := mark(req.GetDeployment())
-	d, err := p.client.tagged(ctx, tag, page)
+	page, next, err := p.client.tagged(ctx, tag, at)
 	if err != nil {
 		return nil, err
 	}
 	resp := new(providerv1.ListResponse)
-	for _, one := range d.Data {
+	for _, one := range page {
 		attempt := attemptOf(one.Tags, tag)
 		if attempt == "" {
 			continue
@@ -277,9 +273,7 @@ func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*prov
 			resp.Servers = append(resp.Servers, serverOf(attempt, one))
 		}
 	}
-	if next := d.next(page); next > 0 {
-		resp.NextPageToken = strconv.Itoa(next)
-	}
+	resp.NextPageToken = next.token()
 	return resp, nil
 }
 

@@ -37,17 +37,16 @@ func attemptOf(tags []string, mark string) string {
 
 // marked returns the ids of the attempt's deployments that the list has, the oldest first.
 func (p *Provider) marked(ctx context.Context, t target) (found []string, err error) {
-	for page := 1; page > 0; {
-		d, err := p.client.tagged(ctx, t.attempt, page)
-		if err != nil {
+	for at := firstPage; at.page > 0; {
+		var page []listed
+		if page, at, err = p.client.tagged(ctx, t.attempt, at); err != nil {
 			return nil, err
 		}
-		for _, one := range d.Data {
-			if attemptOf(one.Tags, mark(t.deployment)) == t.attempt {
+		for _, one := range page {
+			if attemptOf(one.Tags, mark(t.deployment)) == t.attempt && !slices.Contains(found, one.RequestID) { // or it would be taken for a second one
 				found = append(found, one.RequestID)
 			}
 		}
-		page = d.next(page)
 	}
 	return found, nil
 }
