@@ -153,30 +153,43 @@ func hostPage(path string) (kind string, ok bool) {
 	return strings.TrimSuffix(name, ".md"), ok && name != "README.md"
 }
 
-// The example of each hosting provider's page is a configuration.
+// The examples of each hosting provider's page are configurations: each fence of YAML that is none is something for another program, and says what.
 func TestExamplesOfHosts(t *testing.T) {
 	for _, path := range pages(t) {
 		kind, ok := hostPage(path)
 		if !ok {
 			continue
 		}
-		_, after, found := strings.Cut(page(t, path), "\n```yaml\nproviders:\n")
-		example, _, closed := strings.Cut(after, "\n```")
-		if !found || !closed {
-			t.Errorf("%s: there is no example that begins with providers:", path)
-			continue
+		fences := strings.Split(page(t, path), "\n```yaml\n")[1:]
+		for n, fence := range fences {
+			example, _, closed := strings.Cut(fence, "\n```")
+			switch {
+			case !closed:
+				t.Errorf("%s: example %d is not closed", path, n+1)
+			case strings.HasPrefix(example, "providers:\n"):
+				exampleOfHost(t, fmt.Sprintf("%s: example %d", path, n+1), kind, example)
+			case !strings.HasPrefix(example, "apiVersion:") && !strings.HasPrefix(example, "#"):
+				t.Errorf("%s: example %d begins neither with providers: nor with what it is", path, n+1)
+			}
 		}
-		cfg := allocation.Default()
-		d := yaml.NewDecoder(strings.NewReader("providers:\n" + example))
-		d.KnownFields(true)
-		if err := d.Decode(&cfg); err != nil {
-			t.Errorf("%s: the example: %v", path, err)
-			continue
+		if len(fences) == 0 || !strings.HasPrefix(fences[0], "providers:\n") {
+			t.Errorf("%s: the first example does not begin with providers:", path)
 		}
-		cfg.Auth.InternalKey = conf.Secret(strings.Repeat("k", 32))
-		if err := cfg.Validate(); err != nil || cfg.Providers[0].Kind != kind {
-			t.Errorf("%s: the example, of kind %s: %v", path, cfg.Providers[0].Kind, err)
-		}
+	}
+}
+
+func exampleOfHost(t *testing.T, what, kind, example string) {
+	t.Helper()
+	cfg := allocation.Default()
+	d := yaml.NewDecoder(strings.NewReader(example))
+	d.KnownFields(true)
+	if err := d.Decode(&cfg); err != nil {
+		t.Errorf("%s: %v", what, err)
+		return
+	}
+	cfg.Auth.InternalKey = conf.Secret(strings.Repeat("k", 32))
+	if err := cfg.Validate(); err != nil || cfg.Providers[0].Kind != kind {
+		t.Errorf("%s, of kind %s: %v", what, cfg.Providers[0].Kind, err)
 	}
 }
 
