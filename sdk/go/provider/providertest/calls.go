@@ -96,6 +96,10 @@ func (p *probe) sane(method string, s *providerv1.Server, attempt string) {
 		p.failf("%s answers for attempt %q, asked about %q", method, s.GetAttemptId(), attempt)
 	case s.GetState() < starting || s.GetState() > exited:
 		p.failf("%s answers with state %v", method, s.GetState())
+	case s.GetFailure() != 0 && s.GetState() != exited:
+		p.failf("%s answers with the failure %v of a server that is %v: only one that has EXITED was refused after all", method, s.GetFailure(), s.GetState())
+	case s.GetFailure() == provider.Ambiguous || s.GetFailure() == provider.NotFound:
+		p.failf("%s answers with the failure %v of a server that has ended: that is no reason for which one is refused", method, s.GetFailure())
 	}
 	for _, e := range s.GetEndpoints() {
 		if e.GetHost() == "" || e.GetPort() == 0 || e.GetPort() > 65535 {

@@ -46,6 +46,19 @@ func relabel(from, to providerv1.FailureReason) func(*plugin) {
 	})
 }
 
+// fails has Get say of some servers that they were refused after all.
+func fails(reason providerv1.FailureReason, which func(*providerv1.Server) bool) func(*plugin, getFunc) getFunc {
+	return func(_ *plugin, next getFunc) getFunc {
+		return func(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+			resp, err := next(ctx, req)
+			if err == nil && which(resp.GetServer()) {
+				resp.Server.Failure = reason
+			}
+			return resp, err
+		}
+	}
+}
+
 // mistakes are plugins with one mistake each, and the checks that have to find it.
 func mistakes() map[string]struct {
 	make   func(*plugin)
@@ -210,6 +223,12 @@ func mistakes() map[string]struct {
 				return resp, err
 			}
 		}), []string{"hanging-host"}},
+		"says why a server was refused that runs": {onGet(fails(provider.NoCapacity, func(s *providerv1.Server) bool {
+			return s.GetState() == providerv1.ServerState_SERVER_STATE_RUNNING
+		})), []string{"allocate"}},
+		"does not know whether a server that has ended was refused": {onGet(fails(provider.Ambiguous, func(s *providerv1.Server) bool {
+			return s.GetState() == providerv1.ServerState_SERVER_STATE_EXITED
+		})), []string{"release"}},
 		"releases nothing": {onRelease(func(*plugin, releaseFunc) releaseFunc {
 			return func(context.Context, *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
 				return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
