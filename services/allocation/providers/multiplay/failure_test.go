@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -118,6 +119,9 @@ func TestFailuresOfRelease(t *testing.T) {
 		{"permission", problem(403, "access denied"), provider.Unauthenticated, "multiplay.project", 0},
 		{"broke", problem(500, "internal"), provider.Ambiguous, "internal", 0},
 		{"away", says(503, "text/html", page), provider.Unavailable, "text/html", 0},
+		{"HTML", says(200, "text/html", page), provider.Ambiguous, "a page of text/html", 0},
+		{"truncated", says(200, "application/json", `{"allocationId": "019c`), provider.Ambiguous, "makes no sense", 0},
+		{"an error inside", says(200, "application/json", `{"status": 500, "detail": "oops"}`), provider.Ambiguous, "makes no sense", 0},
 	} {
 		c.check(t, func(ctx context.Context, p *multiplay.Provider) error {
 			_, err := p.Release(ctx, &providerv1.ReleaseRequest{AttemptId: order().GetAttemptId(), Deployment: "berth"})
@@ -167,6 +171,51 @@ func TestAHostThatHangs(t *testing.T) {
 		}
 		close(over)
 		cancel()
+	}
+}
+
+// What is no answer of Multiplay's does not say that a server has ended: it is still listed, and given back by a repeat.
+func TestAReleaseThatIsOnlySaidToBeDone(t *testing.T) {
+	var garbled atomic.Bool
+	host, cfg := startBehind(t, multiplay.RocketScience, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodDelete && garbled.Load() {
+				says(200, "text/html", page)(w, r)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	p, req := open(t, cfg), order()
+	allocate(t, p, req)
+	becomes(t, p, req, running)
+	garbled.Store(true)
+	resp, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: "berth"})
+	if provider.ReasonOf(err) != provider.Ambiguous || err == nil {
+		t.Errorf("Release: %v, %v", resp, err)
+	}
+	if got := list(t, p); len(got) != 1 {
+		t.Errorf("List: %q", got)
+	}
+	garbled.Store(false)
+	release(t, p, req)
+	if got, c := list(t, p), host.Count(); len(got) != 0 || c.Running != 0 {
+		t.Errorf("after its release: %q, %+v", got, c)
+	}
+
+	// No more is one that was to be given up.
+	host.Resize(1)
+	allocate(t, p, order())
+	cfg.GiveUpAfter = time.Nanosecond
+	hasty, waits := open(t, cfg), order()
+	allocate(t, hasty, waits)
+	garbled.Store(true)
+	if resp, err := hasty.Get(t.Context(), &providerv1.GetRequest{AttemptId: waits.GetAttemptId(), Deployment: "berth"}); provider.ReasonOf(err) != provider.Ambiguous || err == nil {
+		t.Errorf("Get: %v, %v", resp, err)
+	}
+	garbled.Store(false)
+	if s := get(t, hasty, waits); s.GetState() != exited || s.GetFailure() != provider.NoCapacity {
+		t.Errorf("Get after that: %v", s)
 	}
 }
 
