@@ -74,7 +74,7 @@ func TestTokenIsReplacedEarly(t *testing.T) {
 
 func TestFailuresOfTheExchange(t *testing.T) {
 	for _, c := range []answered{
-		{"key", problem(401, "unknown key"), provider.Unauthenticated, "multiplay.key_id", 0},
+		{"key", problem(401, "unknown key with the secret "+secret), provider.Unauthenticated, "multiplay.key_id", 0},
 		{"permission", problem(403, "no access"), provider.Unauthenticated, "multiplay.key_secret_file", 0},
 		{"project", problem(404, "no such project"), provider.Invalid, "multiplay.project", 0},
 		{"throttled", problem(429, "Rate limit exceeded", "Retry-After", "4"), provider.RateLimited, "Rate limit exceeded", 4 * time.Second},
