@@ -232,7 +232,7 @@ func TestAudit(t *testing.T) {
 		r.settled(wish(1), allocator.Bound)
 		r.release(rep, wish(2))
 		r.settled(wish(2), allocator.Released)
-		const many = 1100 // more than two pages
+		const many = 1100           // more than two pages
 		for n := 2; n < many; n++ { // the first is over, the others unknown
 			if ok, err := store.Take(t.Context(), "farm", 0, wish(n).ID); !ok || err != nil {
 				t.Fatal(err)

@@ -2,10 +2,14 @@ package agones_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -105,6 +109,115 @@ func TestAWrongCertificate(t *testing.T) {
 		if provider.ReasonOf(err) != provider.Unauthenticated || !strings.Contains(err.Error(), "agones.allocator.cert_file") {
 			t.Errorf("%s: %v", way, err)
 		}
+	}
+}
+
+// The allocator takes a call, breaks off, and knows other authorities by the time that it is asked whether it refuses us: it may have allocated. Of the next call it is
+// certain that it has not.
+func TestACertificateThatIsRefusedSince(t *testing.T) {
+	host, cfg := start(t, fleets(), "rest")
+	p, req := open(t, cfg), order()
+	allocate(t, p, order())
+	was := cfg.Allocator.URL
+	refusing := httptest.NewUnstartedServer(http.NotFoundHandler())
+	refusing.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
+	refusing.StartTLS()
+	t.Cleanup(refusing.Close)
+	p.MoveAllocator(refusing.URL) // what asks whether it refuses us; the calls go where they went
+	if err := host.LoseReply(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if _, err := p.Allocate(ctx, req); provider.ReasonOf(err) != provider.Ambiguous {
+		t.Errorf("at %s a server was allocated, and the call fails with %v", was, err)
+	}
+}
+
+// What was cut off may be served after a repeat has looked for it: two servers for one attempt.
+func TestACallThatWasCutOffIsWaitedFor(t *testing.T) {
+	for _, way := range ways {
+		host, cfg := start(t, fleets(), way)
+		p, req := open(t, cfg), order()
+		p.Settle(time.Hour)
+		if err := host.Hang(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		_, err := p.Allocate(ctx, req)
+		cancel()
+		if provider.ReasonOf(err) != provider.Ambiguous {
+			t.Fatalf("%s: cut off, it fails with %v", way, err)
+		}
+		_ = host.Heal(t.Context())
+		if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Ambiguous || !strings.Contains(err.Error(), "may yet be served") || host.Count().Started != 0 {
+			t.Errorf("%s: the repeat: %v, %+v", way, err, host.Count())
+		}
+		if other := allocate(t, p, order()); other.GetExternalId() == "" {
+			t.Errorf("%s: another attempt: %v", way, other)
+		}
+	}
+}
+
+// At high rates Agones says that no GameServer is Ready though there are some.
+func TestNoneReadyIsAskedAgain(t *testing.T) {
+	for refusals, want := range map[int]providerv1.FailureReason{2: 0, 3: provider.NoCapacity} {
+		host, cfg := start(t, fleets(), "cluster")
+		left := refusals
+		host.Answer(func(w http.ResponseWriter, _ *http.Request) {
+			if left--; left == 0 {
+				_ = host.Heal(context.Background())
+			}
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusCreated)
+			_, _ = io.WriteString(w, `{"status":{"state":"UnAllocated"}}`)
+		})
+		_, err := open(t, cfg).Allocate(t.Context(), order())
+		if err != nil && provider.ReasonOf(err) != want || err == nil && want != 0 {
+			t.Errorf("refused %d times: %v", refusals, err)
+		}
+	}
+}
+
+// A fleet or a namespace that is not there is in Agones' words one without room, so the message names them.
+func TestNoSuchFleet(t *testing.T) {
+	for _, way := range ways {
+		_, cfg := start(t, fleets(), way)
+		cfg.Builds["shooter"] = agones.Build{Fleet: "shootre", Labels: map[string]string{"mode": "ranked"}}
+		_, err := open(t, cfg).Allocate(t.Context(), order())
+		if provider.ReasonOf(err) != provider.NoCapacity || !strings.Contains(err.Error(), "namespace games, labels agones.dev/fleet=shootre,mode=ranked: are there such?") {
+			t.Errorf("%s: %v", way, err)
+		}
+	}
+}
+
+// Each GameServer has its document, and one answer all of a page.
+func TestListOfLargeGameServers(t *testing.T) {
+	world := fleets()
+	for i := range world.Fleets {
+		world.Fleets[i].Ready = 130
+	}
+	_, cfg := start(t, world, "cluster")
+	p, document := open(t, cfg), []byte("{"+strings.Repeat(" ", 90_000)+"}")
+	const many = 120
+	for range many {
+		req := order()
+		req.Bootstrap = document
+		allocate(t, p, req)
+	}
+	found, token := 0, ""
+	for {
+		resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: deployment, PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		found += len(resp.GetServers())
+		if token = resp.GetNextPageToken(); token == "" {
+			break
+		}
+	}
+	if found != many {
+		t.Errorf("%d of %d", found, many)
 	}
 }
 

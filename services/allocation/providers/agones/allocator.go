@@ -37,6 +37,8 @@ type side interface {
 	// Allocate asks for a GameServer. What it fails with is a failure of the provider contract; NOT_FOUND says that something else answered. in says that the
 	// allocator has certainly let us in, whatever came of it then.
 	Allocate(ctx context.Context, o order) (made allocationStatus, in bool, err error)
+	// MayBeRead reports, when the allocator has refused our certificate, whether it may have let us in when it got the call all the same; of the next call it is certain.
+	MayBeRead() bool
 	// Close ends the connections.
 	Close()
 }
@@ -72,8 +74,12 @@ func (a *allocator) Close() { a.side.Close() }
 func (a *allocator) Allocate(ctx context.Context, o order) (allocationStatus, error) {
 	made, in, err := a.side.Allocate(ctx, o)
 	switch reason := provider.ReasonOf(err); {
-	case (reason == provider.Ambiguous || reason == provider.Unavailable) && !in && a.refusesUs(ctx): // and has read no request
-		return made, provider.Failure(provider.Unauthenticated, "agones.allocator.cert_file: is its issuer in the Secret allocator-client-ca? %s", hostapi.Clean(status.Convert(err).Message()))
+	case (reason == provider.Ambiguous || reason == provider.Unavailable) && !in && a.refusesUs(ctx):
+		certain := provider.Unauthenticated // and has read no request
+		if a.side.MayBeRead() {
+			certain = provider.Ambiguous
+		}
+		return made, provider.Failure(certain, "agones.allocator.cert_file: is its issuer in the Secret allocator-client-ca? %s", hostapi.Clean(status.Convert(err).Message()))
 	case reason == provider.NotFound:
 		return made, provider.Failure(provider.Unavailable, "no allocator answered; are agones.allocator.url and its protocol right? %s", hostapi.Clean(status.Convert(err).Message()))
 	case err == nil && made.GameServerName == "":

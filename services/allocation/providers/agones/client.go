@@ -14,8 +14,8 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/internal/kube"
 )
 
-// pageSize is how many GameServers a page of a list has.
-const pageSize = 250
+// pageSize is how many GameServers a page of a list has: one may have a document of 96 KiB, and an answer has 8 MiB at most.
+const pageSize = 50
 
 // client calls the API server of a cluster with Agones.
 type client struct {
@@ -129,7 +129,7 @@ func (c *client) Allocate(ctx context.Context, o order) (allocationStatus, error
 func outcome(op *hostapi.Operation, s allocationStatus) error {
 	switch {
 	case s.State == "UnAllocated":
-		return noneReady("the fleet")
+		return noneReady("the API server")
 	case s.State == "Contention":
 		return contention()
 	case s.State != allocated || s.GameServerName == "":

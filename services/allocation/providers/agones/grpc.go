@@ -69,6 +69,9 @@ func newGRPCSide(op *hostapi.Operation, at *url.URL, conf *tls.Config) (*grpcSid
 	return &grpcSide{conn: conn, api: allocationpb.NewAllocationServiceClient(conn), op: op}, nil
 }
 
+// MayBeRead implements side: what the allocator did not let in was not sent.
+func (s *grpcSide) MayBeRead() bool { return false }
+
 // Close implements side.
 func (s *grpcSide) Close() { _ = s.conn.Close() } // it fails only if it is closed
 

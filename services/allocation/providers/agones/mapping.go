@@ -1,8 +1,12 @@
 package agones
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
+
+	"google.golang.org/grpc/status"
 
 	"github.com/berth-dev/berth/sdk/go/provider"
 
@@ -38,6 +42,18 @@ const contentionPause = 300 * time.Millisecond
 
 func noneReady(who string) error {
 	return provider.Failure(provider.NoCapacity, "%s: no GameServer is Ready that has the build's labels", who)
+}
+
+// notIn says of a failure where no GameServer is Ready: that there is no such fleet or namespace, Agones says in the same words.
+func (o order) notIn(err error) error {
+	if provider.ReasonOf(err) != provider.NoCapacity {
+		return err
+	}
+	var labels []string
+	for _, name := range slices.Sorted(maps.Keys(o.selector.MatchLabels)) {
+		labels = append(labels, name+"="+o.selector.MatchLabels[name])
+	}
+	return provider.Failure(provider.NoCapacity, "%s; namespace %s, labels %s: are there such?", status.Convert(err).Message(), o.namespace, strings.Join(labels, ","))
 }
 
 func contention() error {

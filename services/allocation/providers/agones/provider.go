@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +23,13 @@ const (
 	kind         = "agones"
 	version      = "1"
 	pollInterval = 2 * time.Second
+	// settleTime is how long Agones may yet serve a call that was cut off.
+	settleTime = 10 * time.Second
+	// maxAsks is how often Agones is asked before it is believed that no GameServer is Ready, and askPause how long a pause between is: that, and up to twice as much more.
+	maxAsks  = 3
+	askPause = 100 * time.Millisecond
+	// maxSent is how many attempts are remembered that were asked for.
+	maxSent = 50_000
 	// maxLooks is how often a GameServer that changes is looked at before its deletion is left to the next call.
 	maxLooks = 5
 )
@@ -33,7 +41,9 @@ type Provider struct {
 	from    source
 	service *allocator // nil: the cluster allocates
 	book    attempts.Book
-	sent    attempts.Known // what was asked for, whatever came of it
+	settle  time.Duration
+	// sent are the attempts that were asked for, and until when a call that went without an answer may yet be served.
+	sent attempts.Recent[time.Time]
 }
 
 var _ provider.Provider = (*Provider)(nil)
@@ -52,7 +62,7 @@ func New(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{cfg: cfg, client: c, from: c}
+	p := &Provider{cfg: cfg, client: c, from: c, settle: settleTime, sent: attempts.Recent[time.Time]{Max: maxSent}}
 	if cfg.Allocate == byAllocator {
 		if p.service, err = newAllocator(cfg.Allocator); err != nil {
 			return nil, fmt.Errorf("agones.allocator.%w", err)
@@ -88,7 +98,8 @@ func (p *Provider) order(req *providerv1.AllocateRequest) (order, error) {
 }
 
 // Allocate implements provider.Provider. Agones gives a server for each request, so that a repeat looks for the first one's before, and each looks afterwards for
-// what another process was given: of several, the one that was allocated first is kept.
+// what another process was given: of several, the one that was allocated first is kept. What this process knows nothing of is asked for at once: the allocation service
+// asks with Get before it repeats a call.
 func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
 	o, err := p.order(req)
 	if err != nil {
@@ -99,18 +110,16 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 		return nil, err
 	}
 	defer unlock()
-	if p.sent.Learn(attempts.Marked(req.GetDeployment(), req.GetAttemptId()), req.GetDeployment(), req.GetAttemptId()) {
-		found, err := p.survey(ctx, p.client.doubt, req.GetDeployment(), req.GetAttemptId())
-		if err == nil {
-			s, err := p.describe(found)
-			return &providerv1.AllocateResponse{Server: s}, err
-		}
-		if provider.ReasonOf(err) != provider.NotFound {
-			return nil, err
-		}
+	key := attempts.Marked(req.GetDeployment(), req.GetAttemptId())
+	if s, err := p.earlier(ctx, key, req); s != nil || err != nil {
+		return &providerv1.AllocateResponse{Server: s}, err
 	}
-	made, err := p.from.Allocate(ctx, o)
+	p.sent.Update(key, func(*time.Time) {})
+	made, err := p.ask(ctx, o)
 	if err != nil {
+		if provider.ReasonOf(err) == provider.Ambiguous {
+			p.sent.Change(key, func(until *time.Time) { *until = time.Now().Add(p.settle) })
+		}
 		return nil, err
 	}
 	if found, err := p.survey(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId()); err == nil && live(found) {
@@ -121,6 +130,41 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 		AttemptId: req.GetAttemptId(), ExternalId: o.namespace + "/" + made.GameServerName, State: stateRunning, Region: req.GetRegion(),
 	}
 	return &providerv1.AllocateResponse{Server: s}, nil
+}
+
+// earlier returns what an earlier call of this process for the attempt was given; nil: nothing, and nothing comes of one any more.
+func (p *Provider) earlier(ctx context.Context, key string, req *providerv1.AllocateRequest) (*providerv1.Server, error) {
+	until, sent := p.sent.Get(key)
+	if !sent {
+		return nil, nil
+	}
+	found, err := p.survey(ctx, p.client.doubt, req.GetDeployment(), req.GetAttemptId())
+	switch {
+	case err == nil:
+		return p.describe(found)
+	case provider.ReasonOf(err) != provider.NotFound:
+		return nil, err
+	case time.Now().Before(until):
+		return nil, provider.Failure(provider.Ambiguous, "Agones: a call for the attempt was cut off, and may yet be served; another GameServer is asked for %v after it", p.settle)
+	}
+	return nil, nil
+}
+
+// ask allocates. At high rates Agones says now and then that no GameServer is Ready though there are some.
+func (p *Provider) ask(ctx context.Context, o order) (made allocationStatus, err error) {
+	for n := 1; ; n++ {
+		made, err = p.from.Allocate(ctx, o)
+		if provider.ReasonOf(err) != provider.NoCapacity || n == maxAsks {
+			return made, o.notIn(err)
+		}
+		pause := time.NewTimer(askPause + rand.N(2*askPause))
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return made, o.notIn(err)
+		}
+	}
 }
 
 // describe makes a server of a GameServer.

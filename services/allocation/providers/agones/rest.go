@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 
@@ -15,14 +16,17 @@ import (
 type restSide struct {
 	api *hostapi.Client
 	op  *hostapi.Operation
+	// in says that the allocator has answered since it last refused our certificate.
+	in atomic.Bool
 }
 
 func newRESTSide(op *hostapi.Operation, url string, conf *tls.Config) (*restSide, error) {
-	api, err := hostapi.New(hostapi.Config{Host: serviceHost, URL: url, TLS: conf, Explain: explain})
-	if err != nil {
+	s := &restSide{op: op}
+	var err error
+	if s.api, err = hostapi.New(hostapi.Config{Host: serviceHost, URL: url, TLS: conf, Explain: s.explain}); err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
-	return &restSide{api: api, op: op}, nil
+	return s, nil
 }
 
 // request is an AllocationRequest in JSON.
@@ -38,14 +42,21 @@ func (s *restSide) Allocate(ctx context.Context, o order) (made allocationStatus
 		Operation: s.op, Method: http.MethodPost, Path: "/gameserverallocation", Out: &made,
 		In: request{Namespace: o.namespace, Selectors: []selector{o.selector}, Metadata: o.patch},
 	})
+	if err == nil {
+		s.in.Store(true)
+	}
 	return made, false, err
 }
+
+// MayBeRead implements side. Authorities may be changed between the call and the refusal.
+func (s *restSide) MayBeRead() bool { return s.in.Swap(false) }
 
 // Close implements side.
 func (s *restSide) Close() { s.api.Close() }
 
 // explain says what a refusal means: its body has the status of gRPC that it is. What has none is of something on the way.
-func explain(r hostapi.Refusal) error {
+func (s *restSide) explain(r hostapi.Refusal) error {
+	s.in.Store(true)
 	var said struct {
 		Code    int    `json:"code"`
 		Message string `json:"message"`
