@@ -92,7 +92,7 @@ func TestWhyThereAreNoCredentials(t *testing.T) {
 	for status, c := range map[int]struct{ code, reason string }{
 		500: {"", "UNAVAILABLE"}, 429: {"", "UNAVAILABLE"}, 400: {"Throttling", "UNAVAILABLE"}, 403: {"AccessDenied", "UNAUTHENTICATED"}, 401: {"", "UNAUTHENTICATED"},
 	} {
-		var cause error = errors.New("said so")
+		cause := errors.New("said so")
 		if c.code != "" {
 			cause = &smithy.GenericAPIError{Code: c.code, Message: "said so"}
 		}
