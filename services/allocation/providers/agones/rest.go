@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
 
@@ -62,7 +63,10 @@ func (s *restSide) explain(r hostapi.Refusal) error {
 		Message string `json:"message"`
 	}
 	_ = r.Decode(&said) // what is no JSON has no code
-	if said.Code == 0 {
+	switch {
+	case said.Code == 0 && r.Status == http.StatusNotFound: // it has one thing to ask for, and answers nothing so
+		return r.Failure(provider.NotFound, r.Words())
+	case said.Code == 0:
 		return nil
 	}
 	return refusal{code: codes.Code(said.Code), words: said.Message, after: r.RetryAfter()}.failure(r.Operation)

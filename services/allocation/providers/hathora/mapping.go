@@ -1,8 +1,6 @@
 package hathora
 
 import (
-	"net/http"
-
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
@@ -19,7 +17,7 @@ const (
 
 // explain says what a refusal means where its status alone does not.
 func (c *client) explain(r hostapi.Refusal) error {
-	if r.Status == http.StatusNotFound && r.Operation == c.create { // the application or its deployment
+	if r.Operation == c.create && r.Reason() == provider.NotFound { // the application or its deployment
 		return r.Failure(provider.Invalid, r.Words())
 	}
 	return nil

@@ -32,7 +32,7 @@ func (c *client) explain(r hostapi.Refusal) error {
 	case http.StatusForbidden:
 		return r.Failure(provider.Unauthenticated, "may the key of "+key+" allocate in multiplay.project and multiplay.environment? "+r.Words())
 	case http.StatusNotFound:
-		if r.Operation == c.allocate { // there is no allocation yet that it could mean
+		if r.Operation == c.allocate && r.Reason() == provider.NotFound { // there is no allocation yet that it could mean
 			return r.Failure(provider.Invalid, "are multiplay.project, multiplay.environment and the build's fleet right? "+r.Words())
 		}
 	}
@@ -43,7 +43,10 @@ func explainExchange(r hostapi.Refusal) error {
 	switch r.Status {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return r.Failure(provider.Unauthenticated, "are multiplay.key_id and multiplay.key_secret_file right, and is it a key for multiplay.project and multiplay.environment? "+r.Words())
-	case http.StatusNotFound: // which would say that there is no such server
+	case http.StatusNotFound:
+		if r.Reason() != provider.NotFound {
+			return nil
+		}
 		return r.Failure(provider.Invalid, "are multiplay.project and multiplay.environment right? "+r.Words())
 	}
 	return nil

@@ -55,7 +55,7 @@ func (r Refusal) RetryAfter() time.Duration {
 	return 0
 }
 
-// Reason is what the status alone says.
+// Reason is what the status says. Nothing is NOT_FOUND but by an object of JSON, in which every host says so.
 func (r Refusal) Reason() providerv1.FailureReason {
 	switch r.Status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
@@ -63,6 +63,9 @@ func (r Refusal) Reason() providerv1.FailureReason {
 	case http.StatusPaymentRequired:
 		return provider.Quota
 	case http.StatusNotFound, http.StatusGone:
+		if !isObject(r.Body) { // of something on the way, such as an ingress, which knows nothing of servers
+			return provider.Unavailable
+		}
 		return provider.NotFound
 	case http.StatusTooManyRequests:
 		return provider.RateLimited
@@ -154,6 +157,12 @@ func words(err error) string {
 	default:
 		return Clean(err.Error())
 	}
+}
+
+// isObject reports whether a body is an object of JSON.
+func isObject(body []byte) bool {
+	var members map[string]json.RawMessage
+	return json.Unmarshal(body, &members) == nil && members != nil
 }
 
 // describe says what an answer is that was to be JSON.
