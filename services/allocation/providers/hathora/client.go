@@ -84,7 +84,7 @@ func (c *client) connection(ctx context.Context, app, id string) (conn connectio
 }
 
 func (c *client) destroyRoom(ctx context.Context, app, id string) error {
-	return c.api.Do(ctx, hostapi.Call{Operation: c.destroy, Method: http.MethodPost, Path: roomPath(app, "destroy", id)})
+	return c.api.Do(ctx, hostapi.Call{Operation: c.destroy, Method: http.MethodPost, Path: roomPath(app, "destroy", id), Empty: true})
 }
 
 func roomPath(app, what, id string) string {

@@ -102,7 +102,7 @@ func (c *client) allocations(ctx context.Context, fleet string, ids []string) ([
 }
 
 func (c *client) deallocate(ctx context.Context, fleet, id string) error {
-	return c.api.Do(ctx, hostapi.Call{Operation: c.release, Method: http.MethodDelete, Path: c.path(fleet) + "/" + id})
+	return c.api.Do(ctx, hostapi.Call{Operation: c.release, Method: http.MethodDelete, Path: c.path(fleet) + "/" + id, Empty: true})
 }
 
 func (c *client) path(fleet string) string { return c.fleets + fleet + "/allocations" }

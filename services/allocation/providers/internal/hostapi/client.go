@@ -108,8 +108,22 @@ type Call struct {
 	Method, Path string
 	// In is what is sent, as JSON; nil: nothing.
 	In any
-	// Out gets the answer, from JSON; nil: the answer does not count.
+	// Out gets the answer, from JSON; nil: what it says does not count. It is nothing then, or an object of JSON: a page says nothing of what was asked.
 	Out any
+	// Empty says that the host answers with nothing; anything else makes no sense.
+	Empty bool
+}
+
+// understand reads an answer that says that the call succeeded, and reports whether it can be one.
+func (c Call) understand(status int, body []byte) bool {
+	switch {
+	case c.Out != nil:
+		return json.Unmarshal(body, c.Out) == nil
+	case status == http.StatusNoContent || len(bytes.TrimSpace(body)) == 0:
+		return true
+	default:
+		return !c.Empty && isObject(body)
+	}
 }
 
 // Do makes a call. What it fails with is a failure of the provider contract: for one that has an effect, AMBIGUOUS unless it is certain that it had none.
@@ -157,10 +171,7 @@ func (c *Client) once(ctx context.Context, call Call) error {
 		return c.senseless(call.Operation, fmt.Sprintf("more than %d bytes", maxBody))
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
 		return &refusedError{Refusal{Host: c.cfg.Host, Operation: call.Operation, Status: resp.StatusCode, Header: resp.Header, Body: body}, req}
-	case call.Out == nil:
-		return nil
-	}
-	if err := json.Unmarshal(body, call.Out); err != nil {
+	case !call.understand(resp.StatusCode, body):
 		return c.senseless(call.Operation, describe(resp.Header, body))
 	}
 	return nil

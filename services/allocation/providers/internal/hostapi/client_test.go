@@ -88,6 +88,34 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// An answer that does not count has to be one all the same: a page of something on the way is none.
+func TestAnswersThatDoNotCount(t *testing.T) {
+	for name, c := range map[string]struct {
+		status       int
+		body         string
+		any, nothing bool // whether it is an answer of a host that says something, or nothing
+	}{
+		"nothing":    {200, "", true, true},
+		"no content": {204, "", true, true},
+		"an object":  {202, `{"message": "stopping"}`, true, false},
+		"a page":     {200, "<html>login</html>", false, false},
+		"half":       {200, `{"message": "st`, false, false},
+		"a list":     {200, `[]`, false, false},
+		"null":       {200, `null`, false, false},
+	} {
+		for empty, good := range map[bool]bool{false: c.any, true: c.nothing} {
+			for op, want := range map[*hostapi.Operation]providerv1.FailureReason{hostapi.Write("stop", 0): provider.Ambiguous, hostapi.Read("look", 0): provider.Unavailable} {
+				srv := httptest.NewServer(says(c.status, c.body))
+				err := client(t, hostapi.Config{Host: "Host", URL: srv.URL}).Do(t.Context(), hostapi.Call{Operation: op, Method: http.MethodPost, Empty: empty})
+				srv.Close()
+				if good != (err == nil) || err != nil && provider.ReasonOf(err) != want {
+					t.Errorf("%s, empty %v: %v", name, empty, err)
+				}
+			}
+		}
+	}
+}
+
 func TestWhatWasNotSentIsUnavailable(t *testing.T) {
 	srv := httptest.NewServer(says(200, "{}"))
 	srv.Close() // nobody listens there any more
