@@ -31,6 +31,11 @@ const (
 	dialTimeout      = 5 * time.Second
 	handshakeTimeout = 5 * time.Second
 	idleTimeout      = 90 * time.Second
+
+	// sendPingTimeout is how long a connection of HTTP/2 may be silent before it is asked for a sign of life, and pingTimeout how long it has for one. All calls
+	// share one: without that, each would wait in vain until the kernel gives it up.
+	sendPingTimeout = 10 * time.Second
+	pingTimeout     = 5 * time.Second
 )
 
 // Config configures a Client.
@@ -59,6 +64,10 @@ type Client struct {
 
 // New returns a Client. Nothing is sent before the first call.
 func New(cfg Config) (*Client, error) {
+	return newClient(cfg, http.HTTP2Config{SendPingTimeout: sendPingTimeout, PingTimeout: pingTimeout})
+}
+
+func newClient(cfg Config, http2 http.HTTP2Config) (*Client, error) {
 	if err := CheckURL(cfg.URL); err != nil {
 		return nil, err
 	}
@@ -73,7 +82,7 @@ func New(cfg Config) (*Client, error) {
 			DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			TLSClientConfig:     conf,
 			TLSHandshakeTimeout: handshakeTimeout, IdleConnTimeout: idleTimeout,
-			MaxConnsPerHost: maxConns, MaxIdleConnsPerHost: maxConns, ForceAttemptHTTP2: true,
+			MaxConnsPerHost: maxConns, MaxIdleConnsPerHost: maxConns, ForceAttemptHTTP2: true, HTTP2: &http2,
 		},
 	}}, nil
 }
