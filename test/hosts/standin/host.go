@@ -217,27 +217,38 @@ func (h *Host) Late(_ context.Context, after time.Duration) error {
 	})
 }
 
-// Garble implements providertest.Host: a page of HTML, half of the answer, and an answer that has nothing of what it should.
+// Garble implements providertest.Host. In turn, something on the way answers with a page, as if all were well and as if there were nothing, and the host is not
+// asked; it does what it is asked, and half of the answer or nothing of it arrives; or it fails, and says that all is well.
 func (h *Host) Garble(context.Context) error {
 	return h.set(func(w http.ResponseWriter, r *http.Request) {
-		answer := h.perform(r, bodyOf(r))
 		h.mu.Lock()
 		h.nonsense++
-		kind := h.nonsense % 3
+		kind := h.nonsense % 5
 		h.mu.Unlock()
 		switch kind {
 		case 0:
-			w.Header().Set("Content-Type", "text/html")
-			_, _ = io.WriteString(w, "<!doctype html><html><body>Welcome to the proxy</body></html>")
+			page(w, http.StatusOK)
 		case 1:
+			answer := h.perform(r, bodyOf(r))
 			whole := answer.Body.Bytes()
 			w.Header().Set("Content-Type", answer.Header().Get("Content-Type"))
 			_, _ = w.Write(whole[:len(whole)/2])
-		default:
-			w.Header().Set("Content-Type", answer.Header().Get("Content-Type"))
+		case 2:
+			w.Header().Set("Content-Type", "application/json")
 			_, _ = io.WriteString(w, `{"error": "something went wrong", "status": "ok"}`)
+		case 3:
+			page(w, http.StatusNotFound)
+		default:
+			h.perform(r, bodyOf(r))
 		}
 	})
+}
+
+// page is what an ingress or a proxy answers.
+func page(w http.ResponseWriter, status int) {
+	w.Header().Set("Content-Type", "text/html")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, "<!doctype html><html><body>Welcome to the proxy</body></html>")
 }
 
 // Close waits until nothing of what is late is left to do, and ends all servers. Nobody may call the host any more.

@@ -152,23 +152,51 @@ func lateSuccess(p *probe) {
 	p.one("a server that came after the time-out", req.GetAttemptId())
 }
 
+// nonsenses is how often the host is asked while it answers nonsense, so that it may do so in several ways.
+const nonsenses = 5
+
 func malformedAnswer(p *probe) {
-	there, req := p.order(), p.order()
+	for range nonsenses {
+		p.runsDespiteNonsense()
+	}
+	for range nonsenses {
+		p.startsDespiteNonsense()
+	}
+}
+
+// runsDespiteNonsense checks that no answer which makes no sense is taken for the end of a server.
+func (p *probe) runsDespiteNonsense() {
+	there := p.order()
 	p.allocate(there)
 	p.need("to answer nonsense", p.cfg.Host.Garble(p.ctx))
 	if s, err := p.tryGet(p.ctx, there.GetAttemptId()); err != nil && provider.ReasonOf(err) == provider.NotFound || s.GetState() == exited {
 		p.failf("Get takes an answer that makes no sense for the end of a server that runs: %v, %v", s, err)
 	}
+	resp, err := call(p.ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: p.cfg.Deployment})
+	p.seen(p.ctx, "Release", err)
 	p.heal()
+	if err == nil && resp.GetState() == exited {
+		p.gone("Release says that the server has ended, after an answer that makes no sense", there.GetAttemptId())
+	}
 	p.release(there.GetAttemptId())
+}
+
+// startsDespiteNonsense checks that a server which may have been started is found again.
+func (p *probe) startsDespiteNonsense() {
+	req := p.order()
 	p.need("to answer nonsense", p.cfg.Host.Garble(p.ctx))
 	first, err := p.tryAllocate(p.ctx, req)
-	if err != nil && provider.ReasonOf(err) != provider.Ambiguous {
-		p.failf("Allocate whose answer makes no sense: %s: %v; the host may have done it: AMBIGUOUS", reason(err), err)
-	}
 	p.heal()
+	n, errHost := p.cfg.Host.Started(p.ctx, req.GetAttemptId())
+	switch reason := provider.ReasonOf(err); {
+	case err == nil, reason == provider.Ambiguous:
+	case reason == provider.Unavailable && (errHost != nil || n == 0): // something on the way answered, and the provider knows that
+	default:
+		p.failf("Allocate whose answer makes no sense: %v: %v; the host may have done it: AMBIGUOUS", reason, err)
+	}
 	p.same("an Allocate whose answer made no sense and its repeat", first, p.allocate(req))
 	p.one("an Allocate whose answer made no sense and its repeat", req.GetAttemptId())
+	p.release(req.GetAttemptId())
 }
 
 func slowHost(p *probe) {

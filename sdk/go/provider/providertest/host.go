@@ -36,7 +36,8 @@ type Host interface {
 	Refuse(ctx context.Context) error
 	// Down cannot be reached, or says that it is away.
 	Down(ctx context.Context) error
-	// Garble answers with what is no answer. What was asked may or may not be done.
+	// Garble answers with what is no answer. What was asked may or may not be done. It is asked several times: there are many ways, such as half of an answer, or
+	// the page of a proxy.
 	Garble(ctx context.Context) error
 	// LoseReply does what it is asked, and the answer does not arrive.
 	LoseReply(ctx context.Context) error

@@ -134,7 +134,8 @@ func mistakes() map[string]struct {
 				return next(ctx, req)
 			}
 		}), []string{"duplicate"}},
-		"takes nonsense for the end": {func(p *plugin) { p.host.sense = provider.NotFound }, []string{"malformed-answer"}},
+		"takes nonsense for the end":   {func(p *plugin) { p.host.sense = provider.NotFound }, []string{"malformed-answer"}},
+		"takes nonsense for a release": {func(p *plugin) { p.host.believes = true }, []string{"malformed-answer"}},
 		"has less patience than its caller": {onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
 			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
 				ctx, cancel := context.WithTimeout(ctx, moment)

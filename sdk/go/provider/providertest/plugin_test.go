@@ -35,6 +35,7 @@ type host struct {
 	*chaoshost.Host
 	twice, nonsense atomic.Bool
 	sense           providerv1.FailureReason // that the plugin makes of nonsense
+	believes        bool                     // nonsense, for the success of a release
 	documents       sync.Map
 }
 
@@ -105,6 +106,9 @@ func (p *plugin) List(ctx context.Context, req *providerv1.ListRequest) (*provid
 }
 
 func (p *plugin) Release(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+	if p.host.believes && p.host.nonsense.Load() {
+		return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
+	}
 	return ask(ctx, p.host, p.release, req)
 }
 
