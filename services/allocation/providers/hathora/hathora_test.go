@@ -46,6 +46,7 @@ func TestFailures(t *testing.T) {
 		want   providerv1.FailureReason
 		says   string
 	}{
+		"no backend":    {404, "text/html", `<html>not found</html>`, provider.Unavailable, "a page of text/html"},
 		"no such app":   {404, "", `{"message": "App not found"}`, provider.Invalid, "App not found"},
 		"invalid":       {422, "", `{"message": "Validation Failed", "details": {"region": {}}}`, provider.Invalid, "Validation Failed"},
 		"bad request":   {400, "", `{"message": "Bad room"}`, provider.Invalid, "Bad room"},
@@ -66,6 +67,7 @@ func TestFailures(t *testing.T) {
 			host.Answer(func(w http.ResponseWriter, r *http.Request) {
 				if r.Method == http.MethodGet { // whether the room is there
 					w.WriteHeader(http.StatusNotFound)
+					_, _ = io.WriteString(w, `{"message": "Room not found"}`)
 					return
 				}
 				w.Header().Set("Content-Type", c.header)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
@@ -73,10 +74,7 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 	id := attempts.Marked(req.GetDeployment(), req.GetAttemptId())
 	conn, err := p.client.createRoom(ctx, build.App, id, order{Region: region, RoomConfig: string(req.GetBootstrap()), DeploymentID: build.Deployment})
 	if provider.ReasonOf(err) == provider.Invalid { // also what is said of an id that is taken
-		if s, found := p.server(ctx, build.App, id, req.GetAttemptId()); found == nil && s.GetState() != providerv1.ServerState_SERVER_STATE_EXITED {
-			s.Region = req.GetRegion()
-			return &providerv1.AllocateResponse{Server: s}, nil
-		}
+		return p.taken(ctx, build.App, id, req, err)
 	}
 	if err != nil {
 		return nil, err
@@ -88,6 +86,21 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 	return &providerv1.AllocateResponse{Server: &providerv1.Server{
 		AttemptId: req.GetAttemptId(), ExternalId: externalID(build.App, id), State: state, Region: req.GetRegion(), Endpoints: endpointsOf(conn),
 	}}, nil
+}
+
+// taken returns the room that an earlier call made; if there is none, the call was refused for another reason.
+func (p *Provider) taken(ctx context.Context, app, id string, req *providerv1.AllocateRequest, refused error) (*providerv1.AllocateResponse, error) {
+	s, err := p.server(ctx, app, id, req.GetAttemptId())
+	switch {
+	case err == nil && s.GetState() != providerv1.ServerState_SERVER_STATE_EXITED:
+		s.Region = req.GetRegion()
+		return &providerv1.AllocateResponse{Server: s}, nil
+	case err == nil, provider.ReasonOf(err) == provider.NotFound:
+		return nil, refused
+	default: // nobody knows whether it is there
+		return nil, provider.RetryAfter(provider.Failure(provider.Ambiguous, "%s; and whether the room is there cannot be told: %s",
+			status.Convert(refused).Message(), status.Convert(err).Message()), provider.RetryAfterOf(err))
+	}
 }
 
 // externalID has the application too, without which a room cannot be asked for.
@@ -115,8 +128,8 @@ func (p *Provider) server(ctx context.Context, app, id, attempt string) (*provid
 	if err != nil {
 		return nil, err
 	}
-	if state, ok = stateOf(conn.Status); !ok {
-		return nil, hostapi.Senseless("Hathora", p.client.connect, fmt.Sprintf("status %q", hostapi.Clean(conn.Status)))
+	if state, ok = stateOf(conn.Status); !ok || conn.RoomID != id {
+		return nil, hostapi.Senseless("Hathora", p.client.connect, fmt.Sprintf("room %q with status %q", hostapi.Clean(conn.RoomID), hostapi.Clean(conn.Status)))
 	}
 	s.State, s.Endpoints = state, endpointsOf(conn)
 	return s, nil
