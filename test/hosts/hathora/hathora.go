@@ -23,7 +23,7 @@ var regions = []string{"Seattle", "Los_Angeles", "Washington_DC", "Chicago", "Lo
 // pollsToStart is how often connection info says that a room is starting.
 const pollsToStart = 1
 
-// processesPage is how many processes a page has. An assumption.
+// processesPage is how many processes a page has: "the 10 most recent processes", of which a test would need many.
 const processesPage = 2
 
 // Config configures a stand-in.
@@ -140,7 +140,7 @@ func (a *api) create(w http.ResponseWriter, r *http.Request) {
 	}
 	o := &room{
 		id: id, app: app, deployment: in.DeploymentID, region: *in.Region, process: fmt.Sprintf("cbfcddd2-0006-43ae-996c-%012d", len(a.rooms)),
-		created: time.Unix(int64(1_700_000_000+len(a.rooms)), 0), port: 20_000 + len(a.rooms)%40_000,
+		created: a.now(), port: 20_000 + len(a.rooms)%40_000,
 	}
 	if in.RoomConfig != nil {
 		o.config = *in.RoomConfig
@@ -148,6 +148,12 @@ func (a *api) create(w http.ResponseWriter, r *http.Request) {
 	a.rooms[id] = o
 	o.stop = a.servers.Start([]byte(o.config), func() { a.end(id) }) // HATHORA_INITIAL_ROOM_CONFIG
 	answer(w, http.StatusCreated, a.connectionData(o))
+}
+
+// now is the time at which a process is made: two of them have one millisecond, which is all that before tells apart.
+func (a *api) now() time.Time {
+	n := len(a.rooms)
+	return time.Unix(int64(1_700_000_000+(n+1)/2), int64(n)*int64(time.Microsecond)%int64(time.Millisecond))
 }
 
 // end is a process that exited: exit 0 destroys its rooms.

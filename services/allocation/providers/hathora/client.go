@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -100,6 +101,9 @@ func (c *client) processes(ctx context.Context, app string, before int64) (list 
 	err = c.api.Do(ctx, hostapi.Call{
 		Operation: c.list, Method: http.MethodGet, Path: "/processes/v3/apps/" + url.PathEscape(app) + "/processes/latest?" + query.Encode(), Out: &list,
 	})
+	if err == nil && slices.ContainsFunc(list, func(one process) bool { return one.ProcessID == "" || one.CreatedAt.IsZero() }) {
+		err = hostapi.Senseless("Hathora", c.list, "a process without processId or createdAt")
+	}
 	return list, err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -178,67 +177,6 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 		}
 	}
 	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
-}
-
-// List implements provider.Provider. A page of it is a page of one application's processes, with all their rooms.
-func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
-	apps := p.apps("")
-	n, before, err := parseToken(req.GetPageToken(), len(apps))
-	if err != nil {
-		return nil, err
-	}
-	processes, err := p.client.processes(ctx, apps[n], before)
-	if err != nil {
-		return nil, err
-	}
-	resp := new(providerv1.ListResponse)
-	for _, one := range processes {
-		rooms, err := p.client.rooms(ctx, apps[n], one.ProcessID)
-		if provider.ReasonOf(err) == provider.NotFound {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		resp.Servers = append(resp.Servers, p.marked(req.GetDeployment(), apps[n], one, rooms)...)
-		before = one.CreatedAt.UnixMilli() // the oldest is the last
-	}
-	switch {
-	case len(processes) > 0:
-		resp.NextPageToken = fmt.Sprintf("%d/%d", n, before)
-	case n+1 < len(apps):
-		resp.NextPageToken = fmt.Sprintf("%d/0", n+1)
-	}
-	return resp, nil
-}
-
-func parseToken(token string, apps int) (n int, before int64, err error) {
-	if token == "" {
-		return 0, 0, nil
-	}
-	app, at, _ := strings.Cut(token, "/")
-	n, err = strconv.Atoi(app)
-	if err == nil {
-		before, err = strconv.ParseInt(at, 10, 64)
-	}
-	if err != nil || n < 0 || n >= apps {
-		return 0, 0, provider.Failure(provider.Invalid, "page_token: is none of a list of this provider")
-	}
-	return n, before, nil
-}
-
-// marked are the rooms that carry the deployment's mark.
-func (p *Provider) marked(deployment, app string, on process, rooms []room) []*providerv1.Server {
-	var out []*providerv1.Server
-	for _, r := range rooms {
-		attempt, ours := attempts.Unmarked(deployment, r.RoomID)
-		state, ok := stateOf(r.Status)
-		if !ours || !ok || state == providerv1.ServerState_SERVER_STATE_EXITED {
-			continue
-		}
-		out = append(out, &providerv1.Server{AttemptId: attempt, ExternalId: externalID(app, r.RoomID), State: state, Region: hostapi.NameOf(p.cfg.Regions, on.Region)})
-	}
-	return out
 }
 
 // Close ends the connections to the host.

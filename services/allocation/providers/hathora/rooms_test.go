@@ -1,13 +1,17 @@
 package hathora_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/hathora"
 	"github.com/berth-dev/berth/test/hosts/standin"
 )
 
@@ -105,6 +109,127 @@ func TestReleaseNeedsTheHostsWord(t *testing.T) {
 		answer(host, map[string]said{"destroy": s})
 		if resp, err := open(t, cfg).Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: order("shooter", "eu").GetAttemptId(), Deployment: "live"}); err == nil {
 			t.Errorf("%v: %v", s, resp)
+		}
+	}
+}
+
+// listed returns the attempts of a whole list. One that does not end fails the test.
+func listed(t *testing.T, p *hathora.Provider) []string {
+	t.Helper()
+	var found []string
+	token := ""
+	for range 20 {
+		resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: "live", PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range resp.GetServers() {
+			found = append(found, s.GetAttemptId())
+		}
+		if token = resp.GetNextPageToken(); token == "" {
+			slices.Sort(found)
+			return found
+		}
+	}
+	t.Fatalf("the list does not end; its next page is %q", token)
+	return nil
+}
+
+// allocated starts servers, and returns their attempts.
+func allocated(t *testing.T, p *hathora.Provider, build string, n int) []string {
+	t.Helper()
+	var all []string
+	for range n {
+		req := order(build, "eu")
+		if _, err := p.Allocate(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, req.GetAttemptId())
+	}
+	slices.Sort(all)
+	return all
+}
+
+// Wherever a page ends, each server is in the list once: also where it ends between two processes of one millisecond.
+func TestListHasEachOnce(t *testing.T) {
+	for n := range 7 {
+		_, cfg := start(t)
+		p := open(t, cfg)
+		if want, got := allocated(t, p, "racer", n), listed(t, p); !slices.Equal(got, want) {
+			t.Errorf("got %q; want %q", got, want)
+		}
+	}
+}
+
+// A list goes on past processes that are gone, and past an application that is: servers of others would never be reaped.
+func TestListGoesOn(t *testing.T) {
+	for name, gone := range map[string]func(r *http.Request) bool{
+		"processes without rooms": func(r *http.Request) bool { return strings.Contains(r.URL.Path, other+"/list/") },
+		"no application":          func(r *http.Request) bool { return strings.Contains(r.URL.Path, other) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, cfg := start(t)
+			front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodGet && gone(r) {
+					w.WriteHeader(http.StatusNotFound)
+					_, _ = io.WriteString(w, `{"message": "not found"}`)
+					return
+				}
+				host.ServeHTTP(w, r)
+			}))
+			defer front.Close()
+			cfg.URL = front.URL
+			p := open(t, cfg)
+			allocated(t, p, "racer", 5)
+			if want, got := allocated(t, p, "shooter", 1), listed(t, p); !slices.Equal(got, want) {
+				t.Errorf("got %q; want %q", got, want)
+			}
+		})
+	}
+}
+
+// Whatever the host makes of before, a list comes to an end, with nothing twice and without what is over.
+func TestListEnds(t *testing.T) {
+	const at = `"createdAt": "2026-01-02T03:04:05.006Z"`
+	for name, c := range map[string]struct {
+		processes string
+		want      int
+	}{
+		"always the same page":     {`[{"processId": "p1", ` + at + `}, {"processId": "p2", "createdAt": "2026-01-02T03:04:04Z"}]`, 2},
+		"always one millisecond":   {`[{"processId": "p1", ` + at + `}, {"processId": "p2", ` + at + `}]`, 2},
+		"the oldest process first": {`[{"processId": "p1", "createdAt": "2026-01-02T03:04:04Z"}, {"processId": "p2", ` + at + `}]`, 2},
+		"one process":              {`[{"processId": "p1", ` + at + `}]`, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, cfg := start(t)
+			delete(cfg.Builds, "racer")
+			p := open(t, cfg)
+			attempt := order("shooter", "eu").GetAttemptId()
+			host.Answer(func(w http.ResponseWriter, r *http.Request) {
+				if strings.Contains(r.URL.Path, "/processes/") {
+					_, _ = io.WriteString(w, c.processes)
+					return
+				}
+				one := strings.Split(r.URL.Path, "/")[5]
+				fmt.Fprintf(w, `[{"roomId": "live-%s%s", "status": "active"}, {"roomId": "live-%s9", "status": "destroyed"}]`, attempt, one[1:], attempt)
+			})
+			if got := listed(t, p); len(got) != c.want || len(slices.Compact(got)) != c.want {
+				t.Errorf("got %q", got)
+			}
+		})
+	}
+	host, cfg := start(t)
+	answer(host, map[string]said{"processes": {200, `[{"processId": "p1"}]`}})
+	if _, err := open(t, cfg).List(t.Context(), &providerv1.ListRequest{Deployment: "live"}); provider.ReasonOf(err) != provider.Unavailable {
+		t.Errorf("a process without a time: %v", err)
+	}
+}
+
+func TestTokensOfPages(t *testing.T) {
+	_, cfg := start(t)
+	for _, token := range []string{"x", "0", "0/1", "5/0/", "-1/0/", "0/x/", "x/0/"} {
+		if _, err := open(t, cfg).List(t.Context(), &providerv1.ListRequest{Deployment: "live", PageToken: token}); provider.ReasonOf(err) != provider.Invalid {
+			t.Errorf("%q: %v", token, err)
 		}
 	}
 }
