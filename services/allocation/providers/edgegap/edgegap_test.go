@@ -59,7 +59,6 @@ func untilRunning(t *testing.T, p provider.Provider, attempt string) *providerv1
 
 func TestFailures(t *testing.T) {
 	host, cfg := start(t)
-	p := open(t, cfg)
 	for name, c := range map[string]struct {
 		status int
 		kind   string
@@ -95,7 +94,7 @@ func TestFailures(t *testing.T) {
 			})
 			defer func() { _ = host.Heal(t.Context()) }()
 			req := order("shooter", "eu")
-			_, err := p.Allocate(t.Context(), req)
+			_, err := open(t, cfg).Allocate(t.Context(), req) // one that has not been told to wait
 			if provider.ReasonOf(err) != c.want || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v; want %v with %q", err, c.want, c.says)
 			}

@@ -168,8 +168,8 @@ func TestGivesTimeFromTheAllocation(t *testing.T) {
 	host.Resize(1)
 	p, req := open(t, cfg), order()
 	allocate(t, p, order())
-	host.Answer(problem(429, "Rate limit exceeded"))
-	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.RateLimited {
+	host.Answer(problem(503, "Later"))
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Unavailable {
 		t.Fatalf("Allocate: %v", err)
 	}
 	p.AgeMemory(2 * time.Minute)

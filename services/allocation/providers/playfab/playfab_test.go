@@ -63,7 +63,6 @@ var missing = refusal(404, "MultiplayerServerNotFound", "No session")
 func TestFailures(t *testing.T) {
 	const session = `"SessionId": "02bdef0e-e01e-4b29-8efe-ff9f47a06d8c"`
 	host, cfg, _ := start(t, nil)
-	p := open(t, cfg)
 	for name, c := range map[string]struct {
 		answer
 		want providerv1.FailureReason
@@ -100,6 +99,7 @@ func TestFailures(t *testing.T) {
 		"repeats the order": {refusal(400, "MultiplayerServerBadRequest", string(order("shooter", "eu").GetBootstrap())), provider.Invalid, "MultiplayerServerBadRequest"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			p := open(t, cfg)                                                         // one that has not been told to wait
 			if _, err := p.List(t.Context(), &providerv1.ListRequest{}); err != nil { // so that there is a token
 				t.Fatal(err)
 			}
@@ -137,6 +137,10 @@ func TestWhatIsNoAnswerOfPlayFabSaysNothingOfAServer(t *testing.T) {
 		"HTML": {404, "text/html", html}, "another API": refusal(404, "InvalidAPIEndpoint", "No such API"), "broken": refusal(500, "MultiplayerServerInternalServerError", "Oops"),
 		"throttled": refusal(429, "MultiplayerServerTooManyRequests", "Slow down"), "an error inside": {200, "", missing.body}, "truncated": {200, "", `{"code": 200, "data": {"SessionI`},
 	} {
+		p := open(t, cfg)                                                         // one that has not been told to wait
+		if _, err := p.List(t.Context(), &providerv1.ListRequest{}); err != nil { // so that there is a token
+			t.Fatal(err)
+		}
 		host.Answer(c.ServeHTTP)
 		want := provider.Unavailable
 		if name == "throttled" {
@@ -148,6 +152,7 @@ func TestWhatIsNoAnswerOfPlayFabSaysNothingOfAServer(t *testing.T) {
 		if _, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: "live"}); provider.ReasonOf(err) != want {
 			t.Errorf("%s: Release: %v", name, err)
 		}
+		_ = host.Heal(t.Context())
 	}
 	host.Answer(missing.ServeHTTP)
 	if _, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), Deployment: "live"}); provider.ReasonOf(err) != provider.NotFound {

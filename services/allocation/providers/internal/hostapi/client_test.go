@@ -167,6 +167,54 @@ func TestRetryAfterIsKept(t *testing.T) {
 	}
 }
 
+// So is one that is away and says for how long, and one that says nothing, for a little while. Other refusals are no reason to wait.
+func TestWhenAHostIsLeftAlone(t *testing.T) {
+	for name, c := range map[string]struct {
+		status int
+		after  string
+		rests  bool
+	}{
+		"too many calls":           {429, "", true},
+		"too many calls, for 30 s": {429, "30", true},
+		"away for 30 s":            {503, "30", true},
+		"away":                     {503, "", false},
+		"wrong, with a time":       {400, "30", false},
+	} {
+		var asked atomic.Int32
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			asked.Add(1)
+			w.Header().Set("Retry-After", c.after)
+			w.WriteHeader(c.status)
+		}))
+		api, op := client(t, hostapi.Config{Host: "Host", URL: srv.URL}), hostapi.Write("start a server", 0)
+		op.Rest(-time.Hour) // which is none
+		_ = api.Do(t.Context(), hostapi.Call{Operation: op, Method: http.MethodPost})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		err := op.Wait(ctx)
+		if rests := provider.ReasonOf(err) == provider.RateLimited; rests != c.rests || asked.Load() != 1 {
+			t.Errorf("%s: %v, after %d calls", name, err, asked.Load())
+		}
+		srv.Close()
+	}
+}
+
+func TestRetryAfter(t *testing.T) {
+	inAMinute, anHourAgo := time.Now().Add(time.Minute).UTC().Format(http.TimeFormat), time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)
+	for said, want := range map[string]time.Duration{
+		"": 0, "soon": 0, "0": 0, "-5": 0, "NaN": 0, "1.5": 1500 * time.Millisecond, "90": 90 * time.Second, "7200": time.Hour, "1e10": time.Hour, "1e999": time.Hour, "Inf": time.Hour,
+		inAMinute: time.Minute, anHourAgo: 0, "Fri, 31 Dec 2999 23:59:59 GMT": time.Hour,
+	} {
+		got := hostapi.Refusal{Header: http.Header{"Retry-After": {said}}}.RetryAfter()
+		if said == inAMinute && got > 0 && got < want { // time has passed, and a date has no fractions of a second
+			continue
+		}
+		if got != want {
+			t.Errorf("%q: %v, want %v", said, got, want)
+		}
+	}
+}
+
 // More calls than the host allows in the time that there is are refused here, without a call.
 func TestCallsAreLimited(t *testing.T) {
 	var asked atomic.Int32

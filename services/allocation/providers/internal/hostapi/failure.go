@@ -16,8 +16,12 @@ import (
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 )
 
-// maxRetryAfter is the longest time that a host is left alone because it said so.
-const maxRetryAfter = time.Hour
+const (
+	// maxRetryAfter is the longest time that a host is left alone because it said so.
+	maxRetryAfter = time.Hour
+	// usualRest is how long it is left alone when there were too many calls, and it does not say.
+	usualRest = time.Second
+)
 
 // Refusal is an answer of a host that is no success.
 type Refusal struct {
@@ -46,8 +50,11 @@ func (r Refusal) Failure(reason providerv1.FailureReason, words string) error {
 // RetryAfter is the time that the host wants to be left alone, up to an hour; 0: it does not say.
 func (r Refusal) RetryAfter() time.Duration {
 	value := r.Header.Get("Retry-After")
-	if seconds, err := strconv.ParseFloat(value, 64); err == nil {
-		return min(max(0, time.Duration(seconds*float64(time.Second))), maxRetryAfter)
+	if seconds, err := strconv.ParseFloat(value, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		if !(seconds > 0) { // or it is no number
+			return 0
+		}
+		return time.Duration(min(seconds, maxRetryAfter.Seconds()) * float64(time.Second)) // a larger one has no Duration
 	}
 	if at, err := http.ParseTime(value); err == nil {
 		return min(max(0, time.Until(at)), maxRetryAfter)
@@ -106,8 +113,12 @@ func (c *Client) explain(op *Operation, r Refusal) error {
 	if err == nil {
 		err = r.Failure(r.Reason(), r.Words())
 	}
-	if provider.ReasonOf(err) == provider.RateLimited {
-		op.rest(provider.RetryAfterOf(err))
+	after := provider.RetryAfterOf(err)
+	switch reason := provider.ReasonOf(err); {
+	case reason == provider.RateLimited && after == 0:
+		op.rest(usualRest)
+	case reason == provider.RateLimited, reason == provider.Unavailable:
+		op.rest(after)
 	}
 	return err
 }
