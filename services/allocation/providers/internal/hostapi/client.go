@@ -87,16 +87,16 @@ func newClient(cfg Config, http2 http.HTTP2Config) (*Client, error) {
 	}}, nil
 }
 
-// CheckURL returns an error unless an API may be called there: credentials and tokens go to it.
+// CheckURL returns an error unless an API may be called there: credentials and tokens go to it. What is no such URL is not in the error: it may have a password.
 func CheckURL(raw string) error {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Errorf("%q is no base URL such as https://api.example.com", raw)
+		return errors.New("is no base URL such as https://api.example.com")
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return fmt.Errorf("%q has a user, a query or a fragment: take it out", u.Redacted())
+		return errors.New("has a user, a query or a fragment: take it out")
 	case u.Scheme == "http" && !thisMachine(u.Hostname()):
-		return fmt.Errorf("%q is another machine, and credentials would go there in the clear: use https", raw)
+		return fmt.Errorf("%s is another machine, and credentials would go there in the clear: use https", u.Host)
 	}
 	return nil
 }

@@ -187,7 +187,6 @@ func TestWhenAHostIsLeftAlone(t *testing.T) {
 			w.WriteHeader(c.status)
 		}))
 		api, op := client(t, hostapi.Config{Host: "Host", URL: srv.URL}), hostapi.Write("start a server", 0)
-		op.Rest(-time.Hour) // which is none
 		_ = api.Do(t.Context(), hostapi.Call{Operation: op, Method: http.MethodPost})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -292,7 +291,8 @@ func TestCheckURL(t *testing.T) {
 	}
 	for bad, want := range map[string]string{
 		"": "no base URL", "api.example.com": "no base URL", "ftp://x": "no base URL", "http://api.example.com": "use https", "http://10.0.0.1": "use https",
-		"https://u:hunter2@x": "take it out", "https://x/?q": "take it out",
+		"https://u:hunter2@x": "take it out", "https://x/?q": "take it out", "https://x/?key=hunter2": "take it out", "https://x/#hunter2": "take it out",
+		"ftp://u:hunter2@x": "no base URL", "https://u:hunter2@x:port": "no base URL", "u:hunter2@x": "no base URL", "https://u:hunter2%zz@x": "no base URL",
 	} {
 		if err := hostapi.CheckURL(bad); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%q: %v, want %q", bad, err, want)
