@@ -1,5 +1,6 @@
-// Package hathora stands in for the API of Hathora Cloud, as its published SDK (github.com/hathora/cloud-sdk-go, 0.14) calls it. Each rule names the statement
-// of that SDK or its documentation that it enforces. What is not documented is said to be an assumption.
+// Package hathora stands in for the API of Hathora Cloud, as its published SDK (github.com/hathora/cloud-sdk-go, 0.14) calls it, with the limits that its
+// published plugin for Godot (github.com/hathora/hathora-godot-plugin, room_v2.gd and processes_v3.gd) has in its comments. Each rule names the statement of
+// these or of its documentation that it enforces. What is not documented is said to be an assumption.
 package hathora
 
 import (
@@ -7,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/berth-dev/berth/test/hosts/standin"
 )
@@ -20,10 +23,16 @@ import (
 var regions = []string{"Seattle", "Los_Angeles", "Washington_DC", "Chicago", "London", "Frankfurt", "Mumbai", "Singapore", "Tokyo", "Sydney", "Sao_Paulo", "Dallas",
 	"Johannesburg", "Dubai"}
 
+// roomIDs is "[ 1 .. 100 ] characters ^[a-zA-Z0-9_-]*$" (room_v2.gd).
+var roomIDs = regexp.MustCompile(`^[a-zA-Z0-9_-]{1,100}$`)
+
+// maxRoomConfig is "(<= 10000 characters)" of roomConfig (room_v2.gd).
+const maxRoomConfig = 10_000
+
 // pollsToStart is how often connection info says that a room is starting.
 const pollsToStart = 1
 
-// processesPage is how many processes a page has: "the 10 most recent processes", of which a test would need many.
+// processesPage is how many processes a page has: "the 10 most recent processes" (processes_v3.gd), of which a test would need many.
 const processesPage = 2
 
 // Config configures a stand-in.
@@ -126,6 +135,12 @@ func (a *api) create(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case in.Region == nil || !slices.Contains(regions, *in.Region): // required; an enumeration
 		refuse(w, http.StatusUnprocessableEntity, "Validation Failed: region")
+		return
+	case id != "" && !roomIDs.MatchString(id):
+		refuse(w, http.StatusUnprocessableEntity, "Validation Failed: roomId")
+		return
+	case in.RoomConfig != nil && utf8.RuneCountInString(*in.RoomConfig) > maxRoomConfig:
+		refuse(w, http.StatusUnprocessableEntity, "Validation Failed: roomConfig")
 		return
 	case in.DeploymentID != "" && !slices.Contains(a.cfg.Deployments[app], in.DeploymentID):
 		refuse(w, http.StatusNotFound, "Deployment not found")

@@ -38,7 +38,6 @@ func order(build, region string) *providerv1.AllocateRequest {
 
 func TestFailures(t *testing.T) {
 	host, cfg := start(t)
-	p := open(t, cfg)
 	for name, c := range map[string]struct {
 		status int
 		header string
@@ -76,7 +75,7 @@ func TestFailures(t *testing.T) {
 			})
 			defer func() { _ = host.Heal(t.Context()) }()
 			req := order("shooter", "eu")
-			_, err := p.Allocate(t.Context(), req)
+			_, err := open(t, cfg).Allocate(t.Context(), req) // one that has not been told to wait
 			if provider.ReasonOf(err) != c.want || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v; want %v with %q", err, c.want, c.says)
 			}
@@ -105,11 +104,25 @@ func TestWhatIsNotConfigured(t *testing.T) {
 			t.Errorf("got %v; want %q", err, says)
 		}
 	}
-	cfg.Builds["wrong"], cfg.Regions["wrong"] = hathora.Build{App: app, Deployment: "dep-none"}, "Atlantis"
-	p = open(t, cfg)
-	for says, req := range map[string]*providerv1.AllocateRequest{"Deployment not found": order("wrong", "eu"), "Validation Failed: region": order("shooter", "wrong")} {
-		if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Invalid || !strings.Contains(err.Error(), says) {
-			t.Errorf("got %v; want %q", err, says)
+	cfg.Builds["wrong"] = hathora.Build{App: app, Deployment: "dep-none"}
+	if _, err := open(t, cfg).Allocate(t.Context(), order("wrong", "eu")); provider.ReasonOf(err) != provider.Invalid || !strings.Contains(err.Error(), "Deployment not found") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Documents of up to what Describe says fit into a room's configuration.
+func TestTheLongestBootstrap(t *testing.T) {
+	_, cfg := start(t)
+	p := open(t, cfg)
+	d, err := p.Describe(t.Context(), &providerv1.DescribeRequest{ContractMin: provider.Contract, ContractMax: provider.Contract})
+	if err != nil || d.GetMaxBootstrapBytes() < 3000 { // two tokens
+		t.Fatalf("got %v, %v", d, err)
+	}
+	for more, want := range map[int]providerv1.FailureReason{0: 0, 1: provider.Invalid} {
+		req := order("shooter", "eu")
+		req.Bootstrap = []byte(strings.Repeat("x", int(d.GetMaxBootstrapBytes())+more))
+		if _, err := p.Allocate(t.Context(), req); err != nil && provider.ReasonOf(err) != want || (err == nil) != (want == 0) {
+			t.Errorf("%d more: %v", more, err)
 		}
 	}
 }
@@ -169,10 +182,13 @@ func TestGetWithoutTheExternalID(t *testing.T) {
 // The stand-in refuses what Hathora refuses.
 func TestTheStandInRefusesAWrongShape(t *testing.T) {
 	_, cfg := start(t)
-	for name, body := range map[string]string{
-		"an unknown member": `{"region": "Frankfurt", "room_config": "{}"}`, "no region": `{"roomConfig": "{}"}`, "a configuration that is no string": `{"region": "Frankfurt", "roomConfig": {}}`,
+	long := strings.Repeat("é", 10_001)
+	for name, c := range map[string]struct{ id, body string }{
+		"an unknown member": {"a", `{"region": "Frankfurt", "room_config": "{}"}`}, "no region": {"a", `{"roomConfig": "{}"}`},
+		"a configuration that is no string": {"a", `{"region": "Frankfurt", "roomConfig": {}}`}, "a configuration that is too long": {"a", `{"region": "Frankfurt", "roomConfig": "` + long + `"}`},
+		"a name that is too long": {strings.Repeat("a", 101), `{"region": "Frankfurt"}`}, "a name with a slash": {"a%2Fb", `{"region": "Frankfurt"}`},
 	} {
-		req, _ := http.NewRequest(http.MethodPost, cfg.URL+"/rooms/v2/"+app+"/create", strings.NewReader(body))
+		req, _ := http.NewRequest(http.MethodPost, cfg.URL+"/rooms/v2/"+app+"/create?roomId="+c.id, strings.NewReader(c.body))
 		req.Header.Set("Authorization", "Bearer "+token)
 		req.Header.Set("Content-Type", "application/json")
 		resp, err := http.DefaultClient.Do(req)
@@ -195,7 +211,7 @@ func TestConfig(t *testing.T) {
 		"hathora.builds: at least":      func(c *hathora.Config) { c.Builds = nil },
 		"hathora.regions: at least":     func(c *hathora.Config) { c.Regions = nil },
 		"hathora.builds.shooter.app":    func(c *hathora.Config) { c.Builds = map[string]hathora.Build{"shooter": {}} },
-		"hathora.regions.eu":            func(c *hathora.Config) { c.Regions = map[string]string{"eu": ""} },
+		"hathora.regions.eu: is needed": func(c *hathora.Config) { c.Regions = map[string]string{"eu": ""} },
 		`hathora.builds: "" is no name`: func(c *hathora.Config) { c.Builds = map[string]hathora.Build{"": {App: app}} },
 	} {
 		_, cfg := start(t)

@@ -113,7 +113,7 @@ func parsePlace(token string, apps int) (at place, err error) {
 func (p *Provider) marked(deployment, app string, on process, rooms []room) []*providerv1.Server {
 	var out []*providerv1.Server
 	for _, r := range rooms {
-		attempt, ours := attempts.Unmarked(deployment, r.RoomID)
+		attempt, ours := attempts.Unmarked(mark(deployment), r.RoomID)
 		state, ok := stateOf(r.Status)
 		if !ours || !ok || state == providerv1.ServerState_SERVER_STATE_EXITED {
 			continue

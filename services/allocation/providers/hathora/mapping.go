@@ -1,9 +1,13 @@
 package hathora
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
 
@@ -14,6 +18,21 @@ const (
 	active     = "active"
 	destroyed  = "destroyed"
 )
+
+// maxMark is what is left of the 100 characters of a room's id beside an attempt, which has up to 48.
+const maxMark = 51
+
+// mark is what the ids of a deployment's rooms begin with: its name, or where that is too long, one that is made of it.
+func mark(deployment string) string {
+	if len(deployment) <= maxMark {
+		return deployment
+	}
+	sum := sha256.Sum256([]byte(deployment))
+	return hex.EncodeToString(sum[:])[:maxMark]
+}
+
+// roomID is the id of an attempt's room.
+func roomID(deployment, attempt string) string { return attempts.Marked(mark(deployment), attempt) }
 
 // explain says what a refusal means where its status alone does not.
 func (c *client) explain(r hostapi.Refusal) error {

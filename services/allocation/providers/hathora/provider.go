@@ -20,8 +20,8 @@ const (
 	kind         = "hathora"
 	version      = "1"
 	pollInterval = 2 * time.Second
-	// maxBootstrap is what fits into the environment variable in which a room's configuration ends.
-	maxBootstrap = 100 << 10
+	// maxBootstrap is what a room's configuration may have, in characters, which are never more than the bytes.
+	maxBootstrap = 10_000
 )
 
 // Provider implements provider.Provider. It is safe for concurrent use.
@@ -70,7 +70,7 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 		return nil, err
 	}
 	defer unlock()
-	id := attempts.Marked(req.GetDeployment(), req.GetAttemptId())
+	id := roomID(req.GetDeployment(), req.GetAttemptId())
 	conn, err := p.client.createRoom(ctx, build.App, id, order{Region: region, RoomConfig: string(req.GetBootstrap()), DeploymentID: build.Deployment})
 	if provider.ReasonOf(err) == provider.Invalid { // also what is said of an id that is taken
 		return p.taken(ctx, build.App, id, req, err)
@@ -149,7 +149,7 @@ func (p *Provider) apps(external string) []string {
 
 // Get implements provider.Provider.
 func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
-	id := attempts.Marked(req.GetDeployment(), req.GetAttemptId())
+	id := roomID(req.GetDeployment(), req.GetAttemptId())
 	for _, app := range p.apps(req.GetExternalId()) {
 		s, err := p.server(ctx, app, id, req.GetAttemptId())
 		if provider.ReasonOf(err) == provider.NotFound {
@@ -170,7 +170,7 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 		return nil, err
 	}
 	defer unlock()
-	id := attempts.Marked(req.GetDeployment(), req.GetAttemptId())
+	id := roomID(req.GetDeployment(), req.GetAttemptId())
 	for _, app := range p.apps(req.GetExternalId()) {
 		if err := p.client.destroyRoom(ctx, app, id); err != nil && provider.ReasonOf(err) != provider.NotFound {
 			return nil, err

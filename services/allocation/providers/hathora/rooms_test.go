@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
+
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/hathora"
@@ -113,13 +115,13 @@ func TestReleaseNeedsTheHostsWord(t *testing.T) {
 	}
 }
 
-// listed returns the attempts of a whole list. One that does not end fails the test.
-func listed(t *testing.T, p *hathora.Provider) []string {
+// listed returns the attempts of the whole list of a deployment. One that does not end fails the test.
+func listed(t *testing.T, p *hathora.Provider, deployment string) []string {
 	t.Helper()
 	var found []string
 	token := ""
 	for range 20 {
-		resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: "live", PageToken: token})
+		resp, err := p.List(t.Context(), &providerv1.ListRequest{Deployment: deployment, PageToken: token})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +157,7 @@ func TestListHasEachOnce(t *testing.T) {
 	for n := range 7 {
 		_, cfg := start(t)
 		p := open(t, cfg)
-		if want, got := allocated(t, p, "racer", n), listed(t, p); !slices.Equal(got, want) {
+		if want, got := allocated(t, p, "racer", n), listed(t, p, "live"); !slices.Equal(got, want) {
 			t.Errorf("got %q; want %q", got, want)
 		}
 	}
@@ -181,7 +183,7 @@ func TestListGoesOn(t *testing.T) {
 			cfg.URL = front.URL
 			p := open(t, cfg)
 			allocated(t, p, "racer", 5)
-			if want, got := allocated(t, p, "shooter", 1), listed(t, p); !slices.Equal(got, want) {
+			if want, got := allocated(t, p, "shooter", 1), listed(t, p, "live"); !slices.Equal(got, want) {
 				t.Errorf("got %q; want %q", got, want)
 			}
 		})
@@ -213,7 +215,7 @@ func TestListEnds(t *testing.T) {
 				one := strings.Split(r.URL.Path, "/")[5]
 				fmt.Fprintf(w, `[{"roomId": "live-%s%s", "status": "active"}, {"roomId": "live-%s9", "status": "destroyed"}]`, attempt, one[1:], attempt)
 			})
-			if got := listed(t, p); len(got) != c.want || len(slices.Compact(got)) != c.want {
+			if got := listed(t, p, "live"); len(got) != c.want || len(slices.Compact(got)) != c.want {
 				t.Errorf("got %q", got)
 			}
 		})
@@ -230,6 +232,31 @@ func TestTokensOfPages(t *testing.T) {
 	for _, token := range []string{"x", "0", "0/1", "5/0/", "-1/0/", "0/x/", "x/0/"} {
 		if _, err := open(t, cfg).List(t.Context(), &providerv1.ListRequest{Deployment: "live", PageToken: token}); provider.ReasonOf(err) != provider.Invalid {
 			t.Errorf("%q: %v", token, err)
+		}
+	}
+}
+
+// The names of rooms have room for 100 characters, whatever the name of the deployment; those of one deployment are not taken for another's.
+func TestDeploymentsWithLongNames(t *testing.T) {
+	_, cfg := start(t)
+	p := open(t, cfg)
+	long := strings.Repeat("a", 62)
+	for _, deployment := range []string{strings.Repeat("d", 51), strings.Repeat("d", 52), long + "x", long + "y"} {
+		instance := uuid.NewString()
+		attempt := instance + "-12345678901" // as long as one may be
+		req := order("shooter", "eu")
+		req.AttemptId, req.InstanceId, req.Deployment = attempt, instance, deployment
+		if _, err := p.Allocate(t.Context(), req); err != nil {
+			t.Fatalf("%s: %v", deployment, err)
+		}
+		if _, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: attempt, Deployment: deployment}); err != nil {
+			t.Errorf("%s: %v", deployment, err)
+		}
+		if got := listed(t, p, deployment); !slices.Equal(got, []string{attempt}) {
+			t.Errorf("%s: %q", deployment, got)
+		}
+		if _, err := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: attempt, Deployment: deployment}); err != nil {
+			t.Errorf("%s: %v", deployment, err)
 		}
 	}
 }
