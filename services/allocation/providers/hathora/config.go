@@ -4,12 +4,19 @@ package hathora
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
 
 // DefaultURL is where the API was.
 const DefaultURL = "https://api.hathora.dev"
+
+// regionNames are Hathora's.
+var regionNames = []string{
+	"Chicago", "Dallas", "Dubai", "Frankfurt", "Johannesburg", "London", "Los_Angeles", "Mumbai", "Sao_Paulo", "Seattle", "Singapore", "Sydney", "Tokyo", "Washington_DC",
+}
 
 // Config configures a Provider.
 type Config struct {
@@ -47,8 +54,11 @@ func (c Config) validate() error {
 		}
 	}
 	for name, region := range c.Regions {
-		if region == "" {
+		switch {
+		case region == "":
 			return fmt.Errorf("hathora.regions.%s: is needed: Hathora's name of the region, such as Frankfurt", name)
+		case !slices.Contains(regionNames, region):
+			return fmt.Errorf("hathora.regions.%s: %q is none of %s", name, region, strings.Join(regionNames, ", "))
 		}
 	}
 	return nil

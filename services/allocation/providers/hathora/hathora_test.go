@@ -212,6 +212,9 @@ func TestConfig(t *testing.T) {
 		"hathora.regions: at least":     func(c *hathora.Config) { c.Regions = nil },
 		"hathora.builds.shooter.app":    func(c *hathora.Config) { c.Builds = map[string]hathora.Build{"shooter": {}} },
 		"hathora.regions.eu: is needed": func(c *hathora.Config) { c.Regions = map[string]string{"eu": ""} },
+		`hathora.regions.eu: "Frankfurtt" is none of Chicago, Dallas, Dubai, Frankfurt, Johannesburg, London, Los_Angeles, Mumbai, Sao_Paulo, Seattle, Singapore, Sydney, Tokyo, Washington_DC`: func(c *hathora.Config) {
+			c.Regions = map[string]string{"eu": "Frankfurtt"}
+		},
 		`hathora.builds: "" is no name`: func(c *hathora.Config) { c.Builds = map[string]hathora.Build{"": {App: app}} },
 	} {
 		_, cfg := start(t)
