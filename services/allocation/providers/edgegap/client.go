@@ -18,13 +18,11 @@ const perPage = 100
 // client calls the API.
 type client struct {
 	api                      *hostapi.Client
-	token                    hostapi.SecretFile
 	create, look, list, stop *hostapi.Operation
 }
 
 func newClient(cfg Config, l limits) (*client, error) {
 	c := &client{
-		token:  cfg.TokenFile,
 		create: hostapi.Write("start a deployment", l.create), look: hostapi.Read("look at a deployment", l.look),
 		list: hostapi.Read("list deployments", l.list), stop: hostapi.Write("stop a deployment", 0),
 	}

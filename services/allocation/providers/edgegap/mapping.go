@@ -41,7 +41,7 @@ func (n *noRoom) Unwrap() error { return n.error }
 
 // explain says what a refusal means.
 func (c *client) explain(r hostapi.Refusal) error {
-	reason, words := r.Reason(), c.words(r)
+	reason, words := r.Reason(), r.Words()
 	switch {
 	case r.Operation == c.create && r.Status == http.StatusUnprocessableEntity:
 		var made struct {
@@ -57,15 +57,6 @@ func (c *client) explain(r hostapi.Refusal) error {
 		return r.Failure(reason, words+"; look at edgegap.token_file")
 	}
 	return r.Failure(reason, words)
-}
-
-// words are what the host says, without the token: as a UUID it does not look like a secret.
-func (c *client) words(r hostapi.Refusal) string {
-	words := r.Words()
-	if token, err := c.token.Read(); err == nil {
-		words = strings.ReplaceAll(words, token, "…")
-	}
-	return words
 }
 
 // stateOf is the state of a deployment. The booleans are the documented truth; words come as Status.READY or STATUS_READY.

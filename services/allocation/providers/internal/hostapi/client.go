@@ -179,9 +179,11 @@ func (c *Client) once(ctx context.Context, call Call) error {
 	case len(body) > maxBody:
 		return c.senseless(call.Operation, fmt.Sprintf("more than %d bytes", maxBody))
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
-		return &refusedError{Refusal{Host: c.cfg.Host, Operation: call.Operation, Status: resp.StatusCode, Header: resp.Header, Body: body}, req}
+		r := Refusal{Host: c.cfg.Host, Operation: call.Operation, Status: resp.StatusCode, Header: resp.Header, secrets: credentials(req)}
+		r.Body = []byte(without(string(body), r.secrets))
+		return &refusedError{r, req}
 	case !call.understand(resp.StatusCode, body):
-		return c.senseless(call.Operation, describe(resp.Header, body))
+		return c.senseless(call.Operation, describe(resp.Header, []byte(without(string(body), credentials(req)))))
 	}
 	return nil
 }

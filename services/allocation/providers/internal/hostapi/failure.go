@@ -33,14 +33,16 @@ type Refusal struct {
 	// Header and Body are the answer's.
 	Header http.Header
 	Body   []byte
+
+	secrets []string // that were sent
 }
 
 // Decode reads the body, which is JSON if the host's API and not something on the way answered.
 func (r Refusal) Decode(into any) error { return json.Unmarshal(r.Body, into) }
 
-// Failure is the failure of that reason, with the host's own words and, where it names one, the time until a repeat.
+// Failure is the failure of that reason, with the host's own words, but for the credentials that it was sent, and, where it names one, the time until a repeat.
 func (r Refusal) Failure(reason providerv1.FailureReason, words string) error {
-	err := provider.Failure(reason, "%s refuses to %s: %s (HTTP %d)", r.Host, r.Operation.Name, Clean(words), r.Status)
+	err := provider.Failure(reason, "%s refuses to %s: %s (HTTP %d)", r.Host, r.Operation.Name, Clean(without(words, r.secrets)), r.Status)
 	if after := r.RetryAfter(); after > 0 {
 		err = provider.RetryAfter(err, after)
 	}
