@@ -194,6 +194,7 @@ func TestNoSuchFleet(t *testing.T) {
 // Each GameServer has its document, and one answer all of a page.
 func TestListOfLargeGameServers(t *testing.T) {
 	world := fleets()
+	world.Page = 0
 	for i := range world.Fleets {
 		world.Fleets[i].Ready = 130
 	}

@@ -110,7 +110,10 @@ func (s *grpcSide) failure(ctx context.Context, said *status.Status, call *fate,
 	if by := otherStatus.FindStringSubmatch(said.Message()); by != nil {
 		code, _ := strconv.Atoi(by[1])
 		r := hostapi.Refusal{Host: "something on the way to " + serviceHost, Operation: s.op, Status: code}
-		if code >= http.StatusBadRequest {
+		switch {
+		case code == http.StatusNotFound:
+			return r.Failure(provider.NotFound, said.Message())
+		case code >= http.StatusBadRequest:
 			return r.Failure(r.Reason(), said.Message())
 		}
 	}
