@@ -169,7 +169,7 @@ func TestConfig(t *testing.T) {
 	const api = "https://203.0.113.7:6443"
 	for want, cfg := range map[string]kube.Config{
 		"agones.url: is needed":                                {},
-		"agones.url: \"https://203.0.113.7:6443?x=1\" has":     {URL: api + "?x=1", CertFile: f.path("cert"), KeyFile: f.path("key")},
+		"agones.url: has a user, a query":                      {URL: api + "?x=1", CertFile: f.path("cert"), KeyFile: f.path("key")},
 		"agones.token_file: is needed":                         {URL: api},
 		"agones.cert_file, key_file: one needs":                {URL: api, CertFile: f.path("cert")},
 		"agones.cert_file, key_file: one needs ":               {URL: api, KeyFile: f.path("key")},
