@@ -22,7 +22,7 @@ demo: build ## play one complete match and print its timeline
 test: ## run all tests; those that need a redis-server run where there is one (REQUIRE_REDIS=1: must)
 	go test $(TESTFLAGS) $(PKGS)
 
-test-kubernetes: ## play the provider kubernetes on a real API server, which it builds first: some minutes
+test-kubernetes: ## play Kubernetes, Agones and whole matches on a real API server, which it builds first: some minutes
 	tools/kubernetes.sh
 
 endure: ## the long tests: the same suites again and again, with the race detector, and the storms

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds a real API server of Kubernetes and its etcd into .cache/kubernetes, once: minutes of CPU, and 100 MB. Then plays the tests of the provider kubernetes on it.
+# Builds a real API server of Kubernetes and its etcd into .cache/kubernetes, once: minutes of CPU, and 100 MB. Then plays on it the tests of the providers kubernetes and agones, and whole matches.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=$PWD/.cache/kubernetes
@@ -11,4 +11,4 @@ if [ "$(cat "$out/version" 2>/dev/null)" != "$version" ]; then
     go build -ldflags "-X k8s.io/component-base/version.gitVersion=$version" -o "$out/kube-apiserver" k8s.io/kubernetes/cmd/kube-apiserver)
   echo "$version" > "$out/version"
 fi
-KUBEBUILDER_ASSETS=$out go test -v -count=1 -run TestARealAPIServer ./services/allocation/providers/kubernetes
+KUBEBUILDER_ASSETS=$out go test -v -count=1 -p 1 -run "RealAPIServer" ./services/allocation/providers/kubernetes ./services/allocation/providers/agones ./test/kubernetes

@@ -132,26 +132,26 @@ func open(t testing.TB, cfg agones.Config) *agones.Provider {
 // twice is the host without its count of servers where it gets requests twice: Agones cannot know that two are one. What List has of them then is checked all the
 // same, and TestTheFirstOfTwoIsKept what becomes of the second.
 type twice struct {
-	*agoneshost.Agones
+	*standin.Host
 	doubles atomic.Bool
 }
 
 func (h *twice) Duplicate(ctx context.Context) error {
 	h.doubles.Store(true)
-	return h.Agones.Duplicate(ctx)
+	return h.Host.Duplicate(ctx)
 }
 
 func (h *twice) Started(ctx context.Context, server string) (int, error) {
 	if h.doubles.Load() {
 		return 0, providertest.ErrUnsupported
 	}
-	return h.Agones.Started(ctx, server)
+	return h.Host.Started(ctx, server)
 }
 
 // Late begins the check after the one that has requests twice.
 func (h *twice) Late(ctx context.Context, after time.Duration) error {
 	h.doubles.Store(false)
-	return h.Agones.Late(ctx, after)
+	return h.Host.Late(ctx, after)
 }
 
 func (*twice) Quota(context.Context) error {
@@ -164,7 +164,7 @@ func TestConformance(t *testing.T) {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
 			host, cfg := restricted(t, way, rights(t, way))
-			providertest.Run(t, providertest.Config{Provider: open(t, cfg), Host: &twice{Agones: host}, Build: "shooter", Region: "eu"})
+			providertest.Run(t, providertest.Config{Provider: open(t, cfg), Host: &twice{Host: host.Host}, Build: "shooter", Region: "eu"})
 			if c := host.Count(); c.Running != 0 || c.Doubled != 1 {
 				t.Errorf("at the end: %+v; want the one double of the check that makes it", c)
 			}
