@@ -268,6 +268,10 @@ func (a *api) createSecret(w http.ResponseWriter, r *http.Request) {
 		exists(w, "secrets", name)
 		return
 	}
+	if r.URL.Query().Get("dryRun") == "All" { // "all stages run as normal except for the final persisting"
+		answer(w, http.StatusCreated, o)
+		return
+	}
 	a.created(o, namespace)
 	a.secrets[namespace+"/"+name] = o
 	answer(w, http.StatusCreated, o)

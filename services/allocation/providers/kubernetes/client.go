@@ -17,14 +17,15 @@ const pageSize = 50
 
 // client calls the API server.
 type client struct {
-	api                                               *kube.Client
-	start, look, list, remove, keepSecret, lookupNode *hostapi.Operation
+	api                                                          *kube.Client
+	start, look, list, remove, keepSecret, trySecret, lookupNode *hostapi.Operation
 }
 
 func newClient(cfg kube.Config) (*client, error) {
 	c := &client{
 		start: hostapi.Write("make a Pod", 0), remove: hostapi.Write("delete a Pod", 0), keepSecret: hostapi.Write("make a Secret", 0),
 		look: hostapi.Read("look up a Pod", 0), list: hostapi.Read("list Pods", 0), lookupNode: hostapi.Read("look up a Node", 0),
+		trySecret: hostapi.Read("look whether a Pod has its Secret", 0),
 	}
 	var err error
 	c.api, err = kube.New("kubernetes", cfg)
@@ -172,20 +173,36 @@ func (c *client) pods(ctx context.Context, namespace, selector, page string) (fo
 // makeSecret keeps a document in a Secret that the Pod owns: with the Pod it goes, whoever deletes that.
 func (c *client) makeSecret(ctx context.Context, of pod, document []byte) error {
 	var made secret
-	err := c.api.Do(ctx, hostapi.Call{
-		Operation: c.keepSecret, Method: http.MethodPost, Path: "/api/v1/namespaces/" + url.PathEscape(of.Meta.Namespace) + "/secrets", Out: &made, In: secret{
-			APIVersion: "v1", Kind: "Secret", Type: "Opaque", Immutable: true, Data: map[string][]byte{secretKey: document},
-			Meta: kube.Meta{
-				Name: of.Meta.Name, Namespace: of.Meta.Namespace,
-				Labels:          map[string]string{labelManager: manager, labelDeployment: of.Meta.Labels[labelDeployment], labelAttempt: of.Meta.Labels[labelAttempt]},
-				OwnerReferences: []kube.Owner{{APIVersion: "v1", Kind: "Pod", Name: of.Meta.Name, UID: of.Meta.UID}},
-			},
-		},
-	})
+	err := c.api.Do(ctx, hostapi.Call{Operation: c.keepSecret, Method: http.MethodPost, Path: secretsPath(of), Out: &made, In: secretOf(of, document)})
 	if err == nil && made.Meta.Name != of.Meta.Name {
 		return hostapi.Senseless(kube.Host, c.keepSecret, fmt.Sprintf("a Secret %q", hostapi.Clean(made.Meta.Name)))
 	}
 	return err
+}
+
+// tryMakeSecret fails with Exists where a Pod has its Secret, and not where it surely has none. A dry run of making it needs no right to read Secrets.
+func (c *client) tryMakeSecret(ctx context.Context, of pod) error {
+	var made secret
+	err := c.api.Do(ctx, hostapi.Call{Operation: c.trySecret, Method: http.MethodPost, Path: secretsPath(of) + "?dryRun=All", Out: &made, In: secretOf(of, nil)})
+	if err == nil && made.Meta.Name != of.Meta.Name {
+		return hostapi.Senseless(kube.Host, c.trySecret, fmt.Sprintf("a Secret %q", hostapi.Clean(made.Meta.Name)))
+	}
+	return err
+}
+
+func secretsPath(of pod) string {
+	return "/api/v1/namespaces/" + url.PathEscape(of.Meta.Namespace) + "/secrets"
+}
+
+func secretOf(of pod, document []byte) secret {
+	return secret{
+		APIVersion: "v1", Kind: "Secret", Type: "Opaque", Immutable: true, Data: map[string][]byte{secretKey: document},
+		Meta: kube.Meta{
+			Name: of.Meta.Name, Namespace: of.Meta.Namespace,
+			Labels:          map[string]string{labelManager: manager, labelDeployment: of.Meta.Labels[labelDeployment], labelAttempt: of.Meta.Labels[labelAttempt]},
+			OwnerReferences: []kube.Owner{{APIVersion: "v1", Kind: "Pod", Name: of.Meta.Name, UID: of.Meta.UID}},
+		},
+	}
 }
 
 func (c *client) node(ctx context.Context, name string) (found node, err error) {

@@ -336,7 +336,7 @@ func TestRights(t *testing.T) {
 	}
 }
 
-// A Pod that has no Secret, and may not be deleted, waits for the repeat; without one it is given up.
+// A Pod that has no Secret, and may not be deleted, waits for the repeat, for which it is no server yet; without one it is given up.
 func TestAPodWithoutItsSecret(t *testing.T) {
 	for _, c := range []struct {
 		age   time.Duration
@@ -359,6 +359,9 @@ func TestAPodWithoutItsSecret(t *testing.T) {
 			t.Errorf("after %v: %v", c.age, s)
 		}
 		all.Store(true)
+		if s, err := get(p, req); c.want == starting && provider.ReasonOf(err) != provider.NotFound {
+			t.Errorf("what is no whole server is taken for one: %v, %v", s, err)
+		}
 		s := allocate(t, p, req)
 		if started := host.Count().Started; s.GetState() != c.want || (c.want == starting) != (started == 1) {
 			t.Errorf("after %v, the repeat: %v, %d started", c.age, s, started)

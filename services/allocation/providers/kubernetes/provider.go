@@ -22,6 +22,8 @@ const (
 	kind         = "kubernetes"
 	version      = "1"
 	pollInterval = 2 * time.Second
+	// maxWhole is how many Pods are remembered to have their Secret.
+	maxWhole = 10_000
 )
 
 // Provider implements provider.Provider. It is safe for concurrent use.
@@ -30,6 +32,7 @@ type Provider struct {
 	templates map[string]template
 	client    *client
 	book      attempts.Book
+	whole     attempts.Recent[struct{}] // Pods with a Secret, by UID
 	nodes     nodes
 }
 
@@ -41,7 +44,7 @@ func New(cfg Config) (*Provider, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	p := &Provider{cfg: cfg, templates: make(map[string]template)}
+	p := &Provider{cfg: cfg, templates: make(map[string]template), whole: attempts.Recent[struct{}]{Max: maxWhole}}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Builds)) {
 		t, err := newTemplate(cfg.Builds[name])
 		if err == nil {
@@ -129,6 +132,7 @@ func (p *Provider) ensureSecret(ctx context.Context, of pod, found bool, documen
 	}
 	switch {
 	case err == nil, kube.Exists(err) && (sent || found): // made by this call, or an earlier one
+		p.whole.Update(of.Meta.UID, func(*struct{}) {})
 		return nil
 	case provider.ReasonOf(err) == provider.Ambiguous:
 		return err
@@ -197,7 +201,19 @@ func (p *Provider) find(ctx context.Context, deployment, attempt, external strin
 	return pod{}, provider.Failure(provider.NotFound, "Kubernetes has no Pod %s", name)
 }
 
-// Get implements provider.Provider.
+// half reports whether a Pod surely has no Secret: whoever made it did not get that far. One that it has stays, and is not asked for again.
+func (p *Provider) half(ctx context.Context, found pod) bool {
+	if _, ok := p.whole.Get(found.Meta.UID); ok {
+		return false
+	}
+	err := p.client.tryMakeSecret(ctx, found)
+	if kube.Exists(err) {
+		p.whole.Update(found.Meta.UID, func(*struct{}) {})
+	}
+	return err == nil
+}
+
+// Get implements provider.Provider. A Pod without its Secret is no server yet: the next Allocate makes it one.
 func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
 	found, err := p.find(ctx, req.GetDeployment(), req.GetAttemptId(), req.GetExternalId())
 	if err != nil {
@@ -206,6 +222,9 @@ func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*provid
 	s, err := p.describe(found)
 	if err != nil {
 		return nil, err
+	}
+	if s.GetState() == stateStarting && p.half(ctx, found) {
+		return nil, provider.Failure(provider.NotFound, "Pod %s/%s has no Secret: whoever made it did not get that far", found.Meta.Namespace, found.Meta.Name)
 	}
 	if s.GetState() == stateStarting || s.GetState() == stateRunning {
 		if err := p.locate(ctx, found, s); err != nil {
