@@ -19,17 +19,12 @@ func TestOnARealAPIServer(t *testing.T) {
 	t.Run("terminated", w.testTerminated)
 	t.Run("the process is killed", w.testKilled)
 	t.Run("allocation is killed", w.testAllocationKilled)
+	t.Run("no node has room", w.testElsewhere)
 }
 
 // A match is made over the public API; its Pod's process links, players come to where Berth sends them, and it ends.
 func (w *world) testMatch(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "matchmaker"), "--build", "example", "--players", "3", "--timeout", "2m")
-	cmd.Env = []string{"BERTH_API=" + w.API, "BERTH_API_KEY=" + stack.APIKey}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("matchmaker: %v\n%s", err, out)
-	}
+	w.play(t, "example")
 	list, err := w.api.ListGameInstances(t.Context(), &instancev1.ListGameInstancesRequest{Namespace: "default"})
 	if err != nil || len(list.GetInstances()) != 1 {
 		t.Fatalf("got %v, %v", list, err)
@@ -100,4 +95,41 @@ func (w *world) testAllocationKilled(t *testing.T) {
 	}
 	w.terminate(t, id)
 	w.empty(t)
+}
+
+// A Pod that no node has room for is given up, and the match is played where the next attempt of its instance goes.
+func (w *world) testElsewhere(t *testing.T) {
+	before := w.kubelet.Seen()
+	w.play(t, "elsewhere")
+	list, err := w.api.ListGameInstances(t.Context(), &instancev1.ListGameInstancesRequest{Namespace: "default", PageSize: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	played := 0
+	for _, inst := range list.GetInstances() {
+		if inst.GetPlacement().GetBuild() != "elsewhere" {
+			continue
+		}
+		played++
+		inst = w.becomes(t, inst.GetId(), instancev1.GameInstance_STATE_ENDED)
+		if a := inst.GetAttempts(); len(a) != 2 || a[0].GetProvider() != "full" || a[1].GetProvider() != "local" || inst.GetResult() == nil {
+			t.Errorf("got %v", inst)
+		}
+	}
+	if played != 1 || w.kubelet.Seen() != before+1 {
+		t.Errorf("%d matches with %d Pods", played, w.kubelet.Seen()-before)
+	}
+	w.empty(t)
+}
+
+// play plays a match of three over the public API.
+func (w *world) play(t *testing.T, build string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(binaries, "matchmaker"), "--build", build, "--players", "3", "--timeout", "2m")
+	cmd.Env = []string{"BERTH_API=" + w.API, "BERTH_API_KEY=" + stack.APIKey}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("matchmaker: %v\n%s", err, out)
+	}
 }

@@ -70,10 +70,36 @@ func (w *world) providers(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "providers:\n  - name: cluster\n    kind: kubernetes\n    kubernetes:\n      url: %s\n      ca_file: %s\n      token_file: %s\n      builds:\n", srv.URL, ca, token)
-	for build, more := range map[string]string{"example": `"--rounds", "2"`, "hold": `"--hold"`} {
-		fmt.Fprintf(&b, `        %s:
+	cluster := fmt.Sprintf("      url: %s\n      ca_file: %s\n      token_file: %s\n", srv.URL, ca, token)
+	game := filepath.Join(binaries, "gameserver")
+	return fmt.Sprintf(`providers:
+  - name: cluster
+    kind: kubernetes
+    kubernetes:
+%s      builds:
+%s%s      regions:
+        eu: {namespace: games, address: PodIP}
+  - name: full
+    kind: kubernetes
+    kubernetes:
+%s      pending_timeout: 1s
+      builds:
+%s      regions:
+        eu: {namespace: games, address: PodIP, node_selector: {zone: moon}}
+  - {name: local, kind: process, process: {state_dir: %q, builds: {elsewhere: {command: %q, args: ["--rounds", "2"], endpoints: [{name: game, protocol: tcp}]}}}}
+placement:
+  rules:
+    - name: the cluster before this machine
+      candidates:
+        - {provider: cluster, rank: 1, weight: 100}
+        - {provider: full, rank: 1, weight: 100}
+        - {provider: local, rank: 2, weight: 100}
+`, cluster, build("example", game, `"--rounds", "2"`), build("hold", game, `"--hold"`), cluster, build("elsewhere", game, `"--rounds", "2"`), dir, game)
+}
+
+// build is a build of a provider.
+func build(name, command, args string) string {
+	return fmt.Sprintf(`        %s:
           pod_spec:
             terminationGracePeriodSeconds: 10
             containers:
@@ -83,10 +109,7 @@ func (w *world) providers(t *testing.T) string {
                 args: ["--listen", "$(POD_IP):7777", %s]
                 env: [{name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
                 ports: [{name: game, containerPort: 7777, protocol: TCP}]
-`, build, image, filepath.Join(binaries, "gameserver"), more)
-	}
-	b.WriteString("      regions:\n        eu: {namespace: games, address: PodIP}\n")
-	return b.String()
+`, name, image, command, args)
 }
 
 // way is the way to the API server, on which something can happen once.

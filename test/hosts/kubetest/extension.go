@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
-	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -124,7 +123,7 @@ func (c *Cluster) Wait(what, path, condition string) {
 			}
 		}
 		if time.Now().After(deadline) {
-			c.t.Fatal(fmt.Sprintf("%s does not become %s: %+v", what, condition, found.Status.Conditions))
+			c.t.Fatalf("%s does not become %s: %+v", what, condition, found.Status.Conditions)
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):

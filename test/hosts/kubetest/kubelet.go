@@ -290,16 +290,15 @@ func (k *Kubelet) report(ctx context.Context, p *pod, s *sandbox) {
 	phase, all := "Succeeded", []Object(nil)
 	for n, exit := range s.exits {
 		c := p.Spec.Containers[n]
-		switch {
-		case exit == nil:
+		if exit == nil {
 			phase = "Running"
 			all = append(all, c.state(Object{"running": Object{"startedAt": stamp(time.Now())}}))
-		default:
-			if *exit != 0 && phase != "Running" {
-				phase = "Failed"
-			}
-			all = append(all, c.terminated(*exit))
+			continue
 		}
+		if *exit != 0 && phase != "Running" {
+			phase = "Failed"
+		}
+		all = append(all, c.terminated(*exit))
 	}
 	k.say(ctx, p, s, phase, all)
 }

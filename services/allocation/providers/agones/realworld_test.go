@@ -60,6 +60,7 @@ func startAgones(t *testing.T, servers *standin.Servers) *realAgones {
 	})
 	mux.HandleFunc("POST /apis/allocation.agones.dev/v1/namespaces/{namespace}/gameserverallocations", a.allocation)
 	a.Extend("agones-system", "agones-controller-service", "allocation.agones.dev", "v1", mux)
+	a.look(t.Context()) // fills the fleets
 	kubetest.Loop(t, a.look)
 	return a
 }

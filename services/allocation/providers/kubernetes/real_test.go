@@ -45,7 +45,7 @@ func startReal(t *testing.T) realWorld {
 	c.Apply(page+"-rbac.yaml", "games-us", "Role", "RoleBinding")
 	servers := standin.NewServers(nil)
 	kubelet := kubetest.StartKubelet(t, c, kubetest.Config{
-		Images: []string{"registry.example.com/shooter:1.4", "registry.example.com/metrics:1"},
+		Images: []string{"registry.example.com/shooter:1.4", "registry.example.com/metrics:1", "i"},
 		Run: func(one kubetest.Container) (kubetest.Running, error) {
 			if one.Name != "server" {
 				return kubetest.Said(func() {}), nil
@@ -251,12 +251,18 @@ func (w realWorld) testStuck(t *testing.T) {
 	cfg.Builds["none"] = kubernetes.Build{PodSpec: map[string]any{"containers": []any{map[string]any{"name": "server", "image": "registry.example.com/none:1"}}}}
 	cfg.Regions["moon"] = kubernetes.Region{Namespace: "games", NodeSelector: map[string]string{"zone": "moon"}}
 	p := open(t, cfg)
-	for says, req := range map[string]*providerv1.AllocateRequest{
-		"no node has room for it since 1s: 0/2 nodes are available": order("racer", "moon"), "image registry.example.com/none:1: ImagePullBackOff": order("none", "eu"),
+	for _, one := range []struct {
+		build, region string
+		want          providerv1.FailureReason
+		says          string
+	}{
+		{"racer", "moon", provider.NoCapacity, "no node has room for it since 1s: 0/2 nodes are available"},
+		{"none", "eu", provider.Invalid, "image registry.example.com/none:1: ImagePullBackOff"},
 	} {
+		req := order(one.build, one.region)
 		allocate(t, p, req)
-		if s := w.becomes(t, p, req, exited); !strings.Contains(s.GetMessage(), says) {
-			t.Errorf("got %v; want %q", s, says)
+		if s := w.becomes(t, p, req, exited); s.GetFailure() != one.want || !strings.Contains(s.GetMessage(), one.says) {
+			t.Errorf("got %v; want %v with %q", s, one.want, one.says)
 		}
 		w.ends(t, p, req)
 	}
