@@ -174,7 +174,7 @@ func TestARealServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	impl, srv, served := realServer{asked: make(chan *allocationpb.AllocationRequest, 1)}, grpc.NewServer(), make(chan error, 1) // one call, one Serve
+	impl, srv, served := realServer{asked: make(chan *allocationpb.AllocationRequest, 3)}, grpc.NewServer(), make(chan error, 1) // it is asked three times; one Serve
 	allocationpb.RegisterAllocationServiceServer(srv, impl)
 	go func() { served <- srv.Serve(listener) }()
 	_, cfg := start(t, fleets(), "grpc")

@@ -38,12 +38,12 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"gamelift.builds.old: also_f": func(c *gamelift.Config) {
 			c.Builds = map[string]gamelift.Build{"old": {Queue: "q", AlsoFleets: []string{alias}}}
 		},
-		"gamelift.regions.eu.region":      func(c *gamelift.Config) { c.Regions = map[string]gamelift.Region{"eu": {Region: "Frankfurt"}} },
-		"gamelift.sweep":                  func(c *gamelift.Config) { c.Sweep = 500 * time.Millisecond },
-		"gamelift.stop_grace":             func(c *gamelift.Config) { c.StopGrace = -time.Second },
-		"gamelift.events.queue_url: \"b":  func(c *gamelift.Config) { c.Events.QueueURL = "berth-placements" },
-		"gamelift.events.queue_url: \"ht": func(c *gamelift.Config) { c.Events.QueueURL = "http://sqs.example.com/1/q" },
-		"gamelift.events.region":          func(c *gamelift.Config) { c.Events.QueueURL = "https://queue.example.com/1/q" },
+		"gamelift.regions.eu.region":                            func(c *gamelift.Config) { c.Regions = map[string]gamelift.Region{"eu": {Region: "Frankfurt"}} },
+		"gamelift.sweep":                                        func(c *gamelift.Config) { c.Sweep = 500 * time.Millisecond },
+		"gamelift.stop_grace":                                   func(c *gamelift.Config) { c.StopGrace = -time.Second },
+		"gamelift.events.queue_url: is no base":                 func(c *gamelift.Config) { c.Events.QueueURL = "berth-placements" },
+		"gamelift.events.queue_url: sqs.example.com is another": func(c *gamelift.Config) { c.Events.QueueURL = "http://sqs.example.com/1/q" },
+		"gamelift.events.region":                                func(c *gamelift.Config) { c.Events.QueueURL = "https://queue.example.com/1/q" },
 	} {
 		cfg := gamelift.Config{
 			CredentialsFile: credentials(t, accessKey, secretKey), Builds: map[string]gamelift.Build{"shooter": {Queue: "plain"}},
