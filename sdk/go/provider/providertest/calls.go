@@ -173,6 +173,16 @@ func (p *probe) listed(attempt string) int {
 	return len(slices.DeleteFunc(servers, func(s *providerv1.Server) bool { return s.GetAttemptId() != attempt }))
 }
 
+// nothingCame reports whether an attempt whose Allocate was cut off surely has no server: neither the provider nor its host knows of one. At some hosts a server takes
+// several calls, and is none before the last. The repeat makes it whole.
+func (p *probe) nothingCame(attempt string) bool {
+	if n, err := p.cfg.Host.Started(p.ctx, attempt); err != nil || n != 0 {
+		return false
+	}
+	_, err := p.tryGet(p.ctx, attempt)
+	return provider.ReasonOf(err) == provider.NotFound
+}
+
 // one ends the check unless exactly one server was started for the attempt, as far as anybody can see.
 func (p *probe) one(what string, attempt string) {
 	if n, err := p.cfg.Host.Started(p.ctx, attempt); err == nil && n != 1 {

@@ -13,6 +13,8 @@ const (
 	patience = 200 * time.Millisecond
 	// late is how long a host takes that is slower than that.
 	late = time.Second
+	// veryLate is how long it is waited for what it does then, where the provider does not find it.
+	veryLate = 10 * time.Second
 	// retryAfter is when a host that throttles wants to be asked again.
 	retryAfter = 7 * time.Second
 )
@@ -98,7 +100,10 @@ func lostReply(p *probe) {
 		}
 	})
 	p.heal()
-	found := p.get(req.GetAttemptId())
+	var found *providerv1.Server
+	if !p.nothingCame(req.GetAttemptId()) {
+		found = p.get(req.GetAttemptId())
+	}
 	p.same("Get after a lost reply and the repeat", found, p.allocate(req))
 	p.one("an Allocate whose reply was lost and its repeat", req.GetAttemptId())
 }
@@ -139,13 +144,14 @@ func lateSuccess(p *probe) {
 		}
 	})
 	var found *providerv1.Server
+	over := time.Now().Add(veryLate)
 	p.wait("Get to find the server that came after the time-out", func() bool {
 		s, err := p.tryGet(p.ctx, req.GetAttemptId())
 		if err != nil && provider.ReasonOf(err) == provider.Invalid {
 			p.failf("Get after a time-out: %v", err)
 		}
 		found = s
-		return err == nil && s.GetState() != exited
+		return err == nil && s.GetState() != exited || err != nil && time.Now().After(over) && p.nothingCame(req.GetAttemptId())
 	})
 	p.heal()
 	p.same("the server that came after the time-out and the repeat", found, p.allocate(req))
