@@ -93,7 +93,7 @@ func explain(op *hostapi.Operation, err error, sent bool) error {
 	case said.Status == 0:
 		return hostapi.Unanswered(host, op, err, sent)
 	case said.Status >= 200 && said.Status <= 299:
-		return hostapi.Senseless(host, op, "no answer of the API to that call; is gamelift.url right, and is there a proxy?")
+		return hostapi.Senseless(host, op, "no answer of the API to that call; is gamelift.url right, and is there a proxy? "+hostapi.Clean(err.Error()))
 	case !errors.As(err, &apiErr):
 		return refused(op, said, "", said.Reason(), "no error of the API; is gamelift.url right, and is there a proxy?")
 	}
