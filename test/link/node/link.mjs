@@ -179,8 +179,8 @@ export class Link extends EventEmitter {
     } else if (retried) {
       if (error.reason === 'CREDENTIALS_EXPIRED') this.refresh()
       request.sent = false
-      request.notBefore = Date.now() + Math.max(100, seconds(error.retryAfter))
-      setTimeout(() => this.flush(), Math.max(100, seconds(error.retryAfter)))
+      request.resting = true
+      setTimeout(() => { request.resting = false; this.flush() }, Math.max(100, seconds(error.retryAfter)))
     } else {
       this.requests.delete(request.id)
       request.reject(Object.assign(new Error(error.message), { reason: error.reason }))
@@ -211,7 +211,7 @@ export class Link extends EventEmitter {
   call(method, payload = {}) {
     return new Promise((resolve, reject) => {
       if (this.isOver) return reject(new Error('the link is over'))
-      const request = { id: ++this.lastId, method, payload, resolve, reject, sent: false, notBefore: 0 }
+      const request = { id: ++this.lastId, method, payload, resolve, reject, sent: false, resting: false }
       this.requests.set(request.id, request)
       this.flush()
     })
@@ -224,7 +224,7 @@ export class Link extends EventEmitter {
     for (const r of this.requests.values()) if (r.sent) inFlight++
     for (const r of this.requests.values()) {
       const free = r.method === 'Link' || r.method === 'RefreshTokens' // they need no link
-      if (r.sent || inFlight >= this.maxInFlight || Date.now() < r.notBefore || (!free && !this.linked)) continue
+      if (r.sent || inFlight >= this.maxInFlight || r.resting || (!free && !this.linked)) continue
       r.sent = true
       inFlight++
       const about = r.method === 'RefreshTokens' ? {} : { instanceId: this.doc.instance, linkEpoch: r.method === 'Link' ? 0 : this.linkEpoch }
