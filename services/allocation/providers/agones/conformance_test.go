@@ -125,6 +125,7 @@ func open(t testing.TB, cfg agones.Config) *agones.Provider {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.Close(context.Background()) })
+	p.Poll(200 * time.Millisecond) // or most of the time of the suite were waiting
 	p.Settle(2 * time.Second)
 	return p
 }

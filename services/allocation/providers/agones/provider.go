@@ -41,6 +41,7 @@ type Provider struct {
 	from    source
 	service *allocator // nil: the cluster allocates
 	book    attempts.Book
+	poll    time.Duration // of Describe
 	settle  time.Duration
 	// sent are the attempts that were asked for, and until when a call that went without an answer may yet be served.
 	sent attempts.Recent[time.Time]
@@ -62,7 +63,7 @@ func New(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{cfg: cfg, client: c, from: c, settle: settleTime, sent: attempts.Recent[time.Time]{Max: maxSent}}
+	p := &Provider{cfg: cfg, client: c, from: c, poll: pollInterval, settle: settleTime, sent: attempts.Recent[time.Time]{Max: maxSent}}
 	if cfg.Allocate == byAllocator {
 		if p.service, err = newAllocator(cfg.Allocator); err != nil {
 			return nil, fmt.Errorf("agones.allocator.%w", err)
@@ -75,7 +76,7 @@ func New(cfg Config) (*Provider, error) {
 // Describe implements provider.Provider.
 func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
 	return hostapi.Describe(req, p.cfg.Builds, p.cfg.Regions, &providerv1.DescribeResponse{
-		Kind: kind, Version: version, MaxBootstrapBytes: bootstrap.MaxSize, PollInterval: durationpb.New(pollInterval),
+		Kind: kind, Version: version, MaxBootstrapBytes: bootstrap.MaxSize, PollInterval: durationpb.New(p.poll),
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -98,6 +99,7 @@ func open(t testing.TB, cfg kubernetes.Config) *kubernetes.Provider {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = p.Close(t.Context()) })
+	p.Poll(200 * time.Millisecond) // or most of the time of the suite were waiting
 	return p
 }
 

@@ -31,6 +31,7 @@ type Provider struct {
 	cfg       Config
 	templates map[string]template
 	client    *client
+	poll      time.Duration // of Describe
 	book      attempts.Book
 	whole     attempts.Recent[struct{}] // Pods with a Secret, by UID
 	nodes     nodes
@@ -44,7 +45,7 @@ func New(cfg Config) (*Provider, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	p := &Provider{cfg: cfg, templates: make(map[string]template), whole: attempts.Recent[struct{}]{Max: maxWhole}}
+	p := &Provider{cfg: cfg, poll: pollInterval, templates: make(map[string]template), whole: attempts.Recent[struct{}]{Max: maxWhole}}
 	for _, name := range slices.Sorted(maps.Keys(cfg.Builds)) {
 		t, err := newTemplate(cfg.Builds[name])
 		if err == nil {
@@ -63,7 +64,7 @@ func New(cfg Config) (*Provider, error) {
 // Describe implements provider.Provider.
 func (p *Provider) Describe(_ context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
 	return hostapi.Describe(req, p.cfg.Builds, p.cfg.Regions, &providerv1.DescribeResponse{
-		Kind: kind, Version: version, MaxBootstrapBytes: bootstrap.MaxSize, PollInterval: durationpb.New(pollInterval),
+		Kind: kind, Version: version, MaxBootstrapBytes: bootstrap.MaxSize, PollInterval: durationpb.New(p.poll),
 	})
 }
 
