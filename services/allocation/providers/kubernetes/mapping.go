@@ -56,10 +56,19 @@ func statusOf(p pod, patience time.Duration, now time.Time) (s status, ok bool) 
 	default:
 		return status{}, false
 	}
+	if s.state == stateExited && unstartable(p) {
+		s.failure = provider.Invalid
+	}
 	if p.Meta.Deleted != nil { // until it is gone its name and its ports are taken
 		s.state, s.failure = stateStopping, 0
 	}
 	return s, true
+}
+
+// unstartable reports whether the game server's container has ended because its command could not be started at all.
+func unstartable(p pod) bool {
+	c := game(p)
+	return c != nil && c.State.Terminated != nil && (c.State.Terminated.Reason == "StartError" || c.State.Terminated.Reason == "ContainerCannotRun")
 }
 
 // game returns the status of the container that is the game server; nil: it has none yet.
