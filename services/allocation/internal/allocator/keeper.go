@@ -61,10 +61,13 @@ func (k *keeper) window(l Line) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if w := k.known[l]; w != nil {
-		return w.window
+		return w.width()
 	}
 	return 1
 }
+
+// width is how many may try: as many as there seems to be room for, and as many as have left room that nobody has got yet.
+func (w *waiting) width() int { return max(w.window, min(w.freed, maxWindow)) }
 
 // entered says that one waits in a line, and whether it has tried, since so many servers had been given back, and found no room. Others have got those; what was
 // taken back while it tried is there yet.
@@ -225,7 +228,7 @@ func (k *keeper) seen() []Crowd {
 func (k *keeper) lookAt(ctx context.Context, l Line, second bool) {
 	k.mu.Lock()
 	w := k.known[l]
-	window, entries, news := w.window, w.entries, w.news
+	window, entries, news := w.width(), w.entries, w.news
 	w.news = false
 	k.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)

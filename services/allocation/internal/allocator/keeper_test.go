@@ -110,3 +110,29 @@ func TestWhatWasTakenBackIsKeptForTheNext(t *testing.T) {
 		t.Errorf("after one has tried in vain meanwhile: %v", got)
 	}
 }
+
+// As many as have left room try at once, or a line whose servers go as fast as they come would move one by one.
+func TestAsManyTryAsHaveLeftRoom(t *testing.T) {
+	k := newKeeper(nil, nil, nil, nil)
+	l := Line{Build: "b"}
+	k.entered(l, true, k.given())
+	if n := k.window(l); n != 1 {
+		t.Fatalf("%d try where there is no room", n)
+	}
+	k.takesBack(3)
+	if n := k.window(l); n != 3 {
+		t.Errorf("%d try for three places", n)
+	}
+	k.left(l, true)
+	if n := k.window(l); n != 2 {
+		t.Errorf("%d try for the two that are left", n)
+	}
+	k.entered(l, true, k.given())
+	if n := k.window(l); n != 1 {
+		t.Errorf("%d try though others have got those", n)
+	}
+	k.takesBack(10 * maxWindow)
+	if n := k.window(l); n != maxWindow {
+		t.Errorf("%d try at once", n)
+	}
+}
