@@ -168,9 +168,9 @@ type Allocation struct {
 	// Doubtful says that a call to the provider went without a certain answer: it may start a server yet, whatever is answered to later calls. So nobody else
 	// is asked, and the provider has to take back what it may have.
 	Doubtful bool
-	// Elsewhere says of ReportFailed that another attempt may do better, because this one failed where it is: with Failure, the name of a FailureKind.
-	Elsewhere bool
-	Failure   string
+	// Failure says of ReportFailed that another attempt may do better, because this one failed where it is, and for which reason: the name of a FailureKind. Empty:
+	// none may.
+	Failure string
 
 	// CallAt is when to turn to the provider, and Tries how often in a row it could not do what it was asked.
 	CallAt time.Time

@@ -21,7 +21,7 @@ func (a *Allocation) Cancel(reason string, now time.Time) (bool, error) {
 		message += ": " + reason
 	}
 	a.say(message)
-	a.Elsewhere, a.Failure = false, ""
+	a.Failure = ""
 	a.owe(ReportFailed, now)
 	return true, nil
 }

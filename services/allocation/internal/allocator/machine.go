@@ -155,16 +155,17 @@ func (a *Allocation) Fails(reason string, now time.Time) {
 	a.become(Queued, now)
 	a.Provider, a.Region = "", ""
 	a.RoundAt, a.GiveUpAt, a.WaitSince = time.Time{}, time.Time{}, time.Time{}
-	a.Elsewhere, a.Failure = false, ""
+	a.Failure = ""
 	a.owe(ReportFailed, now)
 }
 
 // Expired records that the deadline passed, or that a provider has not said in time whether it has a server. One may have a server all the same, and that
 // may be linked: what becomes of it, the instance says.
 func (a *Allocation) Expired(now time.Time) {
-	silent := passed(a.GiveUpAt, now) && !passed(a.Deadline, now)
+	a.Failure = ""
 	switch {
-	case silent:
+	case passed(a.GiveUpAt, now) && !passed(a.Deadline, now):
+		a.Failure = Ambiguous.String()
 		a.say(fmt.Sprintf("provider %q does not say whether it has a server", a.Provider))
 	case !a.WaitSince.IsZero():
 		a.say("no server before the deadline: " + a.Explanation.Words())
@@ -174,11 +175,6 @@ func (a *Allocation) Expired(now time.Time) {
 		a.say("no server before the deadline")
 	}
 	a.RoundAt, a.GiveUpAt, a.WaitSince = time.Time{}, time.Time{}, time.Time{}
-	if silent {
-		a.failsHere(Ambiguous, now)
-		return
-	}
-	a.Elsewhere, a.Failure = false, ""
 	a.owe(ReportFailed, now)
 }
 

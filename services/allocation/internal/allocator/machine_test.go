@@ -173,7 +173,7 @@ func TestAnAnswerThatDoesNotCome(t *testing.T) {
 		t.Errorf("%v", action)
 	}
 	a.Expired(late)
-	if action, _ := a.Next(late); a.Report != ReportFailed || !a.Elsewhere || action != Tell || a.Message != `provider "p" does not say whether it has a server` {
+	if action, _ := a.Next(late); a.Report != ReportFailed || a.Failure != "AMBIGUOUS" || action != Tell || a.Message != `provider "p" does not say whether it has a server` {
 		t.Errorf("%v: %+v", action, a)
 	}
 	a.Told(Abandoned, late)

@@ -24,7 +24,7 @@ func (a *Allocation) sameServer(b *Allocation) bool {
 
 // sameTells compares what people and the instance are told.
 func (a *Allocation) sameTells(b *Allocation) bool {
-	return a.Message == b.Message && a.Report == b.Report && a.ReportAt.Equal(b.ReportAt) && a.ReportTries == b.ReportTries && a.Elsewhere == b.Elsewhere && a.Failure == b.Failure
+	return a.Message == b.Message && a.Report == b.Report && a.ReportAt.Equal(b.ReportAt) && a.ReportTries == b.ReportTries && a.Failure == b.Failure
 }
 
 func (e *Explanation) same(o *Explanation) bool {

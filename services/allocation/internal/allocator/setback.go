@@ -31,13 +31,16 @@ func (a *Allocation) setBack(f *Failure, now time.Time) {
 
 // failsHere has the instance told that this attempt has failed where it is, and that another one may do better.
 func (a *Allocation) failsHere(kind FailureKind, now time.Time) {
-	a.Elsewhere, a.Failure = true, kind.String()
+	a.Failure = kind.String()
 	a.owe(ReportFailed, now)
 }
 
 // heed puts the places where earlier attempts failed behind the others, and leaves those out where a repeat mends nothing. A place that may do better by now has
 // some time for it first: more with each setback there.
 func (a *Allocation) heed(candidates []Candidate) {
+	if len(a.Setbacks) == 0 {
+		return
+	}
 	tried := slices.IndexFunc(candidates, func(c Candidate) bool { return c.Exclusion != placement.None })
 	if tried < 0 {
 		tried = len(candidates)

@@ -24,7 +24,7 @@ var refusedLate = Server{State: ServerExited, ExternalID: "x", Message: "no room
 func TestALateRefusal(t *testing.T) {
 	a := started(ServerStarting)
 	a.Observed(refusedLate, time.Second, t0.Add(time.Second))
-	if a.State != Starting || a.Report != ReportFailed || !a.Elsewhere || a.Failure != "NO_CAPACITY" || a.Message != `provider "p" has refused it after all: no room` {
+	if a.State != Starting || a.Report != ReportFailed || a.Failure != "NO_CAPACITY" || a.Message != `provider "p" has refused it after all: no room` {
 		t.Fatalf("%+v", a)
 	}
 	tries := a.Explanation.Candidates[0].Tries
@@ -49,7 +49,7 @@ func TestALateRefusalOfWhatRanIsAnExit(t *testing.T) {
 	linked.Told(Accepted, t0)
 	for name, a := range map[string]Allocation{"runs": running, "is linked": linked} {
 		a.Observed(refusedLate, time.Second, t0.Add(time.Second))
-		if a.State != Releasing || a.Report != ReportExited || a.Elsewhere {
+		if a.State != Releasing || a.Report != ReportExited || a.Failure != "" {
 			t.Errorf("%s: %+v", name, a)
 		}
 	}
@@ -138,7 +138,7 @@ func TestSetbacksEverywhere(t *testing.T) {
 	a.Setbacks = []Setback{{Provider: "p", Failure: "INVALID", Message: "no such image"}}
 	a.Begin(placement.Explanation{Candidates: []placement.Candidate{{Provider: "p"}}}, t0)
 	a.RoundOver(t0)
-	if a.Report != ReportFailed || a.Elsewhere || a.Message != `provider "p": it has refused an earlier attempt: no such image` {
+	if a.Report != ReportFailed || a.Failure != "" || a.Message != `provider "p": it has refused an earlier attempt: no such image` {
 		t.Errorf("%+v", a)
 	}
 }

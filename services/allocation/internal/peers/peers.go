@@ -76,7 +76,7 @@ func (i Instances) Report(ctx context.Context, a allocator.Allocation) (allocato
 		req.Outcome = &attemptv1.ReportAttemptRequest_Allocated{Allocated: allocated}
 	case allocator.ReportFailed:
 		failed := &attemptv1.Failed{Message: a.Message}
-		if a.Elsewhere {
+		if a.Failure != "" {
 			failed.Elsewhere, failed.Provider, failed.Region, failed.Failure = true, a.Provider, a.Region, a.Failure
 		}
 		req.Outcome = &attemptv1.ReportAttemptRequest_Failed{Failed: failed}

@@ -30,7 +30,7 @@ func encode(a *allocator.Allocation) ([]byte, error) {
 	r.Report, r.ReportTime, r.ReportTries = recordv1.AttemptReport(a.Report), micros(a.ReportAt), int32(a.ReportTries)
 	r.CallTime, r.Tries, r.Missing = micros(a.CallAt), int32(a.Tries), int32(a.Missing)
 	encodeExplanation(r, a)
-	r.Elsewhere, r.Failure, r.Doubtful = a.Elsewhere, a.Failure, a.Doubtful
+	r.Elsewhere, r.Failure, r.Doubtful = a.Failure != "", a.Failure, a.Doubtful
 	r.Setbacks = wire.Setbacks(a.Setbacks)
 	r.Gone, r.EndState = a.Gone, allocationv1.Allocation_State(a.End)
 	r.CreateTime, r.UpdateTime, r.ExpireTime = micros(a.CreateTime), micros(a.UpdateTime), micros(a.ExpireAt)
@@ -49,12 +49,20 @@ func decode(raw []byte, rev int64) (allocator.Allocation, error) {
 		Provider: r.GetProvider(), Region: r.GetRegion(), ExternalID: r.GetExternalId(), PoolServer: r.GetServerId(), Endpoints: wire.FromEndpoints(r.GetEndpoints()), Message: r.GetMessage(),
 		Report: allocator.Report(r.GetReport()), ReportAt: moment(r.GetReportTime()), ReportTries: int(r.GetReportTries()),
 		CallAt: moment(r.GetCallTime()), Tries: int(r.GetTries()), Missing: int(r.GetMissing()),
-		Elsewhere: r.GetElsewhere(), Failure: r.GetFailure(), Setbacks: wire.FromSetbacks(r.GetSetbacks()), Doubtful: r.GetDoubtful(), Gone: r.GetGone(), End: allocator.State(r.GetEndState()),
+		Failure: failure(r), Setbacks: wire.FromSetbacks(r.GetSetbacks()), Doubtful: r.GetDoubtful(), Gone: r.GetGone(), End: allocator.State(r.GetEndState()),
 		CreateTime: moment(r.GetCreateTime()), UpdateTime: moment(r.GetUpdateTime()), ExpireAt: moment(r.GetExpireTime()),
 		RoundAt: moment(r.GetRoundTime()), Rounds: int(r.GetRounds()), WaitSince: moment(r.GetWaitTime()), GiveUpAt: moment(r.GetGiveUpTime()),
 	}
 	decodeExplanation(&a, r)
 	return a, nil
+}
+
+// failure is why an attempt failed where it was. A record of an earlier version has only that it did, which was said of providers that do not answer.
+func failure(r *recordv1.AllocationRecord) string {
+	if r.GetElsewhere() && r.GetFailure() == "" {
+		return allocator.Ambiguous.String()
+	}
+	return r.GetFailure()
 }
 
 func encodeExplanation(r *recordv1.AllocationRecord, a *allocator.Allocation) {

@@ -45,7 +45,7 @@ func full(instance string, n int, created time.Time) allocator.Allocation {
 		Deadline: created.Add(time.Minute), Traceparent: "00-x-y-01", Provider: "p", Region: "eu", PoolServer: "server", ExternalID: "vm-1",
 		Endpoints: []allocator.Endpoint{{Name: "game", Host: "h", Port: 65535, Protocol: 2}}, Message: "m",
 		Report: allocator.ReportExited, ReportAt: created.Add(1), ReportTries: 2, CallAt: created.Add(3 * time.Microsecond), Tries: 4, Missing: 6,
-		Elsewhere: true, Failure: "NO_CAPACITY", Setbacks: []allocator.Setback{{Provider: "q", Region: "us", Failure: "INVALID", Message: "no image"}}, Doubtful: true, Gone: true, End: allocator.Failed, CreateTime: created, UpdateTime: created.Add(7 * time.Microsecond), ExpireAt: created.Add(8 * time.Microsecond),
+		Failure: "NO_CAPACITY", Setbacks: []allocator.Setback{{Provider: "q", Region: "us", Failure: "INVALID", Message: "no image"}}, Doubtful: true, Gone: true, End: allocator.Failed, CreateTime: created, UpdateTime: created.Add(7 * time.Microsecond), ExpireAt: created.Add(8 * time.Microsecond),
 	}
 }
 
@@ -115,6 +115,22 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 		save(t, s, b)
 		if c := load(t, s, a.ID); c.Message != "changed" || !contains(c.Stored, "from the future") {
 			t.Errorf("stored: %q", c.Stored)
+		}
+	})
+}
+
+// An attempt that hung when the version before had its record is still one that may be made anew.
+func TestAFailureWithoutAReasonIsASilence(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, r *redisx.Store) {
+		s := redisstore.New(r)
+		a := save(t, s, full(uuid.NewString(), 1, created))
+		key := redisx.Key(r.Partition(a.InstanceID), "alloc:r:"+a.ID)
+		none := protowire.AppendString(protowire.AppendTag(nil, 34, protowire.BytesType), "") // the record's failure
+		if err := r.HSet(t.Context(), key, "head", append(a.Stored, none...)).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if b := load(t, s, a.ID); b.Failure != allocator.Ambiguous.String() {
+			t.Errorf("it failed for %q", b.Failure)
 		}
 	})
 }
