@@ -83,19 +83,20 @@ func TestStatus(t *testing.T) {
 		body  string
 		state providerv1.ServerState // 0: it makes no sense
 		says  string
+		fails providerv1.FailureReason
 	}{
-		"seeking":           {`{` + id + `, "current_status": "Status.SEEKING"}`, providerv1.ServerState_SERVER_STATE_STARTING, ""},
-		"something new":     {`{` + id + `, "current_status": "Status.CACHING"}`, providerv1.ServerState_SERVER_STATE_STARTING, ""},
-		"ready":             {`{` + id + `, "current_status": "Status.READY", "running": true}`, providerv1.ServerState_SERVER_STATE_RUNNING, ""},
-		"ready, otherwise":  {`{` + id + `, "current_status": "STATUS_READY", "error_detail": null}`, providerv1.ServerState_SERVER_STATE_RUNNING, ""},
-		"error":             {`{` + id + `, "current_status": "Status.ERROR", "error": true, "error_detail": "Pull image timeout exceeded"}`, providerv1.ServerState_SERVER_STATE_EXITED, "Pull image timeout"},
-		"error by the flag": {`{` + id + `, "current_status": "Status.READY", "running": true, "error": true}`, providerv1.ServerState_SERVER_STATE_EXITED, ""},
-		"terminated":        {`{` + id + `, "current_status": "Status.TERMINATED", "running": true}`, providerv1.ServerState_SERVER_STATE_EXITED, ""},
-		"terminating":       {`{` + id + `, "current_status": "Status.TERMINATING"}`, providerv1.ServerState_SERVER_STATE_STOPPING, ""},
-		"another one":       {`{"request_id": "a69f8e3e0556", "current_status": "Status.READY"}`, 0, "makes no sense"},
-		"error inside":      {`{"message": "not now"}`, 0, "makes no sense"},
-		"HTML":              {`<html>`, 0, "makes no sense"},
-		"another type":      {`{` + id + `, "current_status": "Status.READY", "running": "yes"}`, 0, "makes no sense"},
+		"seeking":           {`{` + id + `, "current_status": "Status.SEEKING"}`, providerv1.ServerState_SERVER_STATE_STARTING, "", 0},
+		"something new":     {`{` + id + `, "current_status": "Status.CACHING"}`, providerv1.ServerState_SERVER_STATE_STARTING, "", 0},
+		"ready":             {`{` + id + `, "current_status": "Status.READY", "running": true}`, providerv1.ServerState_SERVER_STATE_RUNNING, "", 0},
+		"ready, otherwise":  {`{` + id + `, "current_status": "STATUS_READY", "error_detail": null}`, providerv1.ServerState_SERVER_STATE_RUNNING, "", 0},
+		"error":             {`{` + id + `, "current_status": "Status.ERROR", "error": true, "error_detail": "Pull image timeout exceeded"}`, providerv1.ServerState_SERVER_STATE_EXITED, "Pull image timeout", provider.Unavailable},
+		"error by the flag": {`{` + id + `, "current_status": "Status.READY", "running": true, "error": true}`, providerv1.ServerState_SERVER_STATE_EXITED, "", provider.Unavailable},
+		"terminated":        {`{` + id + `, "current_status": "Status.TERMINATED", "running": true}`, providerv1.ServerState_SERVER_STATE_EXITED, "", 0},
+		"terminating":       {`{` + id + `, "current_status": "Status.TERMINATING"}`, providerv1.ServerState_SERVER_STATE_STOPPING, "", 0},
+		"another one":       {`{"request_id": "a69f8e3e0556", "current_status": "Status.READY"}`, 0, "makes no sense", 0},
+		"error inside":      {`{"message": "not now"}`, 0, "makes no sense", 0},
+		"HTML":              {`<html>`, 0, "makes no sense", 0},
+		"another type":      {`{` + id + `, "current_status": "Status.READY", "running": "yes"}`, 0, "makes no sense", 0},
 	} {
 		host.Answer(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/v1/deployments" {
@@ -108,10 +109,8 @@ func TestStatus(t *testing.T) {
 		switch {
 		case c.state == 0 && (provider.ReasonOf(err) != provider.Unavailable || !strings.Contains(err.Error(), c.says)):
 			t.Errorf("%s: got %v, %v", name, resp, err)
-		case (name == "error" || name == "error by the flag") && resp.GetServer().GetFailure() != provider.Unavailable, name == "terminated" && resp.GetServer().GetFailure() != 0:
-			t.Errorf("%s: it failed for %v", name, resp.GetServer().GetFailure())
-		case c.state != 0 && (err != nil || resp.GetServer().GetState() != c.state || !strings.Contains(resp.GetServer().GetMessage(), c.says)):
-			t.Errorf("%s: got %v, %v; want %v", name, resp, err, c.state)
+		case c.state != 0 && (err != nil || resp.GetServer().GetState() != c.state || resp.GetServer().GetFailure() != c.fails || !strings.Contains(resp.GetServer().GetMessage(), c.says)):
+			t.Errorf("%s: got %v, %v; want %v, failed for %v", name, resp, err, c.state, c.fails)
 		}
 	}
 }
