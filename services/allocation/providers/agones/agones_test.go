@@ -118,7 +118,6 @@ func TestACertificateThatIsRefusedSince(t *testing.T) {
 	host, cfg := start(t, fleets(), "rest")
 	p, req := open(t, cfg), order()
 	allocate(t, p, order())
-	was := cfg.Allocator.URL
 	refusing := httptest.NewUnstartedServer(http.NotFoundHandler())
 	refusing.TLS = &tls.Config{ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: x509.NewCertPool(), MinVersion: tls.VersionTLS12}
 	refusing.StartTLS()
@@ -127,10 +126,13 @@ func TestACertificateThatIsRefusedSince(t *testing.T) {
 	if err := host.LoseReply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	if _, err := p.Allocate(ctx, req); provider.ReasonOf(err) != provider.Ambiguous {
-		t.Errorf("at %s a server was allocated, and the call fails with %v", was, err)
+	for _, c := range []struct {
+		req  *providerv1.AllocateRequest
+		want providerv1.FailureReason
+	}{{req, provider.Ambiguous}, {order(), provider.Unauthenticated}} {
+		if _, err := p.Allocate(t.Context(), c.req); provider.ReasonOf(err) != c.want || !strings.Contains(err.Error(), "agones.allocator.cert_file") {
+			t.Errorf("got %v; want %v", err, c.want)
+		}
 	}
 }
 

@@ -8,10 +8,9 @@ import (
 
 	"google.golang.org/grpc/status"
 
-	"github.com/berth-dev/berth/sdk/go/provider"
-
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
 
