@@ -36,11 +36,6 @@ const (
 	// maxRegions is of how many Regions the limits are remembered: more than AWS has.
 	maxRegions = 100
 
-	// pingAfter is how long a connection may be silent before it is asked whether it lives, and pingTimeout how long it may take to answer. One that does not is
-	// left: all calls of HTTP/2 share it.
-	pingAfter   = 10 * time.Second
-	pingTimeout = 5 * time.Second
-
 	// reread is how soon a credentials file is read anew.
 	reread = time.Minute
 )

@@ -46,7 +46,7 @@ var _ provider.Provider = (*Provider)(nil)
 
 // New returns a Provider. It calls nobody yet but the queue of events, which it reads until Close.
 func New(ctx context.Context, cfg Config) (*Provider, error) {
-	return open(ctx, cfg, http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout})
+	return open(ctx, cfg, hostapi.Pings())
 }
 
 func open(ctx context.Context, cfg Config, pings http.HTTP2Config) (*Provider, error) {

@@ -31,12 +31,13 @@ const (
 	dialTimeout      = 5 * time.Second
 	handshakeTimeout = 5 * time.Second
 	idleTimeout      = 90 * time.Second
-
-	// sendPingTimeout is how long a connection of HTTP/2 may be silent before it is asked for a sign of life, and pingTimeout how long it has for one. All calls
-	// share one: without that, each would wait in vain until the kernel gives it up.
-	sendPingTimeout = 10 * time.Second
-	pingTimeout     = 5 * time.Second
 )
+
+// Pings is when a connection of HTTP/2 that is silent is asked for a sign of life, and how long it has for one. All calls share one: without that, each would
+// wait in vain until the kernel gives it up.
+func Pings() http.HTTP2Config {
+	return http.HTTP2Config{SendPingTimeout: 10 * time.Second, PingTimeout: 5 * time.Second}
+}
 
 // Config configures a Client.
 type Config struct {
@@ -64,7 +65,7 @@ type Client struct {
 
 // New returns a Client. Nothing is sent before the first call.
 func New(cfg Config) (*Client, error) {
-	return newClient(cfg, http.HTTP2Config{SendPingTimeout: sendPingTimeout, PingTimeout: pingTimeout})
+	return newClient(cfg, Pings())
 }
 
 func newClient(cfg Config, http2 http.HTTP2Config) (*Client, error) {
