@@ -2,7 +2,6 @@ package edgegap_test
 
 import (
 	"bytes"
-	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +11,7 @@ import (
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/test/hosts/standin"
 )
 
 // onePage is a host that always answers with the first page of a list, and says that there is another one.
@@ -184,32 +184,10 @@ func TestAHostThatHangs(t *testing.T) {
 	host, cfg := start(t)
 	p, there := open(t, cfg), order("shooter", "eu")
 	allocate(t, p, there)
-	for name, call := range map[string]struct {
-		make func(context.Context) error
-		want providerv1.FailureReason
-	}{
-		"Allocate": {func(ctx context.Context) error { _, err := p.Allocate(ctx, order("shooter", "eu")); return err }, provider.Ambiguous},
-		"Get": {func(ctx context.Context) error {
-			_, err := p.Get(ctx, &providerv1.GetRequest{AttemptId: there.GetAttemptId(), Deployment: "live"})
-			return err
-		}, provider.Unavailable},
-		"List": {func(ctx context.Context) error {
-			_, err := p.List(ctx, &providerv1.ListRequest{Deployment: "live"})
-			return err
-		}, provider.Unavailable},
-		"Release": {func(ctx context.Context) error {
-			_, err := p.Release(ctx, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: "live"})
-			return err
-		}, provider.Unavailable}, // it lists first
-	} {
-		ctx, cancel := context.WithCancel(t.Context())
-		host.Answer(func(_ http.ResponseWriter, r *http.Request) {
-			cancel() // the caller has no more time
-			<-r.Context().Done()
-		})
-		if err := call.make(ctx); provider.ReasonOf(err) != call.want {
+	calls := standin.Calls(p, order("shooter", "eu"), there)
+	for name, want := range map[string]providerv1.FailureReason{"Allocate": provider.Ambiguous, "Get": provider.Unavailable, "List": provider.Unavailable, "Release": provider.Unavailable} { // Release lists first
+		if err := host.CutOff(t.Context(), calls[name]); provider.ReasonOf(err) != want {
 			t.Errorf("%s: %v: %v", name, provider.ReasonOf(err), err)
 		}
-		cancel()
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 	"github.com/berth-dev/berth/services/allocation/providers/multiplay"
+	"github.com/berth-dev/berth/test/hosts/standin"
 )
 
 func order() *providerv1.AllocateRequest {
@@ -135,24 +136,13 @@ func TestAHostThatHangs(t *testing.T) {
 	host, cfg := start(t, multiplay.RocketScience)
 	p, there := open(t, cfg), order()
 	allocate(t, p, there)
+	calls := standin.Calls(p, order(), there)
 	for name, call := range map[string]struct {
 		method string
-		make   func(context.Context) error
 		want   providerv1.FailureReason
 	}{
-		"Allocate": {http.MethodPost, func(ctx context.Context) error { _, err := p.Allocate(ctx, order()); return err }, provider.Ambiguous},
-		"Get": {http.MethodGet, func(ctx context.Context) error {
-			_, err := p.Get(ctx, &providerv1.GetRequest{AttemptId: there.GetAttemptId(), Deployment: "berth"})
-			return err
-		}, provider.Unavailable},
-		"List": {http.MethodGet, func(ctx context.Context) error {
-			_, err := p.List(ctx, &providerv1.ListRequest{Deployment: "berth"})
-			return err
-		}, provider.Unavailable},
-		"Release": {http.MethodDelete, func(ctx context.Context) error {
-			_, err := p.Release(ctx, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: "berth"})
-			return err
-		}, provider.Ambiguous},
+		"Allocate": {http.MethodPost, provider.Ambiguous}, "Get": {http.MethodGet, provider.Unavailable}, "List": {http.MethodGet, provider.Unavailable},
+		"Release": {http.MethodDelete, provider.Ambiguous},
 	} {
 		ctx, cancel := context.WithCancel(t.Context())
 		over := make(chan struct{})
@@ -166,7 +156,7 @@ func TestAHostThatHangs(t *testing.T) {
 			}
 			panic(http.ErrAbortHandler)
 		})
-		if err := call.make(ctx); provider.ReasonOf(err) != call.want {
+		if err := calls[name](ctx); provider.ReasonOf(err) != call.want {
 			t.Errorf("%s: %v: %v", name, provider.ReasonOf(err), err)
 		}
 		close(over)

@@ -2,7 +2,6 @@ package playfab_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -18,6 +17,7 @@ import (
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 	"github.com/berth-dev/berth/services/allocation/providers/playfab"
 	playfabhost "github.com/berth-dev/berth/test/hosts/playfab"
+	"github.com/berth-dev/berth/test/hosts/standin"
 )
 
 func open(t *testing.T, cfg playfab.Config) *playfab.Provider {
@@ -167,33 +167,11 @@ func TestAHostThatHangs(t *testing.T) {
 	if _, err := p.Allocate(t.Context(), there); err != nil {
 		t.Fatal(err)
 	}
-	for name, call := range map[string]struct {
-		make func(context.Context) error
-		want providerv1.FailureReason
-	}{
-		"Allocate": {func(ctx context.Context) error { _, err := p.Allocate(ctx, order("shooter", "eu")); return err }, provider.Ambiguous},
-		"Get": {func(ctx context.Context) error {
-			_, err := p.Get(ctx, &providerv1.GetRequest{AttemptId: there.GetAttemptId(), Deployment: "live"})
-			return err
-		}, provider.Unavailable},
-		"List": {func(ctx context.Context) error {
-			_, err := p.List(ctx, &providerv1.ListRequest{Deployment: "live"})
-			return err
-		}, provider.Unavailable},
-		"Release": {func(ctx context.Context) error {
-			_, err := p.Release(ctx, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: "live"})
-			return err
-		}, provider.Unavailable},
-	} {
-		ctx, cancel := context.WithCancel(t.Context())
-		host.Answer(func(_ http.ResponseWriter, r *http.Request) {
-			cancel() // the caller has no more time
-			<-r.Context().Done()
-		})
-		if err := call.make(ctx); provider.ReasonOf(err) != call.want {
+	calls := standin.Calls(p, order("shooter", "eu"), there)
+	for name, want := range map[string]providerv1.FailureReason{"Allocate": provider.Ambiguous, "Get": provider.Unavailable, "List": provider.Unavailable, "Release": provider.Unavailable} {
+		if err := host.CutOff(t.Context(), calls[name]); provider.ReasonOf(err) != want {
 			t.Errorf("%s: %v: %v", name, provider.ReasonOf(err), err)
 		}
-		cancel()
 	}
 }
 
