@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -22,19 +21,7 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "berth-e2e-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	binaries = dir
-	if out, err := stack.Build(filepath.Join("..", ".."), dir, "./services/berth", "./services/gameinstance/cmd/...", "./services/tokenissuer/cmd/...",
-		"./services/allocation/cmd/...", "./services/gateway/cmd/...", "./examples/..."); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
-	}
-	return m.Run()
+	return stack.Main(m, &binaries, "./services/berth", "./services/gameinstance/cmd/...", "./services/tokenissuer/cmd/...", "./services/allocation/cmd/...", "./services/gateway/cmd/...", "./examples/...")
 }
 
 func binary(name string) string { return filepath.Join(binaries, name) }

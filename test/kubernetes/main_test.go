@@ -3,12 +3,8 @@
 package kubernetes
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
-
-	"go.uber.org/goleak"
 
 	"github.com/berth-dev/berth/test/hosts/kubetest"
 	"github.com/berth-dev/berth/test/stack"
@@ -23,22 +19,6 @@ func run(m *testing.M) int {
 	if os.Getenv(kubetest.Assets) == "" {
 		return m.Run() // all are skipped, and say so
 	}
-	dir, err := os.MkdirTemp("", "berth-kubernetes-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	binaries = dir
-	if out, err := stack.Build(filepath.Join("..", ".."), dir, "./services/gameinstance/cmd/...", "./services/tokenissuer/cmd/...",
-		"./services/allocation/cmd/...", "./services/gateway/cmd/...", "./examples/gameserver", "./examples/matchmaker"); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
-	}
-	code := m.Run()
-	if err := goleak.Find(); code == 0 && err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return code
+	return stack.Leakless(stack.Main(m, &binaries, "./services/gameinstance/cmd/...", "./services/tokenissuer/cmd/...", "./services/allocation/cmd/...", "./services/gateway/cmd/...",
+		"./examples/gameserver", "./examples/matchmaker"))
 }

@@ -3,12 +3,15 @@
 package stack
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
 
 	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/pkg/freeport"
@@ -60,11 +63,37 @@ type Stack struct {
 	Dir string
 }
 
-// Build builds programs into a folder.
-func Build(root, dir string, packages ...string) ([]byte, error) {
-	build := exec.Command("go", append([]string{"build", "-o", dir + string(filepath.Separator)}, packages...)...)
-	build.Dir = root
-	return build.CombinedOutput()
+// build builds programs into a folder.
+func build(root, dir string, packages ...string) ([]byte, error) {
+	cmd := exec.Command("go", append([]string{"build", "-o", dir + string(filepath.Separator)}, packages...)...)
+	cmd.Dir = root
+	return cmd.CombinedOutput()
+}
+
+// Main builds programs of this tree into a folder of its own, whose name it sets, runs the tests of a package two folders below the tree's root, and returns
+// their status.
+func Main(m *testing.M, binaries *string, packages ...string) int {
+	dir, err := os.MkdirTemp("", "berth-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	*binaries = dir
+	if out, err := build(filepath.Join("..", ".."), dir, packages...); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// Leakless is a status of tests, or that of a failure if goroutines are left.
+func Leakless(code int) int {
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // Start starts the processes and waits until all are ready. They are stopped with the test, which fails where one does not stop in good order.

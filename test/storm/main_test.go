@@ -1,13 +1,9 @@
 package storm
 
 import (
-	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
-
-	"go.uber.org/goleak"
 
 	"github.com/berth-dev/berth/test/stack"
 )
@@ -18,24 +14,7 @@ var binaries string
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "berth-storm-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	binaries = dir
-	if out, err := stack.Build(filepath.Join("..", ".."), dir, "./services/gameinstance/cmd/...", "./services/tokenissuer/cmd/...",
-		"./services/allocation/cmd/...", "./services/gateway/cmd/..."); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v\n%s", err, out)
-		return 1
-	}
-	code := m.Run()
-	if err := goleak.Find(); code == 0 && err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return code
+	return stack.Leakless(stack.Main(m, &binaries, "./services/gameinstance/cmd/...", "./services/tokenissuer/cmd/...", "./services/allocation/cmd/...", "./services/gateway/cmd/..."))
 }
 
 // scale is how large a storm is.
