@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/kube"
 )
@@ -48,12 +49,42 @@ type pod struct {
 }
 
 type podSpec struct {
-	NodeName   string `json:"nodeName"`
-	Containers []struct {
-		Name  string `json:"name"`
-		Image string `json:"image"`
-		Ports []port `json:"ports"`
-	} `json:"containers"`
+	NodeName   string      `json:"nodeName"`
+	Containers []container `json:"containers"`
+}
+
+type container struct {
+	Name  string `json:"name"`
+	Image string `json:"image"`
+	Ports []port `json:"ports"`
+	Env   []struct {
+		Name      string `json:"name"`
+		ValueFrom struct {
+			Secret struct {
+				Name string `json:"name"`
+			} `json:"secretKeyRef"`
+		} `json:"valueFrom"`
+	} `json:"env"`
+}
+
+// game returns the game server's container.
+func (p pod) game() (found container) {
+	for _, c := range p.Spec.Containers {
+		if c.Name == p.Meta.Annotations[annotateContainer] {
+			found = c
+		}
+	}
+	return found
+}
+
+// secret is the name of the Secret that has the bootstrap document.
+func (p pod) secret() string {
+	for _, e := range p.game().Env {
+		if e.Name == bootstrap.EnvDocument {
+			return e.ValueFrom.Secret.Name
+		}
+	}
+	return ""
 }
 
 // port is one that a container listens on.
@@ -174,7 +205,7 @@ func (c *client) pods(ctx context.Context, namespace, selector, page string) (fo
 func (c *client) makeSecret(ctx context.Context, of pod, document []byte) error {
 	var made secret
 	err := c.api.Do(ctx, hostapi.Call{Operation: c.keepSecret, Method: http.MethodPost, Path: secretsPath(of), Out: &made, In: secretOf(of, document)})
-	if err == nil && made.Meta.Name != of.Meta.Name {
+	if err == nil && made.Meta.Name != of.secret() {
 		return hostapi.Senseless(kube.Host, c.keepSecret, fmt.Sprintf("a Secret %q", hostapi.Clean(made.Meta.Name)))
 	}
 	return err
@@ -184,7 +215,7 @@ func (c *client) makeSecret(ctx context.Context, of pod, document []byte) error 
 func (c *client) tryMakeSecret(ctx context.Context, of pod) error {
 	var made secret
 	err := c.api.Do(ctx, hostapi.Call{Operation: c.trySecret, Method: http.MethodPost, Path: secretsPath(of) + "?dryRun=All", Out: &made, In: secretOf(of, nil)})
-	if err == nil && made.Meta.Name != of.Meta.Name {
+	if err == nil && made.Meta.Name != of.secret() {
 		return hostapi.Senseless(kube.Host, c.trySecret, fmt.Sprintf("a Secret %q", hostapi.Clean(made.Meta.Name)))
 	}
 	return err
@@ -198,7 +229,7 @@ func secretOf(of pod, document []byte) secret {
 	return secret{
 		APIVersion: "v1", Kind: "Secret", Type: "Opaque", Immutable: true, Data: map[string][]byte{secretKey: document},
 		Meta: kube.Meta{
-			Name: of.Meta.Name, Namespace: of.Meta.Namespace,
+			Name: of.secret(), Namespace: of.Meta.Namespace,
 			Labels:          map[string]string{labelManager: manager, labelDeployment: of.Meta.Labels[labelDeployment], labelAttempt: of.Meta.Labels[labelAttempt]},
 			OwnerReferences: []kube.Owner{{APIVersion: "v1", Kind: "Pod", Name: of.Meta.Name, UID: of.Meta.UID}},
 		},

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -98,6 +99,16 @@ func ask(t *testing.T, cfg kubernetes.Config, method, path, body string) (int, m
 
 func podName(req *providerv1.AllocateRequest) string { return deployment + "-" + req.GetAttemptId() }
 
+// secretPath is where the Secret is that a Pod has its document from.
+func secretPath(t *testing.T, pod map[string]any) string {
+	t.Helper()
+	found := regexp.MustCompile(`"secretKeyRef":{"key":"bootstrap","name":"([^"]+)"}`).FindStringSubmatch(show(pod))
+	if found == nil {
+		t.Fatalf("the Pod has no Secret: %s", show(pod))
+	}
+	return "/api/v1/namespaces/games/secrets/" + found[1]
+}
+
 func show(v any) string {
 	raw, _ := json.Marshal(v)
 	return string(raw)
@@ -116,7 +127,7 @@ func TestThePodAndItsSecret(t *testing.T) {
 		`"app":"shooter"`, `"team":"a"`, `"app.kubernetes.io/managed-by":"berth"`, `"berth.dev/deployment":"live"`, `"berth.dev/attempt":"` + req.GetAttemptId() + `"`,
 		`"berth.dev/instance":"` + req.GetInstanceId() + `"`, `"berth.dev/region":"eu"`, `"berth.dev/build":"shooter"`, `"berth.dev/namespace":"default"`,
 		`"restartPolicy":"Never"`, `"automountServiceAccountToken":false`, `"nodeSelector":{"zone":"eu"}`, `{"name":"MODE","value":"ranked"}`,
-		`{"name":"BERTH_BOOTSTRAP","valueFrom":{"secretKeyRef":{"key":"bootstrap","name":"` + podName(req) + `"}}}`,
+		`{"name":"BERTH_BOOTSTRAP","valueFrom":{"secretKeyRef":{"key":"bootstrap","name":"` + podName(req) + `-`,
 	} {
 		if !strings.Contains(all, want) {
 			t.Errorf("the Pod has no %s: %s", want, all)
@@ -125,7 +136,7 @@ func TestThePodAndItsSecret(t *testing.T) {
 	if strings.Contains(all, "social.") || strings.Count(all, "BERTH_BOOTSTRAP") != 1 {
 		t.Errorf("the Pod has a token, or more than one container has the document: %s", all)
 	}
-	_, secret := ask(t, cfg, "GET", "/api/v1/namespaces/games/secrets/"+podName(req), "")
+	_, secret := ask(t, cfg, "GET", secretPath(t, pod), "")
 	data, _ := secret["data"].(map[string]any)
 	document, _ := base64.StdEncoding.DecodeString(data["bootstrap"].(string))
 	uid, _ := pod["metadata"].(map[string]any)["uid"].(string)
@@ -134,7 +145,7 @@ func TestThePodAndItsSecret(t *testing.T) {
 	}
 	release(t, p, req)
 	for status := 0; status != http.StatusNotFound; { // it is collected
-		if status, _ = ask(t, cfg, "GET", "/api/v1/namespaces/games/secrets/"+podName(req), ""); t.Context().Err() != nil {
+		if status, _ = ask(t, cfg, "GET", secretPath(t, pod), ""); t.Context().Err() != nil {
 			t.Fatal("the Secret outlives its Pod")
 		}
 	}
@@ -499,18 +510,12 @@ func TestListOfLargePods(t *testing.T) {
 func TestALostAnswerIsRepeated(t *testing.T) {
 	for _, lost := range []string{"/pods", "/secrets"} {
 		host := kubernetesapi.New(cluster())
-		var once atomic.Bool
-		cfg := serve(t, host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, lost) && once.CompareAndSwap(false, true) {
-				_ = host.LoseReply(r.Context())
-				defer func() { _ = host.Heal(context.Background()) }()
-			}
-			host.ServeHTTP(w, r)
-		}))
-		p := open(t, cfg)
+		var loses atomic.Bool
+		loses.Store(true)
+		p := open(t, serve(t, host, losing(host, lost, &loses)))
 		req := order("shooter", "eu")
 		allocate(t, p, req)
-		if s := settled(t, p, req); s.GetState() != running || host.Count().Started != 1 || !once.Load() {
+		if s := settled(t, p, req); s.GetState() != running || host.Count().Started != 1 || loses.Load() {
 			t.Errorf("%s: %v, %+v", lost, s, host.Count())
 		}
 	}

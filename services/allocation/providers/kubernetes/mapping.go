@@ -67,12 +67,12 @@ func statusOf(p pod, patience time.Duration, now time.Time) (s status, ok bool) 
 
 // unstartable reports whether the game server's container has ended because its command could not be started at all.
 func unstartable(p pod) bool {
-	c := game(p)
+	c := statusOfGame(p)
 	return c != nil && c.State.Terminated != nil && (c.State.Terminated.Reason == "StartError" || c.State.Terminated.Reason == "ContainerCannotRun")
 }
 
-// game returns the status of the container that is the game server; nil: it has none yet.
-func game(p pod) *containerStatus {
+// statusOfGame returns the status of the game server's container; nil: it has none yet.
+func statusOfGame(p pod) *containerStatus {
 	for n, c := range p.Status.Containers {
 		if c.Name == p.Meta.Annotations[annotateContainer] {
 			return &p.Status.Containers[n]
@@ -87,7 +87,7 @@ func unready(p pod) string {
 	if p.Status.Phase == unknown {
 		return ""
 	}
-	server := game(p)
+	server := statusOfGame(p)
 	for _, c := range p.Status.Conditions {
 		switch {
 		case c.Type != "Ready":
@@ -119,7 +119,7 @@ func end(p pod) string {
 	if p.Status.Reason != "" { // such as Evicted
 		said = append(said, hostapi.Clean(p.Status.Reason+": "+p.Status.Message))
 	}
-	if c := game(p); c != nil && c.State.Terminated != nil {
+	if c := statusOfGame(p); c != nil && c.State.Terminated != nil {
 		t := c.State.Terminated
 		said = append(said, fmt.Sprintf("container %s: exit status %d, %s", c.Name, t.ExitCode, hostapi.Clean(strings.TrimSpace(t.Reason+" "+t.Message))))
 	}
@@ -148,9 +148,9 @@ func stuck(p pod, patience time.Duration, now time.Time) (providerv1.FailureReas
 		case "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError":
 			return provider.Invalid, fmt.Sprintf("container %s: image %s: %s: %s", c.Name, imageOf(p, c), w.Reason, hostapi.Clean(w.Message))
 		case "CreateContainerConfigError":
-			if strings.Contains(w.Message, fmt.Sprintf("secret %q not found", p.Meta.Name)) {
+			if strings.Contains(w.Message, fmt.Sprintf("secret %q not found", p.secret())) {
 				if old { // it comes after its Pod, or with a repeat
-					return provider.Unavailable, fmt.Sprintf("container %s: its Secret %s never came: the call that was to make it was cut off, or somebody deleted it", c.Name, p.Meta.Name)
+					return provider.Unavailable, fmt.Sprintf("container %s: its Secret %s never came: the call that was to make it was cut off, or somebody deleted it", c.Name, p.secret())
 				}
 				continue
 			}
@@ -175,17 +175,12 @@ func imageOf(p pod, c containerStatus) string {
 // endpointsOf are the ports of the game server's container, at that address.
 func endpointsOf(p pod, in Region, host string) []*typev1.Endpoint {
 	var ports []hostapi.Port
-	for _, c := range p.Spec.Containers {
-		if c.Name != p.Meta.Annotations[annotateContainer] {
-			continue
+	for _, one := range p.game().Ports {
+		number := one.HostPort
+		if in.Address == podIP {
+			number = one.ContainerPort
 		}
-		for _, one := range c.Ports {
-			number := one.HostPort
-			if in.Address == podIP {
-				number = one.ContainerPort
-			}
-			ports = append(ports, hostapi.Port{Name: one.Name, Host: host, Port: number, Protocol: one.Protocol}) // which the API server fills in
-		}
+		ports = append(ports, hostapi.Port{Name: one.Name, Host: host, Port: number, Protocol: one.Protocol}) // which the API server fills in
 	}
 	return hostapi.Endpoints(ports...)
 }

@@ -30,7 +30,7 @@ func TestStates(t *testing.T) {
 		"image name":          {`{"phase":"Pending","containerStatuses":[{"name":"server","state":{"waiting":{"reason":"InvalidImageName","message":"bad"}}}]}`, stateExited, "InvalidImageName", provider.Invalid},
 		"an init container":   {`{"phase":"Pending","initContainerStatuses":[{"name":"init","image":"i:1","state":{"waiting":{"reason":"ImagePullBackOff","message":"Back-off"}}}]}`, stateExited, "container init: image i:1", provider.Invalid},
 		"another secret":      {`{"phase":"Pending","containerStatuses":[{"name":"server","state":{"waiting":{"reason":"CreateContainerConfigError","message":"secret \"db\" not found"}}}]}`, stateExited, `secret "db" not found`, provider.Invalid},
-		"its own secret":      {`{"phase":"Pending","containerStatuses":[{"name":"server","state":{"waiting":{"reason":"CreateContainerConfigError","message":"secret \"live-1\" not found"}}}]}`, stateStarting, "", 0},
+		"its own secret":      {`{"phase":"Pending","containerStatuses":[{"name":"server","state":{"waiting":{"reason":"CreateContainerConfigError","message":"secret \"live-1-abc\" not found"}}}]}`, stateStarting, "", 0},
 		"never pulled":        {`{"phase":"Pending","containerStatuses":[{"name":"server","state":{"waiting":{"reason":"ErrImageNeverPull","message":"policy of Never"}}}]}`, stateExited, "shooter:1: ErrImageNeverPull: policy of Never", provider.Invalid},
 		"no image to look at": {`{"phase":"Pending","containerStatuses":[{"name":"server","state":{"waiting":{"reason":"ImageInspectError","message":"broken"}}}]}`, stateExited, "shooter:1: ImageInspectError: broken", provider.Invalid},
 		"no container":        {`{"phase":"Pending","containerStatuses":[{"name":"server","state":{"waiting":{"reason":"CreateContainerError","message":"name is taken"}}}]}`, stateExited, "container server: CreateContainerError: name is taken", provider.Invalid},
@@ -59,7 +59,8 @@ func TestStates(t *testing.T) {
 	} {
 		var p pod
 		raw := `{"metadata":{"name":"live-1","creationTimestamp":"2026-11-28T11:59:50Z","annotations":{"berth.dev/container":"server"}},
-			"spec":{"containers":[{"name":"server","image":"registry.example.com/a-studio-with-a-name/shooter:1"}]},"status":` + c.status + `}`
+			"spec":{"containers":[{"name":"server","image":"registry.example.com/a-studio-with-a-name/shooter:1",
+			"env":[{"name":"BERTH_BOOTSTRAP","valueFrom":{"secretKeyRef":{"name":"live-1-abc","key":"bootstrap"}}}]}]},"status":` + c.status + `}`
 		if err := json.Unmarshal([]byte(raw), &p); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -67,7 +68,7 @@ func TestStates(t *testing.T) {
 		if !ok || s.state != c.want || s.failure != c.fails || !strings.Contains(s.words, c.says) || c.says == "" && s.words != "" {
 			t.Errorf("%s: %v; want %v %v %q", name, s, c.want, c.fails, c.says)
 		}
-		if s, _ := statusOf(p, patience, now.Add(patience)); name == "its own secret" && (s.state != stateExited || s.failure != provider.Unavailable || !strings.Contains(s.words, "its Secret live-1 never came")) {
+		if s, _ := statusOf(p, patience, now.Add(patience)); name == "its own secret" && (s.state != stateExited || s.failure != provider.Unavailable || !strings.Contains(s.words, "its Secret live-1-abc never came")) {
 			t.Errorf("%s, for too long: %v", name, s)
 		}
 		p.Meta.Deleted = &now

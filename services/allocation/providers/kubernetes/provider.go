@@ -123,16 +123,15 @@ func (p *Provider) ensurePod(ctx context.Context, o order) (of pod, found bool, 
 	return of, true, err
 }
 
-// ensureSecret makes the Secret of a Pod. A new Pod that cannot have one is deleted: it would wait for ever. One that was found is not: a call is refused before
-// it is known that the Secret is there.
+// ensureSecret makes the Secret of a Pod, if no earlier call did: nobody else makes one under a name that only the Pod says. A new Pod that cannot have one is
+// deleted: it would wait for ever. One that was found is not: a call is refused before it is known that the Secret is there.
 func (p *Provider) ensureSecret(ctx context.Context, of pod, found bool, document []byte) error {
 	err := p.client.makeSecret(ctx, of, document)
-	sent := provider.ReasonOf(err) == provider.Ambiguous
-	if sent && ctx.Err() == nil {
+	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
 		err = p.client.makeSecret(ctx, of, document)
 	}
 	switch {
-	case err == nil, kube.Exists(err) && (sent || found): // made by this call, or an earlier one
+	case err == nil, kube.Exists(err):
 		p.whole.Update(of.Meta.UID, func(*struct{}) {})
 		return nil
 	case provider.ReasonOf(err) == provider.Ambiguous:
@@ -140,14 +139,12 @@ func (p *Provider) ensureSecret(ctx context.Context, of pod, found bool, documen
 	case found:
 		doubt := provider.Failure(provider.Ambiguous, "Pod %s/%s is there, and may have no Secret: %v", of.Meta.Namespace, of.Meta.Name, err)
 		return provider.RetryAfter(doubt, provider.RetryAfterOf(err))
-	case kube.Exists(err): // whose it is only a right to read Secrets would show
-		err = provider.Failure(provider.Unavailable, "a Secret %s/%s is there, and is not that of this Pod: it goes with the Pod of that name that was deleted before; delete it if there was none",
-			of.Meta.Namespace, of.Meta.Name)
+	default:
+		return p.undo(ctx, of, err)
 	}
-	return p.undo(ctx, of, err)
 }
 
-// undo deletes a new Pod that has no Secret of its own, and returns why.
+// undo deletes a new Pod that has no Secret, and returns why.
 func (p *Provider) undo(ctx context.Context, of pod, why error) error {
 	now := int64(0)
 	if err := p.client.deletePod(ctx, of, &now); err != nil && provider.ReasonOf(err) != provider.NotFound {

@@ -128,8 +128,11 @@ func (w realWorld) testSecret(t *testing.T) {
 	p, req := open(t, w.cfg), order("racer", "eu")
 	allocate(t, p, req)
 	var pod, secret meta
+	var all map[string]any
 	w.Do(http.MethodGet, pods+podName(req), nil, &pod)
-	w.Do(http.MethodGet, secrets+podName(req), nil, &secret)
+	w.Do(http.MethodGet, pods+podName(req), nil, &all)
+	path := secretPath(t, all)
+	w.Do(http.MethodGet, path, nil, &secret)
 	owners := secret.Metadata.OwnerReferences
 	if len(owners) != 1 || owners[0].Kind != "Pod" || owners[0].APIVersion != "v1" || owners[0].Name != podName(req) || owners[0].UID != pod.Metadata.UID {
 		t.Errorf("the Secret's owners are %+v; want Pod %s", owners, pod.Metadata.UID)
@@ -140,7 +143,7 @@ func (w realWorld) testSecret(t *testing.T) {
 	w.ends(t, p, req)
 	for code := 0; code != http.StatusNotFound && t.Context().Err() == nil; { // its collector comes by
 		w.kubelet.Look(t.Context())
-		code, _ = w.Call(t.Context(), http.MethodGet, secrets+podName(req), nil, nil)
+		code, _ = w.Call(t.Context(), http.MethodGet, path, nil, nil)
 	}
 }
 

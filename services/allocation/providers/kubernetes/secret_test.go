@@ -1,20 +1,19 @@
 package kubernetes_test
 
 import (
-	"encoding/base64"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
-	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 	kubernetesapi "github.com/berth-dev/berth/test/hosts/kubernetes"
+	"github.com/berth-dev/berth/test/hosts/standin"
 )
 
 // A repeat whose Secret is refused leaves the server of the first call alone: it is refused before its name is looked at.
@@ -57,55 +56,45 @@ func TestARepeatWhoseSecretIsRefused(t *testing.T) {
 	}
 }
 
-// A server has the document of its own attempt, and never that of a Secret that somebody else made under its name.
-func TestAStrangersSecret(t *testing.T) {
-	host, cfg := start(t, cluster())
-	p := open(t, cfg)
-	req := order("shooter", "eu")
-	stranger := fmt.Sprintf(`{"apiVersion":"v1","kind":"Secret","metadata":{"name":%q},"data":{"bootstrap":"e30="}}`, podName(req))
-	if status, answer := ask(t, cfg, "POST", "/api/v1/namespaces/games/secrets", stranger); status != http.StatusCreated {
-		t.Fatal(answer)
-	}
-	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Unavailable || !strings.Contains(err.Error(), "a Secret games/"+podName(req)+" is there") {
-		t.Fatalf("got %v", err)
-	}
-	if s, err := get(p, req); provider.ReasonOf(err) != provider.NotFound {
-		t.Errorf("the Pod is left: %v, %v", s, err)
-	}
-	for host.Count().Running != 0 { // what the kubelet had started meanwhile ends
-		runtime.Gosched()
-	}
-	if status, _ := ask(t, cfg, "GET", "/api/v1/namespaces/games/secrets/"+podName(req), ""); status != http.StatusOK {
-		t.Errorf("the stranger's Secret is gone: %d", status)
+// A server has the document of its own attempt, and never that of a Secret that somebody else made under the name of its Pod, or that an earlier Pod of that name
+// had, which is there for a while yet: not even if nobody knows who made the Pod, as its answer was lost.
+func TestAnothersSecret(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		host := kubernetesapi.New(cluster())
+		var loses atomic.Bool
+		cfg := serve(t, host, losing(host, "/pods", &loses))
+		p, req := open(t, cfg), order("shooter", "eu")
+		stranger := fmt.Sprintf(`{"apiVersion":"v1","kind":"Secret","metadata":{"name":%q},"data":{"bootstrap":"e30="}}`, podName(req))
+		if status, answer := ask(t, cfg, "POST", "/api/v1/namespaces/games/secrets", stranger); status != http.StatusCreated {
+			t.Fatal(answer)
+		}
+		for n := range 3 {
+			loses.Store(lost)
+			req.Bootstrap = providertest.Bootstrap(req.GetAttemptId(), fmt.Sprintf("document-%d", n))
+			allocate(t, p, req)
+			if s := settled(t, p, req); s.GetState() != running {
+				t.Errorf("lost %v, %d: %v", lost, n, s)
+			}
+			if document, err := host.Bootstrap(t.Context(), req.GetAttemptId()); err != nil || string(document) != string(req.GetBootstrap()) {
+				t.Errorf("lost %v, %d: the server has %q, %v", lost, n, document, err)
+			}
+			if status, answer := ask(t, cfg, "DELETE", "/api/v1/namespaces/games/pods/"+podName(req), `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0}`); status != http.StatusOK {
+				t.Fatal(answer)
+			}
+		}
+		if status, _ := ask(t, cfg, "GET", "/api/v1/namespaces/games/secrets/"+podName(req), ""); status != http.StatusOK {
+			t.Errorf("the stranger's Secret is gone: %d", status)
+		}
 	}
 }
 
-// The Secret of a Pod that is gone is there for a while yet. A new Pod of that name does not take it, and gets its own once it is collected.
-func TestTheSecretOfAnEarlierPod(t *testing.T) {
-	host, cfg := start(t, cluster())
-	p := open(t, cfg)
-	req := order("shooter", "eu")
-	allocate(t, p, req)
-	if status, answer := ask(t, cfg, "DELETE", "/api/v1/namespaces/games/pods/"+podName(req), `{"apiVersion":"v1","kind":"DeleteOptions","gracePeriodSeconds":0}`); status != http.StatusOK {
-		t.Fatal(answer)
-	}
-	req.Bootstrap = providertest.Bootstrap(req.GetAttemptId(), "another-document")
-	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Unavailable || !strings.Contains(err.Error(), "that was deleted before") {
-		t.Fatalf("got %v", err)
-	}
-	var made *providerv1.AllocateResponse
-	for made == nil && t.Context().Err() == nil {
-		made, _ = p.Allocate(t.Context(), req)
-	}
-	_, secret := ask(t, cfg, "GET", "/api/v1/namespaces/games/secrets/"+podName(req), "")
-	data, _ := secret["data"].(map[string]any)
-	if data["bootstrap"] != base64.StdEncoding.EncodeToString(req.GetBootstrap()) {
-		t.Errorf("the Secret: %s", show(secret))
-	}
-	if s := settled(t, p, req); s.GetState() != running {
-		t.Errorf("got %v", s)
-	}
-	if document, err := host.Bootstrap(t.Context(), req.GetAttemptId()); err != nil || string(document) != string(req.GetBootstrap()) {
-		t.Errorf("the server has %q, %v", document, err)
-	}
+// losing has the host lose its next answer to a POST at a path, when it is told to.
+func losing(host *standin.Host, path string, next *atomic.Bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, path) && next.CompareAndSwap(true, false) {
+			_ = host.LoseReply(r.Context())
+			defer func() { _ = host.Heal(context.WithoutCancel(r.Context())) }()
+		}
+		host.ServeHTTP(w, r)
+	})
 }

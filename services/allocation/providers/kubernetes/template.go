@@ -1,6 +1,7 @@
 package kubernetes
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -149,7 +150,7 @@ func (t *template) checkReach(regions map[string]Region) error {
 	return nil
 }
 
-// podName names the Pod and the Secret of an attempt.
+// podName names the Pod of an attempt.
 func podName(deployment, attempt string) string {
 	name := attempts.Marked(deployment, attempt)
 	if len(name) <= maxName && label.MatchString(name) {
@@ -157,6 +158,12 @@ func podName(deployment, attempt string) string {
 	}
 	sum := sha256.Sum256([]byte(name))
 	return manager + "-" + hex.EncodeToString(sum[:20])
+}
+
+// secretName is a new name for a Pod's Secret. It is not that of the Secret of an earlier Pod of that name, which is there for a while after it, and nobody can
+// have made one before.
+func secretName(pod string) string {
+	return pod + "-" + strings.ToLower(rand.Text()[:12])
 }
 
 // order asks for the Pod of an attempt.
@@ -196,7 +203,7 @@ func (t *template) order(req *providerv1.AllocateRequest, in Region) (order, err
 	container, _ := spec["containers"].([]any)[t.container].(map[string]any) // as checked
 	env, _ := container["env"].([]any)
 	container["env"] = append(env, map[string]any{
-		"name": bootstrap.EnvDocument, "valueFrom": map[string]any{"secretKeyRef": map[string]any{"name": name, "key": secretKey}},
+		"name": bootstrap.EnvDocument, "valueFrom": map[string]any{"secretKeyRef": map[string]any{"name": secretName(name), "key": secretKey}},
 	})
 	t.assignPorts(container, name)
 	return order{APIVersion: "v1", Kind: "Pod", Meta: meta, Spec: spec}, nil
