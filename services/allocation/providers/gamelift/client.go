@@ -3,6 +3,7 @@ package gamelift
 import (
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -92,7 +93,7 @@ func newClient(ctx context.Context, cfg Config, pings http.HTTP2Config) (*client
 	}
 	c.http = &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	if built, ok := loaded.HTTPClient.(*awshttp.BuildableClient); ok {
-		c.http.Transport = built.GetTransport() // with what the environment adds, such as authorities
+		c.http.Transport = plainBodies{built.GetTransport()} // with what the environment adds, such as authorities
 	}
 	loaded.HTTPClient = c.http
 	// Whoever allocates tries again, elsewhere first, and looks before: a client that does so by itself would hold the call up and hide a throttle. What fetches
@@ -105,6 +106,19 @@ func newClient(ctx context.Context, cfg Config, pings http.HTTP2Config) (*client
 		}
 	})
 	return c, loaded, nil
+}
+
+// plainBodies hides that a request's body can write itself. The SDK closes a body as soon as an answer begins. net/http may be about to look whether there is more
+// of it: it takes what a closed one that writes itself says, io.EOF, for a failure, and closes the connection before the answer is read.
+type plainBodies struct{ *http.Transport }
+
+// RoundTrip implements http.RoundTripper.
+func (t plainBodies) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r = r.WithContext(r.Context()) // the caller's is not to be changed
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return t.Transport.RoundTrip(r)
 }
 
 // credentialsFile has credentials, which are read anew each minute.

@@ -1,15 +1,23 @@
 package gamelift_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/pem"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/services/allocation/providers/gamelift"
@@ -70,5 +78,59 @@ func TestADeadConnectionIsLeft(t *testing.T) {
 	})
 	if n := old.Load(); n != 0 {
 		t.Errorf("%d requests not by HTTP/2", n)
+	}
+}
+
+// slowConn is late to say that the end of a request is written.
+type slowConn struct {
+	net.Conn
+	end  string
+	till <-chan struct{}
+}
+
+func (c slowConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if bytes.HasSuffix(b, []byte(c.end)) {
+		<-c.till
+	}
+	return n, err
+}
+
+// An answer that has begun before a request is said to be written is read to its end: what the SDK does then to the request is nothing that failed.
+func TestAnAnswerThatIsEarly(t *testing.T) {
+	const end = "the end"
+	closed, wrote := make(chan struct{}), make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, "first ")
+		_ = http.NewResponseController(w).Flush()
+		<-wrote
+		_, _ = io.WriteString(w, "second")
+	}))
+	t.Cleanup(srv.Close)
+	base := &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+		return slowConn{conn, end, closed}, err
+	}}
+	t.Cleanup(base.CloseIdleConnections)
+	body := strings.Repeat("x", 1<<16) + end // more than net/http gathers: it is written at once
+	stack, err := smithyhttp.NewStackRequest().(*smithyhttp.Request).SetStream(strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if stack.URL, err = url.Parse(srv.URL); err != nil {
+		t.Fatal(err)
+	}
+	stack.Method, stack.ContentLength = http.MethodPost, int64(len(body))
+	req := stack.Build(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { close(wrote) }}))
+	resp, err := gamelift.Transport(base).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	_ = req.Body.Close() // as the SDK does
+	close(closed)
+	if all, err := io.ReadAll(resp.Body); err != nil || string(all) != "first second" {
+		t.Errorf("got %q, %v", all, err)
 	}
 }

@@ -14,6 +14,9 @@ type CredentialsFile = credentialsFile
 // NoCredentials is the failure of a call for which there are no credentials.
 var NoCredentials = noCredentials
 
+// Transport is that of the client, over another one.
+func Transport(t *http.Transport) http.RoundTripper { return plainBodies{t} }
+
 // Hasten has a provider ask as often as that, which its configuration does not allow.
 func Hasten(p *Provider, soon, sweep time.Duration) { p.soon, p.cfg.Sweep = soon, sweep }
 

@@ -2,6 +2,7 @@ package gamelift_test
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -184,6 +185,36 @@ func TestAnswersWithoutSense(t *testing.T) {
 			failsWith(t, err, "AMBIGUOUS", text)
 			_, err = p.Get(t.Context(), &providerv1.GetRequest{AttemptId: there.GetAttemptId(), Deployment: deployment})
 			failsWith(t, err, "UNAVAILABLE", text)
+		})
+	}
+}
+
+// An answer that breaks off, or does not come whole in time, is none: nothing is said of its sense.
+func TestAnswersThatBreakOff(t *testing.T) {
+	for name, text := range map[string]string{"breaks off": "unexpected EOF", "hangs": "no answer in time"} {
+		t.Run(name, func(t *testing.T) {
+			host, cfg := start(t)
+			cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "plain"}}
+			p := open(t, cfg)
+			gamelift.Hasten(p, 0, 0)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			host.Answer(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				w.Header().Set("Smithy-Protocol", "rpc-v2-cbor")
+				w.Header().Set("Content-Length", "1000")
+				_, _ = w.Write([]byte{0xbf})
+				_ = http.NewResponseController(w).Flush()
+				if name == "hangs" {
+					<-r.Context().Done()
+				}
+			})
+			if name == "hangs" {
+				ctx, cancel = context.WithTimeout(ctx, time.Second)
+				defer cancel()
+			}
+			_, err := p.Allocate(ctx, order())
+			failsWith(t, err, "AMBIGUOUS", text)
 		})
 	}
 }

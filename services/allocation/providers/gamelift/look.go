@@ -137,10 +137,10 @@ func (p *Provider) sessionRegions(arn, known string) []string {
 }
 
 func (p *Provider) ofSession(region, attempt string, found *types.GameSession) sighting {
-	state, message := sessionState(found)
+	state, failure, message := sessionState(found)
 	return sighting{region: region, session: aws.ToString(found.GameSessionId), server: &providerv1.Server{
-		AttemptId: attempt, ExternalId: aws.ToString(found.GameSessionId), State: state, Message: message, Region: p.regionOf(region, aws.ToString(found.Location)),
-		Endpoints: endpointsOf(found.DnsName, found.IpAddress, found.Port),
+		AttemptId: attempt, ExternalId: aws.ToString(found.GameSessionId), State: state, Message: message, Failure: failure,
+		Region: p.regionOf(region, aws.ToString(found.Location)), Endpoints: endpointsOf(found.DnsName, found.IpAddress, found.Port),
 	}}
 }
 

@@ -1,7 +1,9 @@
 package gamelift
 
 import (
+	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -90,7 +92,7 @@ func explain(op *hostapi.Operation, err error, sent bool) error {
 	}
 	var apiErr smithy.APIError
 	switch {
-	case said.Status == 0:
+	case said.Status == 0, brokeOff(err):
 		return hostapi.Unanswered(host, op, err, sent)
 	case said.Status >= 200 && said.Status <= 299:
 		return hostapi.Senseless(host, op, "no answer of the API to that call; is gamelift.url right, and is there a proxy? "+hostapi.Clean(err.Error()))
@@ -99,6 +101,11 @@ func explain(op *hostapi.Operation, err error, sent bool) error {
 	}
 	code := apiErr.ErrorCode()[strings.LastIndex(apiErr.ErrorCode(), "#")+1:] // one that the model does not have for this call comes with its namespace
 	return refused(op, said, code, reasonOf(said, code), code+": "+apiErr.ErrorMessage())
+}
+
+// brokeOff reports whether an answer began, and did not come whole.
+func brokeOff(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func reasonOf(said hostapi.Refusal, code string) providerv1.FailureReason {
@@ -193,19 +200,19 @@ func placementState(s types.GameSessionPlacementState) (state providerv1.ServerS
 	}
 }
 
-// sessionState is the state of a session's server.
-func sessionState(s *types.GameSession) (state providerv1.ServerState, message string) {
+// sessionState is the state of a session's server, and why it never ran.
+func sessionState(s *types.GameSession) (state providerv1.ServerState, failure providerv1.FailureReason, message string) {
 	switch s.Status {
 	case types.GameSessionStatusActive:
-		return stateRunning, ""
+		return stateRunning, 0, ""
 	case types.GameSessionStatusTerminating:
-		return stateStopping, ""
+		return stateStopping, 0, ""
 	case types.GameSessionStatusTerminated:
-		return stateExited, strings.TrimSpace("the game session ended " + string(s.StatusReason))
+		return stateExited, 0, strings.TrimSpace("the game session ended " + string(s.StatusReason))
 	case types.GameSessionStatusError:
-		return stateExited, "the game session has failed (ERROR): the server did not activate it"
+		return stateExited, provider.Unavailable, "the game session has failed (ERROR): the server did not activate it"
 	default:
-		return stateStarting, ""
+		return stateStarting, 0, ""
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/smithy-go/encoding/cbor"
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/gamelift"
@@ -97,6 +98,21 @@ func TestEndpoints(t *testing.T) {
 				t.Errorf("%v", s)
 			}
 		})
+	}
+}
+
+// A session that was never activated is a refusal after all, of a server that a queue did not place as well.
+func TestASessionThatFails(t *testing.T) {
+	host, cfg := single(t, gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1"})
+	p, req := open(t, cfg), order()
+	s := allocate(t, p, req)
+	gamelift.Hasten(p, 0, 0)
+	host.Answer(gamelifthost.Answer(cbor.Map{"GameSessions": cbor.List{cbor.Map{"GameSessionId": cbor.String(s.GetExternalId()), "Status": cbor.String("ERROR")}}}))
+	if s = get(t, p, req.GetAttemptId(), ""); s.GetState() != exited || s.GetFailure() != provider.Unavailable || !strings.Contains(s.GetMessage(), "did not activate") {
+		t.Errorf("got %v", s)
+	}
+	if err := host.Heal(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
 
