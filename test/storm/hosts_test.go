@@ -2,6 +2,9 @@ package storm
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http/httptest"
@@ -38,6 +41,7 @@ type standIn struct {
 	settings string
 	// weight is its share.
 	weight int
+	tls    bool // serves TLS, and HTTP/2 on it
 
 	host *standin.Host
 }
@@ -58,7 +62,8 @@ const (
 	awsFleet = "fleet-2222bbbb-33cc-44dd-55ee-6666ffff77aa"
 )
 
-// hosts are all that there are, Multiplay in both dialects, GameLift with a queue and without. In their settings URL and SECRET stand for the address of the API and a file with the secret.
+// hosts are all that there are, Multiplay in both dialects, GameLift with a queue and without, Agones asked through the API server and through its allocator. In their
+// settings URL and SECRET stand for the address of the API and a file with the secret.
 func hosts() []*standIn {
 	multiplayOf := func(dialect string) func(standin.Run) *standin.Host {
 		return func(run standin.Run) *standin.Host {
@@ -73,6 +78,9 @@ func hosts() []*standIn {
 			AccessKey: awsKey, Fleets: map[string]gamelift.Fleet{awsFleet: {Region: "eu-central-1", Slots: 1000}},
 			Queues: map[string]gamelift.Queue{"game": {Region: "eu-central-1", Destinations: []string{awsFleet}, Timeout: time.Minute}}, Run: run,
 		}).Host
+	}
+	agonesOf := func(run standin.Run) *standin.Host {
+		return agones.New(agones.Config{Token: secret, Fleets: []agones.Fleet{{Namespace: "games", Name: "game", Ready: 5}}, Run: run}).Host
 	}
 	return []*standIn{
 		{
@@ -111,9 +119,12 @@ func hosts() []*standIn {
 		},
 		{
 			name: "agones", weight: little, settings: "{url: URL, token_file: SECRET, builds: {game: {fleet: game}}, regions: {eu: {namespace: games}}}",
-			serve: func(run standin.Run) *standin.Host {
-				return agones.New(agones.Config{Token: secret, Fleets: []agones.Fleet{{Namespace: "games", Name: "game", Ready: 5}}, Run: run}).Host
-			},
+			serve: agonesOf,
+		},
+		{
+			name: "agones-grpc", weight: little, tls: true, serve: agonesOf,
+			settings: "{url: URL, ca_file: SECRET.pem, token_file: SECRET, builds: {game: {fleet: game}}, regions: {eu: {namespace: games}}, " +
+				"allocate: allocator, allocator: {url: URL, ca_file: SECRET.pem, cert_file: SECRET.pem, key_file: SECRET.key}}",
 		},
 		{
 			name:     "kubernetes",
@@ -140,7 +151,14 @@ func startHosts(t *testing.T, all []*standIn, run standin.Run) string {
 	var providers, candidates strings.Builder
 	for _, h := range all {
 		h.host = h.serve(run)
-		srv := httptest.NewServer(h.host)
+		srv := httptest.NewUnstartedServer(h.host)
+		if h.tls {
+			srv.EnableHTTP2 = true
+			srv.StartTLS()
+			writePair(t, file, srv.TLS.Certificates[0])
+		} else {
+			srv.Start()
+		}
 		t.Cleanup(func() {
 			_ = h.host.Heal(context.Background())
 			srv.CloseClientConnections()
@@ -152,6 +170,20 @@ func startHosts(t *testing.T, all []*standIn, run standin.Run) string {
 		fmt.Fprintf(&candidates, "        - {provider: %s, rank: 1, weight: %d}\n", h.name, h.weight)
 	}
 	return "providers:\n" + providers.String() + "placement:\n  rules:\n    - name: by weight\n      candidates:\n" + candidates.String()
+}
+
+// writePair writes a server's certificate, which is its own authority, and its key. Berth shows them as its own, too.
+func writePair(t *testing.T, file string, pair tls.Certificate) {
+	t.Helper()
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: pair.Certificate[0]})
+	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
+	if err := errors.Join(os.WriteFile(file+".pem", certificate, 0o600), os.WriteFile(file+".key", key, 0o600)); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Matches are spread over all hosts by weight. In the middle of it one refuses Berth's credentials, one does not answer any more, and one is drained; each
