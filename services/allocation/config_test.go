@@ -67,6 +67,7 @@ func TestConfigNamesWhatToChange(t *testing.T) {
 		"gateway_ca_file (BERTH_GATEWAY_CA_FILE): is for": func(c *allocation.Config) { c.GatewayCAFile = "ca.pem" },
 		"providers: at least":                             func(c *allocation.Config) { c.Providers = nil },
 		"providers: two":                                  func(c *allocation.Config) { c.Providers = append(c.Providers, c.Providers[0]) },
+		"64 bytes; at most 63":                            func(c *allocation.Config) { c.Providers[0].Name = strings.Repeat("a", 64) },
 		"has no name":                                     func(c *allocation.Config) { c.Providers[0].Name = "" },
 		"none of process":                                 func(c *allocation.Config) { c.Providers[0].Kind = "warp" },
 		"BERTH_AUTH_INTERNAL":                             func(*allocation.Config) {},

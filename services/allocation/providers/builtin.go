@@ -77,6 +77,7 @@ type Deps struct {
 
 // Limits of a provider's settings.
 const (
+	maxName    = 63
 	maxCalls   = 10_000
 	minTimeout = 100 * time.Millisecond
 	maxTimeout = 10 * time.Minute
@@ -149,6 +150,8 @@ func (c Config) Check() error {
 		return err
 	}
 	switch {
+	case len(c.Name) > maxName:
+		return errs.New(errs.ValidationFailed, "provider %q: the name has %d bytes; at most %d can be drained or given a weight", c.Name, len(c.Name), maxName)
 	case c.MaxServers < 0:
 		return errs.New(errs.ValidationFailed, "provider %q: max_servers: %d is less than 0, which is no limit", c.Name, c.MaxServers)
 	case c.MaxCalls < 0 || c.MaxCalls > maxCalls:

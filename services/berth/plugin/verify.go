@@ -88,7 +88,7 @@ func (o VerifyOptions) transport() (credentials.TransportCredentials, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--ca: %w", err)
 	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: x509.NewCertPool()}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
 	if !cfg.RootCAs.AppendCertsFromPEM(raw) {
 		return nil, fmt.Errorf("--ca: %s has no certificate in PEM", o.CA)
 	}

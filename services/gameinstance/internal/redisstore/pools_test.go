@@ -391,6 +391,29 @@ func TestWhoJoinsAgainIsWhatItSaysNow(t *testing.T) {
 	})
 }
 
+// A server that was deregistered and joins again while instances of before still have room is one of the pool, and does not go with the last of them.
+func TestWhoJoinsAgainStays(t *testing.T) {
+	each(t, func(t *testing.T, s *redisstore.Store) {
+		server, w := joined(t, s, member("a", 2)), want()
+		take(t, pools(s, s), w)
+		if left, err := s.DeregisterServer(t.Context(), "default", server.ID); err != nil || !left.Draining {
+			t.Fatalf("%+v, %v", left, err)
+		}
+		if again := joined(t, s, member("a", 2)); again.Draining || len(again.Assignments) != 1 {
+			t.Errorf("joined again: %+v", again)
+		}
+		if err := s.Unassign(t.Context(), "default", server.ID, registry.Assignment{InstanceID: w.InstanceID, AttemptID: w.AttemptID}); err != nil {
+			t.Fatal(err)
+		}
+		if kept, err := s.LoadServer(t.Context(), server.ID); err != nil || kept == nil || len(kept.Assignments) != 0 {
+			t.Fatalf("after its last instance: %+v, %v", kept, err)
+		}
+		if got := take(t, pools(s, s), want()); got != "a" {
+			t.Errorf("the next instance is at %s", got)
+		}
+	})
+}
+
 // A crash between two steps may leave room for an attempt whose place is elsewhere.
 func TestRoomBesideThePlaceIsTakenBack(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {

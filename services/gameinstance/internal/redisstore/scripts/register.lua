@@ -1,4 +1,4 @@
--- Registers a game server, unless it is; one that joins a pool again is what it says now.
+-- Registers a game server, unless it is; one that joins a pool again is what it says now, and stays if it was to go.
 --
 -- KEYS 1 server (hash: epoch, record, server, ns, cap, used, made, join, drain, left, a:INSTANCE)   2 registered servers of the namespace (zset by time)
 -- ARGV 1 server id   2 record   3 namespace   4 capacity   5 "join" for a server of a pool, "" for others
@@ -12,6 +12,6 @@ if redis.call('HEXISTS', KEYS[1], 'server') == 0 then
 end
 if ARGV[5] == 'join' then
   redis.call('HSET', KEYS[1], 'server', ARGV[2], 'cap', ARGV[4], 'join', us)
-  redis.call('HDEL', KEYS[1], 'left')
+  redis.call('HDEL', KEYS[1], 'left', 'drain')
 end
 return redis.call('HGETALL', KEYS[1])
