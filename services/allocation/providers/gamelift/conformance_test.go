@@ -2,9 +2,11 @@ package gamelift_test
 
 import (
 	"context"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,7 +46,7 @@ func account() gamelifthost.Config {
 			tiny:     {Region: "eu-central-1"},
 			down:     {Region: "eu-central-1", Slots: 1000, Status: "ACTIVATING"},
 			next:     {Region: "eu-central-1", Slots: 1000},
-			american: {Region: "us-east-1", Slots: 1000},
+			american: {Region: "us-east-1", Locations: []string{"sa-east-1"}, Slots: 1000},
 		},
 		Aliases: map[string]gamelifthost.Alias{
 			alias: {Region: "eu-central-1", Fleet: fleet}, retired: {Region: "eu-central-1", Message: "this version has ended"},
@@ -54,7 +56,7 @@ func account() gamelifthost.Config {
 			"plain":    {Region: "eu-central-1", Destinations: []string{fleet}, Timeout: time.Minute},
 			"full":     {Region: "eu-central-1", Destinations: []string{tiny}, Timeout: 50 * time.Millisecond},
 			"waiting":  {Region: "eu-central-1", Destinations: []string{tiny}, Timeout: time.Hour},
-			"american": {Region: "eu-central-1", Destinations: []string{american}, Timeout: time.Minute},
+			"american": {Region: "eu-central-1", Destinations: []string{american}, Locations: true, Timeout: time.Minute},
 		},
 	}
 }
@@ -63,8 +65,20 @@ func account() gamelifthost.Config {
 func start(t testing.TB) (*gamelifthost.Host, gamelift.Config) {
 	t.Helper()
 	host := gamelifthost.New(account())
-	url := standin.Serve(t, host, host)
+	url := standin.Serve(t, homes(host), host)
 	return host, gamelift.Config{URL: url, CredentialsFile: credentials(t, accessKey, secretKey), Regions: map[string]gamelift.Region{"eu": {Region: "eu-central-1"}}}
+}
+
+// homes lets calls to the home Regions of fleets through, as the policy in the docs does, and no others.
+func homes(host *gamelifthost.Host) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scope := r.Header.Get("Authorization")
+		if strings.Contains(scope, "/eu-central-1/") || strings.Contains(scope, "/us-east-1/") {
+			host.ServeHTTP(w, r)
+			return
+		}
+		gamelifthost.Refuse("AccessDeniedException", "User is not authorized to perform this action in this Region")(w, r)
+	})
 }
 
 func credentials(t testing.TB, key, secret string) string {

@@ -107,9 +107,41 @@ func ofPlacement(region string, found *types.GameSessionPlacement) sighting {
 	return s
 }
 
-// session asks for a session by its ARN, in the Regions that may know it: that of its fleet, which a queue may have in another one.
+// session asks for a session by its ARN, in the Regions whose fleets may have it: where it was seen before, those of the configuration, and those of a queue's
+// fleets. The ARN names its location, which may be a Region that has no fleet, or one that Berth is not to call: it is asked there last, and no answer is none.
 func (p *Provider) session(ctx context.Context, attempt, arn, known string) (sighting, error) {
-	for _, region := range p.sessionRegions(arn, known) {
+	asked := make(map[string]bool)
+	s, err := p.sessionIn(ctx, attempt, arn, append([]string{known}, awsRegions(p.cfg)...), asked)
+	if provider.ReasonOf(err) != provider.NotFound {
+		return s, err
+	}
+	fleets, err := p.fleets(ctx)
+	if err != nil {
+		return sighting{}, err
+	}
+	var homes []string
+	for _, fleet := range fleets {
+		home, _, _ := strings.Cut(fleet, "/")
+		homes = append(homes, home)
+	}
+	if s, err = p.sessionIn(ctx, attempt, arn, homes, asked); provider.ReasonOf(err) != provider.NotFound {
+		return s, err
+	}
+	if parts := strings.SplitN(arn, ":", 5); len(parts) == 5 && regionName.MatchString(parts[3]) {
+		if s, err := p.sessionIn(ctx, attempt, arn, parts[3:4], asked); err == nil {
+			return s, nil
+		}
+	}
+	return sighting{}, unknown(attempt)
+}
+
+// sessionIn asks in some Regions, in those that were asked not again.
+func (p *Provider) sessionIn(ctx context.Context, attempt, arn string, regions []string, asked map[string]bool) (sighting, error) {
+	for _, region := range regions {
+		if region == "" || asked[region] {
+			continue
+		}
+		asked[region] = true
 		found, err := p.client.describeSession(ctx, region, arn)
 		if provider.ReasonOf(err) == provider.NotFound {
 			continue
@@ -120,20 +152,6 @@ func (p *Provider) session(ctx context.Context, attempt, arn, known string) (sig
 		return p.ofSession(region, attempt, found), nil
 	}
 	return sighting{}, unknown(attempt)
-}
-
-func (p *Provider) sessionRegions(arn, known string) []string {
-	all := []string{known}
-	if parts := strings.SplitN(arn, ":", 5); len(parts) == 5 && regionName.MatchString(parts[3]) {
-		all = append(all, parts[3])
-	}
-	var once []string
-	for _, region := range append(all, awsRegions(p.cfg)...) {
-		if region != "" && !slices.Contains(once, region) {
-			once = append(once, region)
-		}
-	}
-	return once
 }
 
 func (p *Provider) ofSession(region, attempt string, found *types.GameSession) sighting {

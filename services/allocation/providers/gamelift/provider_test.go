@@ -134,6 +134,7 @@ func TestAfterARestart(t *testing.T) {
 	}{
 		"queue":                {gamelift.Build{Queue: "plain"}, gamelift.Region{Region: "eu-central-1"}},
 		"queue of two Regions": {gamelift.Build{Queue: "american"}, gamelift.Region{Region: "eu-central-1"}},
+		"queue, far location":  {gamelift.Build{Queue: "american"}, gamelift.Region{Region: "eu-central-1", Location: "sa-east-1"}},
 		"fleet":                {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1"}},
 		"remote location":      {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1", Location: "eu-west-1"}},
 		"alias":                {gamelift.Build{Alias: alias}, gamelift.Region{Region: "eu-central-1"}},
