@@ -63,11 +63,13 @@ func TestFailures(t *testing.T) {
 				p = open(t, cfg) // it keeps to it
 			}
 			host.Answer(func(w http.ResponseWriter, r *http.Request) {
-				if r.Method == http.MethodPost {
-					w.Header().Set("Content-Type", "application/json")
-					w.WriteHeader(c.status)
-					_, _ = io.WriteString(w, c.body)
+				code, body := c.status, c.body
+				if r.Method == http.MethodGet { // whether an earlier call made a Pod
+					code, body = http.StatusNotFound, status("NotFound", `pods "x" not found`, "pods")
 				}
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(code)
+				_, _ = io.WriteString(w, body)
 			})
 			defer func() { _ = host.Heal(t.Context()) }()
 			_, err := p.Allocate(t.Context(), order("shooter", "eu"))

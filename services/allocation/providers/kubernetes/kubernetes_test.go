@@ -521,6 +521,37 @@ func TestALostAnswerIsRepeated(t *testing.T) {
 	}
 }
 
+// What refuses the repeat of a call that got no answer says nothing of the call: its Pod is found, or may be there.
+func TestARefusalAfterALostAnswer(t *testing.T) {
+	world := cluster()
+	world.Pods = map[string]int{"games": 1}
+	host := kubernetesapi.New(world)
+	var loses atomic.Bool
+	loses.Store(true)
+	p, req := open(t, serve(t, host, losing(host, "/pods", &loses))), order("shooter", "eu")
+	allocate(t, p, req) // the quota is full with its own Pod
+	if s := settled(t, p, req); s.GetState() != running || host.Count().Started != 1 || loses.Load() {
+		t.Errorf("with a full quota: %v, %+v", s, host.Count())
+	}
+
+	host = kubernetesapi.New(cluster())
+	var calls atomic.Int32
+	loses.Store(true)
+	lost := losing(host, "/pods", &loses)
+	p = open(t, serve(t, host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && calls.Add(1) == 2 {
+			w.Header().Set("Retry-After", "7")
+			w.WriteHeader(http.StatusTooManyRequests)
+			_, _ = io.WriteString(w, status("TooManyRequests", "too many requests, please try again later", ""))
+			return
+		}
+		lost.ServeHTTP(w, r)
+	})))
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Ambiguous || provider.RetryAfterOf(err) < 6*time.Second {
+		t.Errorf("throttled: %v, after %v", err, provider.RetryAfterOf(err))
+	}
+}
+
 // A release names the very Pod that it has seen: another one of that name is left alone, and looked at by the repeat.
 func TestReleaseNamesThePod(t *testing.T) {
 	host, cfg := start(t, cluster())

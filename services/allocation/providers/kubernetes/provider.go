@@ -102,21 +102,28 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 }
 
 // ensurePod makes a Pod, or finds the one that an earlier call made, which may have a Secret and run. A call without an answer is repeated once: it makes a Pod
-// only if that one did not.
+// only if that one did not. A refusal of the repeat says nothing of the first.
 func (p *Provider) ensurePod(ctx context.Context, o order) (of pod, found bool, err error) {
 	of, err = p.client.makePod(ctx, o)
 	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
 		of, err = p.client.makePod(ctx, o)
+		if err != nil && !kube.Exists(err) && provider.ReasonOf(err) != provider.Quota {
+			doubt := provider.Failure(provider.Ambiguous, "Pod %s/%s may be there; asked for once more: %v", o.Meta.Namespace, o.Meta.Name, err)
+			return of, false, provider.RetryAfter(doubt, provider.RetryAfterOf(err))
+		}
 	}
-	if !kube.Exists(err) {
+	if !kube.Exists(err) && provider.ReasonOf(err) != provider.Quota { // which is looked at before the name is
 		return of, false, err
 	}
+	refused := err
 	of, err = p.client.pod(ctx, o.Meta.Namespace, o.Meta.Name)
 	switch {
-	case provider.ReasonOf(err) == provider.NotFound:
+	case provider.ReasonOf(err) == provider.NotFound && kube.Exists(refused):
 		err = provider.Failure(provider.Unavailable, "Pod %s/%s was there, and is gone meanwhile", o.Meta.Namespace, o.Meta.Name)
-	case err != nil: // it is there
-		err = provider.Failure(provider.Ambiguous, "Pod %s/%s is there, and cannot be looked up: %v", o.Meta.Namespace, o.Meta.Name, err)
+	case provider.ReasonOf(err) == provider.NotFound:
+		err = refused
+	case err != nil: // it is there, or may be
+		err = provider.Failure(provider.Ambiguous, "Pod %s/%s may be there, and cannot be looked up: %v", o.Meta.Namespace, o.Meta.Name, err)
 	case !marked(of, o.Meta.Labels[labelDeployment], o.Meta.Labels[labelAttempt]):
 		err = provider.Failure(provider.Invalid, "Pod %s/%s is there, and is not Berth's: it has no label %s with the attempt; delete it", o.Meta.Namespace, o.Meta.Name, labelAttempt)
 	}
