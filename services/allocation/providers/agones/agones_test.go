@@ -238,7 +238,7 @@ func TestFailures(t *testing.T) {
 		"no status":          {"cluster", 201, `{}`, provider.Ambiguous, "without a status"},
 		"role":               {"cluster", 403, `{"kind":"Status","reason":"Forbidden","message":"User \"x\" cannot create resource \"gameserverallocations\""}`, provider.Unauthenticated, "cannot create resource"},
 		"labels":             {"cluster", 422, `{"kind":"Status","reason":"Invalid","message":"spec.metadata.labels: Invalid value"}`, provider.Invalid, "spec.metadata.labels"},
-		"no Agones":          {"cluster", 404, `{"kind":"Status","reason":"NotFound","message":"the server could not find the requested resource"}`, provider.Invalid, "is Agones installed"},
+		"no Agones":          {"cluster", 404, "404 page not found", provider.Unavailable, "is Agones installed"},
 		"broken":             {"cluster", 500, `{"kind":"Status","reason":"InternalError","message":"etcd ` + secret + `"}`, provider.Ambiguous, "etcd …"},
 		"HTML":               {"cluster", 200, "<html>", provider.Ambiguous, "makes no sense"},
 		"service none ready": {"rest", 429, `{"code":8,"message":"there is no available GameServer to allocate"}`, provider.NoCapacity, "no available GameServer"},

@@ -115,10 +115,8 @@ func (c *client) Allocate(ctx context.Context, o order) (allocationStatus, error
 		},
 	})
 	switch {
-	case provider.ReasonOf(err) == provider.NotFound:
-		return allocationStatus{}, provider.Failure(provider.Invalid, "%s; is Agones installed in this cluster?", status.Convert(err).Message())
 	case err != nil:
-		return allocationStatus{}, err
+		return allocationStatus{}, installed(err)
 	case made.Status == nil:
 		return allocationStatus{}, hostapi.Senseless(kube.Host, c.allocate, "an allocation without a status")
 	}
@@ -152,13 +150,18 @@ func (c *client) gameServers(ctx context.Context, op *hostapi.Operation, namespa
 		query.Set("continue", page)
 	}
 	err = c.api.Do(ctx, hostapi.Call{Operation: op, Method: http.MethodGet, Path: gameServersPath(namespace) + "?" + query.Encode(), Out: &found})
-	switch {
-	case provider.ReasonOf(err) == provider.NotFound: // which says nothing of a server
-		err = provider.Failure(provider.Unavailable, "%s; is Agones installed in this cluster?", status.Convert(err).Message())
-	case err == nil && found.Items == nil:
+	if err == nil && found.Items == nil {
 		err = hostapi.Senseless(kube.Host, op, "a list without items")
 	}
-	return found, err
+	return found, installed(err)
+}
+
+// installed asks whether Agones is there at all where a list or an allocation is not found: that says nothing of a server.
+func installed(err error) error {
+	if kube.Unserved(err) || provider.ReasonOf(err) == provider.NotFound {
+		return provider.Failure(provider.Unavailable, "%s; is Agones installed in this cluster?", status.Convert(err).Message())
+	}
+	return err
 }
 
 // remove deletes that very GameServer as it was seen: one that has changed since may be another attempt's (kube.Replaced). Agones ends its Pod.

@@ -15,6 +15,7 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/agones"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/kube"
+	"github.com/berth-dev/berth/test/hosts/kubetest"
 	"github.com/berth-dev/berth/test/hosts/standin"
 )
 
@@ -27,12 +28,18 @@ func startReal(t *testing.T) (*realAgones, *standin.Host, agones.Config) {
 	a := startAgones(t, servers)
 	a.Apply(rbac, "", "ServiceAccount", "Role", "RoleBinding")
 	a.Apply(rbac, "games-us", "Role", "RoleBinding")
-	proxy := a.Proxy()
-	host := standin.New(realDialect(), servers, proxy)
-	srv := httptest.NewTLSServer(host)
-	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close(); host.Close() })
+	host := standin.New(realDialect(), servers, a.Proxy())
+	t.Cleanup(host.Close)
+	return a, host, realConfig(t, host)
+}
+
+// realConfig has the way to an API server.
+func realConfig(t *testing.T, way http.Handler) agones.Config {
+	t.Helper()
+	srv := httptest.NewTLSServer(way)
+	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})
-	return a, host, agones.Config{
+	return agones.Config{
 		Config:  kube.Config{URL: srv.URL, CAFile: file(t, ca), TokenFile: hostapi.SecretFile(file(t, []byte(token+"\n")))},
 		Builds:  map[string]agones.Build{"shooter": {Fleet: "shooter"}, "none": {Fleet: "none"}},
 		Regions: map[string]agones.Region{"eu": {Namespace: "games"}, "us": {Namespace: "games-us"}},
@@ -57,6 +64,27 @@ func TestARealAPIServer(t *testing.T) {
 		realRelease(t, a, p, req)
 	})
 	t.Run("refusals", func(t *testing.T) { realRefusals(t, cfg) })
+}
+
+// A cluster without Agones says so in a way of its own.
+func TestARealAPIServerWithoutAgones(t *testing.T) {
+	c := kubetest.Start(t)
+	c.Namespaces("berth", "games", "games-us")
+	c.Apply(rbac, "", "ServiceAccount", "Role", "RoleBinding")
+	p := open(t, realConfig(t, c.Proxy()))
+	var err error
+	for err == nil || provider.ReasonOf(err) == provider.Unauthenticated { // the authorizer learns of a role after a moment
+		if _, err = p.Allocate(t.Context(), order()); t.Context().Err() != nil {
+			break
+		}
+	}
+	if provider.ReasonOf(err) != provider.Unavailable || !strings.Contains(err.Error(), "is Agones installed in this cluster?") {
+		t.Errorf("Allocate: %v", err)
+	}
+	_, err = p.List(t.Context(), &providerv1.ListRequest{Deployment: deployment})
+	if provider.ReasonOf(err) != provider.Unavailable || !strings.Contains(err.Error(), "is Agones installed in this cluster?") {
+		t.Errorf("List: %v", err)
+	}
 }
 
 // realRelease releases until the server is gone.

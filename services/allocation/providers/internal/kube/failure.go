@@ -43,12 +43,20 @@ func (e replacedError) Unwrap() error { return e.error }
 // Replaced reports whether a call failed because the object of that name is not the one of the precondition.
 func Replaced(err error) bool { return errors.As(err, new(replacedError)) }
 
+// unservedError is the answer of what does not know the resource at all: something on the way, or an API server without it.
+type unservedError struct{ error }
+
+func (e unservedError) Unwrap() error { return e.error }
+
+// Unserved reports whether a call failed because nobody there knows the resource.
+func Unserved(err error) bool { return errors.As(err, new(unservedError)) }
+
 // explain says what a refusal means where its status alone does not.
 func explain(r hostapi.Refusal) error {
 	var s status
 	if r.Decode(&s) != nil || s.Kind != "Status" {
 		if r.Status == http.StatusNotFound || r.Status == http.StatusConflict { // of something on the way, which knows nothing of objects
-			return r.Failure(provider.Unavailable, "no API server answered; is url right, and is there a proxy? "+r.Words())
+			return unservedError{r.Failure(provider.Unavailable, "no API server answered, or one without this resource; is url right, and is there a proxy? "+r.Words())}
 		}
 		return nil
 	}
