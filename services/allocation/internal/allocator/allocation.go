@@ -158,7 +158,7 @@ type Allocation struct {
 	PoolServer string
 	// Endpoints are the server's public addresses.
 	Endpoints []Endpoint
-	// Message is why it failed or how the server ended, in words.
+	// Message is why it waits, why it failed, what its provider says of the server or how that ended, in words.
 	Message string
 
 	// Report is what the instance has to be told, ReportAt when, and ReportTries how often in a row that did not settle it.

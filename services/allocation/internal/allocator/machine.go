@@ -220,6 +220,10 @@ func (a *Allocation) Observed(s Server, poll time.Duration, now time.Time) {
 			a.become(Ready, now)
 		}
 	}
+	if s.State != ServerExited && a.State <= Bound && s.Message != "" && s.Message != a.Message {
+		a.say(s.Message)
+		a.UpdateTime = now
+	}
 }
 
 // LookFailed records that the provider could not say what the server does.

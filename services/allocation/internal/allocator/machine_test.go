@@ -349,6 +349,26 @@ func TestEndpointsThatComeLateAreTold(t *testing.T) {
 	expect(t, a, Bound, ReportNone, Wait)
 }
 
+// What a provider says of a server that lives is there to be read, once for each word; a server that is given back keeps why.
+func TestWhatAProviderSaysOfALiveServer(t *testing.T) {
+	const words = "node eu-1 has no ExternalIP"
+	t1 := t0.Add(time.Second)
+	a := ready()
+	a.Told(Accepted, t0)
+	a.Observed(Server{State: ServerRunning, Message: words}, time.Second, t1)
+	a.Observed(Server{State: ServerRunning, Message: words}, time.Second, t1.Add(time.Hour))
+	a.Observed(Server{State: ServerRunning}, time.Second, t1.Add(time.Hour))
+	if a.Message != words || !a.UpdateTime.Equal(t1) {
+		t.Errorf("%q, %v", a.Message, a.UpdateTime)
+	}
+	a.Told(Abandoned, t1)
+	was := a.Message
+	a.Observed(Server{State: ServerStopping, Message: "stopping"}, time.Second, t1)
+	if a.Message != was {
+		t.Errorf("given back: %q", a.Message)
+	}
+}
+
 func TestAServerThatTheProviderForgot(t *testing.T) {
 	a := ready()
 	a.Told(Accepted, t0)
