@@ -169,10 +169,24 @@ func (p *Provider) giveUp(ctx context.Context, k known) (*providerv1.Server, err
 		return nil, provider.Failure(provider.Unavailable, "attempt %s: another call for it is under way", k.attempt)
 	}
 	defer unlock()
-	if err := p.client.deallocate(ctx, k.fleet, k.id); err != nil && provider.ReasonOf(err) != provider.NotFound {
+	if err := p.end(ctx, k); err != nil {
 		return nil, err
 	}
 	return p.exited(p.memory.learn(k, func(k *known) { k.givenUp = true })), nil
+}
+
+// end ends an allocation. Where the answer does not say that it did, the allocation does, by being gone.
+func (p *Provider) end(ctx context.Context, k known) error {
+	err := p.client.deallocate(ctx, k.fleet, k.id)
+	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
+		if _, there := p.looks.look(ctx, k.fleet, k.id); provider.ReasonOf(there) == provider.NotFound {
+			return nil
+		}
+	}
+	if provider.ReasonOf(err) == provider.NotFound {
+		return nil
+	}
+	return err
 }
 
 func (p *Provider) givenUp() string {
@@ -193,7 +207,7 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 	}
 	defer unlock()
 	for _, k := range p.places(req.GetDeployment(), req.GetAttemptId(), req.GetExternalId()) {
-		if err := p.client.deallocate(ctx, k.fleet, k.id); err != nil && provider.ReasonOf(err) != provider.NotFound {
+		if err := p.end(ctx, k); err != nil {
 			return nil, err
 		}
 	}
