@@ -91,9 +91,7 @@ func (s *grpcSide) Allocate(ctx context.Context, o order) (made allocationStatus
 		return allocationStatus{State: allocated, GameServerName: answer.GetGameServerName()}, true, nil
 	}
 	err = s.failure(ctx, status.Convert(err), &call, metadata.Join(head, trailer))
-	if provider.ReasonOf(err) == provider.RateLimited {
-		s.op.Rest(provider.RetryAfterOf(err))
-	}
+	s.op.Heed(err)
 	return made, call.sent.Load(), err
 }
 

@@ -146,9 +146,7 @@ func named(err error) error {
 
 func refused(op *hostapi.Operation, said hostapi.Refusal, code string, reason providerv1.FailureReason, words string) error {
 	err := said.Failure(reason, words)
-	if after := said.RetryAfter(); reason == provider.RateLimited && after > 0 {
-		op.Rest(after)
-	}
+	op.Heed(err)
 	return refusal{err, code}
 }
 

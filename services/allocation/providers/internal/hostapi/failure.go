@@ -115,13 +115,7 @@ func (c *Client) explain(op *Operation, r Refusal) error {
 	if err == nil {
 		err = r.Failure(r.Reason(), r.Words())
 	}
-	after := provider.RetryAfterOf(err)
-	switch reason := provider.ReasonOf(err); {
-	case reason == provider.RateLimited && after == 0:
-		op.rest(usualRest)
-	case reason == provider.RateLimited, reason == provider.Unavailable:
-		op.rest(after)
-	}
+	op.Heed(err)
 	return err
 }
 

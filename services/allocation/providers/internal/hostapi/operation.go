@@ -40,8 +40,16 @@ func newOperation(name string, write bool, perSecond float64) *Operation {
 // context's time.
 func (o *Operation) Wait(ctx context.Context) error { return o.wait(ctx) }
 
-// Rest leaves the host alone for a while, as a Client does whose host wants it. Calls of that kind fail meanwhile without being made.
-func (o *Operation) Rest(after time.Duration) { o.rest(after) }
+// Heed leaves the host alone for as long as a failure asks for, as a Client does. Calls of that kind fail meanwhile without being made.
+func (o *Operation) Heed(err error) {
+	after := provider.RetryAfterOf(err)
+	switch reason := provider.ReasonOf(err); {
+	case reason == provider.RateLimited && after == 0:
+		o.rest(usualRest)
+	case reason == provider.RateLimited, reason == provider.Unavailable:
+		o.rest(after)
+	}
+}
 
 // rest leaves the host alone for a while. Whoever calls meanwhile is told so without it.
 func (o *Operation) rest(after time.Duration) {
