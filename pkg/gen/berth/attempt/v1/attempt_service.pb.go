@@ -511,7 +511,7 @@ func (x *Failed) GetFailure() string {
 	return ""
 }
 
-// Exited says that the server's process ended by itself.
+// Exited says that the server's process ended by itself, or that its provider knows it no longer.
 type Exited struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How, in words.

@@ -180,7 +180,7 @@ type TakeRoomRequest struct {
 	AttemptId string `protobuf:"bytes,4,opt,name=attempt_id,json=attemptId,proto3" json:"attempt_id,omitempty"`
 	// The build that the server must have named when it joined.
 	Build string `protobuf:"bytes,5,opt,name=build,proto3" json:"build,omitempty"`
-	// The region that the server must have named; empty: any.
+	// The region that the server must have named, unless it named none; empty: any.
 	Region string `protobuf:"bytes,6,opt,name=region,proto3" json:"region,omitempty"`
 	// Labels that the server must have, with these values. Empty: any server.
 	Labels map[string]string `protobuf:"bytes,7,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`

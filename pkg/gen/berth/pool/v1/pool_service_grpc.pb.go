@@ -33,7 +33,8 @@ const (
 // nothing. game-instance serves it, and the provider "static" of allocation calls it; what its rpcs promise is what a provider promises.
 type PoolServiceClient interface {
 	// TakeRoom gives an attempt room on a connected server of the pool that can run the build. Idempotent by attempt_id: a repeat returns the same room, for as
-	// long as the attempt has it. Reasons: GAME_SERVER_FULL (no server of the pool has room).
+	// long as the attempt has it. Reasons: GAME_SERVER_FULL (no server of the pool has room), STATE_NOT_ALLOWED (the room was given back, or is a later
+	// attempt's), CONTENDED.
 	TakeRoom(ctx context.Context, in *TakeRoomRequest, opts ...grpc.CallOption) (*TakeRoomResponse, error)
 	// GetRoom returns the room that an attempt has. Reasons: GAME_SERVER_UNKNOWN (it has none).
 	GetRoom(ctx context.Context, in *GetRoomRequest, opts ...grpc.CallOption) (*GetRoomResponse, error)
@@ -99,7 +100,8 @@ func (c *poolServiceClient) GiveRoomBack(ctx context.Context, in *GiveRoomBackRe
 // nothing. game-instance serves it, and the provider "static" of allocation calls it; what its rpcs promise is what a provider promises.
 type PoolServiceServer interface {
 	// TakeRoom gives an attempt room on a connected server of the pool that can run the build. Idempotent by attempt_id: a repeat returns the same room, for as
-	// long as the attempt has it. Reasons: GAME_SERVER_FULL (no server of the pool has room).
+	// long as the attempt has it. Reasons: GAME_SERVER_FULL (no server of the pool has room), STATE_NOT_ALLOWED (the room was given back, or is a later
+	// attempt's), CONTENDED.
 	TakeRoom(context.Context, *TakeRoomRequest) (*TakeRoomResponse, error)
 	// GetRoom returns the room that an attempt has. Reasons: GAME_SERVER_UNKNOWN (it has none).
 	GetRoom(context.Context, *GetRoomRequest) (*GetRoomResponse, error)

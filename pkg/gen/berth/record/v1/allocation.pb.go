@@ -111,7 +111,7 @@ type AllocationRecord struct {
 	ExternalId string `protobuf:"bytes,10,opt,name=external_id,json=externalId,proto3" json:"external_id,omitempty"`
 	// The server's public addresses.
 	Endpoints []*v12.Endpoint `protobuf:"bytes,11,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	// Why it failed or how the server ended, in words.
+	// Why it waits, why it failed, what the provider says of the server, or how that ended, in words.
 	Message string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
 	// What the instance has to be told and has not answered yet.
 	Report AttemptReport `protobuf:"varint,13,opt,name=report,proto3,enum=berth.record.v1.AttemptReport" json:"report,omitempty"`

@@ -33,7 +33,7 @@ type Allocation_State int32
 const (
 	// Never stored.
 	Allocation_STATE_UNSPECIFIED Allocation_State = 0
-	// Stored, not begun.
+	// No provider has a server for it: not begun, waiting for room, or between two calls.
 	Allocation_STATE_QUEUED Allocation_State = 1
 	// A provider is being asked.
 	Allocation_STATE_PLACING Allocation_State = 2
@@ -49,7 +49,7 @@ const (
 	Allocation_STATE_RELEASED Allocation_State = 7
 	// No server could be had. Final.
 	Allocation_STATE_FAILED Allocation_State = 8
-	// Given up before a provider was asked. Final.
+	// Given up while no provider had anything of it. Final.
 	Allocation_STATE_CANCELLED Allocation_State = 9
 )
 
@@ -211,7 +211,7 @@ const (
 	Orphan_ACTION_WAITED Orphan_Action = 1
 	// Released.
 	Orphan_ACTION_RELEASED Orphan_Action = 2
-	// Its instance has accepted it: it stays.
+	// Its instance has accepted it, or has not decided: it stays.
 	Orphan_ACTION_KEPT Orphan_Action = 3
 	// It could not be released, or its instance could not be asked; it is tried again.
 	Orphan_ACTION_FAILED Orphan_Action = 4
@@ -289,7 +289,7 @@ type Allocation struct {
 	ServerId string `protobuf:"bytes,9,opt,name=server_id,json=serverId,proto3" json:"server_id,omitempty"`
 	// The server's public addresses, as the provider says.
 	Endpoints []*v11.Endpoint `protobuf:"bytes,10,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
-	// Why it failed or how the server ended, in words.
+	// Why it waits, why it failed, what the provider says of the server, or how that ended, in words.
 	Message string `protobuf:"bytes,11,opt,name=message,proto3" json:"message,omitempty"`
 	// When it was created.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
@@ -441,9 +441,11 @@ func (x *Allocation) GetWaitTime() *timestamppb.Timestamp {
 // PlacementExplanation says where a server is looked for, and why there.
 type PlacementExplanation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name of the rule of the policy that applies; empty: none does, and providers are tried in the order of the configuration.
+	// The name of the rule of the policy that applies; empty: none does; then the best region comes first, in it the provider that the configuration
+	// has first.
 	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
-	// All pairs of provider and region: first those that are tried, in order, then those that are not.
+	// All pairs of provider and region, those that the policy allows first, in order. In an Allocation those that were passed over in the round (FULL, RESTING,
+	// REFUSED, BOOTSTRAP) stay in their place.
 	Candidates    []*PlacementCandidate `protobuf:"bytes,2,rep,name=candidates,proto3" json:"candidates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -40,6 +40,9 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // AllocationService gets game servers from hosting providers and gives them back.
+//
+// Every rpc fails with CREDENTIALS_MISSING, CREDENTIALS_INVALID, ROLE_REQUIRED, NAMESPACE_DENIED, VALIDATION_FAILED, STORE_UNAVAILABLE or SERVICE_UNAVAILABLE
+// where they apply, those that change something also with CONTENDED; each names the further reasons of its own.
 type AllocationServiceClient interface {
 	// CreateAllocation asks for a server for one attempt of an instance. The caller names the allocation (the attempt's id), so
 	// that asking again is asking once. Returns when the wish is stored, not when a server is there. Role INTERNAL.
@@ -57,7 +60,7 @@ type AllocationServiceClient interface {
 	ListAllocations(ctx context.Context, in *ListAllocationsRequest, opts ...grpc.CallOption) (*ListAllocationsResponse, error)
 	// WatchAllocation sends an allocation as it is now and again whenever it has changed, and ends after its final state. Changes that follow each other
 	// within a quarter of a second may be folded. Over REST it is one JSON object a line. Role VIEWER. Reasons: ALLOCATION_UNKNOWN, LIMIT_EXCEEDED (more than
-	// 1,000 watchers at one replica).
+	// 1,000 watchers of allocations and providers at one replica).
 	WatchAllocation(ctx context.Context, in *WatchAllocationRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchAllocationResponse], error)
 	// CancelAllocation gives up an allocation whose server has not linked. The instance decides, as always: if the server links first, nothing happens
 	// (STATE_NOT_ALLOWED, or the allocation ends up BOUND). Otherwise the instance is terminated with ALLOCATION_FAILED, as whenever no server can be had.
@@ -65,12 +68,13 @@ type AllocationServiceClient interface {
 	CancelAllocation(ctx context.Context, in *CancelAllocationRequest, opts ...grpc.CallOption) (*CancelAllocationResponse, error)
 	// ReleaseAllocation gives the server back; it is called only after the instance has committed that it is done with it. The
 	// allocation's server is asked to stop, then made to. Returns when the wish is stored. Idempotent; an unknown allocation
-	// is remembered as released, so that a create that arrives late starts nothing. Role INTERNAL.
+	// is remembered as released, so that a create that arrives late starts nothing. Role INTERNAL. Reasons: ALLOCATION_UNKNOWN (it is another namespace's).
 	ReleaseAllocation(ctx context.Context, in *ReleaseAllocationRequest, opts ...grpc.CallOption) (*ReleaseAllocationResponse, error)
 	// ListProviders returns the configured providers and how they are. Role VIEWER.
 	ListProviders(ctx context.Context, in *ListProvidersRequest, opts ...grpc.CallOption) (*ListProvidersResponse, error)
 	// WatchProviders sends all providers now and again whenever one has changed, at most once a second: how an operator sees what is left of a drained one.
-	// Over REST it is one JSON object a line. Role VIEWER. Reasons: LIMIT_EXCEEDED (more than 1,000 watchers at one replica).
+	// Over REST it is one JSON object a line. Role VIEWER. Reasons: LIMIT_EXCEEDED (more than 1,000 watchers of allocations and providers at one
+	// replica).
 	WatchProviders(ctx context.Context, in *WatchProvidersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchProvidersResponse], error)
 	// SetProviderWeight sets a provider's weight in the place of what the policies say, for new allocations, from within a second on, on every replica and
 	// across restarts. Role OPERATOR. Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces;
@@ -261,6 +265,9 @@ func (c *allocationServiceClient) ReapServers(ctx context.Context, in *ReapServe
 // for forward compatibility.
 //
 // AllocationService gets game servers from hosting providers and gives them back.
+//
+// Every rpc fails with CREDENTIALS_MISSING, CREDENTIALS_INVALID, ROLE_REQUIRED, NAMESPACE_DENIED, VALIDATION_FAILED, STORE_UNAVAILABLE or SERVICE_UNAVAILABLE
+// where they apply, those that change something also with CONTENDED; each names the further reasons of its own.
 type AllocationServiceServer interface {
 	// CreateAllocation asks for a server for one attempt of an instance. The caller names the allocation (the attempt's id), so
 	// that asking again is asking once. Returns when the wish is stored, not when a server is there. Role INTERNAL.
@@ -278,7 +285,7 @@ type AllocationServiceServer interface {
 	ListAllocations(context.Context, *ListAllocationsRequest) (*ListAllocationsResponse, error)
 	// WatchAllocation sends an allocation as it is now and again whenever it has changed, and ends after its final state. Changes that follow each other
 	// within a quarter of a second may be folded. Over REST it is one JSON object a line. Role VIEWER. Reasons: ALLOCATION_UNKNOWN, LIMIT_EXCEEDED (more than
-	// 1,000 watchers at one replica).
+	// 1,000 watchers of allocations and providers at one replica).
 	WatchAllocation(*WatchAllocationRequest, grpc.ServerStreamingServer[WatchAllocationResponse]) error
 	// CancelAllocation gives up an allocation whose server has not linked. The instance decides, as always: if the server links first, nothing happens
 	// (STATE_NOT_ALLOWED, or the allocation ends up BOUND). Otherwise the instance is terminated with ALLOCATION_FAILED, as whenever no server can be had.
@@ -286,12 +293,13 @@ type AllocationServiceServer interface {
 	CancelAllocation(context.Context, *CancelAllocationRequest) (*CancelAllocationResponse, error)
 	// ReleaseAllocation gives the server back; it is called only after the instance has committed that it is done with it. The
 	// allocation's server is asked to stop, then made to. Returns when the wish is stored. Idempotent; an unknown allocation
-	// is remembered as released, so that a create that arrives late starts nothing. Role INTERNAL.
+	// is remembered as released, so that a create that arrives late starts nothing. Role INTERNAL. Reasons: ALLOCATION_UNKNOWN (it is another namespace's).
 	ReleaseAllocation(context.Context, *ReleaseAllocationRequest) (*ReleaseAllocationResponse, error)
 	// ListProviders returns the configured providers and how they are. Role VIEWER.
 	ListProviders(context.Context, *ListProvidersRequest) (*ListProvidersResponse, error)
 	// WatchProviders sends all providers now and again whenever one has changed, at most once a second: how an operator sees what is left of a drained one.
-	// Over REST it is one JSON object a line. Role VIEWER. Reasons: LIMIT_EXCEEDED (more than 1,000 watchers at one replica).
+	// Over REST it is one JSON object a line. Role VIEWER. Reasons: LIMIT_EXCEEDED (more than 1,000 watchers of allocations and providers at one
+	// replica).
 	WatchProviders(*WatchProvidersRequest, grpc.ServerStreamingServer[WatchProvidersResponse]) error
 	// SetProviderWeight sets a provider's weight in the place of what the policies say, for new allocations, from within a second on, on every replica and
 	// across restarts. Role OPERATOR. Reasons: PROVIDER_UNKNOWN, NAMESPACE_DENIED (the caller is limited to some namespaces;

@@ -49,8 +49,8 @@ const (
 // instance may have 4 MiB together (LIMIT_EXCEEDED).
 type GameInstanceServiceClient interface {
 	// CreateGameInstance creates an instance and, unless told not to, asks for a server for it. Returns at once: watch the
-	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, GAME_SERVER_UNKNOWN,
-	// GAME_SERVER_FULL, REQUEST_ID_REUSED.
+	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, REGION_UNKNOWN,
+	// PLACEMENT_IMPOSSIBLE, ALLOCATION_QUEUE_FULL, GAME_SERVER_UNKNOWN, GAME_SERVER_FULL, REQUEST_ID_REUSED.
 	CreateGameInstance(ctx context.Context, in *CreateGameInstanceRequest, opts ...grpc.CallOption) (*CreateGameInstanceResponse, error)
 	// GetGameInstance returns an instance as it is now. Role VIEWER. Reasons: INSTANCE_UNKNOWN.
 	GetGameInstance(ctx context.Context, in *GetGameInstanceRequest, opts ...grpc.CallOption) (*GetGameInstanceResponse, error)
@@ -305,8 +305,8 @@ type GameInstanceService_ExportHistoryClient = grpc.ServerStreamingClient[Export
 // instance may have 4 MiB together (LIMIT_EXCEEDED).
 type GameInstanceServiceServer interface {
 	// CreateGameInstance creates an instance and, unless told not to, asks for a server for it. Returns at once: watch the
-	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, GAME_SERVER_UNKNOWN,
-	// GAME_SERVER_FULL, REQUEST_ID_REUSED.
+	// instance to see it become RUNNING. Role SERVICE. Idempotent by request_id. Reasons: BUILD_UNKNOWN, REGION_UNKNOWN,
+	// PLACEMENT_IMPOSSIBLE, ALLOCATION_QUEUE_FULL, GAME_SERVER_UNKNOWN, GAME_SERVER_FULL, REQUEST_ID_REUSED.
 	CreateGameInstance(context.Context, *CreateGameInstanceRequest) (*CreateGameInstanceResponse, error)
 	// GetGameInstance returns an instance as it is now. Role VIEWER. Reasons: INSTANCE_UNKNOWN.
 	GetGameInstance(context.Context, *GetGameInstanceRequest) (*GetGameInstanceResponse, error)

@@ -44,7 +44,7 @@ const (
 	ErrorReason_ERROR_REASON_PLAYER_UNKNOWN ErrorReason = 7
 	// NOT_FOUND: no such allocation.
 	ErrorReason_ERROR_REASON_ALLOCATION_UNKNOWN ErrorReason = 8
-	// INVALID_ARGUMENT: no provider is configured to run this build, or not in these regions.
+	// INVALID_ARGUMENT: no provider is configured to run this build.
 	ErrorReason_ERROR_REASON_BUILD_UNKNOWN ErrorReason = 9
 	// UNAUTHENTICATED: a credential that the call needs is not there. The message says which and where it belongs.
 	ErrorReason_ERROR_REASON_CREDENTIALS_MISSING ErrorReason = 10
