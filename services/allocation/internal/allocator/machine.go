@@ -220,9 +220,8 @@ func (a *Allocation) Observed(s Server, poll time.Duration, now time.Time) {
 			a.become(Ready, now)
 		}
 	}
-	if s.State != ServerExited && a.State <= Bound && s.Message != "" && s.Message != a.Message {
-		a.say(s.Message)
-		a.UpdateTime = now
+	if words := bounded(s.Message, maxMessage); s.State != ServerExited && a.State <= Bound && a.Report != ReportFailed && words != a.Message {
+		a.Message, a.UpdateTime = words, now
 	}
 }
 

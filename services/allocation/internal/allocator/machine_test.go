@@ -349,17 +349,28 @@ func TestEndpointsThatComeLateAreTold(t *testing.T) {
 	expect(t, a, Bound, ReportNone, Wait)
 }
 
-// What a provider says of a server that lives is there to be read, once for each word; a server that is given back keeps why.
+// What a provider says of a server that lives is there to be read for as long as it says so, stored once; a server that is given back, or was refused, keeps why.
 func TestWhatAProviderSaysOfALiveServer(t *testing.T) {
-	const words = "node eu-1 has no ExternalIP"
+	words := strings.Repeat("x", maxMessage+3)
 	t1 := t0.Add(time.Second)
 	a := ready()
 	a.Told(Accepted, t0)
 	a.Observed(Server{State: ServerRunning, Message: words}, time.Second, t1)
 	a.Observed(Server{State: ServerRunning, Message: words}, time.Second, t1.Add(time.Hour))
-	a.Observed(Server{State: ServerRunning}, time.Second, t1.Add(time.Hour))
-	if a.Message != words || !a.UpdateTime.Equal(t1) {
+	if a.Message != words[:maxMessage] || !a.UpdateTime.Equal(t1) {
 		t.Errorf("%q, %v", a.Message, a.UpdateTime)
+	}
+	a.Observed(Server{State: ServerRunning}, time.Second, t1)
+	if a.Message != "" {
+		t.Errorf("it says so no longer: %q", a.Message)
+	}
+	r := placing()
+	r.Observed(Server{State: ServerStarting}, time.Second, t0)
+	r.Observed(Server{State: ServerExited, Failure: &Failure{Kind: NoCapacity, Message: "no node has room"}}, time.Second, t0)
+	refused := r.Message
+	r.Observed(Server{State: ServerRunning, Message: "up"}, time.Second, t0)
+	if r.Message != refused || !strings.Contains(refused, "no node has room") {
+		t.Errorf("refused: %q, then %q", refused, r.Message)
 	}
 	a.Told(Abandoned, t1)
 	was := a.Message

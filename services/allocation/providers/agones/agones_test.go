@@ -238,6 +238,8 @@ func TestFailures(t *testing.T) {
 		"no status":          {"cluster", 201, `{}`, provider.Ambiguous, "without a status"},
 		"role":               {"cluster", 403, `{"kind":"Status","reason":"Forbidden","message":"User \"x\" cannot create resource \"gameserverallocations\""}`, provider.Unauthenticated, "cannot create resource"},
 		"labels":             {"cluster", 422, `{"kind":"Status","reason":"Invalid","message":"spec.metadata.labels: Invalid value"}`, provider.Invalid, "spec.metadata.labels"},
+		"no such object":     {"cluster", 404, `{"kind":"Status","reason":"NotFound","message":"not found"}`, provider.Unavailable, "is Agones installed"},
+		"a proxy's conflict": {"cluster", 409, "conflict", provider.Unavailable, "is there a proxy"},
 		"no Agones":          {"cluster", 404, "404 page not found", provider.Unavailable, "is Agones installed"},
 		"broken":             {"cluster", 500, `{"kind":"Status","reason":"InternalError","message":"etcd ` + secret + `"}`, provider.Ambiguous, "etcd …"},
 		"HTML":               {"cluster", 200, "<html>", provider.Ambiguous, "makes no sense"},

@@ -94,19 +94,21 @@ func TestFailuresOverGRPC(t *testing.T) {
 
 // What is in the way of gRPC may say RESOURCE_EXHAUSTED, too. It says then when to come back, and until then nobody asks.
 func TestThrottledOverGRPC(t *testing.T) {
-	host, cfg := start(t, fleets(), "grpc")
-	host.Answer(func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Retry-After", "7")
-		agoneshost.Say(w, 8, "rate limit exceeded")
-	})
-	p := open(t, cfg)
-	_, err := p.Allocate(t.Context(), order())
-	if provider.ReasonOf(err) != provider.RateLimited || provider.RetryAfterOf(err).Seconds() != 7 {
-		t.Errorf("got %v", err)
-	}
-	host.Answer(func(http.ResponseWriter, *http.Request) { t.Error("it was asked again") })
-	if _, err := p.Allocate(t.Context(), order()); provider.ReasonOf(err) != provider.RateLimited {
-		t.Errorf("got %v", err)
+	for code, want := range map[int]providerv1.FailureReason{8: provider.RateLimited, 14: provider.Unavailable} {
+		host, cfg := start(t, fleets(), "grpc")
+		host.Answer(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Retry-After", "7")
+			agoneshost.Say(w, code, "not now")
+		})
+		p := open(t, cfg)
+		_, err := p.Allocate(t.Context(), order())
+		if provider.ReasonOf(err) != want || provider.RetryAfterOf(err).Seconds() != 7 {
+			t.Errorf("code %d: %v, after %v", code, err, provider.RetryAfterOf(err))
+		}
+		host.Answer(func(http.ResponseWriter, *http.Request) { t.Errorf("code %d: it was asked again", code) })
+		if _, err := p.Allocate(t.Context(), order()); provider.ReasonOf(err) != provider.RateLimited {
+			t.Errorf("code %d: %v", code, err)
+		}
 	}
 }
 

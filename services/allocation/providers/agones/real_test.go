@@ -1,6 +1,7 @@
 package agones_test
 
 import (
+	"context"
 	"encoding/pem"
 	"net/http"
 	"net/http/httptest"
@@ -72,11 +73,11 @@ func TestARealAPIServerWithoutAgones(t *testing.T) {
 	c.Namespaces("berth", "games", "games-us")
 	c.Apply(rbac, "", "ServiceAccount", "Role", "RoleBinding")
 	p := open(t, realConfig(t, c.Proxy()))
-	var err error
-	for err == nil || provider.ReasonOf(err) == provider.Unauthenticated { // the authorizer learns of a role after a moment
-		if _, err = p.Allocate(t.Context(), order()); t.Context().Err() != nil {
-			break
-		}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	_, err := p.Allocate(ctx, order())
+	for provider.ReasonOf(err) == provider.Unauthenticated && ctx.Err() == nil { // the authorizer learns of a role after a moment
+		_, err = p.Allocate(ctx, order())
 	}
 	if provider.ReasonOf(err) != provider.Unavailable || !strings.Contains(err.Error(), "is Agones installed in this cluster?") {
 		t.Errorf("Allocate: %v", err)

@@ -109,7 +109,8 @@ func newClient(ctx context.Context, cfg Config, pings http.HTTP2Config) (*client
 }
 
 // plainBodies hides that a request's body can write itself. The SDK closes a body as soon as an answer begins. net/http may be about to look whether there is more
-// of it: it takes what a closed one that writes itself says, io.EOF, for a failure, and closes the connection before the answer is read.
+// of it: it takes what a closed one that writes itself says, io.EOF, for a failure, and closes the connection before the answer is read. An answer that breaks off
+// fails with a brokenAnswer.
 type plainBodies struct{ *http.Transport }
 
 // RoundTrip implements http.RoundTripper.
@@ -118,7 +119,28 @@ func (t plainBodies) RoundTrip(r *http.Request) (*http.Response, error) {
 		r = r.WithContext(r.Context()) // the caller's is not to be changed
 		r.Body = struct{ io.ReadCloser }{r.Body}
 	}
-	return t.Transport.RoundTrip(r)
+	resp, err := t.Transport.RoundTrip(r)
+	if err == nil {
+		resp.Body = answerBody{resp.Body}
+	}
+	return resp, err
+}
+
+// brokenAnswer is why an answer that began did not come whole.
+type brokenAnswer struct{ error }
+
+func (e brokenAnswer) Unwrap() error { return e.error }
+
+// answerBody is the body of an answer.
+type answerBody struct{ io.ReadCloser }
+
+// Read implements io.Reader.
+func (b answerBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF { //nolint:errorlint // a reader returns it as it is
+		err = brokenAnswer{err}
+	}
+	return n, err
 }
 
 // credentialsFile has credentials, which are read anew each minute.

@@ -64,16 +64,28 @@ func account() gamelifthost.Config {
 // start starts a stand-in, and returns a configuration for it that has no builds yet.
 func start(t testing.TB) (*gamelifthost.Host, gamelift.Config) {
 	t.Helper()
+	return startBehind(t, func(string) http.HandlerFunc { return nil })
+}
+
+// startBehind is start with answers of a Region that are not the stand-in's; nil: they are.
+func startBehind(t testing.TB, answers func(region string) http.HandlerFunc) (*gamelifthost.Host, gamelift.Config) {
+	t.Helper()
 	host := gamelifthost.New(account())
-	url := standin.Serve(t, homes(host), host)
+	url := standin.Serve(t, homes(host, answers), host)
 	return host, gamelift.Config{URL: url, CredentialsFile: credentials(t, accessKey, secretKey), Regions: map[string]gamelift.Region{"eu": {Region: "eu-central-1"}}}
 }
 
 // homes lets calls to the home Regions of fleets through, as the policy in the docs does, and no others.
-func homes(host *gamelifthost.Host) http.Handler {
+func homes(host *gamelifthost.Host, answers func(region string) http.HandlerFunc) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		scope := r.Header.Get("Authorization")
-		if strings.Contains(scope, "/eu-central-1/") || strings.Contains(scope, "/us-east-1/") {
+		for _, region := range []string{"eu-central-1", "us-east-1"} {
+			if !strings.Contains(r.Header.Get("Authorization"), "/"+region+"/") {
+				continue
+			}
+			if answer := answers(region); answer != nil {
+				answer(w, r)
+				return
+			}
 			host.ServeHTTP(w, r)
 			return
 		}

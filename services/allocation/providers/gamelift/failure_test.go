@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -191,54 +193,70 @@ func TestAnswersWithoutSense(t *testing.T) {
 
 // An answer that breaks off, or does not come whole in time, is none: nothing is said of its sense.
 func TestAnswersThatBreakOff(t *testing.T) {
-	for name, text := range map[string]string{"breaks off": "unexpected EOF", "hangs": "no answer in time"} {
-		t.Run(name, func(t *testing.T) {
+	for text, c := range map[string]struct {
+		status int
+		end    func(http.ResponseWriter, *http.Request)
+	}{
+		"unexpected EOF":    {200, func(http.ResponseWriter, *http.Request) {}},
+		"no answer in time": {200, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }},
+		"reset by peer":     {400, reset},
+	} {
+		t.Run(text, func(t *testing.T) {
 			host, cfg := start(t)
 			cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "plain"}}
 			p := open(t, cfg)
-			gamelift.Hasten(p, 0, 0)
-			ctx, cancel := context.WithCancel(t.Context())
-			defer cancel()
 			host.Answer(func(w http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body)
 				w.Header().Set("Smithy-Protocol", "rpc-v2-cbor")
 				w.Header().Set("Content-Length", "1000")
+				w.WriteHeader(c.status)
 				_, _ = w.Write([]byte{0xbf})
 				_ = http.NewResponseController(w).Flush()
-				if name == "hangs" {
-					<-r.Context().Done()
-				}
+				c.end(w, r)
 			})
-			if name == "hangs" {
-				ctx, cancel = context.WithTimeout(ctx, time.Second)
-				defer cancel()
-			}
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
 			_, err := p.Allocate(ctx, order())
 			failsWith(t, err, "AMBIGUOUS", text)
 		})
 	}
 }
 
-// The SDK of AWS repeats nothing by itself: a throttle is told at once, with the time that GameLift names, and kept to.
-func TestAThrottleIsToldAtOnce(t *testing.T) {
-	host, cfg := start(t)
-	cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "plain"}}
-	calls := 0
-	host.Answer(func(w http.ResponseWriter, r *http.Request) {
-		calls++
-		w.Header().Set("X-Amz-Retry-After", "4500")
-		gamelifthost.Refuse("ThrottlingException", "Rate exceeded")(w, r)
-	})
-	p := open(t, cfg)
-	for range 2 {
-		_, err := p.Allocate(t.Context(), order())
-		failsWith(t, err, "RATE_LIMITED", "")
-		if after := provider.RetryAfterOf(err); after > 4500*time.Millisecond || after < 3*time.Second {
-			t.Errorf("after %v", after)
-		}
+// reset breaks the connection of a request.
+func reset(w http.ResponseWriter, _ *http.Request) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		panic(err)
 	}
-	if calls != 1 {
-		t.Errorf("%d calls", calls)
+	_ = conn.(*net.TCPConn).SetLinger(0)
+	_ = conn.Close()
+}
+
+// The SDK of AWS repeats nothing by itself: a throttle is told at once, with the time that GameLift names, and kept to; for a moment where it names none.
+func TestAThrottleIsToldAtOnce(t *testing.T) {
+	for _, after := range []time.Duration{4500 * time.Millisecond, 0} {
+		host, cfg := start(t)
+		cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "plain"}}
+		calls := 0
+		host.Answer(func(w http.ResponseWriter, r *http.Request) {
+			calls++
+			if after > 0 {
+				w.Header().Set("X-Amz-Retry-After", strconv.FormatInt(after.Milliseconds(), 10))
+			}
+			gamelifthost.Refuse("ThrottlingException", "Rate exceeded")(w, r)
+		})
+		p := open(t, cfg)
+		since := time.Now()
+		for range 2 {
+			_, err := p.Allocate(t.Context(), order())
+			failsWith(t, err, "RATE_LIMITED", "")
+			if got := provider.RetryAfterOf(err); after > 0 && (got > after || got < after-1500*time.Millisecond) {
+				t.Errorf("after %v, want %v", got, after)
+			}
+		}
+		if calls != 1 && time.Since(since) < time.Second { // for which it is left alone at least
+			t.Errorf("%d calls", calls)
+		}
 	}
 }
 

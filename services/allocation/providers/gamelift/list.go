@@ -109,8 +109,12 @@ func (p *Provider) fleetsOf(ctx context.Context, build Build, region string) ([]
 		}
 		return all, err
 	}
-	for _, fleet := range build.earlier() {
-		all = append(all, region+"/"+fleet)
+	for _, fleet := range build.AlsoFleets {
+		home := region
+		if parts := strings.SplitN(fleet, ":", 6); len(parts) == 6 {
+			home = parts[3]
+		}
+		all = append(all, home+"/"+lastPart(fleet))
 	}
 	arns, err := p.client.destinations(ctx, region, build.Queue)
 	if err != nil && provider.ReasonOf(err) != provider.NotFound { // it is not in this Region, or not any more

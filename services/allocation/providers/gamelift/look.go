@@ -108,10 +108,18 @@ func ofPlacement(region string, found *types.GameSessionPlacement) sighting {
 }
 
 // session asks for a session by its ARN, in the Regions whose fleets may have it: where it was seen before, those of the configuration, and those of a queue's
-// fleets. The ARN names its location, which may be a Region that has no fleet, or one that Berth is not to call: it is asked there last, and no answer is none.
+// fleets. The ARN names its location, which may be a Region that has no fleet, or one that Berth is not to call, or that has no such API. It is asked there last,
+// where it was that of a fleet which has left its queue.
 func (p *Provider) session(ctx context.Context, attempt, arn, known string) (sighting, error) {
-	asked := make(map[string]bool)
-	s, err := p.sessionIn(ctx, attempt, arn, append([]string{known}, awsRegions(p.cfg)...), asked)
+	asked, location := make(map[string]bool), ""
+	if parts := strings.SplitN(arn, ":", 5); len(parts) == 5 && regionName.MatchString(parts[3]) {
+		location = parts[3]
+	}
+	near := awsRegions(p.cfg)
+	if slices.Contains(near, location) {
+		near = append([]string{location}, near...)
+	}
+	s, err := p.sessionIn(ctx, attempt, arn, append([]string{known}, near...), asked)
 	if provider.ReasonOf(err) != provider.NotFound {
 		return s, err
 	}
@@ -127,15 +135,18 @@ func (p *Provider) session(ctx context.Context, attempt, arn, known string) (sig
 	if s, err = p.sessionIn(ctx, attempt, arn, homes, asked); provider.ReasonOf(err) != provider.NotFound {
 		return s, err
 	}
-	if parts := strings.SplitN(arn, ":", 5); len(parts) == 5 && regionName.MatchString(parts[3]) {
-		if s, err := p.sessionIn(ctx, attempt, arn, parts[3:4], asked); err == nil {
-			return s, nil
-		}
+	s, err = p.sessionIn(ctx, attempt, arn, []string{location}, asked)
+	switch reason := provider.ReasonOf(err); {
+	case err == nil:
+		return s, nil
+	case ctx.Err() != nil, reason == provider.RateLimited, codeOf(err) != "" && reason != provider.NotFound && reason != provider.Unauthenticated:
+		return sighting{}, err // GameLift is there, and may be asked: it has to say
+	default:
+		return sighting{}, unknown(attempt)
 	}
-	return sighting{}, unknown(attempt)
 }
 
-// sessionIn asks in some Regions, in those that were asked not again.
+// sessionIn asks in those of the Regions that were not asked yet.
 func (p *Provider) sessionIn(ctx context.Context, attempt, arn string, regions []string, asked map[string]bool) (sighting, error) {
 	for _, region := range regions {
 		if region == "" || asked[region] {

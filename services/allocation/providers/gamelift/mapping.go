@@ -1,9 +1,7 @@
 package gamelift
 
 import (
-	"context"
 	"errors"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -92,7 +90,7 @@ func explain(op *hostapi.Operation, err error, sent bool) error {
 	}
 	var apiErr smithy.APIError
 	switch {
-	case said.Status == 0, brokeOff(err):
+	case said.Status == 0, errors.As(err, new(brokenAnswer)):
 		return hostapi.Unanswered(host, op, err, sent)
 	case said.Status >= 200 && said.Status <= 299:
 		return hostapi.Senseless(host, op, "no answer of the API to that call; is gamelift.url right, and is there a proxy? "+hostapi.Clean(err.Error()))
@@ -101,11 +99,6 @@ func explain(op *hostapi.Operation, err error, sent bool) error {
 	}
 	code := apiErr.ErrorCode()[strings.LastIndex(apiErr.ErrorCode(), "#")+1:] // one that the model does not have for this call comes with its namespace
 	return refused(op, said, code, reasonOf(said, code), code+": "+apiErr.ErrorMessage())
-}
-
-// brokeOff reports whether an answer began, and did not come whole.
-func brokeOff(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 func reasonOf(said hostapi.Refusal, code string) providerv1.FailureReason {

@@ -3,7 +3,9 @@ package gamelift_test
 import (
 	"context"
 	"maps"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -166,6 +168,67 @@ func TestAfterARestart(t *testing.T) {
 				t.Errorf("at the end: %v", s)
 			}
 		})
+	}
+}
+
+// What runs on a fleet that has left its queue is found after a restart: in the Region of the ARN in also_fleets, or of the session. If that does not say, nobody
+// takes it for ended.
+func TestAFleetThatLeftItsQueue(t *testing.T) {
+	for name, c := range map[string]struct {
+		location string
+		also     []string
+	}{
+		"also_fleets":    {"sa-east-1", []string{"arn:aws:gamelift:us-east-1:123456789012:fleet/" + american}},
+		"its own Region": {"", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var answer atomic.Pointer[http.HandlerFunc]
+			host, cfg := startBehind(t, func(region string) http.HandlerFunc {
+				if now := answer.Load(); now != nil && region == "us-east-1" {
+					return *now
+				}
+				return nil
+			})
+			cfg.Builds, cfg.Regions = map[string]gamelift.Build{"shooter": {Queue: "american"}}, map[string]gamelift.Region{"eu": {Region: "eu-central-1", Location: c.location}}
+			req := order()
+			runs(t, open(t, cfg), req)
+			arn := host.Session(req.GetAttemptId())
+			cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "plain", AlsoFleets: c.also}}
+			cfg.Regions = map[string]gamelift.Region{"eu": {Region: "eu-central-1"}}
+			p := open(t, cfg)
+			throttled := gamelifthost.Refuse("ThrottlingException", "Rate exceeded")
+			answer.Store(&throttled)
+			_, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), ExternalId: arn, Deployment: deployment})
+			failsWith(t, err, "RATE_LIMITED", "")
+			answer.Store(nil)
+			p = open(t, cfg)
+			if s := get(t, p, req.GetAttemptId(), arn); s.GetState() != running {
+				t.Errorf("got %v", s)
+			}
+			until(t, exited, func() providerv1.ServerState { return release(t, p, req.GetAttemptId(), arn) })
+			if n := host.Count(); n.Running != 0 {
+				t.Errorf("%+v", n)
+			}
+		})
+	}
+}
+
+// A Region that does not answer hides no server of another one, also from a process that has seen none of them.
+func TestARegionThatIsAwayHidesNoOther(t *testing.T) {
+	var away atomic.Bool
+	_, cfg := startBehind(t, func(region string) http.HandlerFunc {
+		if away.Load() && region == "eu-central-1" {
+			return gamelifthost.Refuse("ServiceUnavailableException", "Try later")
+		}
+		return nil
+	})
+	cfg.Builds, cfg.Regions = map[string]gamelift.Build{"shooter": {Fleet: american}}, map[string]gamelift.Region{"eu": {Region: "eu-central-1"}, "us": {Region: "us-east-1"}}
+	req := order()
+	req.Region = "us"
+	s := runs(t, open(t, cfg), req)
+	away.Store(true)
+	if s = get(t, open(t, cfg), req.GetAttemptId(), s.GetExternalId()); s.GetState() != running {
+		t.Errorf("got %v", s)
 	}
 }
 

@@ -68,13 +68,13 @@ type container struct {
 }
 
 // game returns the game server's container.
-func (p pod) game() (found container) {
+func (p pod) game() container {
 	for _, c := range p.Spec.Containers {
 		if c.Name == p.Meta.Annotations[annotateContainer] {
-			found = c
+			return c
 		}
 	}
-	return found
+	return container{}
 }
 
 // secret is the name of the Secret that has the bootstrap document.

@@ -73,7 +73,7 @@ func TestFailures(t *testing.T) {
 			})
 			defer func() { _ = host.Heal(t.Context()) }()
 			_, err := p.Allocate(t.Context(), order("shooter", "eu"))
-			if provider.ReasonOf(err) != c.want || !strings.Contains(err.Error(), c.says) {
+			if provider.ReasonOf(err) != c.want || !strings.Contains(err.Error(), c.says) || strings.Contains(wordsOf(err), "rpc error") {
 				t.Errorf("got %v; want %v with %q", err, c.want, c.says)
 			}
 			if err != nil && (strings.Contains(err.Error(), "social.") || strings.Contains(err.Error(), secret)) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	grpcstatus "google.golang.org/grpc/status"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
@@ -521,7 +523,7 @@ func TestALostAnswerIsRepeated(t *testing.T) {
 	}
 }
 
-// What refuses the repeat of a call that got no answer says nothing of the call: its Pod is found, or may be there.
+// What refuses the repeat of a call that got no answer says nothing of the call: what it made is found, or may be there, and is never deleted.
 func TestARefusalAfterALostAnswer(t *testing.T) {
 	world := cluster()
 	world.Pods = map[string]int{"games": 1}
@@ -534,21 +536,75 @@ func TestARefusalAfterALostAnswer(t *testing.T) {
 		t.Errorf("with a full quota: %v, %+v", s, host.Count())
 	}
 
-	host = kubernetesapi.New(cluster())
-	var calls atomic.Int32
-	loses.Store(true)
-	lost := losing(host, "/pods", &loses)
-	p = open(t, serve(t, host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost && calls.Add(1) == 2 {
-			w.Header().Set("Retry-After", "7")
-			w.WriteHeader(http.StatusTooManyRequests)
-			_, _ = io.WriteString(w, status("TooManyRequests", "too many requests, please try again later", ""))
-			return
+	throttled := status("TooManyRequests", "too many requests, please try again later", "")
+	full := status("Forbidden", `pods "x" is forbidden: exceeded quota: games, requested: pods=1, used: pods=1, limited: pods=1`, "pods")
+	for name, c := range map[string]struct {
+		path, body string
+		status     int
+		kept       bool // the first call came through
+	}{
+		"throttled":                 {"/pods", throttled, 429, true},
+		"a quota, and no Pod yet":   {"/pods", full, 403, false},
+		"throttled, for the Secret": {"/secrets", throttled, 429, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host := kubernetesapi.New(cluster())
+			var calls atomic.Int32
+			p := open(t, serve(t, host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method != http.MethodPost || !strings.HasSuffix(r.URL.Path, c.path) || r.URL.Query().Has("dryRun") {
+					host.ServeHTTP(w, r)
+					return
+				}
+				switch calls.Add(1) {
+				case 1:
+					if c.kept {
+						host.ServeHTTP(httptest.NewRecorder(), r)
+					}
+					w.WriteHeader(http.StatusGatewayTimeout)
+				case 2:
+					w.Header().Set("Retry-After", "7")
+					w.WriteHeader(c.status)
+					_, _ = io.WriteString(w, c.body)
+				default:
+					host.ServeHTTP(w, r)
+				}
+			})))
+			req := order("shooter", "eu")
+			if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Ambiguous || c.status == 429 && provider.RetryAfterOf(err) < 6*time.Second || strings.Contains(wordsOf(err), "rpc error") {
+				t.Errorf("%v, after %v", err, provider.RetryAfterOf(err))
+			}
+			s, err := get(p, req)
+			switch {
+			case c.path == "/secrets": // both are there
+				if s = settled(t, p, req); s.GetState() != running || host.Count().Started != 1 {
+					t.Errorf("got %v, %+v", s, host.Count())
+				}
+			case provider.ReasonOf(err) != provider.NotFound: // a Pod without a Secret is no server, and no Pod is none
+				t.Errorf("got %v, %v", s, err)
+			}
+		})
+	}
+}
+
+func wordsOf(err error) string { return grpcstatus.Convert(err).Message() }
+
+// A Pod that a webhook has changed so that no Secret can be its document is not left.
+func TestAPodThatAWebhookChanged(t *testing.T) {
+	host := kubernetesapi.New(cluster())
+	p := open(t, serve(t, host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/pods") {
+			body, _ := io.ReadAll(r.Body)
+			body = regexp.MustCompile(`"secretKeyRef":{[^}]*}`).ReplaceAll(body, []byte(`"fieldRef":{"fieldPath":"metadata.name"}`))
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader(string(body))), int64(len(body))
 		}
-		lost.ServeHTTP(w, r)
+		host.ServeHTTP(w, r)
 	})))
-	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Ambiguous || provider.RetryAfterOf(err) < 6*time.Second {
-		t.Errorf("throttled: %v, after %v", err, provider.RetryAfterOf(err))
+	req := order("shooter", "eu")
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.Invalid || !strings.Contains(err.Error(), "does a webhook change Pods?") {
+		t.Errorf("got %v", err)
+	}
+	if s, err := get(p, req); provider.ReasonOf(err) != provider.NotFound {
+		t.Errorf("the Pod is left: %v, %v", s, err)
 	}
 }
 

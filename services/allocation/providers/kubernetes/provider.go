@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	grpcstatus "google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
@@ -105,47 +106,60 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 // only if that one did not. A refusal of the repeat says nothing of the first.
 func (p *Provider) ensurePod(ctx context.Context, o order) (of pod, found bool, err error) {
 	of, err = p.client.makePod(ctx, o)
-	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
+	unsure := provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil
+	if unsure {
 		of, err = p.client.makePod(ctx, o)
-		if err != nil && !kube.Exists(err) && provider.ReasonOf(err) != provider.Quota {
-			doubt := provider.Failure(provider.Ambiguous, "Pod %s/%s may be there; asked for once more: %v", o.Meta.Namespace, o.Meta.Name, err)
-			return of, false, provider.RetryAfter(doubt, provider.RetryAfterOf(err))
-		}
 	}
-	if !kube.Exists(err) && provider.ReasonOf(err) != provider.Quota { // which is looked at before the name is
-		return of, false, err
+	if err == nil {
+		return of, false, nil
 	}
 	refused := err
-	of, err = p.client.pod(ctx, o.Meta.Namespace, o.Meta.Name)
-	switch {
-	case provider.ReasonOf(err) == provider.NotFound && kube.Exists(refused):
-		err = provider.Failure(provider.Unavailable, "Pod %s/%s was there, and is gone meanwhile", o.Meta.Namespace, o.Meta.Name)
-	case provider.ReasonOf(err) == provider.NotFound:
-		err = refused
-	case err != nil: // it is there, or may be
-		err = provider.Failure(provider.Ambiguous, "Pod %s/%s may be there, and cannot be looked up: %v", o.Meta.Namespace, o.Meta.Name, err)
-	case !marked(of, o.Meta.Labels[labelDeployment], o.Meta.Labels[labelAttempt]):
-		err = provider.Failure(provider.Invalid, "Pod %s/%s is there, and is not Berth's: it has no label %s with the attempt; delete it", o.Meta.Namespace, o.Meta.Name, labelAttempt)
+	if kube.Exists(refused) || provider.ReasonOf(refused) == provider.Quota { // an API server looks at quotas before it looks at the name
+		of, err = p.client.pod(ctx, o.Meta.Namespace, o.Meta.Name)
+		switch {
+		case err == nil && !marked(of, o.Meta.Labels[labelDeployment], o.Meta.Labels[labelAttempt]):
+			return of, false, provider.Failure(provider.Invalid, "Pod %s/%s is there, and is not Berth's: it has no label %s with the attempt; delete it", o.Meta.Namespace, o.Meta.Name, labelAttempt)
+		case err == nil:
+			return of, true, nil
+		case provider.ReasonOf(err) != provider.NotFound:
+			return of, false, doubt(err, "Pod %s/%s may be there, and cannot be looked up", o.Meta.Namespace, o.Meta.Name)
+		case kube.Exists(refused):
+			refused = provider.Failure(provider.Unavailable, "Pod %s/%s was there, and is gone meanwhile", o.Meta.Namespace, o.Meta.Name)
+		}
 	}
-	return of, true, err
+	if unsure {
+		return of, false, doubt(refused, "Pod %s/%s may be there; it was asked for once more", o.Meta.Namespace, o.Meta.Name)
+	}
+	return of, false, refused
 }
 
+// doubt makes AMBIGUOUS of a failure, with its words and its time to wait.
+func doubt(err error, format string, args ...any) error {
+	return provider.RetryAfter(provider.Failure(provider.Ambiguous, format+": %s", append(args, words(err))...), provider.RetryAfterOf(err))
+}
+
+// words are what a failure says to people.
+func words(err error) string { return grpcstatus.Convert(err).Message() }
+
 // ensureSecret makes the Secret of a Pod, if no earlier call did: nobody else makes one under a name that only the Pod says. A new Pod that cannot have one is
-// deleted: it would wait for ever. One that was found is not: a call is refused before it is known that the Secret is there.
+// deleted: it would wait for ever. One that was found, or whose Secret may be there, is not: a call is refused before the name is looked at.
 func (p *Provider) ensureSecret(ctx context.Context, of pod, found bool, document []byte) error {
-	err := p.client.makeSecret(ctx, of, document)
-	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
+	var err error
+	unsure := false
+	if of.secret() == "" {
+		err = provider.Failure(provider.Invalid, "Pod %s/%s has no %s from a Secret: does a webhook change Pods?", of.Meta.Namespace, of.Meta.Name, bootstrap.EnvDocument)
+	} else {
 		err = p.client.makeSecret(ctx, of, document)
+		if unsure = provider.ReasonOf(err) == provider.Ambiguous; unsure && ctx.Err() == nil {
+			err = p.client.makeSecret(ctx, of, document)
+		}
 	}
 	switch {
 	case err == nil, kube.Exists(err):
 		p.whole.Update(of.Meta.UID, func(*struct{}) {})
 		return nil
-	case provider.ReasonOf(err) == provider.Ambiguous:
-		return err
-	case found:
-		doubt := provider.Failure(provider.Ambiguous, "Pod %s/%s is there, and may have no Secret: %v", of.Meta.Namespace, of.Meta.Name, err)
-		return provider.RetryAfter(doubt, provider.RetryAfterOf(err))
+	case found, unsure:
+		return doubt(err, "Pod %s/%s is there, and may have no Secret", of.Meta.Namespace, of.Meta.Name)
 	default:
 		return p.undo(ctx, of, err)
 	}
@@ -155,7 +169,7 @@ func (p *Provider) ensureSecret(ctx context.Context, of pod, found bool, documen
 func (p *Provider) undo(ctx context.Context, of pod, why error) error {
 	now := int64(0)
 	if err := p.client.deletePod(ctx, of, &now); err != nil && provider.ReasonOf(err) != provider.NotFound {
-		return provider.Failure(provider.Ambiguous, "Pod %s/%s is left without a Secret (%v), and cannot be deleted: %v", of.Meta.Namespace, of.Meta.Name, why, err)
+		return provider.Failure(provider.Ambiguous, "Pod %s/%s is left without a Secret (%s), and cannot be deleted: %s", of.Meta.Namespace, of.Meta.Name, words(why), words(err))
 	}
 	return why
 }

@@ -330,21 +330,23 @@ func TestWhatIsNotThere(t *testing.T) {
 
 // A release that is done is one, whatever is said of it: the allocation is gone.
 func TestAReleaseThatIsAnsweredOddly(t *testing.T) {
-	host, cfg := startBehind(t, multiplay.RocketScience, func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodDelete {
-				next.ServeHTTP(httptest.NewRecorder(), r)
-				says(200, "application/json", `{"status": "deallocated"}`)(w, r)
-				return
-			}
-			next.ServeHTTP(w, r)
+	for _, answer := range []http.HandlerFunc{says(200, "application/json", `{"status": "deallocated"}`), problem(400, "already deallocated")} {
+		host, cfg := startBehind(t, multiplay.RocketScience, func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodDelete {
+					next.ServeHTTP(httptest.NewRecorder(), r)
+					answer(w, r)
+					return
+				}
+				next.ServeHTTP(w, r)
+			})
 		})
-	})
-	p, req := open(t, cfg), order()
-	allocate(t, p, req)
-	becomes(t, p, req, running)
-	release(t, p, req)
-	if got, c := list(t, p), host.Count(); len(got) != 0 || c.Running != 0 {
-		t.Errorf("List: %q, %+v", got, c)
+		p, req := open(t, cfg), order()
+		allocate(t, p, req)
+		becomes(t, p, req, running)
+		release(t, p, req)
+		if got, c := list(t, p), host.Count(); len(got) != 0 || c.Running != 0 {
+			t.Errorf("List: %q, %+v", got, c)
+		}
 	}
 }

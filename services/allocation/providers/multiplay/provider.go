@@ -175,16 +175,19 @@ func (p *Provider) giveUp(ctx context.Context, k known) (*providerv1.Server, err
 	return p.exited(p.memory.learn(k, func(k *known) { k.givenUp = true })), nil
 }
 
-// end ends an allocation. Where the answer does not say that it did, the allocation does, by being gone.
+// end ends an allocation. Where the answer does not say whether it did, or that there is nothing to end, the allocation does, by being gone.
 func (p *Provider) end(ctx context.Context, k known) error {
 	err := p.client.deallocate(ctx, k.fleet, k.id)
-	if provider.ReasonOf(err) == provider.Ambiguous && ctx.Err() == nil {
+	switch provider.ReasonOf(err) {
+	case provider.NotFound:
+		return nil
+	case provider.Ambiguous, provider.Invalid:
+		if ctx.Err() != nil {
+			return err
+		}
 		if _, there := p.looks.look(ctx, k.fleet, k.id); provider.ReasonOf(there) == provider.NotFound {
 			return nil
 		}
-	}
-	if provider.ReasonOf(err) == provider.NotFound {
-		return nil
 	}
 	return err
 }

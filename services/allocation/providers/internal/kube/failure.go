@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"strings"
 
+	grpcstatus "google.golang.org/grpc/status"
+
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
@@ -27,36 +29,48 @@ const (
 	notFound      = "NotFound"
 )
 
-// existsError is the refusal to make an object whose name is taken.
-type existsError struct{ error }
+// refusal is a failure with what callers do more about than its reason says.
+type refusal struct {
+	error
+	about about
+}
 
-func (e existsError) Unwrap() error { return e.error }
+type about int
+
+const (
+	aboutName     about = iota + 1 // it is taken
+	aboutObject                    // it is another one than was meant
+	aboutResource                  // nobody there knows it
+)
+
+func (r refusal) Unwrap() error { return r.error }
+
+// GRPCStatus returns the failure as it is.
+func (r refusal) GRPCStatus() *grpcstatus.Status { return grpcstatus.Convert(r.error) }
+
+func is(err error, what about) bool {
+	var r refusal
+	return errors.As(err, &r) && r.about == what
+}
 
 // Exists reports whether a call failed because there is an object of that name.
-func Exists(err error) bool { return errors.As(err, new(existsError)) }
-
-// replacedError is the refusal to touch an object that is another one than was meant.
-type replacedError struct{ error }
-
-func (e replacedError) Unwrap() error { return e.error }
+func Exists(err error) bool { return is(err, aboutName) }
 
 // Replaced reports whether a call failed because the object of that name is not the one of the precondition.
-func Replaced(err error) bool { return errors.As(err, new(replacedError)) }
+func Replaced(err error) bool { return is(err, aboutObject) }
 
-// unservedError is the answer of what does not know the resource at all: something on the way, or an API server without it.
-type unservedError struct{ error }
-
-func (e unservedError) Unwrap() error { return e.error }
-
-// Unserved reports whether a call failed because nobody there knows the resource.
-func Unserved(err error) bool { return errors.As(err, new(unservedError)) }
+// Unserved reports whether a call failed because nobody there knows the resource: something on the way answered, or an API server without it.
+func Unserved(err error) bool { return is(err, aboutResource) }
 
 // explain says what a refusal means where its status alone does not.
 func explain(r hostapi.Refusal) error {
 	var s status
 	if r.Decode(&s) != nil || s.Kind != "Status" {
-		if r.Status == http.StatusNotFound || r.Status == http.StatusConflict { // of something on the way, which knows nothing of objects
-			return unservedError{r.Failure(provider.Unavailable, "no API server answered, or one without this resource; is url right, and is there a proxy? "+r.Words())}
+		switch r.Status { // of something on the way, which knows nothing of objects
+		case http.StatusNotFound:
+			return refusal{r.Failure(provider.Unavailable, "no API server answered, or one without this resource; is url right, and is there a proxy? "+r.Words()), aboutResource}
+		case http.StatusConflict:
+			return r.Failure(provider.Unavailable, "no API server answered; is url right, and is there a proxy? "+r.Words())
 		}
 		return nil
 	}
@@ -90,9 +104,9 @@ func conflicted(r hostapi.Refusal, s status) error {
 	err := r.Failure(provider.Unavailable, s.Message) // somebody else was faster, such as with a quota's count: nothing was done, and a repeat may be
 	switch {
 	case s.Reason == alreadyExists:
-		return existsError{err}
+		return refusal{err, aboutName}
 	case s.Reason == conflict && strings.Contains(strings.ToLower(s.Message), "precondition"):
-		return replacedError{err}
+		return refusal{err, aboutObject}
 	}
 	return err
 }

@@ -42,7 +42,7 @@ func New(block string, cfg Config) (*Client, error) {
 	return &Client{api: api}, nil
 }
 
-// Do makes a call. See Exists for the refusal that is none.
+// Do makes a call. See Exists, Replaced and Unserved for refusals that say more than their reason.
 func (c *Client) Do(ctx context.Context, call hostapi.Call) error { return c.api.Do(ctx, call) }
 
 // Close ends idle connections. Call it when nothing calls the Client any more.

@@ -45,7 +45,7 @@ type GameServer struct {
 	Connected bool `protobuf:"varint,7,opt,name=connected,proto3" json:"connected,omitempty"`
 	// When `connected` last changed; unset before the first connection.
 	ConnectedChangeTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=connected_change_time,json=connectedChangeTime,proto3" json:"connected_change_time,omitempty"`
-	// It was deregistered and gets no further instances.
+	// It was deregistered, and has not joined a pool since: it gets no further instances.
 	Draining bool `protobuf:"varint,9,opt,name=draining,proto3" json:"draining,omitempty"`
 	// When it was registered.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`

@@ -49,7 +49,7 @@ type GameServerRegistryServiceClient interface {
 	// meanwhile comes before the first page. Role VIEWER.
 	ListGameServers(ctx context.Context, in *ListGameServersRequest, opts ...grpc.CallOption) (*ListGameServersResponse, error)
 	// DeregisterGameServer lets a game server get no further instances. Those that it has go on; with the last of them it is
-	// forgotten. Deregistering again changes nothing. Role SERVICE. Reasons: GAME_SERVER_UNKNOWN.
+	// forgotten. A server of a pool that joins meanwhile is deregistered no longer. Deregistering again changes nothing. Role SERVICE. Reasons: GAME_SERVER_UNKNOWN.
 	DeregisterGameServer(ctx context.Context, in *DeregisterGameServerRequest, opts ...grpc.CallOption) (*DeregisterGameServerResponse, error)
 	// JoinPool makes the calling server one of a warm pool: it started by itself, shows the pool's credential (an API key of the role POOL), and gets an id and
 	// a token pair of its own, with which it connects and waits for instances that allocation places in the pool. A repeat with the same name is the same
@@ -139,7 +139,7 @@ type GameServerRegistryServiceServer interface {
 	// meanwhile comes before the first page. Role VIEWER.
 	ListGameServers(context.Context, *ListGameServersRequest) (*ListGameServersResponse, error)
 	// DeregisterGameServer lets a game server get no further instances. Those that it has go on; with the last of them it is
-	// forgotten. Deregistering again changes nothing. Role SERVICE. Reasons: GAME_SERVER_UNKNOWN.
+	// forgotten. A server of a pool that joins meanwhile is deregistered no longer. Deregistering again changes nothing. Role SERVICE. Reasons: GAME_SERVER_UNKNOWN.
 	DeregisterGameServer(context.Context, *DeregisterGameServerRequest) (*DeregisterGameServerResponse, error)
 	// JoinPool makes the calling server one of a warm pool: it started by itself, shows the pool's credential (an API key of the role POOL), and gets an id and
 	// a token pair of its own, with which it connects and waits for instances that allocation places in the pool. A repeat with the same name is the same
