@@ -1,7 +1,6 @@
 package kubernetes_test
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,7 +12,6 @@ import (
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 	kubernetesapi "github.com/berth-dev/berth/test/hosts/kubernetes"
-	"github.com/berth-dev/berth/test/hosts/standin"
 )
 
 // A repeat whose Secret is refused leaves the server of the first call alone: it is refused before its name is looked at.
@@ -86,15 +84,4 @@ func TestAnothersSecret(t *testing.T) {
 			t.Errorf("the stranger's Secret is gone: %d", status)
 		}
 	}
-}
-
-// losing has the host lose its next answer to a POST at a path, when it is told to.
-func losing(host *standin.Host, path string, next *atomic.Bool) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, path) && next.CompareAndSwap(true, false) {
-			_ = host.LoseReply(r.Context())
-			defer func() { _ = host.Heal(context.WithoutCancel(r.Context())) }()
-		}
-		host.ServeHTTP(w, r)
-	})
 }
