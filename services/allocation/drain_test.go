@@ -206,3 +206,20 @@ func TestThereIsNoRoomWhereOthersWaitOrAProviderRests(t *testing.T) {
 		})
 	})
 }
+
+// Where an earlier attempt was refused for good, there is no room for the instance, whoever else has it there.
+func TestAnInstanceIsNotMovedToWhereItWasRefused(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		rep := r.start(r.and("second", newFarm()))
+		match := wish(2)
+		r.create(rep, match)
+		a := r.settled(match, allocator.Bound)
+		if err := rep.worker.Elsewhere(t.Context(), a); err != nil {
+			t.Fatalf("the second has room: %v", err)
+		}
+		a.Setbacks = []allocator.Setback{{Provider: "second", Region: "eu", Failure: "INVALID", Message: "no such image"}}
+		if err := rep.worker.Elsewhere(t.Context(), a); err == nil || !strings.Contains(err.Error(), "no such image") {
+			t.Errorf("with the second refused: %v", err)
+		}
+	})
+}

@@ -57,6 +57,7 @@ type peers struct {
 	mu       sync.Mutex
 	failures int         // how many allocation calls fail before one is answered
 	refusal  errs.Reason // why no allocation is created, if set
+	refused  int         // how many were not
 	unminted int         // how many pairs cannot be minted before one is
 	revoked  []*tokenv1.RevocationTarget
 	created  chan *allocationv1.CreateAllocationRequest
@@ -70,12 +71,31 @@ func (p *peers) fail() bool {
 	return p.failures >= 0
 }
 
+// refuse has allocations refused from now on, with a reason; "": no more.
+func (p *peers) refuse(why errs.Reason) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refusal = why
+}
+
+func (p *peers) hasRefused() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused > 0
+}
+
 func (p *peers) CreateAllocation(_ context.Context, req *allocationv1.CreateAllocationRequest) (*allocationv1.CreateAllocationResponse, error) {
 	if p.fail() {
 		return nil, rpc.Status(errs.New(errs.StoreUnavailable, "away")).Err()
 	}
-	if p.refusal != "" {
-		return nil, rpc.Status(errs.New(p.refusal, "placement: is refused")).Err()
+	p.mu.Lock()
+	reason := p.refusal
+	if reason != "" {
+		p.refused++
+	}
+	p.mu.Unlock()
+	if reason != "" {
+		return nil, rpc.Status(errs.New(reason, "placement: is refused")).Err()
 	}
 	p.created <- req
 	return &allocationv1.CreateAllocationResponse{}, nil

@@ -3,8 +3,10 @@ package gameinstance_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
@@ -191,4 +193,26 @@ func TestWhoHasLeftItsPoolHasToJoinAgain(t *testing.T) {
 	reasonIs(t, err, errs.CredentialsExpired)
 	w.join("rack-7", 1)
 	w.arrive(server.GetId(), &linkv1.Hello{})
+}
+
+// A store that has lost a pool knows nothing of its servers, not even that they left: who says that it is one of a pool is told to join again, at its next connection.
+func TestWhoseServerTheStoreHasLostHasToJoinAgain(t *testing.T) {
+	w := start(t, nil)
+	server := w.join("rack-7", 1).GetServer()
+	w.arrive(server.GetId(), &linkv1.Hello{Pool: "metal"})
+	if err := w.store.FlushAll(t.Context()).Err(); err != nil {
+		t.Fatal(err)
+	}
+	renewed, err := w.sessions.RenewGateway(internally(), &sessionv1.RenewGatewayRequest{GatewayId: "gw", Lease: durationpb.New(time.Minute)})
+	if err != nil || !renewed.GetUnknown() || renewed.GetLapsed() {
+		t.Errorf("the lease is lost, and its gateway hears %v, %v", renewed, err)
+	}
+	if again, err := w.sessions.RenewGateway(internally(), &sessionv1.RenewGatewayRequest{GatewayId: "gw", Lease: durationpb.New(time.Minute)}); err != nil || again.GetUnknown() {
+		t.Errorf("the lease stands, and its gateway hears %v, %v", again, err)
+	}
+	open := &sessionv1.OpenSessionRequest{Namespace: "default", ServerId: server.GetId(), PairId: "pair", GatewayId: "gw", Hello: &linkv1.Hello{Pool: "metal"}}
+	_, err = w.sessions.OpenSession(internally(), open)
+	reasonIs(t, err, errs.CredentialsExpired)
+	w.join("rack-7", 1)
+	w.arrive(server.GetId(), &linkv1.Hello{Pool: "metal"})
 }

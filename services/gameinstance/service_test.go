@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
@@ -83,7 +84,8 @@ func TestALifeOverGRPC(t *testing.T) {
 	if got := <-w.peers.released; got != attempt {
 		t.Errorf("released %s", got)
 	}
-	report(&attemptv1.ReportAttemptRequest{Outcome: &attemptv1.ReportAttemptRequest_Released{Released: &attemptv1.Released{}}}, attemptv1.ReportAttemptResponse_VERDICT_ACCEPTED)
+	report(allocated, attemptv1.ReportAttemptResponse_VERDICT_ABANDONED) // nor does it want a second server that its provider may have started
+	report(&attemptv1.ReportAttemptRequest{Outcome: &attemptv1.ReportAttemptRequest_Released{Released: &attemptv1.Released{}}}, attemptv1.ReportAttemptResponse_VERDICT_ABANDONED)
 
 	got := w.get(inst.GetId())
 	if got.GetState() != instancev1.GameInstance_STATE_ENDED || got.GetResult().GetJson().GetFields()["winner"].GetStringValue() != "ann" || got.GetExpireTime() == nil {
@@ -153,7 +155,7 @@ func TestAskingForAVerdictChangesNothing(t *testing.T) {
 		verdict  attemptv1.ReportAttemptResponse_Verdict
 	}{
 		{waiting, 1, attemptv1.ReportAttemptResponse_VERDICT_OPEN}, {linked, 1, attemptv1.ReportAttemptResponse_VERDICT_ACCEPTED},
-		{linked, 2, attemptv1.ReportAttemptResponse_VERDICT_ABANDONED}, {uuid.NewString(), 1, attemptv1.ReportAttemptResponse_VERDICT_ABANDONED},
+		{linked, 2, attemptv1.ReportAttemptResponse_VERDICT_ABANDONED}, {uuid.NewString(), 1, attemptv1.ReportAttemptResponse_VERDICT_UNKNOWN},
 	} {
 		if got := verdict(want.instance, want.attempt); got != want.verdict {
 			t.Errorf("%+v: %v", want, got)
@@ -175,12 +177,80 @@ func TestACallThatFailsIsRepeated(t *testing.T) {
 	}
 }
 
+// A provider that does not know a server any more ends no match whose server is connected; it is the server's word against its own.
+func TestAServerThatIsOnlyMissingStaysWhileItIsConnected(t *testing.T) {
+	w := start(t, nil)
+	inst := w.running().GetId()
+	missing := &attemptv1.ReportAttemptRequest{
+		InstanceId: inst, AttemptId: ids.Attempt(inst, 1), Outcome: &attemptv1.ReportAttemptRequest_Exited{Exited: &attemptv1.Exited{Message: "not known", Missing: true}},
+	}
+	if out, err := w.attempts.ReportAttempt(internally(), missing); err != nil || out.GetVerdict() != attemptv1.ReportAttemptResponse_VERDICT_ACCEPTED {
+		t.Fatalf("%v, %v", out, err)
+	}
+	if got := w.get(inst); got.GetState() != instancev1.GameInstance_STATE_RUNNING {
+		t.Fatalf("it is %s", got.GetState())
+	}
+	server := ids.Server(ids.Attempt(inst, 1))
+	if _, err := w.sessions.CloseSession(internally(), &sessionv1.CloseSessionRequest{ServerId: server, SessionEpoch: w.epochs[server], InstanceIds: []string{inst}}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := w.attempts.ReportAttempt(internally(), missing); err != nil || out.GetVerdict() != attemptv1.ReportAttemptResponse_VERDICT_ABANDONED {
+		t.Fatalf("not connected: %v, %v", out, err)
+	}
+	w.until(inst, instancev1.GameInstance_STATE_TERMINATED)
+}
+
+// What is asked for is kept, said and handed on to allocation, whole.
+func TestAPlacementIsHandedOnWhole(t *testing.T) {
+	w := start(t, nil)
+	placement := &instancev1.Placement{
+		Build: "game", Regions: []string{"eu", "us"}, Labels: map[string]string{"mode": "duel"}, Latencies: map[string]*durationpb.Duration{"eu": durationpb.New(time.Millisecond)}, Priority: -7,
+	}
+	fields := placement.ProtoReflect().Descriptor().Fields()
+	for n := range fields.Len() {
+		if !placement.ProtoReflect().Has(fields.Get(n)) {
+			t.Errorf("this test does not set %s", fields.Get(n).Name())
+		}
+	}
+	out, err := w.instances.CreateGameInstance(as(apiKey), &instancev1.CreateGameInstanceRequest{Placement: placement})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := <-w.peers.created
+	for what, got := range map[string]*instancev1.Placement{"answered": out.GetInstance().GetPlacement(), "kept": w.get(out.GetInstance().GetId()).GetPlacement(), "handed on": asked.GetPlacement()} {
+		if !proto.Equal(got, placement) {
+			t.Errorf("%s: %v", what, got)
+		}
+	}
+}
+
 // What the check could not know, because allocation was away or its configuration was changed since, ends the attempt when it is known.
 func TestAnAllocationThatIsRefusedIsNotAskedForAgain(t *testing.T) {
 	for _, reason := range []errs.Reason{errs.BuildUnknown, errs.RegionUnknown, errs.PlacementImpossible} {
 		w := start(t, nil)
-		w.peers.refusal = reason
+		w.peers.refuse(reason)
 		w.until(w.create().GetId(), instancev1.GameInstance_STATE_TERMINATED)
+	}
+}
+
+// One that has had a server is not ended because operators have drained the last place for another one: they may resume it before its time is over.
+func TestAMatchThatLostItsServerWaitsForAPlace(t *testing.T) {
+	w := start(t, nil)
+	inst := w.running().GetId()
+	<-w.peers.created
+	w.peers.refuse(errs.PlacementImpossible)
+	if _, err := w.instances.ReplaceGameServer(as(apiKey), &instancev1.ReplaceGameServerRequest{InstanceId: inst}); err != nil {
+		t.Fatal(err)
+	}
+	w.eventually(w.peers.hasRefused, "no allocation was asked for")
+	w.peers.refuse("")
+	select {
+	case got := <-w.peers.created:
+		if got.GetAllocationId() != ids.Attempt(inst, 2) {
+			t.Errorf("asked for %v", got)
+		}
+	case <-time.After(time.Minute):
+		t.Errorf("nothing is asked for any more: %v", w.get(inst))
 	}
 }
 

@@ -139,7 +139,7 @@ func buildLink(b *app.Builder, cfg Config, conns connections, p linkParts) *wsse
 
 	keeper = incarnation.New(incarnation.Config{
 		Subscription: subscription, Leases: up, Lease: cfg.Lease, Interval: cfg.LeaseInterval,
-		Remind: sockets.Remind, Lapse: func() func(context.Context) { up.Lapsed(); return sockets.Lapse() },
+		Remind: sockets.Remind, Lapse: func() func(context.Context) { up.Lapsed(); return sockets.Lapse() }, Forgotten: sockets.Forgotten,
 		Log: b.Log(), Metrics: counts,
 	})
 	b.Run("incarnation", keeper.Run)

@@ -9,15 +9,18 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/redisx/redistest"
+	"github.com/berth-dev/berth/sdk/go/bootstrap"
 	"github.com/berth-dev/berth/sdk/go/gameserver"
+	gameserverv1 "github.com/berth-dev/berth/sdk/go/gen/berth/gameserver/v1"
 	"github.com/berth-dev/berth/test/stack"
 )
 
 // Redis comes back with an empty disk: nobody knows the instances any more. Their servers are told so, each soon and once, and then there is calm: nobody asks or
-// connects again and again for what will never be. Berth itself needs no restart to play new matches.
+// connects again and again for what will never be. Berth itself needs no restart to play new matches, nor does a server of a warm pool: it joins again.
 func TestRedisComesBackEmpty(t *testing.T) {
 	redis := durable(t)
 	w := newWorld(t, redis.Addr)
+	w.pools(t)
 	before := w.requests(t)
 	redis.Kill(t)
 	w.unready(t, stack.GameInstance)
@@ -40,6 +43,7 @@ func TestRedisComesBackEmpty(t *testing.T) {
 			return nil
 		})
 	}
+	w.pooled(t)
 	told := w.requests(t)
 	unknown := told["INSTANCE_UNKNOWN"] - before["INSTANCE_UNKNOWN"]
 	if most := float64(3 * w.size.servers); unknown > most {
@@ -62,6 +66,38 @@ func TestRedisComesBackEmpty(t *testing.T) {
 	if _, faults := next.settle(context.Background()); len(faults) > 0 {
 		t.Error(strings.Join(faults, "\n"))
 	}
+}
+
+// pools starts a server of a warm pool, and waits until it is in it.
+func (w *world) pools(t *testing.T) {
+	t.Helper()
+	doc := &bootstrap.Document{
+		Version: bootstrap.Version, Namespace: "default", Gateway: w.fleet.gateway,
+		Pool: &bootstrap.Pool{Name: "metal", Server: "rack-7", Key: poolKey, Builds: []string{"pooled"}, Capacity: 1},
+	}
+	host, err := gameserver.Open(t.Context(), gameserver.WithBootstrap(doc), gameserver.WithLogger(w.fleet.log.With("server", "rack-7")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = host.Close(context.Background()) })
+	w.pooled(t)
+}
+
+// pooled waits until the pool has its server, and that is connected.
+func (w *world) pooled(t *testing.T) {
+	t.Helper()
+	stack.EventuallyIn(t, w.size.patience, "the pool has its server", func() error {
+		out, err := w.fleet.registry.ListGameServers(t.Context(), &gameserverv1.ListGameServersRequest{})
+		if err != nil {
+			return err
+		}
+		for _, server := range out.GetServers() {
+			if server.GetPool() == "metal" && server.GetConnected() {
+				return nil
+			}
+		}
+		return fmt.Errorf("it is none of %d connected servers", len(out.GetServers()))
+	})
 }
 
 // requests returns how many requests the gateways have answered, by the reason of their failure.

@@ -9,8 +9,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/berth-dev/berth/pkg/apikey"
 	"github.com/berth-dev/berth/test/stack"
 )
+
+// poolKey lets servers join warm pools.
+const poolKey = apikey.Prefix + "stormPoolKey"
 
 // world is a running Berth with a fleet.
 type world struct {
@@ -34,6 +38,9 @@ func newWorldOf(t testing.TB, size scale, redis string, env ...string) *world {
 	w := &world{size: size}
 	w.Stack = stack.Start(t, stack.Config{Binaries: binaries, Redis: redis, File: handProvider, Env: func(binary string) []string {
 		all := append([]string{"BERTH_LOG_LEVEL=info"}, env...)
+		if binary == "berth-game-instance" { // a key that is not in the store
+			all = append(all, "BERTH_CONFIG="+stack.WriteConfig(t, fmt.Sprintf("auth: {api_keys: [{name: pool, role: POOL, sha256: %s}]}", apikey.Hash(poolKey))))
+		}
 		if binary == "berth-gateway" {
 			all = append(all, fmt.Sprint("BERTH_HEARTBEAT=", size.heartbeat), fmt.Sprint("BERTH_LEASE=", size.lease), fmt.Sprint("BERTH_LEASE_INTERVAL=", size.lease/5))
 		}

@@ -177,6 +177,9 @@ func httpError(resp *http.Response, reason, message string) *Error {
 // newHello says how far the server is.
 func (h *Host) newHello() *linkv1.Hello {
 	hello := &linkv1.Hello{ResumeKey: h.run.resumeKey, Nonce: h.run.nonce, Sdk: sdkName}
+	if h.pool != nil {
+		hello.Pool = h.pool.name
+	}
 	for _, s := range h.all() {
 		if epoch, _ := h.outbox.linkOf(s.ledger, nil); epoch != 0 {
 			hello.Instances = append(hello.Instances, &linkv1.HelloInstance{

@@ -73,7 +73,10 @@ func TestAServerJoinsItsPool(t *testing.T) {
 		t.Fatalf("%v, %v", s, err)
 	}
 	p.cut()
-	p, _ = g.again(instanceID)
+	p = g.accept()
+	if hello := p.hello(); hello.GetPool() != "metal" || len(hello.GetInstances()) != 1 { // or nobody could tell it that it is in none
+		t.Errorf("it says %v", hello)
+	}
 	p.bye(linkv1.CloseCode_CLOSE_CODE_UNAUTHENTICATED, true) // it has left the pool
 	p, _ = g.again(instanceID)
 	if asked.Load() != 3 {

@@ -77,8 +77,10 @@ const (
 	Open Verdict = iota
 	// Accepted: the server is, or was, linked.
 	Accepted
-	// Abandoned: the instance does not want the server.
+	// Abandoned: the instance does not want the server, or no longer.
 	Abandoned
+	// Unknown: nothing is known of the instance. If its allocation is known, it does not want the server.
+	Unknown
 )
 
 // Placement is what an instance asks for.

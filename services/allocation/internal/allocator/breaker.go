@@ -126,7 +126,9 @@ func symptom(ctx context.Context, err error, took time.Duration, timeout time.Du
 		return err
 	case ctx.Err() != nil:
 		return errNotAsked
-	default:
+	case errors.As(err, &f) && f.Kind != Ambiguous:
 		return nil
+	default: // it answers, but not whether it has a server: others say more
+		return err
 	}
 }

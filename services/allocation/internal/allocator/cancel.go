@@ -13,7 +13,7 @@ func (a *Allocation) Cancel(reason string, now time.Time) (bool, error) {
 	switch {
 	case a.State == Bound:
 		return false, errs.New(errs.StateNotAllowed, "allocation %s is BOUND: its server is linked. Terminate or replace the instance's server instead", a.ID)
-	case a.State >= Releasing || a.Report == ReportFailed:
+	case a.State >= Releasing, a.Report == ReportFailed && a.Failure == "":
 		return false, nil
 	}
 	message := "cancelled"

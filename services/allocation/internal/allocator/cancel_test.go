@@ -30,6 +30,10 @@ func TestCancelLeavesTheDecisionToTheInstance(t *testing.T) {
 			t.Errorf("%s: linked, and cancelled: %v", s, err)
 		}
 	}
+	refused := allocator.Allocation{ID: "a-1", State: allocator.Starting, Provider: "p", Report: allocator.ReportFailed, Failure: "NO_CAPACITY", Message: "no room after all"}
+	if changed, err := refused.Cancel("not today", now); !changed || err != nil || refused.Failure != "" || refused.Message != "cancelled: not today" {
+		t.Errorf("another attempt would have been made: %v, %v, %+v", changed, err, refused)
+	}
 	for _, s := range []allocator.State{allocator.Releasing, allocator.Released, allocator.Failed, allocator.Cancelled} {
 		a := allocator.Allocation{ID: "a-1", State: s, Provider: "p"}
 		if changed, err := a.Cancel("", now); changed || err != nil {

@@ -18,7 +18,7 @@ func (w *Worker) Elsewhere(ctx context.Context, a Allocation) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	now := time.Now()
-	next := newAllocation(Wish{Namespace: a.Namespace, InstanceID: a.InstanceID, Placement: a.Placement}, now)
+	next := newAllocation(Wish{Namespace: a.Namespace, InstanceID: a.InstanceID, Placement: a.Placement, Setbacks: a.Setbacks}, now)
 	next.Begin(w.cfg.Explain(a.Placement.request(a.ID, a.Namespace)), now)
 	var reasons []string
 	for _, c := range next.Explanation.Candidates {

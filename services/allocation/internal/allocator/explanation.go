@@ -50,6 +50,11 @@ func (c *Candidate) possible() bool {
 	}
 }
 
+// may reports whether it could give a server one day: also one that operators keep this from, as they may let it again.
+func (c *Candidate) may() bool {
+	return c.possible() || c.Exclusion == placement.Drained || c.Exclusion == placement.Weight
+}
+
 // place is the candidate in words.
 func (c *Candidate) place() string {
 	if c.Region == "" {
@@ -196,7 +201,7 @@ func (a *Allocation) RoundOver(now time.Time) {
 	a.RoundAt = time.Time{}
 	var next time.Time
 	for _, c := range a.Explanation.Candidates {
-		if !c.possible() {
+		if !c.may() {
 			continue
 		}
 		at := c.NotBefore

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"math"
 	"slices"
 	"time"
 )
@@ -124,7 +125,10 @@ func (h *hold) gate(ctx context.Context) (bool, error) {
 
 // queueUp has an allocation that waits stand in its line. That it waits is stored before, so that whoever takes it up knows that it has to leave it again.
 func (h *hold) queueUp(ctx context.Context) error {
-	l := h.a.line()
+	l, limit := h.a.line(), h.w.cfg.QueueLimit
+	if !h.stored.WaitSince.IsZero() { // it waits already: nobody who comes meanwhile has its place
+		limit = math.MaxInt
+	}
 	if h.stored.WaitSince.IsZero() || l != h.stored.line() {
 		if err := h.commit(ctx, Change{Keep: true}); err != nil {
 			return err
@@ -132,7 +136,7 @@ func (h *hold) queueUp(ctx context.Context) error {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	ok, err := h.w.cfg.Lines.Enter(callCtx, Waiter{h.id, l, h.a.WaitSince}, h.a.turn(), h.w.cfg.QueueLimit)
+	ok, err := h.w.cfg.Lines.Enter(callCtx, Waiter{h.id, l, h.a.WaitSince}, h.a.turn(), limit)
 	switch {
 	case err != nil:
 		return err

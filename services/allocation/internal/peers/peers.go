@@ -81,7 +81,7 @@ func (i Instances) Report(ctx context.Context, a allocator.Allocation) (allocato
 		}
 		req.Outcome = &attemptv1.ReportAttemptRequest_Failed{Failed: failed}
 	case allocator.ReportExited:
-		req.Outcome = &attemptv1.ReportAttemptRequest_Exited{Exited: &attemptv1.Exited{Message: a.Message}}
+		req.Outcome = &attemptv1.ReportAttemptRequest_Exited{Exited: &attemptv1.Exited{Message: a.Message, Missing: a.State < allocator.Releasing}}
 	case allocator.ReportReleased:
 		req.Outcome = &attemptv1.ReportAttemptRequest_Released{Released: &attemptv1.Released{}}
 	default:
@@ -106,6 +106,8 @@ func (i Instances) report(ctx context.Context, req *attemptv1.ReportAttemptReque
 		return allocator.Accepted, nil
 	case attemptv1.ReportAttemptResponse_VERDICT_ABANDONED:
 		return allocator.Abandoned, nil
+	case attemptv1.ReportAttemptResponse_VERDICT_UNKNOWN:
+		return allocator.Unknown, nil
 	default:
 		return allocator.Open, nil
 	}

@@ -66,7 +66,7 @@ func (r *Reaper) look(ctx context.Context, p Provider, o Options) (seen, error) 
 	held := !o.Force && s.orphans > fewOrphans && s.orphans > s.servers/2
 	err = r.orphans(ctx, p, o, new(seen), func(orphans []Orphan) error { return r.deal(ctx, p, o, held, orphans, &s) })
 	if s.held > 0 && !o.DryRun {
-		r.cfg.Log.ErrorContext(ctx, "so many servers belong to nobody that people must decide whether they are released", "provider", p.Name, "servers", s.held)
+		r.cfg.Log.ErrorContext(ctx, "people must decide whether these servers are released: so many belong to nobody, or their instances are not known at all", "provider", p.Name, "servers", s.held)
 	}
 	return s, err
 }
@@ -89,7 +89,7 @@ func (r *Reaper) deal(ctx context.Context, p Provider, o Options, held bool, orp
 	for n := range orphans {
 		orphan := &orphans[n]
 		orphan.Since = since[n]
-		r.decide(ctx, p, orphan, now, o.DryRun, held)
+		r.decide(ctx, p, orphan, now, o, held)
 		if orphan.Action == Held {
 			s.held++
 		}
@@ -217,20 +217,22 @@ func (r *Reaper) say(ctx context.Context, provider string, s seen, o Options) {
 }
 
 // decide does with an orphan what has to be done.
-func (r *Reaper) decide(ctx context.Context, p Provider, o *Orphan, now time.Time, dryRun, held bool) {
+func (r *Reaper) decide(ctx context.Context, p Provider, o *Orphan, now time.Time, how Options, held bool) {
 	if now.Sub(o.Since) < grace {
 		o.set(Waited, "it is released when it has been an orphan for "+grace.String())
 		return
 	}
-	verdict, err := r.ask(ctx, p.Name, o, dryRun)
+	verdict, err := r.ask(ctx, p.Name, o, how.DryRun)
 	switch {
 	case err != nil:
 		o.set(Failed, "its instance cannot be asked: "+err.Error())
-	case verdict != allocator.Abandoned:
+	case verdict == allocator.Unknown && !how.Force:
+		o.set(Held, "its instance is not known at all, so its record may be what is lost")
+	case verdict != allocator.Abandoned && verdict != allocator.Unknown:
 		o.set(Kept, "its instance wants it")
 	case held:
 		o.set(Held, "so many are orphans at once that their records may be what is lost")
-	case dryRun:
+	case how.DryRun:
 		o.set(Waited, "it would be released")
 	default:
 		r.release(ctx, p, o)

@@ -3,6 +3,7 @@
 package reaper
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 )
 
 const (
-	// every is the pause between two looks, and lease how long one process looks for all.
+	// every is the pause between two looks by default, and lease how long one process looks for all.
 	every = time.Minute
 	lease = 90 * time.Second
 	// grace is how long a server has to be an orphan before it is released: a store that has lost its newest writes, or a listing that lags behind, mends.
@@ -46,7 +47,7 @@ const (
 	Kept
 	// Failed: it is tried again.
 	Failed
-	// Held: so many at once that people must decide.
+	// Held: people must decide, as so many are orphans at once, or its instance is not known at all.
 	Held
 )
 
@@ -114,6 +115,8 @@ type Config struct {
 	Providers []Provider
 	// Owner names this process.
 	Owner string
+	// Every is the pause between two looks; 0: a minute. Tests are in more of a hurry.
+	Every time.Duration
 	// Metrics is where the orphans are counted; nil: nowhere.
 	Metrics prometheus.Registerer
 }
@@ -139,6 +142,7 @@ func New(cfg Config) (*Reaper, error) {
 			Name: "berth_reaper_passed_over_total", Help: "What the reaper passed over, by provider and what it was: an entry of its list that cannot be a server, or a record that cannot be read.",
 		}, []string{"provider", "what"}),
 	}
+	r.cfg.Every = cmp.Or(cfg.Every, every)
 	if cfg.Metrics == nil {
 		return r, nil
 	}
@@ -148,23 +152,31 @@ func New(cfg Config) (*Reaper, error) {
 	return r, nil
 }
 
-// Run looks again and again, where no other process does, until ctx ends.
+// Run looks again and again, where no other process does, until ctx ends. Each provider is looked at by itself: one that hangs does not hold up the others.
 func (r *Reaper) Run(ctx context.Context) error {
-	tick := time.NewTicker(every)
+	var running sync.WaitGroup
+	for _, p := range r.cfg.Providers {
+		running.Go(func() { r.watch(ctx, p) })
+	}
+	running.Wait()
+	return nil
+}
+
+// watch looks at a provider until ctx ends.
+func (r *Reaper) watch(ctx context.Context, p Provider) {
+	tick := time.NewTicker(r.cfg.Every)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-tick.C:
 		}
-		for _, p := range r.cfg.Providers {
-			if !r.leads(ctx) {
-				break
-			}
-			if _, err := r.look(ctx, p, Options{goOn: r.leads}); err != nil && ctx.Err() == nil {
-				r.cfg.Log.WarnContext(ctx, "the servers of a provider cannot be looked for; trying again", "provider", p.Name, "error", err)
-			}
+		if !r.leads(ctx) {
+			continue
+		}
+		if _, err := r.look(ctx, p, Options{goOn: r.leads}); err != nil && ctx.Err() == nil {
+			r.cfg.Log.WarnContext(ctx, "the servers of a provider cannot be looked for; trying again", "provider", p.Name, "error", err)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -59,6 +60,7 @@ func (y *yard) add(attempt string) string {
 // registry plays instances: those that have accepted, or not decided about, their servers. All others want none.
 type registry struct {
 	accepted, open map[string]bool
+	lost           bool // nothing is known of any other instance
 	away           error
 	told           []string
 }
@@ -81,6 +83,8 @@ func (r *registry) verdict(attempt string) allocator.Verdict {
 		return allocator.Accepted
 	case r.open[attempt]:
 		return allocator.Open
+	case r.lost:
+		return allocator.Unknown
 	default:
 		return allocator.Abandoned
 	}
@@ -251,6 +255,70 @@ func TestSoManyAtOnceAreHeld(t *testing.T) {
 			t.Errorf("of half %d were released", len(w.yard.released))
 		}
 	})
+}
+
+// A match whose record is lost is played to its end, however many others come meanwhile, unless people say otherwise.
+func TestServersOfLostInstancesAreHeld(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.store.by = 2 * time.Minute
+		w.instances.lost = true
+		lost := w.yard.add(attempt())
+		for range 11 {
+			w.known(t, w.yard.add(attempt()), "yard", allocator.Bound)
+		}
+		for _, dry := range []bool{false, true} {
+			if got := w.actions(t, reaper.Options{DryRun: dry}); got[lost] != reaper.Held || len(w.yard.released) != 0 {
+				t.Errorf("dry run %v: %v, released %v", dry, got, w.yard.released)
+			}
+		}
+		if got := w.actions(t, reaper.Options{Force: true}); got[lost] != reaper.Released || len(w.yard.released) != 1 {
+			t.Errorf("by force: %v, released %v", got, w.yard.released)
+		}
+	})
+}
+
+// hanging is a provider whose list hangs until the look ends.
+type hanging struct{ yard }
+
+func (hanging) List(ctx context.Context, _ string) (allocator.Page, error) {
+	<-ctx.Done()
+	return allocator.Page{}, ctx.Err()
+}
+
+// One provider that hangs does not hold up the looks at the others.
+func TestAHangingProviderHoldsUpNobody(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.store.by = 2 * time.Minute
+		released := make(chan string, 1)
+		w.yard.add(attempt())
+		r, err := reaper.New(reaper.Config{
+			Store: w.store, Instances: w.instances, Log: slog.New(slog.DiscardHandler), Owner: "me", Every: time.Millisecond,
+			Providers: []reaper.Provider{{Name: "hangs", Host: &hanging{}}, {Name: "yard", Host: telling{w.yard, released}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { _ = r.Run(ctx) })
+		<-released
+		cancel()
+		running.Wait()
+	})
+}
+
+// telling says what is released.
+type telling struct {
+	*yard
+	released chan string
+}
+
+func (y telling) Release(_ context.Context, attempt, _ string) (bool, error) {
+	select {
+	case y.released <- attempt:
+	default:
+	}
+	return true, nil
 }
 
 func TestWhoCannotBeAskedLosesNothing(t *testing.T) {

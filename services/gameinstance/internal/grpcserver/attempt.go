@@ -41,17 +41,19 @@ func (s *Attempt) ReportAttempt(ctx context.Context, req *attemptv1.ReportAttemp
 			Provider: o.Failed.GetProvider(), Region: o.Failed.GetRegion(), Failure: o.Failed.GetFailure(),
 		}
 	case *attemptv1.ReportAttemptRequest_Exited:
-		cmd = instance.ReportExited{AttemptID: req.GetAttemptId(), Message: o.Exited.GetMessage()}
+		cmd = instance.ReportExited{AttemptID: req.GetAttemptId(), Message: o.Exited.GetMessage(), Missing: o.Exited.GetMissing()}
 	case *attemptv1.ReportAttemptRequest_Released:
 		cmd = instance.ReportReleased{AttemptID: req.GetAttemptId()}
 	default:
 		return nil, errs.New(errs.ValidationFailed, "outcome: none is set that this version knows")
 	}
 	inst, err := s.instances.Apply(ctx, "", req.GetInstanceId(), instance.Envelope{Actor: "service:allocation"}, cmd)
-	if errs.Is(err, errs.InstanceUnknown) || errs.Is(err, errs.InstanceDeleted) {
+	switch {
+	case errs.Is(err, errs.InstanceUnknown):
+		return &attemptv1.ReportAttemptResponse{Verdict: attemptv1.ReportAttemptResponse_VERDICT_UNKNOWN}, nil
+	case errs.Is(err, errs.InstanceDeleted):
 		return &attemptv1.ReportAttemptResponse{Verdict: attemptv1.ReportAttemptResponse_VERDICT_ABANDONED}, nil
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	return &attemptv1.ReportAttemptResponse{Verdict: verdict(inst, req.GetAttemptId())}, nil
@@ -63,8 +65,11 @@ func (s *Attempt) asked(ctx context.Context, req *attemptv1.ReportAttemptRequest
 	if err != nil {
 		return nil, err
 	}
-	if found.Instance == nil || found.Gone {
+	switch {
+	case found.Gone:
 		return &attemptv1.ReportAttemptResponse{Verdict: attemptv1.ReportAttemptResponse_VERDICT_ABANDONED}, nil
+	case found.Instance == nil:
+		return &attemptv1.ReportAttemptResponse{Verdict: attemptv1.ReportAttemptResponse_VERDICT_UNKNOWN}, nil
 	}
 	return &attemptv1.ReportAttemptResponse{Verdict: verdict(found.Instance, req.GetAttemptId())}, nil
 }
@@ -95,15 +100,16 @@ func (s *Attempt) MoveInstance(ctx context.Context, req *attemptv1.MoveInstanceR
 	return &attemptv1.MoveInstanceResponse{Moved: err == nil}, err
 }
 
+// verdict is what the instance says of an attempt. Of one that is over, or whose server is known to be gone, no server is wanted any more, whatever it was once.
 func verdict(inst *instance.Instance, attemptID string) attemptv1.ReportAttemptResponse_Verdict {
 	for _, a := range inst.Attempts {
-		if a.ID != attemptID {
-			continue
-		}
-		switch a.Fate {
-		case instance.Open:
+		switch {
+		case a.ID != attemptID:
+		case inst.State.Final(), !a.ReleaseTime.IsZero():
+			return attemptv1.ReportAttemptResponse_VERDICT_ABANDONED
+		case a.Fate == instance.Open:
 			return attemptv1.ReportAttemptResponse_VERDICT_OPEN
-		case instance.Accepted:
+		case a.Fate == instance.Accepted:
 			return attemptv1.ReportAttemptResponse_VERDICT_ACCEPTED
 		}
 	}

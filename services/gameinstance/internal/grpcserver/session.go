@@ -43,7 +43,7 @@ func NewSession(sessions *session.Service, gameServers *GameServer, server *rpc.
 // OpenSession implements the rpc.
 func (s *Session) OpenSession(ctx context.Context, req *sessionv1.OpenSessionRequest) (*sessionv1.OpenSessionResponse, error) {
 	h := session.Hello{
-		Namespace: req.GetNamespace(), ServerID: req.GetServerId(), PairID: req.GetPairId(), GatewayID: req.GetGatewayId(), ResumeKey: req.GetHello().GetResumeKey(), Nonce: req.GetHello().GetNonce(),
+		Namespace: req.GetNamespace(), ServerID: req.GetServerId(), PairID: req.GetPairId(), GatewayID: req.GetGatewayId(), ResumeKey: req.GetHello().GetResumeKey(), Nonce: req.GetHello().GetNonce(), Pool: req.GetHello().GetPool(),
 	}
 	for _, l := range req.GetHello().GetInstances() {
 		h.Links = append(h.Links, session.HelloLink{InstanceID: l.GetInstanceId(), LastOffset: l.GetLastOffset(), Epoch: l.GetLinkEpoch(), Revision: l.GetRevision(), LastRequest: l.GetLastRequest()})
@@ -114,8 +114,8 @@ func (s *Session) RenewGateway(ctx context.Context, req *sessionv1.RenewGatewayR
 	} else if lease <= 0 || lease > time.Minute {
 		return nil, errs.New(errs.ValidationFailed, "lease: must be above 0 and at most 1 minute")
 	}
-	standing, undelivered, err := s.sessions.Renew(ctx, req.GetGatewayId(), lease)
-	return &sessionv1.RenewGatewayResponse{Lapsed: !standing, UndeliveredInstanceIds: undelivered}, err
+	r, err := s.sessions.Renew(ctx, req.GetGatewayId(), lease)
+	return &sessionv1.RenewGatewayResponse{Lapsed: !r.Standing, UndeliveredInstanceIds: r.Undelivered, Unknown: !r.Known}, err
 }
 
 const (

@@ -83,8 +83,11 @@ type ReportFailed struct {
 	Provider, Region, Failure string
 }
 
-// ReportExited says that a server's process ended by itself.
-type ReportExited struct{ AttemptID, Message string }
+// ReportExited says that a server's process ended by itself, or, if Missing, that its provider knows it no longer.
+type ReportExited struct {
+	AttemptID, Message string
+	Missing            bool
+}
 
 // ReportReleased says that an attempt's server is gone, or has its room back.
 type ReportReleased struct{ AttemptID string }

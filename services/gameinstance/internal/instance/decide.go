@@ -189,6 +189,10 @@ func (c ReportExited) decide(t *turn) error {
 	if a == nil || a.Fate == Abandoned || t.i.State.Final() {
 		return nil
 	}
+	if l := t.i.Link; c.Missing && a.Fate == Accepted && l != nil && l.ServerID == a.ServerID && l.Connected {
+		t.record("server_missing", "the game server is connected, and stays: %s", c.Message)
+		return nil // when its connection is lost, it has the grace that any other server has
+	}
 	t.loseServer(ServerExited, "the game server ended before the game did: %s", c.Message)
 	return nil
 }

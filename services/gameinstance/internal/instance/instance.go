@@ -196,6 +196,8 @@ type Placement struct {
 	Regions   []string
 	Labels    map[string]string
 	Latencies map[string]time.Duration
+	// Priority says who comes first while nobody has room.
+	Priority int
 }
 
 // Endpoint is a public address of a server.

@@ -146,7 +146,7 @@ func (d *Driver) call(living, ctx context.Context, inst *instance.Instance, call
 	case err == nil && answered != nil:
 		_, err = d.instances.Apply(ctx, "", inst.ID, env, answered)
 		return err
-	case permanent(err) && call.Kind == instance.CallAllocate:
+	case call.Kind == instance.CallAllocate && permanent(err, inst):
 		_, err = d.instances.Apply(ctx, "", inst.ID, env, instance.ReportFailed{AttemptID: call.AttemptID, Message: err.Error()})
 		return err
 	default:
@@ -194,10 +194,13 @@ func (d *Driver) onRegistered(ctx context.Context, call instance.Call, room inst
 	}
 }
 
-// permanent reports whether repeating a call cannot help.
-func permanent(err error) bool {
+// permanent reports whether repeating a call for a server cannot help. An instance that has had a server is not ended because operators have drained the last
+// place for another one: they may resume it.
+func permanent(err error, inst *instance.Instance) bool {
 	switch errs.ReasonOf(err) {
-	case errs.BuildUnknown, errs.RegionUnknown, errs.PlacementImpossible, errs.ValidationFailed, errs.RequestIDReused, errs.GameServerUnknown, errs.GameServerFull:
+	case errs.PlacementImpossible:
+		return len(inst.Attempts) == 1
+	case errs.BuildUnknown, errs.RegionUnknown, errs.ValidationFailed, errs.RequestIDReused, errs.GameServerUnknown, errs.GameServerFull:
 		return true
 	default:
 		return false

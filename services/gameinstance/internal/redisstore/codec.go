@@ -200,7 +200,7 @@ func encodeHead(i *instance.Instance) *recordv1.InstanceHead {
 		EndTime: micros(i.EndTime), ExpireTime: micros(i.ExpireTime), CreateDigest: i.CreateDigest, Traceparent: i.Traceparent,
 		OnServerLoss: instancev1.GameInstance_OnServerLoss(i.OnLoss), PlayerCount: int32(i.PlayerCount), LastLinkEpoch: i.LastLinkEpoch,
 		GameDataBytes: int64(i.GameDataBytes), PlayersBytes: int64(i.PlayersBytes),
-		Placement: &instancev1.Placement{Build: i.Placement.Build, Regions: i.Placement.Regions, Labels: i.Placement.Labels},
+		Placement: &instancev1.Placement{Build: i.Placement.Build, Regions: i.Placement.Regions, Labels: i.Placement.Labels, Priority: int32(i.Placement.Priority)},
 		Timeouts: &recordv1.TimeoutsRecord{
 			Allocation: i.Timeouts.Allocation.Microseconds(), Link: i.Timeouts.Link.Microseconds(), ConnectPlayers: i.Timeouts.ConnectPlayers.Microseconds(),
 			DisconnectGrace: i.Timeouts.DisconnectGrace.Microseconds(), Lifetime: i.Timeouts.Lifetime.Microseconds(), Retention: i.Timeouts.Retention.Microseconds(),
@@ -246,7 +246,7 @@ func decodeHead(h *recordv1.InstanceHead) *instance.Instance {
 		EndTime: at(h.GetEndTime()), ExpireTime: at(h.GetExpireTime()), CreateDigest: h.GetCreateDigest(), Traceparent: h.GetTraceparent(),
 		OnLoss: instance.OnLoss(h.GetOnServerLoss()), PlayerCount: int(h.GetPlayerCount()), LastLinkEpoch: h.GetLastLinkEpoch(),
 		GameDataBytes: int(h.GetGameDataBytes()), PlayersBytes: int(h.GetPlayersBytes()), Stored: h,
-		Placement: instance.Placement{Build: h.GetPlacement().GetBuild(), Regions: h.GetPlacement().GetRegions(), Labels: h.GetPlacement().GetLabels()},
+		Placement: instance.Placement{Build: h.GetPlacement().GetBuild(), Regions: h.GetPlacement().GetRegions(), Labels: h.GetPlacement().GetLabels(), Priority: int(h.GetPlacement().GetPriority())},
 		Timeouts: instance.Timeouts{
 			Allocation: span(t.GetAllocation()), Link: span(t.GetLink()), ConnectPlayers: span(t.GetConnectPlayers()),
 			DisconnectGrace: span(t.GetDisconnectGrace()), Lifetime: span(t.GetLifetime()), Retention: span(t.GetRetention()),

@@ -423,7 +423,7 @@ func TestAGatewayThatLapsedCannotRenew(t *testing.T) {
 		ctx := context.Background()
 		renew := func(id string, lease time.Duration, want bool) {
 			t.Helper()
-			if ok, err := s.RenewGateway(ctx, id, lease); err != nil || ok != want {
+			if ok, _, err := s.RenewGateway(ctx, id, lease); err != nil || ok != want {
 				t.Errorf("renew %s: %v, %v; want %v", id, ok, err, want)
 			}
 		}

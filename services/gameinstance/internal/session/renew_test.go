@@ -12,7 +12,9 @@ import (
 // renewable renews every lease.
 type renewable struct{ Gateways }
 
-func (renewable) RenewGateway(context.Context, string, time.Duration) (bool, error) { return true, nil }
+func (renewable) RenewGateway(context.Context, string, time.Duration) (standing, known bool, err error) {
+	return true, true, nil
+}
 
 // away does not say which entries wait: at once, or never.
 type away struct {
@@ -37,9 +39,9 @@ func TestALeaseIsRenewedAlsoIfNobodySaysWhatIsUndelivered(t *testing.T) {
 				s := New(Config{Gateways: renewable{}, Mailboxes: away{hangs: hangs}, Log: slog.New(slog.DiscardHandler)})
 				ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 				defer cancel()
-				standing, _, err := s.Renew(ctx, "gw", 10*time.Second)
-				if err != nil || !standing || ctx.Err() != nil {
-					t.Errorf("renewed: %v, %v; the caller still waits: %v", standing, err, ctx.Err() == nil)
+				renewal, err := s.Renew(ctx, "gw", 10*time.Second)
+				if err != nil || !renewal.Standing || ctx.Err() != nil {
+					t.Errorf("renewed: %v, %v; the caller still waits: %v", renewal.Standing, err, ctx.Err() == nil)
 				}
 			})
 		})

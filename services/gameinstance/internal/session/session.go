@@ -32,8 +32,8 @@ type Session struct {
 	NonceHash     []byte
 	Connected     bool
 	ChangeTime    time.Time
-	// Left says that the server has left its pool. It is not saved: the pool says so.
-	Left bool
+	// Left says that the server has left its pool, and Registered that it is one of a pool, or a registered one. They are not saved: the registry says so.
+	Left, Registered bool
 }
 
 // Sessions stores sessions.
@@ -46,8 +46,9 @@ type Sessions interface {
 
 // Gateways stores the leases of gateways.
 type Gateways interface {
-	// RenewGateway keeps a lease; false if the life is over: it was given back, or its links were seen to. A lease of 0 gives it back.
-	RenewGateway(ctx context.Context, id string, lease time.Duration) (bool, error)
+	// RenewGateway keeps a lease, and reports whether it stands, and was known before. It does not stand if the life is over: it was given back, or its links were
+	// seen to. A lease of 0 gives it back.
+	RenewGateway(ctx context.Context, id string, lease time.Duration) (standing, known bool, err error)
 	// GatewayAlive reports whether a lease stands.
 	GatewayAlive(ctx context.Context, id string) (bool, error)
 	// ExpiredGateways returns the lives whose links have to be seen to: those that gave their lease back, and those whose lease ran out.
@@ -117,6 +118,8 @@ type Hello struct {
 	ResumeKey string
 	// Nonce of the server's process; empty if it has none.
 	Nonce string
+	// Pool is the warm pool that the server has joined; empty: none.
+	Pool string
 	// Links that the server has.
 	Links []HelloLink
 }
@@ -196,8 +199,8 @@ func (s *Service) take(ctx context.Context, h Hello) (opened *Opened, resumed bo
 		if err != nil {
 			return nil, false, err
 		}
-		if current.Left { // it would wait for instances that nobody gives it
-			return nil, false, errs.New(errs.CredentialsExpired, "the server was away for too long and has left its pool; join again")
+		if current.Left || h.Pool != "" && !current.Registered { // it would wait for instances that nobody gives it
+			return nil, false, errs.New(errs.CredentialsExpired, "the server is not in its pool: it was away for too long, or the store has lost it; join again")
 		}
 		resumes, same := proves(h.ResumeKey, current.ResumeKeyHash), proves(h.Nonce, current.NonceHash)
 		if !resumes && !same {
@@ -414,19 +417,26 @@ func (s *Service) Ack(ctx context.Context, instanceID string, linkEpoch, offset 
 // redeliverAfter is how long an entry may wait for its acknowledgement before the gateway is reminded of it.
 const redeliverAfter = 2 * time.Second
 
-// Renew keeps a gateway's lease and returns the instances whose entries it should deliver again. standing is false if the lease ran out. A lease that was renewed
-// is renewed, also if the store does not say in time which entries wait: the next renewal asks again.
-func (s *Service) Renew(ctx context.Context, gatewayID string, lease time.Duration) (standing bool, undelivered []string, err error) {
-	standing, err = s.Gateways.RenewGateway(ctx, gatewayID, lease)
-	if err != nil || !standing || lease == 0 {
-		return standing, nil, err
+// Renewal is what came of a gateway's renewal of its lease.
+type Renewal struct {
+	// Standing is false if the lease ran out; Known, if nothing was known of it before.
+	Standing, Known bool
+	// Undelivered are the instances whose entries the gateway should deliver again.
+	Undelivered []string
+}
+
+// Renew keeps a gateway's lease. A lease that was renewed is renewed, also if the store does not say in time which entries wait: the next renewal asks again.
+func (s *Service) Renew(ctx context.Context, gatewayID string, lease time.Duration) (r Renewal, err error) {
+	r.Standing, r.Known, err = s.Gateways.RenewGateway(ctx, gatewayID, lease)
+	if err != nil || !r.Standing || lease == 0 {
+		return r, err
 	}
 	looking, cancel := context.WithTimeout(ctx, within(ctx))
 	defer cancel()
-	if undelivered, err = s.Mailboxes.Undelivered(looking, gatewayID, redeliverAfter); err != nil {
+	if r.Undelivered, err = s.Mailboxes.Undelivered(looking, gatewayID, redeliverAfter); err != nil {
 		s.Log.WarnContext(ctx, "undelivered entries could not be looked for; the next renewal of the gateway asks again", "gateway_id", gatewayID, "error", err)
 	}
-	return true, undelivered, nil
+	return r, nil
 }
 
 // lookDeadline bounds the look for undelivered entries.

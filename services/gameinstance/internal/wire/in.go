@@ -111,7 +111,7 @@ func FromPlayerUpdates(updates []*instancev1.PlayerUpdate) ([]instance.PlayerUpd
 
 // FromPlacement reads a placement.
 func FromPlacement(p *instancev1.Placement) instance.Placement {
-	out := instance.Placement{Build: p.GetBuild(), Regions: p.GetRegions(), Labels: p.GetLabels()}
+	out := instance.Placement{Build: p.GetBuild(), Regions: p.GetRegions(), Labels: p.GetLabels(), Priority: int(p.GetPriority())}
 	for region, d := range p.GetLatencies() {
 		if out.Latencies == nil {
 			out.Latencies = map[string]time.Duration{}

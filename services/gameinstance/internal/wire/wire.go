@@ -187,7 +187,7 @@ func event(e instance.Event) (*gameserverv1.InstanceEvent, error) {
 }
 
 func placement(p instance.Placement) *instancev1.Placement {
-	out := &instancev1.Placement{Build: p.Build, Regions: p.Regions, Labels: p.Labels}
+	out := &instancev1.Placement{Build: p.Build, Regions: p.Regions, Labels: p.Labels, Priority: int32(p.Priority)}
 	for region, d := range p.Latencies {
 		if out.Latencies == nil {
 			out.Latencies = make(map[string]*durationpb.Duration, len(p.Latencies))

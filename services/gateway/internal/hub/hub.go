@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,6 +29,8 @@ type Socket interface {
 	Replace()
 	// Message queues a message that may be lost. It keeps nothing of what it is given.
 	Message(instance, topic, data []byte)
+	// Pooled reports whether its server is one of a warm pool.
+	Pooled() bool
 	// Close says goodbye and closes; only the first call counts.
 	Close(code linkv1.CloseCode, message string)
 	// Kill cuts the connection.
@@ -290,22 +293,30 @@ func (h *Hub) Lapse() (closeAll func(context.Context)) {
 	h.life++
 	h.mu.Unlock()
 	sockets := h.Sockets()
-	return func(ctx context.Context) {
-		began, slot := time.Now(), slotOf(lapseSpread, len(sockets))
-		tick := time.NewTicker(paceTick)
-		defer tick.Stop()
-		for closed := 0; closed < len(sockets); {
-			for ; closed < min(int(time.Since(began)/slot)+1, len(sockets)); closed++ {
-				sockets[closed].Close(linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, "the gateway lost its lease; connect again")
-			}
-			select {
-			case <-tick.C:
-			case <-ctx.Done():
-				return
-			}
+	return func(ctx context.Context) { closePaced(ctx, sockets, "the gateway lost its lease; connect again") }
+}
+
+// Forgotten returns what closes the sockets of servers of warm pools, in the same way: the store does not know them any more, and they have to join again.
+func (h *Hub) Forgotten() (closeAll func(context.Context)) {
+	sockets := slices.DeleteFunc(h.Sockets(), func(s Socket) bool { return !s.Pooled() })
+	return func(ctx context.Context) { closePaced(ctx, sockets, "the store has lost the pool; connect again") }
+}
+
+// closeSpread is over how much time sockets that are of no use any more are closed at most.
+const closeSpread = 2 * time.Second
+
+func closePaced(ctx context.Context, sockets []Socket, why string) {
+	began, slot := time.Now(), slotOf(closeSpread, len(sockets))
+	tick := time.NewTicker(paceTick)
+	defer tick.Stop()
+	for closed := 0; closed < len(sockets); {
+		for ; closed < min(int(time.Since(began)/slot)+1, len(sockets)); closed++ {
+			sockets[closed].Close(linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE, why)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
 		}
 	}
 }
-
-// lapseSpread is over how much time the sockets of a life that is over are closed at most. They are of no use until then.
-const lapseSpread = 2 * time.Second

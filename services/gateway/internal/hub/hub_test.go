@@ -24,6 +24,7 @@ type fakeSocket struct {
 	leaves bool
 	obeys  bool // removes itself when it is asked to move
 	young  bool // has no session
+	pooled bool
 
 	mu       sync.Mutex
 	got      []int64
@@ -84,6 +85,8 @@ func (f *fakeSocket) Move(within time.Duration) bool {
 	}
 	return true
 }
+
+func (f *fakeSocket) Pooled() bool { return f.pooled }
 
 func (f *fakeSocket) Replace() { f.Close(linkv1.CloseCode_CLOSE_CODE_REPLACED, "") }
 
@@ -209,6 +212,18 @@ func TestALapseClosesAllAndVoidsWhatIsBeingOpened(t *testing.T) {
 	}
 	if err := o.Register(b, 1, nil); !errors.Is(err, hub.ErrLapsed) {
 		t.Errorf("registered: %v", err)
+	}
+}
+
+// Servers of pools that the store has lost are sent away to join again; all others stay.
+func TestOnlyServersOfPoolsAreForgotten(t *testing.T) {
+	h := hub.New(10)
+	own, pooled := &fakeSocket{hub: h}, &fakeSocket{hub: h, pooled: true}
+	h.Add(own)
+	h.Add(pooled)
+	h.Forgotten()(t.Context())
+	if own.code != 0 || pooled.code != linkv1.CloseCode_CLOSE_CODE_UNAVAILABLE {
+		t.Errorf("closed with %v, and the pool's with %v", own.code, pooled.code)
 	}
 }
 

@@ -24,10 +24,18 @@ type Subscription interface {
 	Run(ctx context.Context, gatewayID string, proven func())
 }
 
+// Renewal is what came of a renewal.
+type Renewal struct {
+	// Lapsed says that the lease has run out; Unknown, that it was not known before.
+	Lapsed, Unknown bool
+	// Undelivered are the instances whose mailboxes have waited too long.
+	Undelivered []string
+}
+
 // Leases keeps leases.
 type Leases interface {
-	// Renew keeps a lease, and returns the instances whose mailboxes have waited too long.
-	Renew(ctx context.Context, gatewayID string, lease time.Duration) (lapsed bool, undelivered []string, err error)
+	// Renew takes or keeps a lease.
+	Renew(ctx context.Context, gatewayID string, lease time.Duration) (Renewal, error)
 	// Release gives a lease back.
 	Release(ctx context.Context, gatewayID string, lease time.Duration) error
 }
@@ -47,6 +55,9 @@ type Config struct {
 	// Lapse ends everything that belongs to the life whose lease ran out. It must not block. What it returns may take its time; it runs beside the next life,
 	// and until its context ends at the latest.
 	Lapse func() (after func(context.Context))
+	// Forgotten is called when the store has lost the lease: it has lost what was kept of the sockets, too. It must not block. What it returns runs beside the
+	// life, until its end at the latest.
+	Forgotten func() (after func(context.Context))
 	// Log is where lapses are logged.
 	Log *slog.Logger
 	// Metrics is where they are counted.
@@ -181,8 +192,14 @@ func (k *Keeper) live(ctx context.Context) error {
 	tick := time.NewTicker(k.cfg.Interval)
 	defer tick.Stop()
 	for {
-		if err := k.renew(ctx, id); err != nil {
+		forgotten, err := k.renew(ctx, id)
+		if err != nil {
 			return err
+		}
+		if forgotten {
+			k.cfg.Log.Error("the store has lost the lease of this gateway; servers of warm pools have to join again")
+			after := k.cfg.Forgotten()
+			listening.Go(func() { after(ctx) })
 		}
 		select {
 		case <-tick.C:
@@ -192,12 +209,12 @@ func (k *Keeper) live(ctx context.Context) error {
 	}
 }
 
-// renew renews the lease once. A failure is not the end of it: there is time for some more tries.
-func (k *Keeper) renew(ctx context.Context, id string) error {
+// renew renews the lease once, and reports whether the store had lost it. A failure is not the end of it: there is time for some more tries.
+func (k *Keeper) renew(ctx context.Context, id string) (forgotten bool, err error) {
 	sent := time.Now()
 	callCtx, cancel := context.WithTimeout(ctx, max(k.cfg.Interval, k.cfg.Lease/4))
 	defer cancel()
-	lapsed, undelivered, err := k.cfg.Leases.Renew(callCtx, id, k.cfg.Lease)
+	r, err := k.cfg.Leases.Renew(callCtx, id, k.cfg.Lease)
 	k.mu.Lock()
 	k.failing = err != nil && ctx.Err() == nil
 	k.mu.Unlock()
@@ -205,13 +222,14 @@ func (k *Keeper) renew(ctx context.Context, id string) error {
 		if ctx.Err() == nil {
 			k.cfg.Log.Warn("the lease could not be renewed", "error", err)
 		}
-		return nil
+		return false, nil
 	}
-	if lapsed && k.held.Load() != nil { // a lease that is only being taken cannot have lapsed
+	had := k.held.Load() != nil // a lease that is only being taken can neither have lapsed nor been lost
+	if r.Lapsed && had {
 		k.held.Store(nil)
-		return errLapsed
+		return false, errLapsed
 	}
 	k.held.Store(&lease{id: id, renewed: sent})
-	k.cfg.Remind(undelivered)
-	return nil
+	k.cfg.Remind(r.Undelivered)
+	return r.Unknown && had, nil
 }

@@ -24,13 +24,13 @@ type stage struct {
 	ids      []string // of the lives, in order
 	reminded []string
 	lapses   int
+	forgets  int
 	released string
 }
 
 type answer struct {
-	lapsed      bool
-	undelivered []string
-	err         error
+	incarnation.Renewal
+	err error
 }
 
 func (s *stage) Run(ctx context.Context, id string, proven func()) {
@@ -45,15 +45,15 @@ func (s *stage) Run(ctx context.Context, id string, proven func()) {
 	<-ctx.Done()
 }
 
-func (s *stage) Renew(context.Context, string, time.Duration) (bool, []string, error) {
+func (s *stage) Renew(context.Context, string, time.Duration) (incarnation.Renewal, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.answers) == 0 {
-		return false, nil, nil
+		return incarnation.Renewal{}, nil
 	}
 	a := s.answers[0]
 	s.answers = s.answers[1:]
-	return a.lapsed, a.undelivered, a.err
+	return a.Renewal, a.err
 }
 
 func (s *stage) Release(_ context.Context, id string, _ time.Duration) error {
@@ -75,6 +75,12 @@ func play(t *testing.T, s *stage, test func(t *testing.T, k *incarnation.Keeper)
 				s.mu.Lock()
 				defer s.mu.Unlock()
 				s.lapses++
+				return func(ctx context.Context) { <-ctx.Done() }
+			},
+			Forgotten: func() func(context.Context) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.forgets++
 				return func(ctx context.Context) { <-ctx.Done() }
 			},
 		})
@@ -110,7 +116,7 @@ func TestALifeNeedsASubscriptionFirst(t *testing.T) {
 
 func TestRenewalsThatFailAreForgivenForAsLongAsTheLeaseLasts(t *testing.T) {
 	away := errors.New("away")
-	s := &stage{answers: []answer{{}, {err: away}, {err: away}, {undelivered: []string{"i"}}, {err: away}, {err: away}, {err: away}, {err: away}, {err: away}, {err: away}}}
+	s := &stage{answers: []answer{{}, {err: away}, {err: away}, {Renewal: incarnation.Renewal{Undelivered: []string{"i"}}}, {err: away}, {err: away}, {err: away}, {err: away}, {err: away}, {err: away}}}
 	play(t, s, func(t *testing.T, k *incarnation.Keeper) {
 		id, err := k.Current()
 		if err != nil || id != s.ids[0] || k.Ready(t.Context()) != nil {
@@ -132,7 +138,8 @@ func TestRenewalsThatFailAreForgivenForAsLongAsTheLeaseLasts(t *testing.T) {
 }
 
 func TestALapseEndsTheLife(t *testing.T) {
-	s := &stage{answers: []answer{{lapsed: true}, {}, {lapsed: true}}} // the first says nothing: that lease is only being taken
+	lapsed := answer{Renewal: incarnation.Renewal{Lapsed: true}}
+	s := &stage{answers: []answer{lapsed, {}, lapsed}} // the first says nothing: that lease is only being taken
 	play(t, s, func(t *testing.T, k *incarnation.Keeper) {
 		first, err := k.Current()
 		if err != nil {
@@ -142,6 +149,22 @@ func TestALapseEndsTheLife(t *testing.T) {
 		second, err := k.Current()
 		if err != nil || second == first || s.lapses != 1 || !slices.Equal(s.ids, []string{first, second}) {
 			t.Errorf("%q after %q, %v, %d lapses", second, first, err, s.lapses)
+		}
+	})
+}
+
+// A store that has lost the lease has lost the sockets' servers, too; the life itself goes on.
+func TestALeaseThatTheStoreHasLost(t *testing.T) {
+	unknown := answer{Renewal: incarnation.Renewal{Unknown: true}}
+	s := &stage{answers: []answer{unknown, {}, unknown}} // the first says nothing: that lease is only being taken
+	play(t, s, func(t *testing.T, k *incarnation.Keeper) {
+		first, err := k.Current()
+		if err != nil || s.forgets != 0 {
+			t.Fatalf("%v, %d losses", err, s.forgets)
+		}
+		s.pass(5 * time.Second)
+		if now, err := k.Current(); err != nil || now != first || s.forgets != 1 || s.lapses != 0 {
+			t.Errorf("%q after %q, %v, %d losses, %d lapses", now, first, err, s.forgets, s.lapses)
 		}
 	})
 }

@@ -18,6 +18,7 @@ import (
 	linkv1 "github.com/berth-dev/berth/sdk/go/gen/berth/link/v1"
 	"github.com/berth-dev/berth/sdk/go/token"
 
+	"github.com/berth-dev/berth/services/gateway/internal/incarnation"
 	"github.com/berth-dev/berth/services/gateway/internal/metrics"
 )
 
@@ -180,9 +181,9 @@ func (c *Client) Ack(instanceID string, linkEpoch, offset int64) {
 }
 
 // Renew keeps the lease of a gateway's life.
-func (c *Client) Renew(ctx context.Context, gatewayID string, lease time.Duration) (lapsed bool, undelivered []string, err error) {
+func (c *Client) Renew(ctx context.Context, gatewayID string, lease time.Duration) (incarnation.Renewal, error) {
 	resp, err := c.sessions.RenewGateway(ctx, &sessionv1.RenewGatewayRequest{GatewayId: gatewayID, Lease: durationpb.New(lease)})
-	return resp.GetLapsed(), resp.GetUndeliveredInstanceIds(), rpc.FromStatus(err)
+	return incarnation.Renewal{Lapsed: resp.GetLapsed(), Unknown: resp.GetUnknown(), Undelivered: resp.GetUndeliveredInstanceIds()}, rpc.FromStatus(err)
 }
 
 // Release gives the lease of a gateway's life back.

@@ -37,6 +37,7 @@ type conn struct {
 	caller  *sessionv1.ServerIdentity // of the session; nil before Welcome
 	epoch   int64                     // of the session; 0 before Welcome
 	life    string                    // of the gateway, in which the session was opened; "" before Welcome
+	pooled  bool                      // its server is one of a warm pool
 	pinged  time.Time
 	out     outbox
 	writer  func()           // write; a method's value made anew each time would cost an allocation
@@ -129,6 +130,13 @@ func (c *conn) close(code linkv1.CloseCode, message string) {
 
 // Kill implements hub.Socket.
 func (c *conn) Kill() { _ = c.raw.Close() }
+
+// Pooled implements hub.Socket.
+func (c *conn) Pooled() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pooled
+}
 
 // Deliver implements hub.Socket.
 func (c *conn) Deliver(d *eventv1.Delivery) {

@@ -135,6 +135,7 @@ func (c *conn) deal(raw []byte) {
 func (c *conn) greet(h *linkv1.Hello) {
 	c.mu.Lock()
 	c.hello.Stop()
+	c.pooled = h.GetPool() != ""
 	breach := c.state.Hello(len(h.GetInstances()))
 	leaving := c.closing != 0
 	c.mu.Unlock()

@@ -31,10 +31,12 @@ const (
 	ReportAttemptResponse_VERDICT_UNSPECIFIED ReportAttemptResponse_Verdict = 0
 	// Undecided: the server may still link.
 	ReportAttemptResponse_VERDICT_OPEN ReportAttemptResponse_Verdict = 1
-	// The server is, or was, linked.
+	// The server is, or was, linked, and the instance is not over.
 	ReportAttemptResponse_VERDICT_ACCEPTED ReportAttemptResponse_Verdict = 2
-	// The instance does not want the server; release it.
+	// The instance does not want the server, or no longer; release it.
 	ReportAttemptResponse_VERDICT_ABANDONED ReportAttemptResponse_Verdict = 3
+	// Nothing is known of the instance, not even that it was deleted: it was never made, or deleted a day ago, or the store has lost it and its match may run.
+	ReportAttemptResponse_VERDICT_UNKNOWN ReportAttemptResponse_Verdict = 4
 )
 
 // Enum value maps for ReportAttemptResponse_Verdict.
@@ -44,12 +46,14 @@ var (
 		1: "VERDICT_OPEN",
 		2: "VERDICT_ACCEPTED",
 		3: "VERDICT_ABANDONED",
+		4: "VERDICT_UNKNOWN",
 	}
 	ReportAttemptResponse_Verdict_value = map[string]int32{
 		"VERDICT_UNSPECIFIED": 0,
 		"VERDICT_OPEN":        1,
 		"VERDICT_ACCEPTED":    2,
 		"VERDICT_ABANDONED":   3,
+		"VERDICT_UNKNOWN":     4,
 	}
 )
 
@@ -515,7 +519,9 @@ func (x *Failed) GetFailure() string {
 type Exited struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How, in words.
-	Message       string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
+	// Nobody saw it end: its provider knows it no longer. As long as the server is connected, the instance keeps it.
+	Missing       bool `protobuf:"varint,2,opt,name=missing,proto3" json:"missing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -555,6 +561,13 @@ func (x *Exited) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *Exited) GetMissing() bool {
+	if x != nil {
+		return x.Missing
+	}
+	return false
 }
 
 // Released says that the server is gone.
@@ -712,19 +725,21 @@ const file_berth_attempt_v1_attempt_service_proto_rawDesc = "" +
 	"\telsewhere\x18\x02 \x01(\bR\telsewhere\x12\x1a\n" +
 	"\bprovider\x18\x03 \x01(\tR\bprovider\x12\x16\n" +
 	"\x06region\x18\x04 \x01(\tR\x06region\x12\x18\n" +
-	"\afailure\x18\x05 \x01(\tR\afailure\"\"\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\"<\n" +
 	"\x06Exited\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage\"\n" +
+	"\amessage\x18\x01 \x01(\tR\amessage\x12\x18\n" +
+	"\amissing\x18\x02 \x01(\bR\amissing\"\n" +
 	"\n" +
 	"\bReleased\"\a\n" +
-	"\x05Asked\"\xc5\x01\n" +
+	"\x05Asked\"\xda\x01\n" +
 	"\x15ReportAttemptResponse\x12I\n" +
-	"\averdict\x18\x01 \x01(\x0e2/.berth.attempt.v1.ReportAttemptResponse.VerdictR\averdict\"a\n" +
+	"\averdict\x18\x01 \x01(\x0e2/.berth.attempt.v1.ReportAttemptResponse.VerdictR\averdict\"v\n" +
 	"\aVerdict\x12\x17\n" +
 	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fVERDICT_OPEN\x10\x01\x12\x14\n" +
 	"\x10VERDICT_ACCEPTED\x10\x02\x12\x15\n" +
-	"\x11VERDICT_ABANDONED\x10\x032\xe1\x01\n" +
+	"\x11VERDICT_ABANDONED\x10\x03\x12\x13\n" +
+	"\x0fVERDICT_UNKNOWN\x10\x042\xe1\x01\n" +
 	"\x0eAttemptService\x12h\n" +
 	"\rReportAttempt\x12&.berth.attempt.v1.ReportAttemptRequest\x1a'.berth.attempt.v1.ReportAttemptResponse\"\x06\xea\xe0\x18\x02\b\b\x12e\n" +
 	"\fMoveInstance\x12%.berth.attempt.v1.MoveInstanceRequest\x1a&.berth.attempt.v1.MoveInstanceResponse\"\x06\xea\xe0\x18\x02\b\bB?Z=github.com/berth-dev/berth/pkg/gen/berth/attempt/v1;attemptv1b\x06proto3"

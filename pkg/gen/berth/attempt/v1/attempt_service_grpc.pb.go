@@ -29,8 +29,8 @@ const (
 //
 // AttemptService is how allocation tells game-instance what became of an attempt. Calls are repeated until answered.
 type AttemptServiceClient interface {
-	// ReportAttempt records an outcome on the instance, which alone decides the attempt's fate. Idempotent. An unknown or
-	// deleted instance answers ABANDONED.
+	// ReportAttempt records an outcome on the instance, which alone decides the attempt's fate. Idempotent. A
+	// deleted instance answers ABANDONED, an unknown one UNKNOWN.
 	ReportAttempt(ctx context.Context, in *ReportAttemptRequest, opts ...grpc.CallOption) (*ReportAttemptResponse, error)
 	// MoveInstance takes an instance from the server of an attempt, because its provider is drained, and has it ask for another one, as ReplaceGameServer does.
 	// Idempotent: an attempt that is not the instance's current one, or is over, is none to move from.
@@ -71,8 +71,8 @@ func (c *attemptServiceClient) MoveInstance(ctx context.Context, in *MoveInstanc
 //
 // AttemptService is how allocation tells game-instance what became of an attempt. Calls are repeated until answered.
 type AttemptServiceServer interface {
-	// ReportAttempt records an outcome on the instance, which alone decides the attempt's fate. Idempotent. An unknown or
-	// deleted instance answers ABANDONED.
+	// ReportAttempt records an outcome on the instance, which alone decides the attempt's fate. Idempotent. A
+	// deleted instance answers ABANDONED, an unknown one UNKNOWN.
 	ReportAttempt(context.Context, *ReportAttemptRequest) (*ReportAttemptResponse, error)
 	// MoveInstance takes an instance from the server of an attempt, because its provider is drained, and has it ask for another one, as ReplaceGameServer does.
 	// Idempotent: an attempt that is not the instance's current one, or is over, is none to move from.

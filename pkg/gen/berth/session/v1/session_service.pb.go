@@ -939,8 +939,10 @@ type RenewGatewayResponse struct {
 	Lapsed bool `protobuf:"varint,1,opt,name=lapsed,proto3" json:"lapsed,omitempty"`
 	// Instances linked through this gateway with entries unacknowledged for 2 s or more.
 	UndeliveredInstanceIds []string `protobuf:"bytes,2,rep,name=undelivered_instance_ids,json=undeliveredInstanceIds,proto3" json:"undelivered_instance_ids,omitempty"`
-	unknownFields          protoimpl.UnknownFields
-	sizeCache              protoimpl.SizeCache
+	// The lease was not known before: it was taken for the first time, or the store has lost it, and whatever else it had.
+	Unknown       bool `protobuf:"varint,3,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewGatewayResponse) Reset() {
@@ -985,6 +987,13 @@ func (x *RenewGatewayResponse) GetUndeliveredInstanceIds() []string {
 		return x.UndeliveredInstanceIds
 	}
 	return nil
+}
+
+func (x *RenewGatewayResponse) GetUnknown() bool {
+	if x != nil {
+		return x.Unknown
+	}
+	return false
 }
 
 var File_berth_session_v1_session_service_proto protoreflect.FileDescriptor
@@ -1062,10 +1071,11 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
 	"gateway_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tgatewayId\x127\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x06\xbaH\x03\xc8\x01\x01R\x05lease\x12\x18\n" +
-	"\arelease\x18\x03 \x01(\bR\arelease\"h\n" +
+	"\arelease\x18\x03 \x01(\bR\arelease\"\x82\x01\n" +
 	"\x14RenewGatewayResponse\x12\x16\n" +
 	"\x06lapsed\x18\x01 \x01(\bR\x06lapsed\x128\n" +
-	"\x18undelivered_instance_ids\x18\x02 \x03(\tR\x16undeliveredInstanceIds2\x81\x05\n" +
+	"\x18undelivered_instance_ids\x18\x02 \x03(\tR\x16undeliveredInstanceIds\x12\x18\n" +
+	"\aunknown\x18\x03 \x01(\bR\aunknown2\x81\x05\n" +
 	"\x0eSessionService\x12b\n" +
 	"\vOpenSession\x12$.berth.session.v1.OpenSessionRequest\x1a%.berth.session.v1.OpenSessionResponse\"\x06\xea\xe0\x18\x02\b\b\x12e\n" +
 	"\fCloseSession\x12%.berth.session.v1.CloseSessionRequest\x1a&.berth.session.v1.CloseSessionResponse\"\x06\xea\xe0\x18\x02\b\b\x12T\n" +

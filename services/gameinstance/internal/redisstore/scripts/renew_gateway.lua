@@ -3,7 +3,7 @@
 --
 -- KEYS 1 leases (zset by expiry in us)   2 lapsed lives (zset by time)
 -- ARGV 1 gateway id   2 lease in us, 0: give it back
--- Returns 1 if the lease stands, 0 if the life is over.
+-- Returns 1 if the lease stands, 2 if it does and was not known before, 0 if the life is over.
 local now = redis.call('TIME')
 local us = now[1] * 1000000 + now[2]
 if redis.call('ZSCORE', KEYS[2], ARGV[1]) then return 0 end
@@ -15,4 +15,4 @@ if ARGV[2] == '0' then
 else
   redis.call('ZADD', KEYS[1], string.format('%.0f', us + tonumber(ARGV[2])), ARGV[1])
 end
-return 1
+return expiry and 1 or 2

@@ -215,7 +215,7 @@ const (
 	Orphan_ACTION_KEPT Orphan_Action = 3
 	// It could not be released, or its instance could not be asked; it is tried again.
 	Orphan_ACTION_FAILED Orphan_Action = 4
-	// So many servers are orphans at once that the record of them may be what is lost: people must decide (docs/allocation.md).
+	// People must decide, as its record may be what is lost: so many servers are orphans at once, or its instance is not known at all (docs/allocation.md).
 	Orphan_ACTION_HELD Orphan_Action = 5
 )
 
@@ -2298,7 +2298,7 @@ type ReapServersRequest struct {
 	Provider string `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
 	// Change nothing, only say what would be done: no server is released, no instance is told of one, and no orphan's two minutes begin.
 	DryRun bool `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// Release also where so many servers are orphans at once that the reaper would leave it to people (ACTION_HELD).
+	// Release also what the reaper would leave to people (ACTION_HELD).
 	Force         bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

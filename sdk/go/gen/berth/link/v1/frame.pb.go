@@ -355,7 +355,10 @@ type Hello struct {
 	Sdk string `protobuf:"bytes,3,opt,name=sdk,proto3" json:"sdk,omitempty"`
 	// A random secret of this life of the server's process, at least 16 characters. It proves that a second first Hello comes
 	// from the same server, whose Welcome was lost. May be empty; then such a server is refused (CREDENTIALS_IN_USE).
-	Nonce         string `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	Nonce string `protobuf:"bytes,4,opt,name=nonce,proto3" json:"nonce,omitempty"`
+	// The warm pool that the server has joined; empty: none. Whoever is not in it any more, because it was away for too long or the store has lost it, is refused
+	// with CREDENTIALS_EXPIRED and has to join again.
+	Pool          string `protobuf:"bytes,5,opt,name=pool,proto3" json:"pool,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,6 +417,13 @@ func (x *Hello) GetSdk() string {
 func (x *Hello) GetNonce() string {
 	if x != nil {
 		return x.Nonce
+	}
+	return ""
+}
+
+func (x *Hello) GetPool() string {
+	if x != nil {
+		return x.Pool
 	}
 	return ""
 }
@@ -1463,13 +1473,14 @@ const file_berth_link_v1_frame_proto_rawDesc = "" +
 	"assignment\x122\n" +
 	"\amessage\x18\n" +
 	" \x01(\v2\x16.berth.link.v1.MessageH\x00R\amessageB\x06\n" +
-	"\x04kind\"\x8a\x01\n" +
+	"\x04kind\"\x9e\x01\n" +
 	"\x05Hello\x12\x1d\n" +
 	"\n" +
 	"resume_key\x18\x01 \x01(\tR\tresumeKey\x12:\n" +
 	"\tinstances\x18\x02 \x03(\v2\x1c.berth.link.v1.HelloInstanceR\tinstances\x12\x10\n" +
 	"\x03sdk\x18\x03 \x01(\tR\x03sdk\x12\x14\n" +
-	"\x05nonce\x18\x04 \x01(\tR\x05nonce\"\xaf\x01\n" +
+	"\x05nonce\x18\x04 \x01(\tR\x05nonce\x12\x12\n" +
+	"\x04pool\x18\x05 \x01(\tR\x04pool\"\xaf\x01\n" +
 	"\rHelloInstance\x12\x1f\n" +
 	"\vinstance_id\x18\x01 \x01(\tR\n" +
 	"instanceId\x12\x1f\n" +
