@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -29,6 +30,9 @@ const (
 	version      = "1"
 	pollInterval = time.Second
 )
+
+// endpointName is what names of ports look like.
+var endpointName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // Config configures a Provider.
 type Config struct {
@@ -93,6 +97,11 @@ func New(_ context.Context, cfg Config) (*Provider, error) {
 	}
 	if len(cfg.Builds) == 0 {
 		return nil, errors.New("attach.builds: at least one build is needed")
+	}
+	for _, e := range cfg.Endpoints {
+		if !endpointName.MatchString(e.Name) {
+			return nil, fmt.Errorf("attach.endpoints: %q is no name for a port: lower-case letters, digits and '-'", e.Name)
+		}
 	}
 	if _, err := bootstrap.WithEndpoints([]byte("{}"), endpoints(cfg.Endpoints)); err != nil {
 		return nil, fmt.Errorf("attach.endpoints: %w", err)

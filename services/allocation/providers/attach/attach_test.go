@@ -88,6 +88,18 @@ func TestTheFileHasTheBootstrap(t *testing.T) {
 	release(t, p, 1)
 }
 
+// What allocation would take for nonsense later is refused at the start.
+func TestPortsHaveNamesOfTheirOwn(t *testing.T) {
+	for _, ports := range [][]attach.Endpoint{
+		{{Name: "Game", Port: 7777, Protocol: "udp"}}, {{Name: "game", Port: 7777, Protocol: "udp"}, {Name: "game", Port: 7778, Protocol: "tcp"}},
+	} {
+		_, err := attach.New(t.Context(), attach.Config{File: filepath.Join(t.TempDir(), "b.json"), Log: discard(), Builds: []string{"demo"}, Endpoints: ports})
+		if err == nil || !strings.Contains(err.Error(), "attach.endpoints: ") {
+			t.Errorf("%v: %v", ports, err)
+		}
+	}
+}
+
 func TestOneAtATime(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bootstrap.json")
 	p := open(t, file, discard())

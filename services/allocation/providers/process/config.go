@@ -106,9 +106,9 @@ type Endpoint struct {
 }
 
 var (
-	buildName    = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
-	endpointName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	envName      = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	buildName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+	labelName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	envName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
 // complete checks the configuration and fills in defaults.
@@ -149,6 +149,11 @@ func (c Config) complete() (Config, error) {
 	if _, err := parsePorts(c.Ports); err != nil {
 		return c, err
 	}
+	for _, name := range c.Regions {
+		if !labelName.MatchString(name) {
+			return c, fmt.Errorf("process.regions: %q is no name that a placement can ask for: lower-case letters, digits and '-'", name)
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Builds)) {
 		if !buildName.MatchString(name) {
 			return c, fmt.Errorf("process.builds: %q is no name for a build: lower-case letters, digits, '.', '_' and '-'", name)
@@ -175,7 +180,7 @@ func (b Build) check() error {
 	seen := make(map[string]bool, len(b.Endpoints))
 	for i, e := range b.Endpoints {
 		switch {
-		case !endpointName.MatchString(e.Name):
+		case !labelName.MatchString(e.Name):
 			return fmt.Errorf("endpoints[%d].name: %q is none: lower-case letters, digits and '-'", i, e.Name)
 		case seen[e.Name]:
 			return fmt.Errorf("endpoints[%d].name: %q is there twice", i, e.Name)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -120,8 +121,8 @@ func (f folder) rotate(attempt string, limit int64) error {
 	if _, err = from.Seek(-limit, io.SeekEnd); err == nil { // by now it may have far more
 		_, err = io.Copy(to, io.LimitReader(from, 2*limit))
 	}
-	if err == nil {
-		err = os.Truncate(path, 0)
+	if err == nil || errors.Is(err, syscall.ENOSPC) { // a full disk gets no emptier by keeping what fills it
+		err = errors.Join(err, os.Truncate(path, 0))
 	}
 	if err = errors.Join(err, to.Close()); err != nil {
 		return errors.Join(err, os.Remove(temp))

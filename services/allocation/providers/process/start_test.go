@@ -231,6 +231,7 @@ func TestConfigNamesWhatIsWrong(t *testing.T) {
 		"process.state_dir":            func(c *process.Config) { c.StateDir = "" },
 		"process.handover":             func(c *process.Config) { c.Handover = "argv" },
 		"process.builds: at least one": func(c *process.Config) { c.Builds = nil },
+		"process.regions":              func(c *process.Config) { c.Regions = []string{"EU West"} },
 		"process.ports":                func(c *process.Config) { c.Ports = "7000" },
 		"process.builds.a.max_servers": func(c *process.Config) { c.Builds["a"] = process.Build{Command: "x", MaxServers: -1} },
 		"process.max_servers":          func(c *process.Config) { c.MaxServers = -1 },

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"time"
 
@@ -50,6 +51,34 @@ type Config struct {
 	Builds []string `yaml:"builds"`
 }
 
+// Names that servers can join under, and placements ask for.
+var (
+	buildName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
+	labelName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+)
+
+func (c Config) check() error {
+	switch {
+	case c.Pool == "":
+		return errors.New("pool: the name of the pool is needed, as its servers say it when they join")
+	case !labelName.MatchString(c.Pool):
+		return fmt.Errorf("pool: no server can join %q: lower-case letters, digits and '-'", c.Pool)
+	case len(c.Builds) == 0:
+		return errors.New("builds: at least one build is needed")
+	}
+	for _, name := range c.Builds {
+		if !buildName.MatchString(name) {
+			return fmt.Errorf("builds: %q is no name that a placement can ask for: lower-case letters, digits, '.', '_' and '-'", name)
+		}
+	}
+	for _, name := range c.Regions {
+		if !labelName.MatchString(name) {
+			return fmt.Errorf("regions: %q is no name that a placement can ask for: lower-case letters, digits and '-'", name)
+		}
+	}
+	return nil
+}
+
 // Provider implements provider.Provider. It is safe for concurrent use.
 type Provider struct {
 	cfg      Config
@@ -61,14 +90,11 @@ var _ provider.Provider = (*Provider)(nil)
 
 // New returns a Provider that asks pools.
 func New(cfg Config, pools poolv1.PoolServiceClient) (*Provider, error) {
-	if cfg.Pool == "" {
-		return nil, errors.New("static.pool: the name of the pool is needed, as its servers say it when they join")
-	}
-	if len(cfg.Builds) == 0 {
-		return nil, errors.New("static.builds: at least one build is needed")
-	}
 	if len(cfg.Regions) == 0 {
 		cfg.Regions = []string{"local"}
+	}
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("static.%w", err)
 	}
 	p := &Provider{cfg: cfg, pools: pools}
 	switch cmp.Or(cfg.Strategy, strategyPacked) {

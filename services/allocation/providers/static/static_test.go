@@ -125,6 +125,7 @@ func TestARepeatAfterTheSettingsChanged(t *testing.T) {
 func TestWhatCannotWorkIsRefused(t *testing.T) {
 	for want, cfg := range map[string]static.Config{
 		"static.pool": {Builds: []string{"b"}}, "static.builds": {Pool: "p"}, "static.strategy": {Pool: "p", Builds: []string{"b"}, Strategy: "thin"},
+		"no server can join": {Pool: "Metal", Builds: []string{"b"}}, `"Arena" is no name`: {Pool: "p", Builds: []string{"Arena"}}, `"EU West" is no name`: {Pool: "p", Builds: []string{"b"}, Regions: []string{"EU West"}},
 	} {
 		if _, err := static.New(cfg, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
