@@ -63,6 +63,7 @@ type Agones struct {
 	*standin.Host
 
 	cfg     Config
+	api     http.Handler // both sides of the allocator, and the API server
 	servers *standin.Servers
 	mu      sync.Mutex
 	all     []*gameServer
@@ -81,18 +82,19 @@ func New(cfg Config) *Agones {
 	mux.HandleFunc("GET "+servers+"/{name}", a.allowed("get", "agones.dev", "gameservers", a.get))
 	mux.HandleFunc("DELETE "+servers+"/{name}", a.allowed("delete", "agones.dev", "gameservers", a.delete))
 	mux.HandleFunc("POST "+allocatorPath, a.allocator)
-	a.Host = standin.New(standin.Dialect{
-		Creates:   func(r *http.Request) bool { return r.Method == http.MethodPost },
-		Throttled: throttled, Full: full, Refused: refused, Away: away,
-	}, a.servers, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	a.api = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if isGRPC(r) { // both sides are on one port, and told apart by that (src)
 			a.call(w, r)
 			return
 		}
 		mux.ServeHTTP(w, r)
-	}))
+	})
+	a.Host = standin.New(standin.Dialect{Creates: creates, Throttled: throttled, Full: full, Refused: refused, Away: away}, a.servers, a.api)
 	return a
 }
+
+// creates reports whether a request asks for a server.
+func creates(r *http.Request) bool { return r.Method == http.MethodPost }
 
 // changed makes another version of an object.
 func (a *Agones) changed(g *gameServer) {

@@ -48,7 +48,7 @@ func (a *api) step(key string, p *pod) {
 		return
 	}
 	a.start(p)
-	if text(p.object, "spec", "nodeName") == "" {
+	if text(p.object, "spec", "nodeName") == "" || p.phase() == "Failed" {
 		return
 	}
 	p.looks++
@@ -122,7 +122,7 @@ func (a *api) missingSecret(p *pod) (name string, document []byte) {
 
 // start schedules a Pod, and starts its containers once all that they need is there.
 func (a *api) start(p *pod) {
-	if p.started || p.object["metadata"].(object)["deletionTimestamp"] != nil || !a.schedule(p) || a.missingImage(p) != "" {
+	if p.started || p.object["metadata"].(object)["deletionTimestamp"] != nil || !a.schedule(p) || a.reject(p) || a.missingImage(p) != "" {
 		return
 	}
 	name, document := a.missingSecret(p)
@@ -131,6 +131,16 @@ func (a *api) start(p *pod) {
 	}
 	p.started = true
 	p.stop = a.servers.Start(document, func() { a.end(p) })
+}
+
+// reject fails a Pod that its node has no room for, before anything of it starts: phase, reason and message are all that its status has then (src: rejectPod of the
+// kubelet; predicate.go of its lifecycle has the reasons).
+func (a *api) reject(p *pod) bool {
+	full := slices.ContainsFunc(a.cfg.Nodes, func(n Node) bool { return n.Full && n.Name == text(p.object, "spec", "nodeName") })
+	if full {
+		p.object["status"] = object{"phase": "Failed", "reason": "OutOfpods", "message": "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 110, capacity: 110"}
+	}
+	return full
 }
 
 // end is a server that ended by itself: with restartPolicy Never the Pod has succeeded.
@@ -180,7 +190,7 @@ func (a *api) schedule(p *pod) bool {
 func (a *api) portTaken(p *pod, node string) bool {
 	mine := hostPorts(p)
 	for _, other := range a.pods {
-		if other != p && other.phase() != "Succeeded" && text(other.object, "spec", "nodeName") == node && slices.ContainsFunc(hostPorts(other), func(one string) bool { return slices.Contains(mine, one) }) {
+		if other != p && other.phase() != "Succeeded" && other.phase() != "Failed" && text(other.object, "spec", "nodeName") == node && slices.ContainsFunc(hostPorts(other), func(one string) bool { return slices.Contains(mine, one) }) {
 			return true
 		}
 	}

@@ -27,6 +27,8 @@ type Node struct {
 	Labels map[string]string
 	// Addresses by their type, such as ExternalIP. InternalIP is the Pods' hostIP.
 	Addresses map[string]string
+	// Full has its kubelet reject Pods that are scheduled to it: it knows of more that runs there than the scheduler does.
+	Full bool
 }
 
 // Config configures a stand-in.

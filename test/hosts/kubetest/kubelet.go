@@ -19,6 +19,8 @@ const lookEvery = 50 * time.Millisecond
 type Config struct {
 	// Images are those that there are in registries.
 	Images []string
+	// Full are the nodes whose kubelet rejects what is scheduled to them.
+	Full []string
 	// Run starts containers.
 	Run Runtime
 }
@@ -140,6 +142,8 @@ func (k *Kubelet) look(ctx context.Context, p *pod, all []pod) {
 		}
 	case p.over():
 	case p.Spec.NodeName == "" && !k.schedule(ctx, p, all):
+	case slices.Contains(k.cfg.Full, p.Spec.NodeName):
+		k.reject(ctx, p)
 	case !s.started:
 		k.start(ctx, p, s)
 	default:
@@ -202,6 +206,11 @@ func matches(selector, labels map[string]string) bool {
 		}
 	}
 	return true
+}
+
+// reject fails a Pod before anything of it starts: its phase, a reason and a message are all that it says (src: rejectPod).
+func (k *Kubelet) reject(ctx context.Context, p *pod) {
+	k.write(ctx, p, Object{"phase": "Failed", "reason": "OutOfpods", "message": "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 110, capacity: 110"})
 }
 
 // start starts the containers of a Pod, once all that they need is there: with restartPolicy Never there is one try.

@@ -248,7 +248,8 @@ func TestFailures(t *testing.T) {
 		"service labels":     {"rest", 500, `{"code":422,"message":"spec.metadata.labels: Invalid value ` + secret + `"}`, provider.Invalid, "spec.metadata.labels"},
 		"service broken":     {"rest", 500, `{"code":13,"message":"internal"}`, provider.Ambiguous, "internal"},
 		"service time-out":   {"rest", 504, `{"code":4,"message":"deadline"}`, provider.Ambiguous, "deadline"},
-		"service away":       {"rest", 503, `{"code":14,"message":"away"}`, provider.Unavailable, "away"},
+		"service away":       {"rest", 503, `{"code":14,"message":"no healthy upstream"}`, provider.Unavailable, "no healthy upstream"},
+		"service, or not":    {"rest", 503, `{"code":14,"message":"away"}`, provider.Ambiguous, "away"},
 		"no service":         {"rest", 404, "404 page not found", provider.Unavailable, "agones.allocator.url"},
 		"service no name":    {"rest", 200, `{"address":"198.51.100.7"}`, provider.Ambiguous, "no name of a GameServer"},
 	} {
@@ -314,6 +315,12 @@ func TestConfig(t *testing.T) {
 			c.Builds = map[string]agones.Build{"x": {Fleet: "f", Labels: map[string]string{"agones.dev/fleet": "g"}}}
 		},
 		"agones.regions.eu.namespace": func(c *agones.Config) { c.Regions = map[string]agones.Region{"eu": {}} },
+		"agones.regions.eu.namespace: \"games.eu\" is none; it is needed, such as games: a DNS label, of at most 63": func(c *agones.Config) {
+			c.Regions["eu"] = agones.Region{Namespace: "games.eu"}
+		},
+		"agones.regions.eu.namespace: \"" + strings.Repeat("g", 64): func(c *agones.Config) {
+			c.Regions["eu"] = agones.Region{Namespace: strings.Repeat("g", 64)}
+		},
 	} {
 		_, cfg := start(t, fleets(), "grpc")
 		change(&cfg)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -131,7 +132,20 @@ type refusal struct {
 // noneThere is what the allocator says where no GameServer is Ready: by default with RESOURCE_EXHAUSTED, but the code is a setting of it.
 const noneThere = "no available GameServer"
 
-// failure is what a refusal means.
+// behind begins what Envoy says of a call that broke behind it. It is in most of what passes gRPC on, and has one code for all that goes wrong there.
+const behind = "upstream connect error or disconnect/reset before headers"
+
+// unsent are its words for a call that it cannot have passed on: it had nobody to pass it to, or no connection. After tries of its own it tells the fate of the last
+// one only, and in other words.
+var unsent = regexp.MustCompile(`^(no healthy upstream$|` + behind + `\. reset reason: ((local |remote )?connection failure|connection timeout|overflow)\b)`)
+
+// brokeBehind reports whether the words are Envoy's for a call that it may have passed on.
+func brokeBehind(words string) bool {
+	return strings.HasPrefix(words, behind) && !unsent.MatchString(words)
+}
+
+// failure is what a refusal means. The allocator itself is never UNAVAILABLE but where it is told to say so of a fleet without a Ready GameServer: what says so is on
+// the way to it, and may have passed the call on. With a time to wait it is one that takes no more calls.
 func (r refusal) failure(op *hostapi.Operation) error {
 	switch {
 	case strings.Contains(r.words, noneThere), r.code == codes.ResourceExhausted && r.after == 0:
@@ -139,7 +153,11 @@ func (r refusal) failure(op *hostapi.Operation) error {
 	case r.code == codes.Aborted:
 		return contention()
 	}
-	err := provider.Failure(reasonOf(r.code), "%s refuses to %s: %s (%s)", serviceHost, op.Name, hostapi.Clean(r.words), r.code)
+	reason := reasonOf(r.code)
+	if reason == provider.Unavailable && r.after == 0 && !unsent.MatchString(r.words) {
+		reason = provider.Ambiguous
+	}
+	err := provider.Failure(reason, "%s refuses to %s: %s (%s)", serviceHost, op.Name, hostapi.Clean(r.words), r.code)
 	if r.after > 0 {
 		err = provider.RetryAfter(err, r.after)
 	}

@@ -89,8 +89,8 @@ func (c *Config) validate() error {
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.Regions)) {
-		if r := c.Regions[name]; !dnsName.MatchString(r.Namespace) {
-			return fmt.Errorf("agones.regions.%s.namespace: %q is none; it is needed, such as games", name, r.Namespace)
+		if err := kube.CheckNamespace(c.Regions[name].Namespace); err != nil {
+			return fmt.Errorf("agones.regions.%s.%w", name, err)
 		}
 	}
 	return nil

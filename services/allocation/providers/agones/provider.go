@@ -123,7 +123,7 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 		}
 		return nil, err
 	}
-	if found, err := p.survey(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId()); err == nil && live(found) {
+	if found, err := p.survey(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId(), ""); err == nil && live(found) {
 		s, err := p.describe(found)
 		return &providerv1.AllocateResponse{Server: s}, err
 	}
@@ -139,7 +139,7 @@ func (p *Provider) earlier(ctx context.Context, key string, req *providerv1.Allo
 	if !sent {
 		return nil, nil
 	}
-	found, err := p.survey(ctx, p.client.doubt, req.GetDeployment(), req.GetAttemptId())
+	found, err := p.survey(ctx, p.client.doubt, req.GetDeployment(), req.GetAttemptId(), "")
 	switch {
 	case err == nil:
 		return p.describe(found)
@@ -183,8 +183,12 @@ func (p *Provider) describe(g gameServer) (*providerv1.Server, error) {
 	return s, nil
 }
 
-func (p *Provider) namespaces() []string {
+// namespaces are those of the regions, and that of an external id: its region may have been taken out of the configuration, and its server is there all the same.
+func (p *Provider) namespaces(external string) []string {
 	var all []string
+	if namespace, _, ok := strings.Cut(external, "/"); ok && kube.CheckNamespace(namespace) == nil {
+		all = append(all, namespace)
+	}
 	for _, r := range p.cfg.Regions {
 		all = append(all, r.Namespace)
 	}
@@ -193,8 +197,8 @@ func (p *Provider) namespaces() []string {
 }
 
 // marked returns the attempt's GameServers, in whichever state.
-func (p *Provider) marked(ctx context.Context, op *hostapi.Operation, deployment, attempt string) (all []gameServer, err error) {
-	for _, namespace := range p.namespaces() {
+func (p *Provider) marked(ctx context.Context, op *hostapi.Operation, deployment, attempt, external string) (all []gameServer, err error) {
+	for _, namespace := range p.namespaces(external) {
 		found, err := p.client.gameServers(ctx, op, namespace, labelDeployment+"="+deployment+","+labelAttempt+"="+attempt, "") // a page has room for all
 		if err != nil {
 			return nil, err
@@ -205,8 +209,8 @@ func (p *Provider) marked(ctx context.Context, op *hostapi.Operation, deployment
 }
 
 // survey finds the attempt's GameServer. Of several that live it keeps the first, and deletes the others.
-func (p *Provider) survey(ctx context.Context, op *hostapi.Operation, deployment, attempt string) (kept gameServer, err error) {
-	all, err := p.marked(ctx, op, deployment, attempt)
+func (p *Provider) survey(ctx context.Context, op *hostapi.Operation, deployment, attempt, external string) (kept gameServer, err error) {
+	all, err := p.marked(ctx, op, deployment, attempt, external)
 	if err != nil {
 		return kept, err
 	}
@@ -265,14 +269,14 @@ func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*provid
 // find looks the server up by its name, if that is known and it still is the attempt's, and else by its labels.
 func (p *Provider) find(ctx context.Context, req *providerv1.GetRequest) (gameServer, error) {
 	namespace, name, ok := strings.Cut(req.GetExternalId(), "/")
-	if ok && slices.Contains(p.namespaces(), namespace) {
+	if ok && name != "" && kube.CheckNamespace(namespace) == nil {
 		g, err := p.client.gameServer(ctx, namespace, name)
 		ours := g.Meta.Labels[labelDeployment] == req.GetDeployment() && g.Meta.Labels[labelAttempt] == req.GetAttemptId()
 		if err == nil && ours && live(g) || err != nil && provider.ReasonOf(err) != provider.NotFound {
 			return g, err
 		}
 	}
-	return p.survey(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId())
+	return p.survey(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId(), req.GetExternalId())
 }
 
 // Release implements provider.Provider. All that was ever allocated for the attempt is deleted, but what others may have by now.
@@ -282,7 +286,7 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 		return nil, err
 	}
 	defer unlock()
-	all, err := p.marked(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId())
+	all, err := p.marked(ctx, p.client.list, req.GetDeployment(), req.GetAttemptId(), req.GetExternalId())
 	if err != nil {
 		return nil, err
 	}
@@ -303,7 +307,7 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 
 // List implements provider.Provider. A page of it is a page of a namespace's GameServers.
 func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
-	namespaces := p.namespaces()
+	namespaces := p.namespaces("")
 	n, page, err := kube.ParsePage(req.GetPageToken(), len(namespaces))
 	if err != nil {
 		return nil, err

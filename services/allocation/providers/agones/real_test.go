@@ -64,6 +64,20 @@ func TestARealAPIServer(t *testing.T) {
 		}
 		realRelease(t, a, p, req)
 	})
+	t.Run("an extension server that breaks off", func(t *testing.T) {
+		p, req := open(t, cfg), order()
+		before := host.Count().Started
+		a.breaks.Store(true)
+		_, err := p.Allocate(t.Context(), req)
+		a.breaks.Store(false)
+		if provider.ReasonOf(err) != provider.Ambiguous || !strings.Contains(err.Error(), "error trying to reach service") {
+			t.Errorf("got %v", err)
+		}
+		if s := allocate(t, p, req); s.GetExternalId() == "" || host.Count().Started != before+1 {
+			t.Errorf("the repeat: %v, %+v", s, host.Count())
+		}
+		realRelease(t, a, p, req)
+	})
 	t.Run("refusals", func(t *testing.T) { realRefusals(t, cfg) })
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +28,7 @@ type realAgones struct {
 
 	t       *testing.T
 	servers *standin.Servers
+	breaks  atomic.Bool // the extension server breaks off when it has allocated
 	mu      sync.Mutex
 	made    int
 	stops   map[string]func() // of the servers, by UID of their GameServer
@@ -209,6 +211,9 @@ func (a *realAgones) allocation(w http.ResponseWriter, r *http.Request) {
 		a.stops[g.Metadata.UID] = a.servers.Start([]byte(in.Spec.Metadata.Annotations["berth.dev/bootstrap"]), nil)
 		status = object{"state": "Allocated", "gameServerName": g.Metadata.Name, "ports": g.Status.Ports, "address": g.Status.Address, "nodeName": g.Status.NodeName, "source": "local"}
 		break
+	}
+	if a.breaks.Load() {
+		panic(http.ErrAbortHandler)
 	}
 	answer(w, http.StatusCreated, object{"kind": in.Kind, "apiVersion": in.APIVersion, "metadata": object{"namespace": r.PathValue("namespace")}, "spec": in.Spec, "status": status})
 }

@@ -66,6 +66,8 @@ func (s *restSide) explain(r hostapi.Refusal) error {
 	switch {
 	case said.Code == 0 && r.Status == http.StatusNotFound: // it has one thing to ask for, and answers nothing so
 		return r.Failure(provider.NotFound, r.Words())
+	case said.Code == 0 && r.Status == http.StatusServiceUnavailable && brokeBehind(r.Words()):
+		return r.Failure(provider.Ambiguous, r.Words()) // others say 502 or 504 of a call that they have passed on
 	case said.Code == 0:
 		return nil
 	}

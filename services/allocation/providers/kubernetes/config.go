@@ -21,7 +21,7 @@ import (
 type Config struct {
 	// Config says which cluster it is. Default: the one that this process is a Pod of.
 	kube.Config `yaml:",inline"`
-	// PendingTimeout is how long a Pod may be without a node, or without its Secret, before it is given up: 1s to 1h. Default: 30s.
+	// PendingTimeout is how long a Pod may be without a node, or without its Secret, or wait for what its kubelet tries again, before it is given up: 1s to 1h. Default: 30s.
 	PendingTimeout time.Duration `yaml:"pending_timeout"`
 	// Builds are Berth's builds, each with the Pod that runs it. Needed.
 	Builds map[string]Build `yaml:"builds"`
@@ -92,8 +92,8 @@ func (c *Config) validate() error {
 
 func (r Region) complete() (Region, error) {
 	r.Address = cmp.Or(r.Address, externalIP)
-	if r.Namespace == "" || !dnsName.MatchString(r.Namespace) {
-		return r, fmt.Errorf("namespace: %q is none; it is needed, such as games", r.Namespace)
+	if err := kube.CheckNamespace(r.Namespace); err != nil {
+		return r, err
 	}
 	switch r.Address {
 	case externalIP, externalDNS, internalIP, podIP:

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -56,8 +57,12 @@ func statusOf(p pod, patience time.Duration, now time.Time) (s status, ok bool) 
 	default:
 		return status{}, false
 	}
-	if s.state == stateExited && unstartable(p) {
+	switch {
+	case s.state != stateExited:
+	case unstartable(p):
 		s.failure = provider.Invalid
+	case rejected(p):
+		s.failure = provider.NoCapacity
 	}
 	if p.Meta.Deleted != nil { // until it is gone its name and its ports are taken
 		s.state, s.failure = stateStopping, 0
@@ -69,6 +74,19 @@ func statusOf(p pod, patience time.Duration, now time.Time) (s status, ok bool) 
 func unstartable(p pod) bool {
 	c := statusOfGame(p)
 	return c != nil && c.State.Terminated != nil && (c.State.Terminated.Reason == "StartError" || c.State.Terminated.Reason == "ContainerCannotRun")
+}
+
+// rejected reports whether a kubelet did not take a Pod that was scheduled to its node: it was full by then, or about to be. What has ever run is lost, and no less
+// so for a reason of that kind.
+func rejected(p pod) bool {
+	if c := statusOfGame(p); p.Status.Phase != failed || c != nil && (c.State.Running != nil || c.State.Terminated != nil) {
+		return false
+	}
+	switch p.Status.Reason { // older kubelets say no more
+	case "NodeAffinity", "NodePorts", "TopologyAffinityError", "UnexpectedAdmissionError", "NodeShutdown", "Evicted":
+		return true
+	}
+	return strings.HasPrefix(p.Status.Reason, "OutOf") || strings.Contains(p.Status.Message, "Pod was rejected")
 }
 
 // statusOfGame returns the status of the game server's container; nil: it has none yet.
@@ -142,24 +160,46 @@ func stuck(p pod, patience time.Duration, now time.Time) (providerv1.FailureReas
 		if w == nil {
 			continue
 		}
+		if why := passing(p, c); why != "" {
+			if old {
+				return provider.Unavailable, fmt.Sprintf("container %s: %s", c.Name, why)
+			}
+			continue
+		}
 		switch w.Reason {
 		case "RegistryUnavailable":
 			return provider.Unavailable, fmt.Sprintf("container %s: image %s: %s: %s", c.Name, imageOf(p, c), w.Reason, hostapi.Clean(w.Message))
 		case "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError":
 			return provider.Invalid, fmt.Sprintf("container %s: image %s: %s: %s", c.Name, imageOf(p, c), w.Reason, hostapi.Clean(w.Message))
-		case "CreateContainerConfigError":
-			if strings.Contains(w.Message, fmt.Sprintf("secret %q not found", p.secret())) {
-				if old { // it comes after its Pod, or with a repeat
-					return provider.Unavailable, fmt.Sprintf("container %s: its Secret %s never came: the call that was to make it was cut off, or somebody deleted it", c.Name, p.secret())
-				}
-				continue
-			}
-			fallthrough
-		case "CreateContainerError", "RunContainerError", "CrashLoopBackOff":
+		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff":
 			return provider.Invalid, fmt.Sprintf("container %s: %s: %s", c.Name, w.Reason, hostapi.Clean(w.Message))
 		}
 	}
 	return 0, ""
+}
+
+// What a kubelet says of a container that it tries to make again: it has not seen the Secrets or ConfigMaps of the Pod yet; its node is busy, and the try before goes on.
+var (
+	unseen = regexp.MustCompile(`failed to sync (secret|configmap) cache: timed out waiting for the condition`)
+	busy   = regexp.MustCompile(`context deadline exceeded|failed to reserve container name`)
+)
+
+// passing says what a container waits for that may yet come without anybody's help; "": nothing of that kind.
+func passing(p pod, c containerStatus) string {
+	w := c.State.Waiting
+	switch {
+	case w.Reason == "CreateContainerConfigError" && p.awaitsSecret(w.Message): // it comes after its Pod, or with a repeat
+		return fmt.Sprintf("its Secret %s never came: the call that was to make it was cut off, or somebody deleted it", p.secret())
+	case w.Reason == "CreateContainerConfigError" && unseen.MatchString(w.Message), w.Reason == "CreateContainerError" && busy.MatchString(w.Message):
+		return fmt.Sprintf("%s, again and again: %s", w.Reason, hostapi.Clean(w.Message))
+	}
+	return ""
+}
+
+// awaitsSecret reports whether a kubelet's words are that the Pod's own Secret is not there: one that watches Secrets says so itself, and one that asks for each passes
+// on what the API server says.
+func (p pod) awaitsSecret(words string) bool {
+	return strings.Contains(words, fmt.Sprintf("secret %q not found", p.secret())) || strings.Contains(words, fmt.Sprintf("secrets %q not found", p.secret()))
 }
 
 // imageOf is the image that a container was to have, which is no secret however long it is.

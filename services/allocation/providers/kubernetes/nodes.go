@@ -27,7 +27,7 @@ type addresses struct {
 	read  time.Time
 }
 
-// address returns a node's first address of a type; "": it has none, or is gone.
+// address returns a node's first address of a type; "": it has none, or is gone. Where it cannot be looked up again, it is the one that it had.
 func (n *nodes) address(ctx context.Context, c *client, name, kind string) (string, error) {
 	n.mu.Lock()
 	known, ok := n.known[name]
@@ -39,7 +39,11 @@ func (n *nodes) address(ctx context.Context, c *client, name, kind string) (stri
 	if provider.ReasonOf(err) == provider.NotFound {
 		return "", nil
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case known.first[kind] != "":
+		return known.first[kind], nil
+	default:
 		return "", err
 	}
 	known = addresses{first: make(map[string]string), read: time.Now()}

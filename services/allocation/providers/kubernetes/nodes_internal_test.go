@@ -13,13 +13,17 @@ import (
 	"github.com/berth-dev/berth/services/allocation/providers/internal/kube"
 )
 
-// A node is asked for once a minute, however many servers it has; one that is gone has no address.
+// A node is asked for once a minute, however many servers it has; one that is gone has no address, and one that cannot be looked up again keeps its own.
 func TestNodesAreRemembered(t *testing.T) {
-	asked := 0
+	asked, away := 0, false
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/api/v1/nodes/eu-1" {
 			w.WriteHeader(http.StatusNotFound)
 			fmt.Fprint(w, `{"kind":"Status","reason":"NotFound","message":"nodes \"eu-2\" not found","details":{"kind":"nodes"}}`)
+			return
+		}
+		if away {
+			w.WriteHeader(http.StatusForbidden)
 			return
 		}
 		asked++
@@ -46,11 +50,22 @@ func TestNodesAreRemembered(t *testing.T) {
 	if first, second := address("eu-1"), address("eu-1"); first != "198.51.100.1" || second != first {
 		t.Errorf("got %s, %s", first, second)
 	}
-	old := n.known["eu-1"]
-	old.read = old.read.Add(-nodeAge - time.Second)
-	n.known["eu-1"] = old
+	age := func() {
+		old := n.known["eu-1"]
+		old.read = old.read.Add(-nodeAge - time.Second)
+		n.known["eu-1"] = old
+	}
+	age()
 	if got := address("eu-1"); got != "198.51.100.2" {
 		t.Errorf("a minute later: %s", got)
+	}
+	age()
+	away = true
+	if got := address("eu-1"); got != "198.51.100.2" {
+		t.Errorf("when it cannot be looked up: %s", got)
+	}
+	if got, err := n.address(t.Context(), c, "eu-1", externalDNS); err == nil {
+		t.Errorf("an address that it never had: %q", got)
 	}
 	if got := address("eu-2"); got != "" {
 		t.Errorf("of no node: %s", got)

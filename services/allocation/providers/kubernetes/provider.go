@@ -246,18 +246,16 @@ func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*provid
 		return nil, provider.Failure(provider.NotFound, "Pod %s/%s has no Secret: whoever made it did not get that far", found.Meta.Namespace, found.Meta.Name)
 	}
 	if s.GetState() == stateStarting || s.GetState() == stateRunning {
-		if err := p.locate(ctx, found, s); err != nil {
-			return nil, err
-		}
+		p.locate(ctx, found, s)
 	}
 	return &providerv1.GetResponse{Server: s}, nil
 }
 
-// locate fills in the addresses of a server, once it has a node.
-func (p *Provider) locate(ctx context.Context, found pod, s *providerv1.Server) error {
+// locate fills in the addresses of a server, once it has a node. One whose address cannot be found runs all the same, and its message says what to do about that.
+func (p *Provider) locate(ctx context.Context, found pod, s *providerv1.Server) {
 	in, ok := p.cfg.Regions[s.GetRegion()]
 	if !ok || found.Spec.NodeName == "" {
-		return nil
+		return
 	}
 	host := in.Address
 	switch in.Address {
@@ -267,15 +265,15 @@ func (p *Provider) locate(ctx context.Context, found pod, s *providerv1.Server) 
 		host = found.Status.HostIP
 	case externalIP, externalDNS:
 		var err error
-		if host, err = p.nodes.address(ctx, p.client, found.Spec.NodeName, in.Address); err != nil {
-			return err
-		}
-		if host == "" {
+		host, err = p.nodes.address(ctx, p.client, found.Spec.NodeName, in.Address)
+		switch {
+		case err != nil:
+			s.Message = fmt.Sprintf("the %s of node %s cannot be looked up: %s; allow it, or set kubernetes.regions.%s.address", in.Address, found.Spec.NodeName, words(err), s.GetRegion())
+		case host == "":
 			s.Message = fmt.Sprintf("node %s has no %s: set kubernetes.regions.%s.address", found.Spec.NodeName, in.Address, s.GetRegion())
 		}
 	}
 	s.Endpoints = endpointsOf(found, in, host)
-	return nil
 }
 
 // Release implements provider.Provider. A Pod has the time of its terminationGracePeriodSeconds; its Secret goes with it.

@@ -41,11 +41,12 @@ func startReal(t *testing.T) realWorld {
 	c.Namespaces("berth", "games", "games-us")
 	c.Node("eu-1", map[string]string{"zone": "eu"}, map[string]string{"InternalIP": "10.0.0.1", "ExternalIP": "198.51.100.1"})
 	c.Node("us-1", map[string]string{"zone": "us"}, map[string]string{"InternalIP": "10.0.1.1", "ExternalDNS": "us-1.example.com"})
+	c.Node("full-1", map[string]string{"zone": "full"}, nil)
 	c.Apply(page+"-rbac.yaml", "", "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
 	c.Apply(page+"-rbac.yaml", "games-us", "Role", "RoleBinding")
 	servers := standin.NewServers(nil)
 	kubelet := kubetest.StartKubelet(t, c, kubetest.Config{
-		Images: []string{"registry.example.com/shooter:1.4", "registry.example.com/metrics:1", "i"},
+		Images: []string{"registry.example.com/shooter:1.4", "registry.example.com/metrics:1", "i"}, Full: []string{"full-1"},
 		Run: func(one kubetest.Container) (kubetest.Running, error) {
 			if one.Name != "server" {
 				return kubetest.Said(func() {}), nil
@@ -80,6 +81,7 @@ func TestARealAPIServer(t *testing.T) {
 	t.Run("refusals", w.testRefusals)
 	t.Run("quota of secrets", w.testSecretQuota)
 	t.Run("rights", w.testRights)
+	t.Run("nodes", w.testNodes)
 	t.Run("stuck", w.testStuck)
 	t.Run("replaced", w.testReplaced)
 }
@@ -246,20 +248,39 @@ func (w realWorld) testRights(t *testing.T) {
 	w.gone(t, "pods")
 }
 
+// Without the right to look nodes up a server runs, and says what is missing.
+func (w realWorld) testNodes(t *testing.T) {
+	const role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/berth-node-addresses"
+	defer w.Do(http.MethodPatch, role, kubetest.Object{"rules": []kubetest.Object{{"apiGroups": []string{""}, "resources": []string{"nodes"}, "verbs": []string{"get"}}}}, nil)
+	w.Do(http.MethodPatch, role, kubetest.Object{"rules": []kubetest.Object{}}, nil)
+	req := order("shooter", "eu")
+	allocate(t, open(t, w.cfg), req)
+	for said := ""; !strings.Contains(said, `cannot get resource "nodes"`); { // the API server's authorizer learns of a role after a moment
+		s := w.becomes(t, open(t, w.cfg), req, running) // one that remembers no node
+		if said = s.GetMessage(); said != "" && len(s.GetEndpoints()) > 0 || t.Context().Err() != nil {
+			t.Fatalf("got %v", s)
+		}
+	}
+	w.ends(t, open(t, w.cfg), req)
+}
+
 // What is known only after the API server has taken a Pod.
 func (w realWorld) testStuck(t *testing.T) {
 	cfg := w.cfg
 	cfg.PendingTimeout = time.Second
 	cfg.Builds, cfg.Regions = maps.Clone(cfg.Builds), maps.Clone(cfg.Regions)
 	cfg.Builds["none"] = kubernetes.Build{PodSpec: map[string]any{"containers": []any{map[string]any{"name": "server", "image": "registry.example.com/none:1"}}}}
-	cfg.Regions["moon"] = kubernetes.Region{Namespace: "games", NodeSelector: map[string]string{"zone": "moon"}}
+	for _, zone := range []string{"moon", "full"} {
+		cfg.Regions[zone] = kubernetes.Region{Namespace: "games", NodeSelector: map[string]string{"zone": zone}}
+	}
 	p := open(t, cfg)
 	for _, one := range []struct {
 		build, region string
 		want          providerv1.FailureReason
 		says          string
 	}{
-		{"racer", "moon", provider.NoCapacity, "no node has room for it since 1s: 0/2 nodes are available"},
+		{"racer", "moon", provider.NoCapacity, "no node has room for it since 1s: 0/3 nodes are available"},
+		{"racer", "full", provider.NoCapacity, "OutOfpods: Pod was rejected: Node didn't have enough resource"},
 		{"none", "eu", provider.Invalid, "image registry.example.com/none:1: ImagePullBackOff"},
 	} {
 		req := order(one.build, one.region)

@@ -64,6 +64,9 @@ func Unserved(err error) bool { return is(err, aboutResource) }
 
 // explain says what a refusal means where its status alone does not.
 func explain(r hostapi.Refusal) error {
+	if r.Status == http.StatusServiceUnavailable && r.Operation.Write && handedOn(r.Words()) {
+		return r.Failure(provider.Ambiguous, r.Words())
+	}
 	var s status
 	if r.Decode(&s) != nil || s.Kind != "Status" {
 		switch r.Status { // of something on the way, which knows nothing of objects
@@ -97,6 +100,12 @@ func explain(r hostapi.Refusal) error {
 		}
 	}
 	return nil
+}
+
+// handedOn reports whether a 503 is about a call that an extension server may have carried out. An API server hands some calls on, and answers so whatever its own
+// client says of one that got no answer, in plain text: only of a connection that was never made it is certain that nothing was done.
+func handedOn(words string) bool {
+	return strings.HasPrefix(words, "error trying to reach service: ") && !strings.Contains(words, "dial tcp")
 }
 
 // conflicted says what a 409 means.

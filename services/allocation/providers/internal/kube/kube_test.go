@@ -182,3 +182,14 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
+
+func TestNamespaces(t *testing.T) {
+	for name, ok := range map[string]bool{
+		"games": true, "a": true, "7": true, "games-2": true, strings.Repeat("g", 63): true,
+		"": false, "Games": false, "games.eu": false, "-games": false, "games-": false, "games/x": false, strings.Repeat("g", 64): false, "games\n": false,
+	} {
+		if err := kube.CheckNamespace(name); (err == nil) != ok {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
