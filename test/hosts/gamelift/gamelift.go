@@ -72,6 +72,8 @@ type Config struct {
 	Fleets  map[string]Fleet
 	Aliases map[string]Alias
 	Queues  map[string]Queue
+	// OlderARNs: ARNs of sessions name the location in place of the home Region, as older pages of the documentation have it.
+	OlderARNs bool
 	// Run runs the servers; nil: they are only said to run.
 	Run standin.Run
 }
@@ -242,6 +244,8 @@ type api struct {
 	placements map[string]*placement // by id; ids are unique in all Regions, for ever
 	sessions   map[string]*session   // by ARN
 	calls      map[string]int        // by operation
+	made       int                   // sessions, those that are forgotten too
+	missed     int                   // sessions that were asked for, and are not there
 	closed     bool
 	held       bool          // no session becomes active
 	moved      chan struct{} // closed by the next change of a placement

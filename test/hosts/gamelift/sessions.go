@@ -3,6 +3,8 @@ package gamelift
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,10 +119,11 @@ func (a *api) newSession(fleet, location, token, data string, properties cbor.Li
 	case busy >= of.Slots:
 		return nil, fail("FleetCapacityExceededException", "Unable to reserve a process on fleet %s, fleet arn", fleet)
 	}
-	n := len(a.sessions) + 1
+	a.made++
+	n := a.made
 	s := &session{
 		fleet: fleet, region: of.Region, location: location, token: token, data: data, properties: properties, most: most, number: n, created: time.Now(), status: "ACTIVATING",
-		arn: "arn:aws:gamelift:" + location + "::gamesession/" + fleet + "/" + cmp.Or(token, fmt.Sprintf("gsess-%08d", n)),
+		arn: a.sessionARN(of.Region, fleet, location, cmp.Or(token, fmt.Sprintf("gsess-%08d", n))),
 		ip:  fmt.Sprintf("203.0.113.%d", n%250+1), port: 20_000 + n%40_000, dns: fmt.Sprintf("ec2-203-0-113-%d.compute.amazonaws.com", n%250+1),
 	}
 	if of.TLS {
@@ -134,6 +137,26 @@ func (a *api) newSession(fleet, location, token, data string, properties cbor.Li
 	})
 	a.after(activating, func() { a.activate(s) })
 	return s, nil
+}
+
+// Forms of a session's ARN. That one of another form is refused as invalid is an assumption.
+var (
+	sessionForm = regexp.MustCompile(`^arn:aws[a-z-]*:gamelift:[a-z]{2,}(-[a-z]+)+-\d{1,2}::gamesession/[a-z]*fleet-[a-zA-Z0-9-]+(/[A-Za-z0-9-]+)?/[A-Za-z0-9-]+$`)
+	olderForm   = regexp.MustCompile(`^arn:aws[a-z-]*:gamelift:[A-Za-z0-9-]+::gamesession/[a-z]*fleet-[a-zA-Z0-9-]+/[A-Za-z0-9-]+$`)
+)
+
+// sessionARN is the ARN of a session. "For Home Region game session - arn:aws:gamelift:<home_region>::gamesession/<fleet ID>/<ID string>. For Remote Location game
+// session - arn:aws:gamelift:<home_region>::gamesession/<fleet ID>/<location>/<ID string>" (GameSessionPlacement). Older pages have
+// "arn:aws:gamelift:<location>::gamesession/<fleet ID>/<custom ID string or idempotency token>".
+func (a *api) sessionARN(home, fleet, location, id string) string {
+	switch {
+	case a.cfg.OlderARNs:
+		return "arn:aws:gamelift:" + location + "::gamesession/" + fleet + "/" + id
+	case location == home:
+		return "arn:aws:gamelift:" + home + "::gamesession/" + fleet + "/" + id
+	default:
+		return "arn:aws:gamelift:" + home + "::gamesession/" + fleet + "/" + location + "/" + id
+	}
 }
 
 func (a *api) activate(s *session) {
@@ -173,7 +196,11 @@ func (s *session) body() cbor.Map {
 
 // find is the session of a request ("looks for the game session ID in all fleets that reside in the AWS Region defined in the request").
 func (a *api) find(region string, in *input) (*session, *fault) {
-	s := a.sessions[in.text("GameSessionId", true, 512, nil)]
+	form := sessionForm
+	if a.cfg.OlderARNs {
+		form = olderForm
+	}
+	s := a.sessions[in.text("GameSessionId", true, 512, form)]
 	if in.fault != nil {
 		return nil, in.fault
 	}
@@ -186,11 +213,7 @@ func (a *api) find(region string, in *input) (*session, *fault) {
 func (a *api) describe(region string, in *input) (cbor.Map, *fault) {
 	limit, filter, location := in.whole("Limit", false), in.text("StatusFilter", false, 1024, nil), in.text("Location", false, 64, locationName)
 	if _, one := in.members["GameSessionId"]; one {
-		s, f := a.find(region, in)
-		if f != nil {
-			return nil, f
-		}
-		return cbor.Map{"GameSessions": cbor.List{s.body()}}, nil
+		return a.describeOne(region, in)
 	}
 	fleet, f := a.fleet(region, in)
 	after, err := strconv.Atoi(cmp.Or(strings.TrimPrefix(in.text("NextToken", false, 1024, nil), "page-"), "0"))
@@ -219,6 +242,21 @@ func (a *api) describe(region string, in *input) (cbor.Map, *fault) {
 	}
 	out["GameSessions"] = list
 	return out, nil
+}
+
+// describeOne answers for one session. What is said of one that is not there, is not documented: NotFoundException is among the errors of the call, and "a
+// GameSession object is returned for each game session that matches the request" may mean an empty list. It is each in turn, an assumption.
+func (a *api) describeOne(region string, in *input) (cbor.Map, *fault) {
+	s, f := a.find(region, in)
+	switch {
+	case f == nil:
+		return cbor.Map{"GameSessions": cbor.List{s.body()}}, nil
+	case f.code == "NotFoundException":
+		if a.missed++; a.missed%2 == 0 {
+			return cbor.Map{"GameSessions": cbor.List{}}, nil
+		}
+	}
+	return nil, f
 }
 
 func (a *api) terminate(region string, in *input) (cbor.Map, *fault) {
@@ -258,6 +296,15 @@ func (h *Host) End(attempt string) {
 			s.stop()
 		}
 	}
+}
+
+// Forget forgets the session of the attempt, as GameLift does 30 days after its end.
+func (h *Host) Forget(attempt string) {
+	h.api.mu.Lock()
+	defer h.api.mu.Unlock()
+	maps.DeleteFunc(h.api.sessions, func(_ string, s *session) bool {
+		return s.token == attempt || s.placement != nil && s.placement.id == attempt
+	})
 }
 
 // Session returns the ARN of the attempt's session; "" without one.

@@ -1,9 +1,9 @@
 package gamelift
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/gamelift"
 	"github.com/aws/aws-sdk-go-v2/service/gamelift/types"
 
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/hostapi"
 )
@@ -108,41 +109,6 @@ func newClient(ctx context.Context, cfg Config, pings http.HTTP2Config) (*client
 	return c, loaded, nil
 }
 
-// plainBodies hides that a request's body can write itself. The SDK closes a body as soon as an answer begins. net/http may be about to look whether there is more
-// of it: it takes what a closed one that writes itself says, io.EOF, for a failure, and closes the connection before the answer is read. An answer that breaks off
-// fails with a brokenAnswer.
-type plainBodies struct{ *http.Transport }
-
-// RoundTrip implements http.RoundTripper.
-func (t plainBodies) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body != nil && r.Body != http.NoBody {
-		r = r.WithContext(r.Context()) // the caller's is not to be changed
-		r.Body = struct{ io.ReadCloser }{r.Body}
-	}
-	resp, err := t.Transport.RoundTrip(r)
-	if err == nil {
-		resp.Body = answerBody{resp.Body}
-	}
-	return resp, err
-}
-
-// brokenAnswer is why an answer that began did not come whole.
-type brokenAnswer struct{ error }
-
-func (e brokenAnswer) Unwrap() error { return e.error }
-
-// answerBody is the body of an answer.
-type answerBody struct{ io.ReadCloser }
-
-// Read implements io.Reader.
-func (b answerBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF { //nolint:errorlint // a reader returns it as it is
-		err = brokenAnswer{err}
-	}
-	return n, err
-}
-
 // credentialsFile has credentials, which are read anew each minute.
 type credentialsFile string
 
@@ -177,7 +143,8 @@ func (c *client) authorized(ctx context.Context, op *hostapi.Operation) error {
 
 // call makes a call to a Region.
 func call[In, Out any](
-	ctx context.Context, c *client, op *hostapi.Operation, region string, in *In, do func(context.Context, *In, ...func(*gamelift.Options)) (*Out, error),
+	ctx context.Context, c *client, op *hostapi.Operation, region string, in *In,
+	do func(context.Context, *In, ...func(*gamelift.Options)) (*Out, error), options ...func(*gamelift.Options),
 ) (*Out, error) {
 	if err := op.Wait(ctx); err != nil {
 		return nil, err
@@ -187,7 +154,7 @@ func call[In, Out any](
 	}
 	var sent atomic.Bool // on a connection: from then on GameLift may have it
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent.Store(true) }})
-	out, err := do(traced, in, func(o *gamelift.Options) { o.Region = region })
+	out, err := do(traced, in, append(options, func(o *gamelift.Options) { o.Region = region })...)
 	if err != nil {
 		return nil, explain(op, err, sent.Load())
 	}
@@ -230,15 +197,28 @@ func (c *client) createSession(ctx context.Context, region string, in *gamelift.
 	return checkedSession(op, out.GameSession, "")
 }
 
-// describeSession asks for a session by its ARN.
+// describe asks for game sessions.
+func (c *client) describe(ctx context.Context, op *hostapi.Operation, region string, in *gamelift.DescribeGameSessionsInput) (*gamelift.DescribeGameSessionsOutput, error) {
+	var body bytes.Buffer
+	out, err := call(ctx, c, op, region, in, c.api.DescribeGameSessions, copyBody(&body))
+	if err != nil {
+		return nil, err
+	}
+	if len(out.GameSessions) == 0 && !hasList(body.Bytes(), "GameSessions") {
+		return nil, hostapi.Senseless(host, op, "no list of game sessions, and no refusal")
+	}
+	return out, nil
+}
+
+// describeSession asks for a session by its ARN. That there is none GameLift says with an error or with an empty list.
 func (c *client) describeSession(ctx context.Context, region, arn string) (*types.GameSession, error) {
 	op := c.in(region).session
-	out, err := call(ctx, c, op, region, &gamelift.DescribeGameSessionsInput{GameSessionId: &arn}, c.api.DescribeGameSessions)
+	out, err := c.describe(ctx, op, region, &gamelift.DescribeGameSessionsInput{GameSessionId: &arn})
 	if err != nil {
 		return nil, err
 	}
 	if len(out.GameSessions) == 0 {
-		return nil, hostapi.Senseless(host, op, "no session, and no refusal")
+		return nil, provider.Failure(provider.NotFound, "GameLift: %s: there is none in %s", op.Name, region)
 	}
 	return checkedSession(op, &out.GameSessions[0], arn)
 }
@@ -250,7 +230,7 @@ func (c *client) listSessions(ctx context.Context, region, fleet string, status 
 	if page != "" {
 		in.NextToken = &page
 	}
-	return call(ctx, c, c.in(region).sessions, region, in, c.api.DescribeGameSessions)
+	return c.describe(ctx, c.in(region).sessions, region, in)
 }
 
 func (c *client) terminateSession(ctx context.Context, region, arn string, mode types.TerminationMode) (*types.GameSession, error) {

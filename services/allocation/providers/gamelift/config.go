@@ -76,7 +76,7 @@ type Events struct {
 	Region string `yaml:"region"`
 }
 
-// region is the form of a Region's name.
+// regionName is the form of a Region's name.
 var regionName = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-\d{1,2}$`)
 
 // locationName is the form of a location's name.
@@ -84,6 +84,9 @@ var locationName = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
 
 // fleetID is the form of a fleet's id.
 var fleetID = regexp.MustCompile(`^[a-z]*fleet-[a-zA-Z0-9-]+$`)
+
+// aliasID is the form of an alias' id.
+var aliasID = regexp.MustCompile(`^alias-[a-zA-Z0-9-]+$`)
 
 func (c Config) validate(ctx context.Context) error {
 	if c.URL != "" {
@@ -130,6 +133,12 @@ func (b Build) validate() error {
 	}
 	if targets != 1 {
 		return fmt.Errorf("one of queue, fleet and alias is needed, and there are %d", targets)
+	}
+	if b.Fleet != "" && !fleetID.MatchString(lastPart(b.Fleet)) {
+		return fmt.Errorf("fleet: %q is no id or ARN of a fleet", b.Fleet)
+	}
+	if b.Alias != "" && !aliasID.MatchString(lastPart(b.Alias)) {
+		return fmt.Errorf("alias: %q is no id or ARN of an alias", b.Alias)
 	}
 	for _, fleet := range b.AlsoFleets {
 		if !fleetID.MatchString(lastPart(fleet)) {

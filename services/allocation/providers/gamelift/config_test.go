@@ -38,6 +38,11 @@ func TestConfigurationIsChecked(t *testing.T) {
 		"gamelift.builds.old: also_f": func(c *gamelift.Config) {
 			c.Builds = map[string]gamelift.Build{"old": {Queue: "q", AlsoFleets: []string{alias}}}
 		},
+		"gamelift.builds.mixed: fleet: \"alias-": func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"mixed": {Fleet: alias}} },
+		"gamelift.builds.mixed: fleet: \"arn": func(c *gamelift.Config) {
+			c.Builds = map[string]gamelift.Build{"mixed": {Fleet: "arn:aws:gamelift:eu-central-1::alias/" + alias}}
+		},
+		"gamelift.builds.mixed: alias: \"fleet":                 func(c *gamelift.Config) { c.Builds = map[string]gamelift.Build{"mixed": {Alias: fleet}} },
 		"gamelift.regions.eu.region":                            func(c *gamelift.Config) { c.Regions = map[string]gamelift.Region{"eu": {Region: "Frankfurt"}} },
 		"gamelift.sweep":                                        func(c *gamelift.Config) { c.Sweep = 500 * time.Millisecond },
 		"gamelift.stop_grace":                                   func(c *gamelift.Config) { c.StopGrace = -time.Second },
@@ -87,7 +92,7 @@ func TestThePolicyIsTheLeast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile(`c\.api\.([A-Z]\w+)\)`).FindAllStringSubmatch(string(client), -1) {
+	for _, m := range regexp.MustCompile(`c\.api\.([A-Z]\w+)[,)]`).FindAllStringSubmatch(string(client), -1) {
 		want["gamelift:"+m[1]] = true
 	}
 	if len(want) < 8 || !maps.Equal(allowed, want) {

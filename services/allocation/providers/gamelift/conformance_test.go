@@ -31,6 +31,7 @@ const (
 	down     = "fleet-6666bbbb-33cc-44dd-55ee-6666ffff77aa"
 	next     = "fleet-8888bbbb-33cc-44dd-55ee-6666ffff77aa"
 	american = "fleet-7777bbbb-33cc-44dd-55ee-6666ffff77aa"
+	office   = "fleet-9999bbbb-33cc-44dd-55ee-6666ffff77aa"
 	alias    = "alias-1111aaaa-22bb-33cc-44dd-5555eeee66ff"
 	retired  = "alias-2222aaaa-22bb-33cc-44dd-5555eeee66ff"
 )
@@ -46,6 +47,7 @@ func account() gamelifthost.Config {
 			tiny:     {Region: "eu-central-1"},
 			down:     {Region: "eu-central-1", Slots: 1000, Status: "ACTIVATING"},
 			next:     {Region: "eu-central-1", Slots: 1000},
+			office:   {Region: "eu-central-1", Locations: []string{"custom-office"}, Slots: 100_000, Anywhere: true},
 			american: {Region: "us-east-1", Locations: []string{"sa-east-1"}, Slots: 1000},
 		},
 		Aliases: map[string]gamelifthost.Alias{
@@ -67,10 +69,23 @@ func start(t testing.TB) (*gamelifthost.Host, gamelift.Config) {
 	return startBehind(t, func(string) http.HandlerFunc { return nil })
 }
 
+// startOlder is start with ARNs of sessions as older pages of the documentation have them, or not.
+func startOlder(t testing.TB, older bool) (*gamelifthost.Host, gamelift.Config) {
+	t.Helper()
+	all := account()
+	all.OlderARNs = older
+	return startWith(t, all, func(string) http.HandlerFunc { return nil })
+}
+
 // startBehind is start with answers of a Region that are not the stand-in's; nil: they are.
 func startBehind(t testing.TB, answers func(region string) http.HandlerFunc) (*gamelifthost.Host, gamelift.Config) {
 	t.Helper()
-	host := gamelifthost.New(account())
+	return startWith(t, account(), answers)
+}
+
+func startWith(t testing.TB, account gamelifthost.Config, answers func(region string) http.HandlerFunc) (*gamelifthost.Host, gamelift.Config) {
+	t.Helper()
+	host := gamelifthost.New(account)
 	url := standin.Serve(t, homes(host, answers), host)
 	return host, gamelift.Config{URL: url, CredentialsFile: credentials(t, accessKey, secretKey), Regions: map[string]gamelift.Region{"eu": {Region: "eu-central-1"}}}
 }
@@ -138,10 +153,20 @@ func (patient) Exhaust(context.Context) error { return providertest.ErrUnsupport
 func (patient) Quota(context.Context) error { return providertest.ErrUnsupported }
 
 func TestConformanceDirect(t *testing.T) {
-	for name, build := range map[string]gamelift.Build{"fleet": {Fleet: fleet}, "alias": {Alias: alias}} {
+	for name, c := range map[string]struct {
+		build    gamelift.Build
+		location string
+		older    bool
+	}{
+		"fleet": {gamelift.Build{Fleet: fleet}, "", false}, "alias": {gamelift.Build{Alias: alias}, "", false},
+		"remote location": {gamelift.Build{Fleet: fleet}, "eu-west-1", false}, "remote location, older ARNs": {gamelift.Build{Fleet: fleet}, "eu-west-1", true},
+		"anywhere": {gamelift.Build{Fleet: office}, "custom-office", false},
+	} {
 		t.Run(name, func(t *testing.T) {
-			host, cfg := start(t)
-			cfg.Builds = map[string]gamelift.Build{"shooter": build}
+			t.Parallel() // most of the time it waits
+			host, cfg := startOlder(t, c.older)
+			cfg.Builds = map[string]gamelift.Build{"shooter": c.build}
+			cfg.Regions = map[string]gamelift.Region{"eu": {Region: "eu-central-1", Location: c.location}}
 			conforms(t, open(t, cfg), host, host)
 		})
 	}

@@ -222,6 +222,56 @@ func TestAnswersThatBreakOff(t *testing.T) {
 	}
 }
 
+// An answer without end is none, and is not read to its end.
+func TestAnAnswerWithoutEnd(t *testing.T) {
+	host, cfg := start(t)
+	cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "plain"}}
+	p := open(t, cfg)
+	host.Answer(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Smithy-Protocol", "rpc-v2-cbor")
+		for range 64 { // of a MiB
+			if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+				return
+			}
+		}
+		t.Error("it was read to its end")
+	})
+	_, err := p.Allocate(t.Context(), order())
+	failsWith(t, err, "AMBIGUOUS", "more than 8388608 bytes")
+	_, err = p.Get(t.Context(), &providerv1.GetRequest{AttemptId: order().GetAttemptId(), Deployment: deployment})
+	failsWith(t, err, "UNAVAILABLE", "more than 8388608 bytes")
+}
+
+// A refusal that is not the API's own is a page of something on the way: it says nothing of what GameLift did, whatever its status, but may want
+// credentials or fewer calls.
+func TestAPageThatRefuses(t *testing.T) {
+	for status, want := range map[int][3]string{ // of Allocate, Get and Release
+		400: {"AMBIGUOUS", "UNAVAILABLE", "AMBIGUOUS"}, 401: {"AMBIGUOUS", "UNAVAILABLE", "AMBIGUOUS"}, 403: {"AMBIGUOUS", "UNAVAILABLE", "AMBIGUOUS"},
+		404: {"AMBIGUOUS", "UNAVAILABLE", "AMBIGUOUS"}, 405: {"AMBIGUOUS", "UNAVAILABLE", "AMBIGUOUS"}, 413: {"AMBIGUOUS", "UNAVAILABLE", "AMBIGUOUS"},
+		407: {"UNAUTHENTICATED", "UNAUTHENTICATED", "UNAUTHENTICATED"},
+		429: {"RATE_LIMITED", "RATE_LIMITED", "RATE_LIMITED"}, 502: {"AMBIGUOUS", "UNAVAILABLE", "AMBIGUOUS"}, 503: {"UNAVAILABLE", "UNAVAILABLE", "UNAVAILABLE"},
+	} {
+		host, cfg := start(t)
+		cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "plain"}}
+		p, there := open(t, cfg), order()
+		allocate(t, p, there)
+		gamelift.Hasten(p, 0, 0)
+		host.Answer(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, "<html><h1>no</h1></html>")
+		})
+		_, allocated := p.Allocate(t.Context(), order())
+		_, got := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: there.GetAttemptId(), Deployment: deployment})
+		_, released := p.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: deployment})
+		for n, err := range []error{allocated, got, released} {
+			failsWith(t, err, want[n], "no error of the API")
+			failsWith(t, err, want[n], "HTTP "+strconv.Itoa(status))
+		}
+	}
+}
+
 // reset breaks the connection of a request.
 func reset(w http.ResponseWriter, _ *http.Request) {
 	conn, _, err := http.NewResponseController(w).Hijack()

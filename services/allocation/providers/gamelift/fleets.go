@@ -1,100 +1,133 @@
 package gamelift
 
 import (
-	"cmp"
 	"context"
 	"strings"
 
 	"github.com/berth-dev/berth/sdk/go/provider"
 )
 
-// target is the fleet that an alias stood for when a server was asked for. The alias may point to another one since.
+// target is where a server was asked for: a queue, or a fleet, which may be the one that an alias stood for then. The alias may point to another one since.
 type target struct {
-	alias, fleet string
-	region       Region
+	queue, alias, fleet string
+	region              Region
 }
 
 // is reports whether a server of a build in a region was asked for there.
 func (t target) is(build Build, region Region) bool {
-	return t.fleet != "" && t.alias == build.Alias && t.region == region
+	return t.region == region && t.queue == build.Queue && t.alias == build.Alias && (build.Fleet == "" || t.fleet == lastPart(build.Fleet))
 }
 
-// aim returns where to ask for a server. What an alias stands for is remembered before the server is asked for, so that it is found if no answer comes; an
-// attempt stays there.
+// aim returns where to ask for a server. That is remembered before the server is asked for, so that it is found if no answer comes, and need not be looked for
+// elsewhere. An attempt stays on the fleet that its alias stood for.
 func (p *Provider) aim(ctx context.Context, attempt string, build Build, region Region) (target, error) {
-	if build.Fleet != "" {
-		return target{fleet: build.Fleet, region: region}, nil
-	}
 	if known, _ := p.memory.Get(attempt); known.target.is(build, region) {
 		return known.target, nil
 	}
-	fleet, err := p.fleet(ctx, build, region.Region)
-	if err != nil {
-		return target{}, err
+	at := target{queue: build.Queue, alias: build.Alias, region: region}
+	if build.Queue == "" {
+		var err error
+		if at.fleet, err = p.fleet(ctx, build, region.Region); err != nil {
+			return target{}, named(err)
+		}
 	}
-	at := target{alias: build.Alias, fleet: fleet, region: region}
-	p.memory.Update(attempt, func(r *record) { r.target = at })
+	p.memory.Update(attempt, func(r *record) {
+		r.spread = r.spread || r.target != target{}
+		r.target = at
+	})
 	return at, nil
 }
 
-// find looks for a session that was made without a queue: where it was asked for, as far as that is known, and on the fleets of all builds.
+// missed forgets where a server was asked for if it is certainly not there for all that this process knows: it may be asked for elsewhere.
+func (p *Provider) missed(attempt string, at, before target, err error) {
+	if err != nil && provider.ReasonOf(err) != provider.Ambiguous && at != before {
+		p.memory.Change(attempt, func(r *record) { r.target = target{} })
+	}
+}
+
+// find looks for a session that was made without a queue: where it was asked for, and unless it was so there only, on the fleets of all builds.
 func (p *Provider) find(ctx context.Context, attempt string, known record) (sighting, error) {
-	if known.target.fleet != "" {
-		s, err := p.created(ctx, known.target.fleet, known.target.region, attempt)
-		if provider.ReasonOf(err) != provider.NotFound {
-			return s, err
-		}
+	var asks []ask
+	if at := known.target; at.fleet != "" {
+		asks = append(asks, func() (sighting, error) { return p.created(ctx, at.fleet, at.region, attempt) })
+	}
+	if known.only() != (target{}) {
+		return first(ctx, attempt, asks...)
 	}
 	for _, build := range p.cfg.Builds {
 		if build.Queue != "" {
 			continue
 		}
 		for _, region := range p.cfg.Regions {
-			fleets, err := p.direct(ctx, build, region.Region)
-			if err != nil {
-				return sighting{}, err
-			}
-			s, err := p.on(ctx, fleets, region, attempt)
-			if provider.ReasonOf(err) != provider.NotFound {
+			asks = append(asks, func() (sighting, error) {
+				fleets, missing := p.direct(ctx, build, region.Region)
+				s, err := p.on(ctx, fleets, region, attempt)
+				if provider.ReasonOf(err) == provider.NotFound && missing != nil {
+					return sighting{}, missing
+				}
 				return s, err
-			}
+			})
 		}
 	}
-	return sighting{}, unknown(attempt)
+	return first(ctx, attempt, asks...)
 }
 
 // on asks for the session that one of some fleets has in a region for the attempt.
 func (p *Provider) on(ctx context.Context, fleets []string, region Region, attempt string) (sighting, error) {
+	var asks []ask
 	for _, fleet := range fleets {
-		s, err := p.created(ctx, fleet, region, attempt)
-		if provider.ReasonOf(err) != provider.NotFound {
-			return s, err
+		asks = append(asks, func() (sighting, error) { return p.created(ctx, fleet, region, attempt) })
+	}
+	return first(ctx, attempt, asks...)
+}
+
+// created asks for the session that a fleet has in a region for the attempt: its ARN follows from these. A form of ARN that GameLift refuses is the name of none.
+func (p *Provider) created(ctx context.Context, fleet string, region Region, attempt string) (sighting, error) {
+	for _, arn := range sessionARNs(lastPart(fleet), region, attempt) {
+		found, err := p.client.describeSession(ctx, region.Region, arn)
+		switch {
+		case err == nil:
+			return p.ofSession(region.Region, attempt, found), nil
+		case provider.ReasonOf(err) == provider.NotFound, codeOf(err) == codeInvalidRequest:
+		default:
+			return sighting{}, err
 		}
 	}
 	return sighting{}, unknown(attempt)
 }
 
-// created asks for the session that a fleet has in a region for the attempt: its ARN follows from these.
-func (p *Provider) created(ctx context.Context, fleet string, region Region, attempt string) (sighting, error) {
-	arn := "arn:" + partition(region.Region) + ":gamelift:" + cmp.Or(region.Location, region.Region) + "::gamesession/" + lastPart(fleet) + "/" + attempt
-	found, err := p.client.describeSession(ctx, region.Region, arn)
-	if err != nil {
-		return sighting{}, err
+// sessionARNs are the ARNs that a session may have. AWS writes the home Region, and a location that is another one after the fleet. Older pages of its documentation
+// have the location in place of the Region.
+func sessionARNs(fleet string, at Region, token string) []string {
+	arn := func(region, path string) string {
+		return "arn:" + partition(at.Region) + ":gamelift:" + region + "::gamesession/" + path
 	}
-	return p.ofSession(region.Region, attempt, found), nil
+	if at.Location == "" || at.Location == at.Region {
+		return []string{arn(at.Region, fleet+"/"+token)}
+	}
+	return []string{arn(at.Region, fleet+"/"+at.Location+"/"+token), arn(at.Location, fleet+"/"+token)}
 }
 
-// direct are the ids of the fleets that a build without a queue has in a Region, or had before.
+// homeIn is the Region that a session's ARN names, if it does. It is certain that its fleet is at home there where the location stands by itself.
+func homeIn(arn string) (region string, certain bool) {
+	parts := strings.SplitN(arn, ":", 6)
+	if len(parts) != 6 || !regionName.MatchString(parts[3]) {
+		return "", false
+	}
+	return parts[3], strings.Count(parts[5], "/") == 3
+}
+
+// direct are the ids of the fleets that a build without a queue has in a Region, or had before; with an error, only those.
 func (p *Provider) direct(ctx context.Context, build Build, region string) ([]string, error) {
-	var ids []string
 	fleet, err := p.fleet(ctx, build, region)
 	switch {
 	case err == nil:
-		ids = append(ids, fleet)
-	case provider.ReasonOf(err) != provider.NotFound:
-		return nil, err
+		return append([]string{fleet}, build.earlier()...), nil
+	case provider.ReasonOf(err) == provider.NotFound:
+		return build.earlier(), nil
+	default:
+		return build.earlier(), err
 	}
-	return append(ids, build.earlier()...), nil
 }
 
 // earlier are the ids of the fleets that a build had before.

@@ -34,11 +34,17 @@ func awsRegions(cfg Config) []string {
 	return slices.Compact(all)
 }
 
-// placementRegions are those in which an external id's placement may be.
-func (p *Provider) placementRegions(external string) []string {
+// placementRegions are those in which an attempt's placement may be.
+func (p *Provider) placementRegions(external string, known record) []string {
 	if rest, ok := strings.CutPrefix(external, placementPrefix); ok {
 		region, _, _ := strings.Cut(rest, "/")
 		return []string{region}
+	}
+	switch at := known.only(); {
+	case at.queue != "":
+		return []string{at.region.Region}
+	case at.fleet != "":
+		return nil
 	}
 	for _, b := range p.cfg.Builds {
 		if b.Queue != "" {
@@ -46,6 +52,36 @@ func (p *Provider) placementRegions(external string) []string {
 		}
 	}
 	return nil
+}
+
+// mayBeDirect reports whether an attempt's server may have been made without a queue.
+func mayBeDirect(external string, known record) bool {
+	return !strings.HasPrefix(external, placementPrefix) && known.only().queue == ""
+}
+
+// ask looks for an attempt's server in one place.
+type ask func() (sighting, error)
+
+// first looks in one place after the other, until a server is found. A place that does not say whether it is there hides none of the others; if none of these has it
+// either, nobody knows.
+func first(ctx context.Context, attempt string, places ...ask) (sighting, error) {
+	var silent error
+	for n, look := range places {
+		if n > 0 && ctx.Err() != nil {
+			break
+		}
+		s, err := look()
+		if err == nil {
+			return s, nil
+		}
+		if silent == nil && provider.ReasonOf(err) != provider.NotFound {
+			silent = err
+		}
+	}
+	if silent == nil {
+		silent = unknown(attempt)
+	}
+	return sighting{}, silent
 }
 
 // sessionARN is the ARN in an external id; "" if there is none.
@@ -59,20 +95,18 @@ func sessionARN(external string) string {
 // look asks for an attempt's server, wherever it may be, and reports whether it was made without a queue.
 func (p *Provider) look(ctx context.Context, attempt, external string, known record) (s sighting, direct bool, err error) {
 	if arn := cmp.Or(known.session, sessionARN(external)); arn != "" {
-		s, err = p.session(ctx, attempt, arn, known.region)
+		s, err = p.session(ctx, attempt, arn, known.sighting)
 		return s, known.session == "" || known.direct, err
 	}
-	for _, region := range p.placementRegions(external) {
-		s, err = p.placement(ctx, region, attempt)
-		if provider.ReasonOf(err) != provider.NotFound {
-			return s, false, err
-		}
+	var places []ask
+	for _, region := range p.placementRegions(external, known) {
+		places = append(places, func() (sighting, error) { return p.placement(ctx, region, attempt) })
 	}
-	if !strings.HasPrefix(external, placementPrefix) {
-		s, err = p.find(ctx, attempt, known)
-		return s, true, err
+	if mayBeDirect(external, known) {
+		places = append(places, func() (sighting, error) { direct = true; return p.find(ctx, attempt, known) })
 	}
-	return sighting{}, false, unknown(attempt)
+	s, err = first(ctx, attempt, places...)
+	return s, direct, err
 }
 
 func unknown(attempt string) error {
@@ -89,7 +123,7 @@ func (p *Provider) placement(ctx context.Context, region, attempt string) (sight
 	if s.session == "" || time.Since(aws.ToTime(found.EndTime)) < placed {
 		return s, nil
 	}
-	now, err := p.session(ctx, attempt, s.session, region)
+	now, err := p.session(ctx, attempt, s.session, s)
 	if err != nil {
 		return sighting{}, err
 	}
@@ -107,67 +141,62 @@ func ofPlacement(region string, found *types.GameSessionPlacement) sighting {
 	return s
 }
 
-// session asks for a session by its ARN, in the Regions whose fleets may have it: where it was seen before, those of the configuration, and those of a queue's
-// fleets. The ARN names its location, which may be a Region that has no fleet, or one that Berth is not to call, or that has no such API. It is asked there last,
-// where it was that of a fleet which has left its queue.
-func (p *Provider) session(ctx context.Context, attempt, arn, known string) (sighting, error) {
-	asked, location := make(map[string]bool), ""
-	if parts := strings.SplitN(arn, ":", 5); len(parts) == 5 && regionName.MatchString(parts[3]) {
-		location = parts[3]
+// session asks for a session by its ARN: in the Region where it was seen before or which the ARN says for certain, and nowhere else. Without one, in those of the
+// configuration, and of a queue's fleets. The Region that an ARN of the older form names is that of a location, which may have no fleet, or be none that Berth is to
+// call. So that one is asked first if the configuration has it, and else last: it may be that of a fleet which has left its queue.
+func (p *Provider) session(ctx context.Context, attempt, arn string, known sighting) (sighting, error) {
+	named, certain := homeIn(arn)
+	asked := make(map[string]bool)
+	in := func(regions ...string) (sighting, error) {
+		var places []ask
+		for _, region := range regions {
+			if region != "" && !asked[region] {
+				asked[region] = true
+				places = append(places, func() (sighting, error) { return p.sessionIn(ctx, attempt, arn, region) })
+			}
+		}
+		return first(ctx, attempt, places...)
 	}
-	near := awsRegions(p.cfg)
-	if slices.Contains(near, location) {
-		near = append([]string{location}, near...)
+	switch {
+	case known.home != "":
+		return in(known.home)
+	case certain:
+		return in(named)
 	}
-	s, err := p.sessionIn(ctx, attempt, arn, append([]string{known}, near...), asked)
-	if provider.ReasonOf(err) != provider.NotFound {
-		return s, err
+	near := append([]string{known.region}, awsRegions(p.cfg)...)
+	if slices.Contains(near, named) {
+		near = append([]string{named}, near...)
 	}
-	fleets, err := p.fleets(ctx)
+	return first(ctx, attempt,
+		func() (sighting, error) { return in(near...) },
+		func() (sighting, error) {
+			fleets, gaps := p.fleets(ctx)
+			var homes []string
+			for _, fleet := range fleets {
+				homes = append(homes, homeOf(fleet))
+			}
+			s, err := in(homes...)
+			if provider.ReasonOf(err) == provider.NotFound && len(gaps) > 0 {
+				return sighting{}, gaps[0].error
+			}
+			return s, err
+		},
+		func() (sighting, error) { return in(named) },
+	)
+}
+
+// sessionIn asks a Region for a session.
+func (p *Provider) sessionIn(ctx context.Context, attempt, arn, region string) (sighting, error) {
+	found, err := p.client.describeSession(ctx, region, arn)
 	if err != nil {
 		return sighting{}, err
 	}
-	var homes []string
-	for _, fleet := range fleets {
-		home, _, _ := strings.Cut(fleet, "/")
-		homes = append(homes, home)
-	}
-	if s, err = p.sessionIn(ctx, attempt, arn, homes, asked); provider.ReasonOf(err) != provider.NotFound {
-		return s, err
-	}
-	s, err = p.sessionIn(ctx, attempt, arn, []string{location}, asked)
-	switch reason := provider.ReasonOf(err); {
-	case err == nil:
-		return s, nil
-	case ctx.Err() != nil, reason == provider.RateLimited, codeOf(err) != "" && reason != provider.NotFound && reason != provider.Unauthenticated:
-		return sighting{}, err // GameLift is there, and may be asked: it has to say
-	default:
-		return sighting{}, unknown(attempt)
-	}
-}
-
-// sessionIn asks in those of the Regions that were not asked yet.
-func (p *Provider) sessionIn(ctx context.Context, attempt, arn string, regions []string, asked map[string]bool) (sighting, error) {
-	for _, region := range regions {
-		if region == "" || asked[region] {
-			continue
-		}
-		asked[region] = true
-		found, err := p.client.describeSession(ctx, region, arn)
-		if provider.ReasonOf(err) == provider.NotFound {
-			continue
-		}
-		if err != nil {
-			return sighting{}, err
-		}
-		return p.ofSession(region, attempt, found), nil
-	}
-	return sighting{}, unknown(attempt)
+	return p.ofSession(region, attempt, found), nil
 }
 
 func (p *Provider) ofSession(region, attempt string, found *types.GameSession) sighting {
 	state, failure, message := sessionState(found)
-	return sighting{region: region, session: aws.ToString(found.GameSessionId), server: &providerv1.Server{
+	return sighting{region: region, home: region, session: aws.ToString(found.GameSessionId), server: &providerv1.Server{
 		AttemptId: attempt, ExternalId: aws.ToString(found.GameSessionId), State: state, Message: message, Failure: failure,
 		Region: p.regionOf(region, aws.ToString(found.Location)), Endpoints: endpointsOf(found.DnsName, found.IpAddress, found.Port),
 	}}

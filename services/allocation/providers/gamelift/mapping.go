@@ -95,10 +95,23 @@ func explain(op *hostapi.Operation, err error, sent bool) error {
 	case said.Status >= 200 && said.Status <= 299:
 		return hostapi.Senseless(host, op, "no answer of the API to that call; is gamelift.url right, and is there a proxy? "+hostapi.Clean(err.Error()))
 	case !errors.As(err, &apiErr):
-		return refused(op, said, "", said.Reason(), "no error of the API; is gamelift.url right, and is there a proxy?")
+		return refused(op, said, "", foreign(said), "no error of the API; is gamelift.url right, and is there a proxy?")
 	}
 	code := apiErr.ErrorCode()[strings.LastIndex(apiErr.ErrorCode(), "#")+1:] // one that the model does not have for this call comes with its namespace
 	return refused(op, said, code, reasonOf(said, code), code+": "+apiErr.ErrorMessage())
+}
+
+// foreign is what a refusal is that has no error of the API. It is of something on the way, which knows nothing of what GameLift did; of itself it may say that it
+// wants credentials or fewer calls.
+func foreign(said hostapi.Refusal) providerv1.FailureReason {
+	switch said.Status {
+	case http.StatusProxyAuthRequired, http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return said.Reason()
+	}
+	if said.Operation.Write {
+		return provider.Ambiguous
+	}
+	return provider.Unavailable
 }
 
 func reasonOf(said hostapi.Refusal, code string) providerv1.FailureReason {

@@ -16,6 +16,7 @@ const maxRemembered = 50_000
 // sighting is what GameLift said of an attempt's server.
 type sighting struct {
 	region  string // of AWS, that knows it
+	home    string // Region of the fleet that has its session; "": not seen yet
 	session string // ARN of its game session; "": none yet
 	server  *providerv1.Server
 }
@@ -27,7 +28,16 @@ type record struct {
 	seen    time.Time // when GameLift said so
 	told    time.Time // when the server was told to end; zero: not yet
 	noForce bool      // its fleet ends nothing by force
-	target  target    // where it was asked for through an alias; zero: it was not
+	target  target    // where it was asked for; zero: nowhere, as far as this process knows
+	spread  bool      // it may be elsewhere too: it was asked for in several places
+}
+
+// only is where a server must be, if it is anywhere; zero: that is not known.
+func (r record) only() target {
+	if r.spread {
+		return target{}
+	}
+	return r.target
 }
 
 func (r record) state() providerv1.ServerState { return r.server.GetState() }
@@ -43,7 +53,7 @@ func (m *memory) put(attempt string, s sighting, direct bool) (server *providerv
 		if r.server == nil {
 			r.direct = direct
 		}
-		r.region, r.session = cmp.Or(s.region, r.region), cmp.Or(s.session, r.session)
+		r.region, r.home, r.session = cmp.Or(s.region, r.region), cmp.Or(s.home, r.home), cmp.Or(s.session, r.session)
 		r.server, r.seen = newer(r.server, s.server), time.Now()
 		server = r.server
 	})

@@ -38,7 +38,7 @@ type Provider struct {
 	book     attempts.Book
 	memory   *memory
 	listener *listener // nil: there are no events
-	// early has by fleet the sessions, by ARN, that were coming up when the newest list of it began. A list that began before has them already, or need not.
+	// early has by fleet the sessions, by ARN, that were coming up or ending when the newest list of it began. A list that began before has them already, or need not.
 	early sync.Map
 }
 
@@ -111,6 +111,17 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 
 // place asks a queue for a session.
 func (p *Provider) place(ctx context.Context, req *providerv1.AllocateRequest, build Build, region Region) (sighting, error) {
+	before, _ := p.memory.Get(req.GetAttemptId())
+	at, err := p.aim(ctx, req.GetAttemptId(), build, region)
+	if err != nil {
+		return sighting{}, err
+	}
+	s, err := p.placeIn(ctx, req, build, region)
+	p.missed(req.GetAttemptId(), at, before.target, err)
+	return s, err
+}
+
+func (p *Provider) placeIn(ctx context.Context, req *providerv1.AllocateRequest, build Build, region Region) (sighting, error) {
 	in := &gamelift.StartGameSessionPlacementInput{
 		PlacementId: aws.String(req.GetAttemptId()), GameSessionQueueName: &build.Queue, MaximumPlayerSessionCount: aws.Int32(max(1, build.Players)),
 		GameSessionData: aws.String(string(req.GetBootstrap())), GameProperties: mark(req.GetDeployment(), req.GetAttemptId()),
@@ -141,12 +152,10 @@ func (p *Provider) create(ctx context.Context, req *providerv1.AllocateRequest, 
 	}
 	at, err := p.aim(ctx, req.GetAttemptId(), build, region)
 	if err != nil {
-		return sighting{}, named(err)
+		return sighting{}, err
 	}
 	s, err := p.createOn(ctx, req, at, build.Players)
-	if err != nil && provider.ReasonOf(err) != provider.Ambiguous && at != before.target { // it is certainly not there, and may be asked for elsewhere
-		p.memory.Change(req.GetAttemptId(), func(r *record) { r.target = target{} })
-	}
+	p.missed(req.GetAttemptId(), at, before.target, err)
 	return s, err
 }
 

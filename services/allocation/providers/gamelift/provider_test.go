@@ -123,7 +123,7 @@ func TestAQueueIsGivenTheLocation(t *testing.T) {
 	host, cfg := single(t, gamelift.Build{Queue: "shooter"}, gamelift.Region{Region: "eu-central-1", Location: "eu-west-1"})
 	p, req := open(t, cfg), order()
 	runs(t, p, req)
-	if arn := host.Session(req.GetAttemptId()); !strings.HasPrefix(arn, "arn:aws:gamelift:eu-west-1::gamesession/"+fleet+"/") {
+	if arn := host.Session(req.GetAttemptId()); !strings.HasPrefix(arn, "arn:aws:gamelift:eu-central-1::gamesession/"+fleet+"/eu-west-1/") {
 		t.Errorf("placed as %s", arn)
 	}
 }
@@ -133,16 +133,21 @@ func TestAfterARestart(t *testing.T) {
 	for name, c := range map[string]struct {
 		build  gamelift.Build
 		region gamelift.Region
+		older  bool // ARNs
 	}{
-		"queue":                {gamelift.Build{Queue: "plain"}, gamelift.Region{Region: "eu-central-1"}},
-		"queue of two Regions": {gamelift.Build{Queue: "american"}, gamelift.Region{Region: "eu-central-1"}},
-		"queue, far location":  {gamelift.Build{Queue: "american"}, gamelift.Region{Region: "eu-central-1", Location: "sa-east-1"}},
-		"fleet":                {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1"}},
-		"remote location":      {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1", Location: "eu-west-1"}},
-		"alias":                {gamelift.Build{Alias: alias}, gamelift.Region{Region: "eu-central-1"}},
+		"queue":                       {gamelift.Build{Queue: "plain"}, gamelift.Region{Region: "eu-central-1"}, false},
+		"queue of two Regions":        {gamelift.Build{Queue: "american"}, gamelift.Region{Region: "eu-central-1"}, false},
+		"queue, far location":         {gamelift.Build{Queue: "american"}, gamelift.Region{Region: "eu-central-1", Location: "sa-east-1"}, false},
+		"queue, far location, older":  {gamelift.Build{Queue: "american"}, gamelift.Region{Region: "eu-central-1", Location: "sa-east-1"}, true},
+		"queue, near location, older": {gamelift.Build{Queue: "shooter"}, gamelift.Region{Region: "eu-central-1", Location: "eu-west-1"}, true},
+		"fleet":                       {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1"}, false},
+		"remote location":             {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1", Location: "eu-west-1"}, false},
+		"remote location, older":      {gamelift.Build{Fleet: fleet}, gamelift.Region{Region: "eu-central-1", Location: "eu-west-1"}, true},
+		"alias":                       {gamelift.Build{Alias: alias}, gamelift.Region{Region: "eu-central-1"}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			host, cfg := single(t, c.build, c.region)
+			host, cfg := startOlder(t, c.older)
+			cfg.Builds, cfg.Regions = map[string]gamelift.Build{"shooter": c.build}, map[string]gamelift.Region{"eu": c.region}
 			req := order()
 			before := runs(t, open(t, cfg), req)
 			req.Bootstrap = []byte(`{"v": 1}`)
@@ -171,19 +176,24 @@ func TestAfterARestart(t *testing.T) {
 	}
 }
 
-// What runs on a fleet that has left its queue is found after a restart: in the Region of the ARN in also_fleets, or of the session. If that does not say, nobody
-// takes it for ended.
+// What runs on a fleet that has left its queue is found after a restart: in the Region of the ARN in also_fleets, or of the session. If that does not say, or is
+// closed, nobody takes it for ended.
 func TestAFleetThatLeftItsQueue(t *testing.T) {
 	for name, c := range map[string]struct {
 		location string
 		also     []string
+		older    bool // ARNs
 	}{
-		"also_fleets":    {"sa-east-1", []string{"arn:aws:gamelift:us-east-1:123456789012:fleet/" + american}},
-		"its own Region": {"", nil},
+		"also_fleets":           {"sa-east-1", []string{"arn:aws:gamelift:us-east-1:123456789012:fleet/" + american}, true},
+		"its own Region":        {"", nil, false},
+		"that of a location":    {"sa-east-1", nil, false},
+		"its own Region, older": {"", nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var answer atomic.Pointer[http.HandlerFunc]
-			host, cfg := startBehind(t, func(region string) http.HandlerFunc {
+			all := account()
+			all.OlderARNs = c.older
+			host, cfg := startWith(t, all, func(region string) http.HandlerFunc {
 				if now := answer.Load(); now != nil && region == "us-east-1" {
 					return *now
 				}
@@ -195,13 +205,14 @@ func TestAFleetThatLeftItsQueue(t *testing.T) {
 			arn := host.Session(req.GetAttemptId())
 			cfg.Builds = map[string]gamelift.Build{"shooter": {Queue: "plain", AlsoFleets: c.also}}
 			cfg.Regions = map[string]gamelift.Region{"eu": {Region: "eu-central-1"}}
-			p := open(t, cfg)
-			throttled := gamelifthost.Refuse("ThrottlingException", "Rate exceeded")
-			answer.Store(&throttled)
-			_, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), ExternalId: arn, Deployment: deployment})
-			failsWith(t, err, "RATE_LIMITED", "")
+			for reason, code := range map[string]string{"RATE_LIMITED": "ThrottlingException", "UNAUTHENTICATED": "AccessDeniedException"} {
+				refusal := gamelifthost.Refuse(code, "not now")
+				answer.Store(&refusal)
+				_, err := open(t, cfg).Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), ExternalId: arn, Deployment: deployment})
+				failsWith(t, err, reason, "")
+			}
 			answer.Store(nil)
-			p = open(t, cfg)
+			p := open(t, cfg)
 			if s := get(t, p, req.GetAttemptId(), arn); s.GetState() != running {
 				t.Errorf("got %v", s)
 			}

@@ -41,17 +41,22 @@ func (p *Provider) end(ctx context.Context, attempt, external string, known reco
 		s, err = p.endSession(ctx, attempt, arn, known)
 		return s, known.session == "" || known.direct, err
 	}
-	for _, region := range p.placementRegions(external) {
-		s, err = p.stop(ctx, region, attempt, known)
-		if provider.ReasonOf(err) != provider.NotFound {
-			return s, false, err
-		}
+	var places []ask
+	for _, region := range p.placementRegions(external, known) {
+		places = append(places, func() (sighting, error) { return p.stop(ctx, region, attempt, known) })
 	}
-	if s, err = p.find(ctx, attempt, known); err != nil {
-		return sighting{}, true, err
+	if mayBeDirect(external, known) {
+		places = append(places, func() (sighting, error) {
+			direct = true
+			found, err := p.find(ctx, attempt, known)
+			if err != nil {
+				return sighting{}, err
+			}
+			return p.endSession(ctx, attempt, found.session, record{sighting: found, direct: true})
+		})
 	}
-	s, err = p.endSession(ctx, attempt, s.session, record{sighting: s, direct: true})
-	return s, true, err
+	s, err = first(ctx, attempt, places...)
+	return s, direct, err
 }
 
 // stop stops a placement, or ends its session if it has one already.
@@ -78,7 +83,7 @@ func (p *Provider) stop(ctx context.Context, region, attempt string, known recor
 
 // endSession tells a server to end; once it was, it looks whether it did, and after the grace ends it by force.
 func (p *Provider) endSession(ctx context.Context, attempt, arn string, known record) (sighting, error) {
-	now, err := p.session(ctx, attempt, arn, known.region)
+	now, err := p.session(ctx, attempt, arn, known.sighting)
 	if err != nil || now.server.GetState() == stateExited {
 		return now, err
 	}
