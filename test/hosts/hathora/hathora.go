@@ -32,6 +32,9 @@ const maxRoomConfig = 10_000
 // pollsToStart is how often connection info says that a room is starting.
 const pollsToStart = 1
 
+// idleTime is "After a process is in 'idle' state for 5 minutes, we automatically terminate the process" (Room Lifecycle); idle is one without rooms here.
+const idleTime = 5 * time.Minute
+
 // processesPage is how many processes a page has: "the 10 most recent processes" (processes_v3.gd), of which a test would need many.
 const processesPage = 2
 
@@ -41,12 +44,17 @@ type Config struct {
 	Token string
 	// Deployments by application.
 	Deployments map[string][]string
-	// Run runs the servers; nil: they are only said to run.
+	// RoomsPerProcess is how many rooms a process has room for. Default: 1.
+	RoomsPerProcess int
+	// Run runs the servers; nil: they are only said to run, and never exit.
 	Run standin.Run
 }
 
 // New returns the stand-in.
 func New(cfg Config) *standin.Host {
+	if cfg.RoomsPerProcess == 0 {
+		cfg.RoomsPerProcess = 1
+	}
 	a := &api{cfg: cfg, servers: standin.NewServers(cfg.Run), rooms: make(map[string]*room)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /rooms/v2/{app}/create", a.signed(a.create))
@@ -55,6 +63,8 @@ func New(cfg Config) *standin.Host {
 	mux.HandleFunc("POST /rooms/v2/{app}/destroy/{room}", a.signed(a.destroy))
 	mux.HandleFunc("GET /rooms/v2/{app}/list/{process}/active", a.signed(a.active))
 	mux.HandleFunc("GET /processes/v3/apps/{app}/processes/latest", a.signed(a.latest))
+	mux.HandleFunc("GET /processes/v3/apps/{app}/processes/{process}", a.signed(a.process))
+	mux.HandleFunc("POST /processes/v3/apps/{app}/processes/{process}/stop", a.signed(a.stop))
 	return standin.New(standin.Dialect{
 		Creates:   func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/create") },
 		Throttled: throttled,
@@ -82,22 +92,21 @@ func answer(w http.ResponseWriter, status int, body any) {
 	_ = json.NewEncoder(w).Encode(body)
 }
 
-// room is a room, which has a process of its own.
+// room is "a game session or match" (Room).
 type room struct {
-	id, app, deployment, region, config, process string
-	created                                      time.Time
-	polls                                        int
-	destroyed                                    bool
-	port                                         int
-	stop                                         func()
+	id, app, config string
+	created         time.Time
+	process         *process
+	destroyed       bool
 }
 
 type api struct {
-	cfg     Config
-	servers *standin.Servers
-	mu      sync.Mutex
-	rooms   map[string]*room // by id; ids are unique for ever ("error will be returned if roomId is not globally unique")
-	refused int
+	cfg       Config
+	servers   *standin.Servers
+	mu        sync.Mutex
+	rooms     map[string]*room // by id; ids are unique for ever ("error will be returned if roomId is not globally unique")
+	processes []*process
+	refused   int
 }
 
 // signed wants the organization's token ("Authorization: Bearer").
@@ -153,38 +162,22 @@ func (a *api) create(w http.ResponseWriter, r *http.Request) {
 	if id == "" {
 		id = fmt.Sprintf("2swovpy%d", len(a.rooms))
 	}
-	o := &room{
-		id: id, app: app, deployment: in.DeploymentID, region: *in.Region, process: fmt.Sprintf("cbfcddd2-0006-43ae-996c-%012d", len(a.rooms)),
-		created: a.now(), port: 20_000 + len(a.rooms)%40_000,
-	}
+	o := &room{id: id, app: app, created: time.Now()}
 	if in.RoomConfig != nil {
 		o.config = *in.RoomConfig
 	}
 	a.rooms[id] = o
-	o.stop = a.servers.Start([]byte(o.config), func() { a.end(id) }) // HATHORA_INITIAL_ROOM_CONFIG
+	a.schedule(o, in.DeploymentID, *in.Region)
 	answer(w, http.StatusCreated, a.connectionData(o))
-}
-
-// now is the time at which a process is made: two of them have one millisecond, which is all that before tells apart.
-func (a *api) now() time.Time {
-	n := len(a.rooms)
-	return time.Unix(int64(1_700_000_000+(n+1)/2), int64(n)*int64(time.Microsecond)%int64(time.Millisecond))
-}
-
-// end is a process that exited: exit 0 destroys its rooms.
-func (a *api) end(id string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.rooms[id].destroyed = true
 }
 
 // connectionData is RoomConnectionData: exposedPort only once the process is active.
 func (a *api) connectionData(o *room) map[string]any {
-	data := map[string]any{"roomId": o.id, "processId": o.process, "status": "starting", "additionalExposedPorts": []any{}}
-	if o.polls > pollsToStart {
+	data := map[string]any{"roomId": o.id, "processId": o.process.id, "status": "starting", "additionalExposedPorts": []any{}}
+	if port := o.process.port; o.process.started() {
 		data["status"] = "active"
-		data["exposedPort"] = map[string]any{"name": "default", "host": "1.proxy.hathora.dev", "port": o.port, "transportType": "udp"}
-		data["additionalExposedPorts"] = []any{map[string]any{"name": "Voice_Chat", "host": "1.proxy.hathora.dev", "port": o.port + 1, "transportType": "tls"}}
+		data["exposedPort"] = map[string]any{"name": "default", "host": "1.proxy.hathora.dev", "port": port, "transportType": "udp"}
+		data["additionalExposedPorts"] = []any{map[string]any{"name": "Voice_Chat", "host": "1.proxy.hathora.dev", "port": port + 1, "transportType": "tls"}}
 	}
 	return data
 }
@@ -207,7 +200,7 @@ func (a *api) connection(w http.ResponseWriter, r *http.Request) {
 	case o.destroyed:
 		refuse(w, http.StatusNotFound, "Room not found")
 	default:
-		o.polls++
+		o.process.polls++
 		answer(w, http.StatusOK, a.connectionData(o))
 	}
 }
@@ -225,7 +218,7 @@ func (a *api) info(w http.ResponseWriter, r *http.Request) {
 
 func (a *api) roomData(o *room) map[string]any {
 	body := map[string]any{"roomId": o.id, "appId": o.app, "roomConfig": o.config, "status": "active", "currentAllocation": map[string]any{
-		"processId": o.process, "roomAllocationId": "e3a0aa32-1711-4036-acfa-008b96061a78", "scheduledAt": o.created, "unscheduledAt": nil,
+		"processId": o.process.id, "roomAllocationId": "e3a0aa32-1711-4036-acfa-008b96061a78", "scheduledAt": o.created, "unscheduledAt": nil,
 	}}
 	if o.destroyed {
 		body["status"], body["currentAllocation"] = "destroyed", nil
@@ -233,6 +226,7 @@ func (a *api) roomData(o *room) map[string]any {
 	return body
 }
 
+// destroy is DestroyRoom. The process stays: "By destroying a room you free up space in the process for other rooms" (Room Lifecycle).
 func (a *api) destroy(w http.ResponseWriter, r *http.Request) {
 	o := a.find(w, r)
 	switch {
@@ -240,56 +234,7 @@ func (a *api) destroy(w http.ResponseWriter, r *http.Request) {
 	case o.destroyed: // an assumption
 		refuse(w, http.StatusNotFound, "Room not found")
 	default:
-		o.destroyed = true
-		o.stop()
+		a.leave(o)
 		w.WriteHeader(http.StatusNoContent)
-	}
-}
-
-func (a *api) active(w http.ResponseWriter, r *http.Request) {
-	list := []any{}
-	for _, o := range a.rooms {
-		if o.app == r.PathValue("app") && o.process == r.PathValue("process") && !o.destroyed {
-			list = append(list, a.roomData(o))
-		}
-	}
-	answer(w, http.StatusOK, list)
-}
-
-// latest are the newest processes; before, in milliseconds since 1970 (an assumption), asks for older ones.
-func (a *api) latest(w http.ResponseWriter, r *http.Request) {
-	var before float64
-	if text := r.URL.Query().Get("before"); text != "" {
-		var err error
-		if before, err = strconv.ParseFloat(text, 64); err != nil {
-			refuse(w, http.StatusUnprocessableEntity, "Validation Failed: before")
-			return
-		}
-	}
-	var found []*room
-	for _, o := range a.rooms {
-		if o.app == r.PathValue("app") && (before == 0 || float64(o.created.UnixMilli()) < before) && slices.Contains(r.URL.Query()["status"], statusOf(o)) {
-			found = append(found, o)
-		}
-	}
-	slices.SortFunc(found, func(a, b *room) int { return b.created.Compare(a.created) })
-	list := []any{}
-	for _, o := range found[:min(len(found), processesPage)] {
-		list = append(list, map[string]any{
-			"processId": o.process, "appId": o.app, "deploymentId": o.deployment, "region": o.region, "status": statusOf(o), "createdAt": o.created, "roomsPerProcess": 1,
-			"roomsAllocated": 1,
-		})
-	}
-	answer(w, http.StatusOK, list)
-}
-
-func statusOf(o *room) string {
-	switch {
-	case o.destroyed:
-		return "stopped"
-	case o.polls > pollsToStart:
-		return "running"
-	default:
-		return "starting"
 	}
 }

@@ -26,6 +26,9 @@ const (
 	maxIDs = 100
 	// looksToShow is how often an allocation is looked at before its server shows. An assumption: it takes some time.
 	looksToShow = 1
+	// callsToDeallocate is how many calls about an allocation pass before its deallocation is done: "Multiplay Hosting queues the deallocation request"
+	// (Deallocations). How long that takes is not documented.
+	callsToDeallocate = 2
 )
 
 // Dialects.
@@ -50,7 +53,9 @@ type Config struct {
 	Regions []string
 	// Slots is how many servers there are; 0: no limit.
 	Slots int
-	// Run runs the servers; nil: they are only said to run.
+	// Idle is how long a server without an allocation keeps its process. Default: a few seconds.
+	Idle time.Duration
+	// Run runs the servers; nil: they are only said to run, and never exit.
 	Run standin.Run
 }
 
@@ -68,7 +73,10 @@ func New(cfg Config) *Host {
 	if cfg.TokenLife == 0 {
 		cfg.TokenLife = time.Hour
 	}
-	a := &api{cfg: cfg, servers: standin.NewServers(cfg.Run), tokens: make(map[string]time.Time), allocations: make(map[string]*allocation)}
+	if cfg.Idle == 0 {
+		cfg.Idle = idleTime
+	}
+	a := &api{cfg: cfg, run: standin.NewServers(cfg.Run), tokens: make(map[string]time.Time), allocations: make(map[string]*allocation)}
 	base := "/v4/projects/{project}/environments/{environment}/fleets/{fleet}/allocations"
 	mux := http.NewServeMux()
 	if cfg.Dialect == Unity {
@@ -85,15 +93,14 @@ func New(cfg Config) *Host {
 			refuse(w, http.StatusUnauthorized, "the credentials are not accepted")
 		},
 		// Neither Full nor OverQuota: an allocation that has no server yet waits, "it remains a request until Multiplay Hosting finds the best possible server".
-	}, a.servers, mux)}
+	}, a.run, mux)}
 }
 
-// Resize sets how many servers there are; 0: no limit.
-func (h *Host) Resize(slots int) {
+// LoseDeallocations has the next deallocations come to nothing once they are queued. An assumption: what is queued may fail.
+func (h *Host) LoseDeallocations(n int) {
 	h.api.mu.Lock()
 	defer h.api.mu.Unlock()
-	h.api.cfg.Slots = slots
-	h.api.place()
+	h.api.lost = n
 }
 
 // Revoke makes all tokens of Unity worthless that there are.
@@ -134,26 +141,29 @@ func answer(w http.ResponseWriter, status int, body any) {
 
 // allocation is "a reservation of a game server for a game session".
 type allocation struct {
-	id, fleet, region, payload string
-	build                      int64
-	readiness                  bool
-	number                     int
-	created                    time.Time
-	placed                     bool // on a server
-	looks                      int
-	listed                     bool
-	stop                       func()
+	kind
+	id, payload string
+	restart     bool // "Flag whether game server requires restart or not" (AllocateRequest)
+	readiness   bool
+	number      int
+	created     time.Time
+	server      *server // nil: it waits for one
+	looks       int
+	listed      bool
+	ending      int // calls until its deallocation is done; 0: none is queued
 }
 
 type api struct {
 	cfg         Config
-	servers     *standin.Servers
+	run         *standin.Servers
 	mu          sync.Mutex
 	calls       Calls
 	tokens      map[string]time.Time // when each is over
 	allocations map[string]*allocation
+	waiting     []*allocation // for a server, the oldest first
+	servers     []*server
 	made        int
-	placed      int
+	lost        int // deallocations that will come to nothing
 }
 
 // signed wants "Authorization: Bearer", and a project, environment and fleet that there are.
@@ -229,58 +239,42 @@ func (a *api) allocate(w http.ResponseWriter, r *http.Request) {
 	}
 	if a.allocations[*in.AllocationID] == nil {
 		a.made++
-		a.allocations[*in.AllocationID] = &allocation{
-			id: *in.AllocationID, fleet: fleet, region: *in.RegionID, payload: in.Payload, build: *in.BuildConfigurationID,
+		one := &allocation{
+			kind: kind{fleet, *in.RegionID, *in.BuildConfigurationID}, id: *in.AllocationID, payload: in.Payload, restart: in.Restart,
 			readiness: bool(a.cfg.Fleets[fleet][*in.BuildConfigurationID]), number: a.made, created: time.Now(),
 		}
+		a.allocations[one.id], a.waiting = one, append(a.waiting, one)
 		a.place()
 	}
 	answer(w, http.StatusOK, map[string]any{"allocationId": *in.AllocationID, "href": r.URL.Path + "/" + *in.AllocationID})
 }
 
-// place puts allocations that wait, the oldest first, on servers that are free.
-func (a *api) place() {
-	var waiting []*allocation
-	for _, one := range a.allocations {
-		if !one.placed {
-			waiting = append(waiting, one)
-		}
-	}
-	slices.SortFunc(waiting, func(a, b *allocation) int { return a.number - b.number })
-	for _, one := range waiting {
-		if a.cfg.Slots > 0 && a.placed >= a.cfg.Slots {
-			return
-		}
-		a.placed++
-		one.placed = true
-		one.stop = a.servers.Start([]byte(one.payload), func() { // "The game server process exits cleanly": that ends the allocation
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.end(one)
-		})
-	}
-}
-
-// end forgets an allocation: "Multiplay Hosting clears out any data related to the allocation UUID".
-func (a *api) end(one *allocation) {
-	if a.allocations[one.id] != one {
-		return
-	}
-	delete(a.allocations, one.id)
-	if one.placed {
-		one.stop()
-		a.placed--
-		a.place()
-	}
-}
-
 func (a *api) find(w http.ResponseWriter, r *http.Request) *allocation {
-	one := a.allocations[r.PathValue("allocation")]
-	if one == nil || one.fleet != r.PathValue("fleet") {
+	one := a.called(r.PathValue("allocation"), r.PathValue("fleet"))
+	if one == nil {
 		refuse(w, http.StatusNotFound, "allocation not found")
-		return nil
 	}
 	return one
+}
+
+// called is the allocation that a call is about; nil: there is none, or not any more.
+func (a *api) called(id, fleet string) *allocation {
+	one := a.allocations[id]
+	if one == nil || one.fleet != fleet {
+		return nil
+	}
+	if one.ending == 0 {
+		return one
+	}
+	if one.ending--; one.ending > 0 {
+		return one
+	}
+	if a.lost > 0 {
+		a.lost--
+		return one
+	}
+	a.forget(one)
+	return nil
 }
 
 func (a *api) get(w http.ResponseWriter, r *http.Request) {
@@ -291,10 +285,13 @@ func (a *api) get(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// deallocate is ProcessDeallocation: "Multiplay Hosting queues the deallocation request" (Deallocations). That one is queued once is an assumption.
 func (a *api) deallocate(w http.ResponseWriter, r *http.Request) {
 	a.calls.Deallocate++
 	if one := a.find(w, r); one != nil {
-		a.end(one)
+		if one.ending == 0 {
+			one.ending = callsToDeallocate
+		}
 		w.WriteHeader(http.StatusNoContent)
 	}
 }
@@ -311,8 +308,8 @@ func (a *api) list(w http.ResponseWriter, r *http.Request) {
 	}
 	found := []any{}
 	for _, id := range ids {
-		switch one := a.allocations[id]; {
-		case one == nil || one.fleet != r.PathValue("fleet"):
+		switch one := a.called(id, r.PathValue("fleet")); {
+		case one == nil:
 		case !one.listed:
 			one.listed = true
 		case len(found) < limit:
@@ -328,7 +325,7 @@ func (one *allocation) look() map[string]any {
 		"allocationId": one.id, "buildConfigurationId": one.build, "fleetId": one.fleet, "regionId": one.region, "requestId": uuid.NewString(), "readiness": one.readiness,
 		"created": stamp(one.created), "requested": stamp(one.created), "fulfilled": "", "ready": "", "ipv4": "", "ipv6": "", "gamePort": 0, "machineId": 0, "serverId": 0,
 	}
-	if one.placed {
+	if one.server != nil {
 		one.looks++
 	}
 	if one.looks > looksToShow {

@@ -13,14 +13,15 @@ import (
 
 // client calls the API.
 type client struct {
-	api                                  *hostapi.Client
-	create, info, connect, destroy, list *hostapi.Operation
+	api                                              *hostapi.Client
+	create, info, connect, destroy, list, look, stop *hostapi.Operation
 }
 
 func newClient(cfg Config) (*client, error) {
 	c := &client{
 		create: hostapi.Write("create a room", 0), destroy: hostapi.Write("destroy a room", 0), info: hostapi.Read("look up a room", 0),
 		connect: hostapi.Read("tell a room's address", 0), list: hostapi.Read("list rooms", 0),
+		look: hostapi.Read("look up a process", 0), stop: hostapi.Write("stop a process", 0),
 	}
 	var err error
 	c.api, err = hostapi.New(hostapi.Config{Host: "Hathora", URL: cfg.URL, Explain: c.explain, Authorize: func(_ context.Context, r *http.Request) error {
@@ -51,6 +52,19 @@ type connection struct {
 type room struct {
 	RoomID string `json:"roomId"`
 	Status string `json:"status"`
+	// CurrentAllocation says which process the room is on; nil: on none. UnscheduledAt is when it has left it.
+	CurrentAllocation *struct {
+		ProcessID     string     `json:"processId"`
+		UnscheduledAt *time.Time `json:"unscheduledAt"`
+	} `json:"currentAllocation"`
+}
+
+// on returns the process that the room is on; empty: it is on none.
+func (r room) on() string {
+	if r.CurrentAllocation == nil || r.CurrentAllocation.UnscheduledAt != nil {
+		return ""
+	}
+	return r.CurrentAllocation.ProcessID
 }
 
 // process is what rooms are on.
@@ -58,6 +72,8 @@ type process struct {
 	ProcessID string    `json:"processId"`
 	Region    string    `json:"region"`
 	CreatedAt time.Time `json:"createdAt"`
+	// RoomsPerProcess is how many rooms there may be on it at once.
+	RoomsPerProcess int `json:"roomsPerProcess"`
 }
 
 // order asks for a room.
@@ -105,6 +121,24 @@ func (c *client) processes(ctx context.Context, app string, before int64) (list 
 		err = hostapi.Senseless("Hathora", c.list, "a process without processId or createdAt")
 	}
 	return list, err
+}
+
+// process returns a process, whatever it does by now.
+func (c *client) process(ctx context.Context, app, id string) (p process, err error) {
+	err = c.api.Do(ctx, hostapi.Call{Operation: c.look, Method: http.MethodGet, Path: processPath(app, id), Out: &p})
+	if err == nil && p.ProcessID != id {
+		err = hostapi.Senseless("Hathora", c.look, "it is about another process, or none")
+	}
+	return p, err
+}
+
+// stopProcess ends a process, and destroys all rooms that are on it.
+func (c *client) stopProcess(ctx context.Context, app, id string) error {
+	return c.api.Do(ctx, hostapi.Call{Operation: c.stop, Method: http.MethodPost, Path: processPath(app, id) + "/stop", Empty: true})
+}
+
+func processPath(app, id string) string {
+	return "/processes/v3/apps/" + url.PathEscape(app) + "/processes/" + url.PathEscape(id)
 }
 
 func (c *client) rooms(ctx context.Context, app, process string) (list []room, err error) {

@@ -107,13 +107,9 @@ func externalID(app, room string) string { return app + "/" + room }
 
 // server looks a room up.
 func (p *Provider) server(ctx context.Context, app, id, attempt string) (*providerv1.Server, error) {
-	r, err := p.client.room(ctx, app, id)
+	_, state, err := p.room(ctx, app, id)
 	if err != nil {
 		return nil, err
-	}
-	state, ok := stateOf(r.Status)
-	if !ok || r.RoomID != id {
-		return nil, hostapi.Senseless("Hathora", p.client.info, fmt.Sprintf("room %q with status %q", hostapi.Clean(r.RoomID), hostapi.Clean(r.Status)))
 	}
 	s := &providerv1.Server{AttemptId: attempt, ExternalId: externalID(app, id), State: state}
 	if state != providerv1.ServerState_SERVER_STATE_RUNNING {
@@ -127,11 +123,22 @@ func (p *Provider) server(ctx context.Context, app, id, attempt string) (*provid
 	if err != nil {
 		return nil, err
 	}
-	if state, ok = stateOf(conn.Status); !ok || conn.RoomID != id {
+	state, ok := stateOf(conn.Status)
+	if !ok || conn.RoomID != id {
 		return nil, hostapi.Senseless("Hathora", p.client.connect, fmt.Sprintf("room %q with status %q", hostapi.Clean(conn.RoomID), hostapi.Clean(conn.Status)))
 	}
 	s.State, s.Endpoints = state, endpointsOf(conn)
 	return s, nil
+}
+
+// room looks a room itself up.
+func (p *Provider) room(ctx context.Context, app, id string) (room, providerv1.ServerState, error) {
+	r, err := p.client.room(ctx, app, id)
+	state, ok := stateOf(r.Status)
+	if err == nil && (!ok || r.RoomID != id) {
+		err = hostapi.Senseless("Hathora", p.client.info, fmt.Sprintf("room %q with status %q", hostapi.Clean(r.RoomID), hostapi.Clean(r.Status)))
+	}
+	return r, state, err
 }
 
 // apps are those of an external id, or all where there is none.
@@ -172,11 +179,38 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 	defer unlock()
 	id := roomID(req.GetDeployment(), req.GetAttemptId())
 	for _, app := range p.apps(req.GetExternalId()) {
-		if err := p.client.destroyRoom(ctx, app, id); err != nil && provider.ReasonOf(err) != provider.NotFound {
+		if err := p.end(ctx, app, id); err != nil {
 			return nil, err
 		}
 	}
 	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
+}
+
+// end ends a room with its process, and then, where that was not its own or is not there yet, the room alone.
+func (p *Provider) end(ctx context.Context, app, id string) error {
+	if err := p.stop(ctx, app, id); err != nil && provider.ReasonOf(err) != provider.NotFound {
+		return err
+	}
+	if err := p.client.destroyRoom(ctx, app, id); err != nil && provider.ReasonOf(err) != provider.NotFound {
+		return err
+	}
+	return nil
+}
+
+// stop ends the process that a room is on. If the room alone were destroyed, its process would be there for the next room: one that hangs would get that, and never read
+// its configuration. It is stopped while the room is on it, and has no place for another one then. That ends the room as well, so that a repeat finds it on none, and
+// stops nothing. What remains is a room that its own server destroys between the look and the stop: the next room may be on the process then, and is lost. And a room that
+// gets its process only between the look and its end leaves that to the next one.
+func (p *Provider) stop(ctx context.Context, app, id string) error {
+	r, state, err := p.room(ctx, app, id)
+	if err != nil || state == providerv1.ServerState_SERVER_STATE_EXITED || r.on() == "" {
+		return err
+	}
+	on, err := p.client.process(ctx, app, r.on())
+	if err != nil || on.RoomsPerProcess != 1 { // other rooms may be on it
+		return err
+	}
+	return p.client.stopProcess(ctx, app, on.ProcessID)
 }
 
 // Close ends the connections to the host.

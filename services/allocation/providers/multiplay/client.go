@@ -48,7 +48,7 @@ func newClient(cfg Config) (*client, error) {
 func (c *client) close() {
 	c.api.Close()
 	if c.tokens != nil {
-		c.tokens.api.Close()
+		c.tokens.close()
 	}
 }
 
@@ -58,6 +58,9 @@ type order struct {
 	BuildConfigurationID int64  `json:"buildConfigurationId"`
 	RegionID             string `json:"regionId"`
 	Payload              string `json:"payload"`
+	// Restart has the host end the process that an earlier match has left on the server: a release ends the allocation, and not that. A match that hangs would
+	// get the next one's players, and never read its payload.
+	Restart bool `json:"restart"`
 }
 
 // allocation is a server, or the wait for one. Times are empty as long as they are not there.

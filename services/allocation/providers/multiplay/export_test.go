@@ -23,6 +23,15 @@ func (p *Provider) AgeToken(by time.Duration) {
 	p.client.tokens.old, p.client.tokens.expiry = p.client.tokens.old.Add(-by), p.client.tokens.expiry.Add(-by)
 }
 
+// Renewed returns when nobody fetches a token.
+func (p *Provider) Renewed() {
+	p.client.tokens.turn <- struct{}{}
+	<-p.client.tokens.turn
+}
+
+// ExchangeWithin sets how long Unity may take for a token. Nobody may use the provider yet.
+func (p *Provider) ExchangeWithin(d time.Duration) { p.client.tokens.timeout = d }
+
 // Known is how many attempts are known.
 func (p *Provider) Known() int {
 	p.memory.mu.Lock()

@@ -23,8 +23,9 @@ type known struct {
 	since               time.Time // it is known, or seen
 	heard               time.Time // of it, the last time
 	seen                bool      // at the host
+	came                bool      // a server, which is then not given up, whatever an old answer says
+	ending              bool      // the host was asked to end it
 	unanswered          bool      // a request for its server, which may be late
-	givenUp             bool      // without a server, and given back
 }
 
 // memory is what this process knows of its attempts. The zero value is empty. It is safe for concurrent use.
@@ -40,6 +41,18 @@ func (k *known) atHost() {
 	if !k.seen {
 		k.seen, k.since = true, time.Now()
 	}
+}
+
+// ends notes that the host was asked to end it, which it has to be at the host for.
+func (k *known) ends() {
+	k.atHost()
+	k.ending = true
+}
+
+// seenAt notes what the host says of an allocation.
+func (a allocation) seenAt(k *known) {
+	k.atHost()
+	k.came = k.came || a.Fulfilled != ""
 }
 
 // learn notes an attempt, changes what is known of it, and returns that.
@@ -95,11 +108,17 @@ func (m *memory) of(id string) (known, bool) {
 	return k, ok
 }
 
-// gone forgets an attempt that the host has nothing of, unless it may yet come to have something, or is known to be over.
+// gone forgets an attempt that the host has nothing of, unless it may yet come to have something.
 func (m *memory) gone(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if k := m.byID[id]; !k.unanswered && !k.givenUp {
+	k, ok := m.byID[id]
+	switch {
+	case !ok:
+	case k.unanswered:
+		k.ending = false
+		m.byID[id] = k
+	default:
 		delete(m.byID, id)
 	}
 }

@@ -74,12 +74,9 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 	}
 	defer unlock()
 	k := p.attempt(req.GetDeployment(), req.GetAttemptId(), build.Fleet)
-	if old, ok := p.memory.of(k.id); ok && old.givenUp { // that attempt is over, and its server would be nobody's
-		return nil, provider.Failure(provider.NoCapacity, "%s", p.givenUp())
-	}
 	p.memory.learn(k, func(*known) {})
 	made, err := p.client.process(ctx, build.Fleet, order{
-		AllocationID: k.id, BuildConfigurationID: build.BuildConfiguration, RegionID: region, Payload: string(req.GetBootstrap()),
+		AllocationID: k.id, BuildConfigurationID: build.BuildConfiguration, RegionID: region, Payload: string(req.GetBootstrap()), Restart: true,
 	})
 	if err == nil && made != k.id {
 		err = hostapi.Senseless("Multiplay", p.client.allocate, fmt.Sprintf("it is about allocation %q", hostapi.Clean(made)))
@@ -140,82 +137,72 @@ func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*provid
 	return nil, provider.Failure(provider.NotFound, "Multiplay has no allocation %s", allocationID(req.GetDeployment(), req.GetAttemptId()))
 }
 
-// server looks an attempt's server up, and gives it up if it has not come in time.
+// server looks an attempt's server up. Multiplay never says that it has no room: here that is said of an allocation that got no server in time. It stays as it is until
+// it is released, and may get one yet: whoever asks then is told of that.
 func (p *Provider) server(ctx context.Context, k known) (*providerv1.Server, error) {
-	if old, ok := p.memory.of(k.id); ok && old.givenUp {
-		return p.exited(old), nil
-	}
 	a, err := p.looks.look(ctx, k.fleet, k.id)
 	if err != nil {
 		return nil, err
 	}
-	k = p.memory.learn(k, (*known).atHost)
-	if a.Fulfilled == "" && time.Since(k.since) >= p.cfg.GiveUpAfter {
-		return p.giveUp(ctx, k)
+	k = p.memory.learn(k, a.seenAt)
+	s := p.serverOf(k, a)
+	if s.GetState() == providerv1.ServerState_SERVER_STATE_STARTING && !k.came && time.Since(k.since) >= p.cfg.GiveUpAfter {
+		s.State, s.Failure = providerv1.ServerState_SERVER_STATE_EXITED, provider.NoCapacity
+		s.Message = fmt.Sprintf("Multiplay had no server within %v (multiplay.give_up_after)", p.cfg.GiveUpAfter)
 	}
-	return p.serverOf(k, a), nil
+	return s, nil
 }
 
 func (p *Provider) serverOf(k known, a allocation) *providerv1.Server {
+	state := a.state()
+	if k.ending {
+		state = providerv1.ServerState_SERVER_STATE_STOPPING
+	}
 	return &providerv1.Server{
-		AttemptId: k.attempt, ExternalId: k.external(), State: a.state(), Endpoints: a.endpoints(), Region: hostapi.NameOf(p.cfg.Regions, a.RegionID),
+		AttemptId: k.attempt, ExternalId: k.external(), State: state, Endpoints: a.endpoints(), Region: hostapi.NameOf(p.cfg.Regions, a.RegionID),
 	}
 }
 
-// giveUp takes an allocation back that got no server. Multiplay never says that it has no room.
-func (p *Provider) giveUp(ctx context.Context, k known) (*providerv1.Server, error) {
-	unlock, err := p.book.Lock(ctx, k.attempt) // or it would be asked for again in between
-	if err != nil {
-		return nil, provider.Failure(provider.Unavailable, "attempt %s: another call for it is under way", k.attempt)
-	}
-	defer unlock()
-	if err := p.end(ctx, k); err != nil {
-		return nil, err
-	}
-	return p.exited(p.memory.learn(k, func(k *known) { k.givenUp = true })), nil
-}
-
-// end ends an allocation. Where the answer does not say whether it did, or that there is nothing to end, the allocation does, by being gone.
-func (p *Provider) end(ctx context.Context, k known) error {
-	err := p.client.deallocate(ctx, k.fleet, k.id)
+// end asks for the end of an allocation, and reports whether it is gone: only the host's word that there is none says so, as what it is asked for waits in a queue
+// of its own. Where the answer does not say whether it will, the allocation does, by being gone.
+func (p *Provider) end(ctx context.Context, k known) (gone bool, err error) {
+	err = p.client.deallocate(ctx, k.fleet, k.id)
 	switch provider.ReasonOf(err) {
 	case provider.NotFound:
-		return nil
+		return true, nil
 	case provider.Ambiguous, provider.Invalid:
 		if ctx.Err() != nil {
-			return err
+			return false, err
 		}
 		if _, there := p.looks.look(ctx, k.fleet, k.id); provider.ReasonOf(there) == provider.NotFound {
-			return nil
+			return true, nil
 		}
 	}
-	return err
+	return false, err
 }
 
-func (p *Provider) givenUp() string {
-	return fmt.Sprintf("Multiplay had no server within %v (multiplay.give_up_after); its allocation was given back", p.cfg.GiveUpAfter)
-}
-
-func (p *Provider) exited(k known) *providerv1.Server {
-	return &providerv1.Server{
-		AttemptId: k.attempt, ExternalId: k.external(), State: providerv1.ServerState_SERVER_STATE_EXITED, Message: p.givenUp(), Failure: provider.NoCapacity,
-	}
-}
-
-// Release implements provider.Provider.
+// Release implements provider.Provider. It is asked again until the allocation is gone, and asks the host again each time: what is in its queue may come to nothing.
 func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
 	unlock, err := p.book.End(ctx, req.GetAttemptId())
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
+	state := providerv1.ServerState_SERVER_STATE_EXITED
 	for _, k := range p.places(req.GetDeployment(), req.GetAttemptId(), req.GetExternalId()) {
-		if err := p.end(ctx, k); err != nil {
+		gone, err := p.end(ctx, k)
+		if err != nil {
 			return nil, err
 		}
+		if !gone {
+			p.memory.learn(k, (*known).ends)
+			state = providerv1.ServerState_SERVER_STATE_STOPPING
+		}
 	}
-	p.memory.gone(allocationID(req.GetDeployment(), req.GetAttemptId()))
-	return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
+	if state == providerv1.ServerState_SERVER_STATE_EXITED {
+		p.memory.gone(allocationID(req.GetDeployment(), req.GetAttemptId()))
+	}
+	return &providerv1.ReleaseResponse{State: state}, nil
 }
 
 // List implements provider.Provider. It has those servers that this process knows of from its own calls, and that the host still has.
@@ -227,7 +214,7 @@ func (p *Provider) List(ctx context.Context, req *providerv1.ListRequest) (*prov
 		all.Go(func() {
 			a, err := p.looks.look(ctx, k.fleet, k.id)
 			if err == nil {
-				servers[n] = p.serverOf(p.memory.learn(k, (*known).atHost), a)
+				servers[n] = p.serverOf(p.memory.learn(k, a.seenAt), a)
 			}
 			failures[n] = err
 		})

@@ -19,16 +19,23 @@ const (
 	early = time.Minute
 	// exchangesPerSecond is what 18,000 in half an hour come to.
 	exchangesPerSecond = 10
+	// exchangeTimeout is how long Unity may take for a token: others wait for the one who asks.
+	exchangeTimeout = 5 * time.Second
 
 	bearer = "Bearer "
 )
 
-// tokens fetches Unity's tokens, one at a time. It is safe for concurrent use.
+// tokens fetches Unity's tokens, one at a time. It is safe for concurrent use. Close it when nobody needs any more.
 type tokens struct {
 	api      *hostapi.Client
 	exchange *hostapi.Operation
 	path     string
-	turn     chan struct{} // one place, for whoever fetches one; the others wait
+	timeout  time.Duration
+	turn     chan struct{} // one place, for whoever fetches one; those without a token wait
+
+	ctx      context.Context // of renewals
+	end      context.CancelFunc
+	renewals sync.WaitGroup
 
 	mu          sync.Mutex
 	token       string
@@ -37,7 +44,9 @@ type tokens struct {
 
 func newTokens(cfg Config) (*tokens, error) {
 	query := url.Values{"projectId": {cfg.Project}, "environmentId": {cfg.Environment}}
+	ctx, end := context.WithCancel(context.Background())
 	t := &tokens{
+		ctx: ctx, end: end, timeout: exchangeTimeout,
 		// To fetch a token changes nothing: a call that could not get one was not made.
 		exchange: hostapi.Read("exchange the key for a token", exchangesPerSecond), path: "/auth/v1/token-exchange?" + query.Encode(), turn: make(chan struct{}, 1),
 	}
@@ -48,6 +57,12 @@ func newTokens(cfg Config) (*tokens, error) {
 		return err
 	}})
 	return t, err
+}
+
+func (t *tokens) close() {
+	t.end()
+	t.renewals.Wait()
+	t.api.Close()
 }
 
 // authorize puts a token on a request.
@@ -77,8 +92,13 @@ func (t *tokens) current() (token string, fresh bool) {
 	return t.token, now.Before(t.old)
 }
 
+// get returns a token. Who finds one that is still good does not wait for the next one.
 func (t *tokens) get(ctx context.Context) (string, error) {
-	if token, fresh := t.current(); fresh {
+	token, fresh := t.current()
+	if token != "" {
+		if !fresh {
+			t.renew() //nolint:contextcheck // a renewal is for all calls
+		}
 		return token, nil
 	}
 	select {
@@ -87,26 +107,44 @@ func (t *tokens) get(ctx context.Context) (string, error) {
 		return "", provider.Failure(provider.Unavailable, "Unity: %s: another call does so; this one was cut off before it was sent", t.exchange.Name)
 	}
 	defer func() { <-t.turn }()
-	token, fresh := t.current()
-	if fresh {
+	if token, _ = t.current(); token != "" {
 		return token, nil
 	}
-	fetched, life, err := t.fetch(ctx)
-	if err != nil && token != "" {
-		return token, nil // the next call tries again
+	return t.fetch(ctx)
+}
+
+// renew fetches the next token, unless somebody does so already. If that fails the next call tries again.
+func (t *tokens) renew() {
+	select {
+	case t.turn <- struct{}{}:
+	default:
+		return
 	}
+	t.renewals.Go(func() {
+		defer func() { <-t.turn }()
+		if _, fresh := t.current(); !fresh {
+			_, _ = t.fetch(t.ctx)
+		}
+	})
+}
+
+// fetch fetches the next token. Whoever calls it has the turn.
+func (t *tokens) fetch(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	token, life, err := t.ask(ctx)
 	if err != nil {
 		return "", err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := time.Now()
-	t.token, t.old, t.expiry = fetched, now.Add(max(life-early, life/2)), now.Add(life)
-	return fetched, nil
+	t.token, t.old, t.expiry = token, now.Add(max(life-early, life/2)), now.Add(life)
+	return token, nil
 }
 
-// fetch returns a token and how long it lasts.
-func (t *tokens) fetch(ctx context.Context) (string, time.Duration, error) {
+// ask asks for a token, and returns it and how long it lasts.
+func (t *tokens) ask(ctx context.Context) (string, time.Duration, error) {
 	var out struct {
 		AccessToken string `json:"accessToken"`
 	}

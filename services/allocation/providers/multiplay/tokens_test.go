@@ -60,12 +60,14 @@ func TestTokenIsReplacedEarly(t *testing.T) {
 	}
 	p.AgeToken(90 * time.Second)
 	allocate(t, p, order())
+	p.Renewed()
 	if n := host.Calls().Exchange; n != 2 {
 		t.Errorf("%d tokens were fetched half a minute before the end of the first", n)
 	}
 	front = problem(500, "internal")
 	p.AgeToken(59*time.Minute + 30*time.Second)
 	allocate(t, p, order())
+	p.Renewed()
 	p.AgeToken(time.Minute)
 	if _, err := p.Allocate(t.Context(), order()); provider.ReasonOf(err) != provider.Unavailable {
 		t.Errorf("Allocate without a token: %v", err)
@@ -126,6 +128,50 @@ func TestExchangesAreLimited(t *testing.T) {
 		return
 	}
 	t.Errorf("%d calls were made, and none had to wait", asked.Load())
+}
+
+// hanging is an exchange that takes requests and says nothing while it hangs.
+func hanging(t *testing.T, next http.Handler) (url string, hang func()) {
+	t.Helper()
+	var hangs atomic.Bool
+	auth := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !hangs.Load() {
+			next.ServeHTTP(w, r)
+			return
+		}
+		_, _ = io.Copy(io.Discard, r.Body) // or the end of the connection is not noticed
+		<-r.Context().Done()
+	}))
+	t.Cleanup(auth.Close)
+	return auth.URL, func() { hangs.Store(true) }
+}
+
+// An exchange that hangs keeps nobody waiting while there is a token that is good.
+func TestAnExchangeThatHangsWhileTheTokenIsGood(t *testing.T) {
+	host, cfg := start(t, multiplay.Unity)
+	url, hang := hanging(t, host)
+	cfg.AuthURL = url
+	p := open(t, cfg)
+	allocate(t, p, order())
+	hang()
+	p.AgeToken(59*time.Minute + 30*time.Second)
+	together(t, p)
+	allocate(t, p, order())
+}
+
+// Without a token it keeps nobody waiting for long, whatever time the caller has.
+func TestAnExchangeThatHangs(t *testing.T) {
+	host, cfg := start(t, multiplay.Unity)
+	url, hang := hanging(t, host)
+	cfg.AuthURL = url
+	p := open(t, cfg)
+	p.ExchangeWithin(10 * time.Millisecond)
+	hang()
+	for range 2 {
+		if _, err := p.Allocate(t.Context(), order()); provider.ReasonOf(err) != provider.Unavailable {
+			t.Errorf("Allocate: %v", err)
+		}
+	}
 }
 
 // A call whose caller goes away does not take with it those that wait for the token that it fetches.
