@@ -9,7 +9,7 @@ const Settle = 2 * time.Second
 func NewQuick(cfg Config) (*Provider, error) {
 	l := usual()
 	l.create, l.look, l.list = 0, 0, 0
-	l.poll, l.settle = 20*time.Millisecond, Settle
+	l.poll, l.settle, l.aside = 20*time.Millisecond, Settle, 200*time.Millisecond
 	return newProvider(cfg, l)
 }
 
@@ -18,4 +18,13 @@ func NewScarce(cfg Config) (*Provider, error) {
 	l := usual()
 	l.create, l.look, l.list = 0.0002, 0.0002, 0.0002
 	return newProvider(cfg, l)
+}
+
+// NewGravedigger returns one as NewQuick does that stops at once what it sees in error.
+func NewGravedigger(cfg Config) (*Provider, error) {
+	p, err := NewQuick(cfg)
+	if err == nil {
+		p.limits.bury = 0
+	}
+	return p, err
 }

@@ -44,19 +44,28 @@ func (c *client) explain(r hostapi.Refusal) error {
 	reason, words := r.Reason(), r.Words()
 	switch {
 	case r.Operation == c.create && r.Status == http.StatusUnprocessableEntity:
-		var made struct {
-			RequestID string `json:"request_id"`
-		}
-		if r.Decode(&made) != nil || !validID(made.RequestID) {
-			made.RequestID = ""
-		}
-		return &noRoom{error: r.Failure(provider.NoCapacity, words), leftover: made.RequestID}
+		return full(r)
+	case r.Operation == c.list && reason == provider.NotFound: // there is always a list: it says nothing of a deployment
+		return r.Failure(provider.Unavailable, words+"; is edgegap.url right?")
 	case r.Operation == c.create && (reason == provider.NotFound || reason == provider.Invalid):
 		return r.Failure(provider.Invalid, words+"; look at edgegap.builds: is that version of the application active, and its image there?")
 	case reason == provider.Unauthenticated:
 		return r.Failure(reason, words+"; look at edgegap.token_file")
 	}
 	return r.Failure(reason, words)
+}
+
+// full is the failure of a 422. What is no object of JSON is of something on the way, and says nothing.
+func full(r hostapi.Refusal) error {
+	var said map[string]any
+	if r.Decode(&said) != nil || said == nil {
+		return r.Failure(provider.Ambiguous, r.Words())
+	}
+	leftover, _ := said["request_id"].(string)
+	if !validID(leftover) {
+		leftover = ""
+	}
+	return &noRoom{error: r.Failure(provider.NoCapacity, r.Words()), leftover: leftover}
 }
 
 // stateOf is the state of a deployment. The booleans are the documented truth; words come as Status.READY or STATUS_READY.

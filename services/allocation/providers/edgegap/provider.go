@@ -33,11 +33,13 @@ type limits struct {
 	create, look, list float64       // calls in a second, as published
 	poll               time.Duration // how often a server is asked about
 	settle             time.Duration // after which a list has all that was made, and a call that got no answer has had its effect
+	aside              time.Duration // that a stop may take that nobody asked for
+	bury               time.Duration // after which nobody waits to learn why a deployment is in error
 	fresh              time.Duration // for which a server that ran is not asked about again: 20 looks in a second are for all servers
 }
 
 func usual() limits {
-	return limits{create: 40, look: 20, list: 10, poll: 2 * time.Second, settle: 10 * time.Second, fresh: 30 * time.Second}
+	return limits{create: 40, look: 20, list: 10, poll: 2 * time.Second, settle: 10 * time.Second, aside: 2 * time.Second, bury: 5 * time.Minute, fresh: 30 * time.Second}
 }
 
 // Provider implements provider.Provider. It is safe for concurrent use.
@@ -47,6 +49,8 @@ type Provider struct {
 	client *client
 	book   attempts.Book
 	memory *memory
+	// broken is since when deployments are known to be in error, by their ids.
+	broken attempts.Recent[time.Time]
 }
 
 var _ provider.Provider = (*Provider)(nil)
@@ -65,7 +69,7 @@ func newProvider(cfg Config, l limits) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("edgegap.url: %w", err)
 	}
-	return &Provider{cfg: cfg, limits: l, client: c, memory: newMemory()}, nil
+	return &Provider{cfg: cfg, limits: l, client: c, memory: newMemory(), broken: attempts.Recent[time.Time]{Max: maxKnown}}, nil
 }
 
 // Describe implements provider.Provider.
@@ -151,8 +155,9 @@ func (p *Provider) start(ctx context.Context, t target, o order) (*providerv1.Se
 	case errors.As(err, &full):
 		p.memory.doubts(t.key(), time.Time{})
 		if full.leftover != "" {
-			_ = p.client.stopDeployment(ctx, full.leftover) // should that fail, Edgegap deletes it after a while
+			p.memory.spend(t.key(), full.leftover)
 		}
+		p.discard(ctx, t)
 		return nil, full.error
 	case provider.ReasonOf(err) == provider.Ambiguous:
 		p.memory.doubts(t.key(), time.Now().Add(p.limits.settle))
@@ -203,32 +208,42 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 	}
 	p.memory.Update(t.key(), func(k *knowledge) { k.last = nil }) // from here on its status counts
 	k, _ := p.memory.Get(t.key())
-	all := []string{req.GetExternalId(), k.id}
+	known := append([]string{req.GetExternalId(), k.id}, k.unstopped...)
+	slices.Sort(known)
+	known = slices.Compact(known)
+	gone, err := p.endAll(ctx, known) // whether or not the list can be had
+	if err != nil {
+		return nil, err
+	}
 	if !k.alone {
 		found, err := p.marked(ctx, t)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, found...)
-	}
-	slices.Sort(all)
-	state := exited
-	for _, id := range slices.Compact(all) {
-		gone, err := p.end(ctx, id)
+		others, err := p.endAll(ctx, slices.DeleteFunc(found, func(id string) bool { return slices.Contains(known, id) }))
 		if err != nil {
 			return nil, err
 		}
-		if !gone {
-			state = stopping
+		gone = gone && others
+	}
+	if !gone || time.Now().Before(k.until) { // one may yet come of a call that got no answer
+		return &providerv1.ReleaseResponse{State: stopping}, nil
+	}
+	p.memory.Update(t.key(), func(k *knowledge) { *k = knowledge{} })
+	return &providerv1.ReleaseResponse{State: exited}, nil
+}
+
+// endAll stops deployments, and reports whether all are gone.
+func (p *Provider) endAll(ctx context.Context, all []string) (gone bool, err error) {
+	gone = true
+	for _, id := range all {
+		ended, err := p.end(ctx, id)
+		if err != nil {
+			return false, err
 		}
+		gone = gone && ended
 	}
-	switch {
-	case time.Now().Before(k.until): // one may yet come of a call that got no answer
-		state = stopping
-	case state == exited:
-		p.memory.Update(t.key(), func(k *knowledge) { *k = knowledge{} })
-	}
-	return &providerv1.ReleaseResponse{State: state}, nil
+	return gone, nil
 }
 
 // end stops a deployment, and reports whether it is gone.
@@ -289,11 +304,13 @@ func serverOf(attempt string, one listed) *providerv1.Server {
 func (p *Provider) kept(ctx context.Context, t target, id string) (bool, error) {
 	k, _ := p.memory.Get(t.key())
 	switch {
+	case slices.Contains(k.spent, id):
+		p.discard(ctx, t)
+		return false, nil
 	case k.id == id:
 		return true, nil
 	case k.id == "" && !p.book.Released(t.attempt):
-		p.memory.has(t.key(), id)
-		return true, nil
+		return p.adopt(ctx, t, id)
 	}
 	s, err := p.survey(ctx, t) // two, or one that was released and that the list still has
 	return s.GetExternalId() == id && !over(s), err

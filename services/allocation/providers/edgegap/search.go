@@ -35,7 +35,7 @@ func attemptOf(tags []string, mark string) string {
 	return ""
 }
 
-// marked returns the ids of the attempt's deployments that the list has, the oldest first.
+// marked returns the ids of the attempt's deployments that the list has, the oldest first, without those that are known to be left behind by refusals.
 func (p *Provider) marked(ctx context.Context, t target) (found []string, err error) {
 	for at := firstPage; at.page > 0; {
 		var page []listed
@@ -48,7 +48,8 @@ func (p *Provider) marked(ctx context.Context, t target) (found []string, err er
 			}
 		}
 	}
-	return found, nil
+	k, _ := p.memory.Get(t.key()) // after the list: an order that was refused meanwhile is known by now
+	return slices.DeleteFunc(found, func(id string) bool { return slices.Contains(k.spent, id) }), nil
 }
 
 // survey looks for the attempt's deployments. Of several it keeps the oldest that has not ended, in whichever process it runs, and stops the others. nil: the list
@@ -58,6 +59,7 @@ func (p *Provider) survey(ctx context.Context, t target) (kept *providerv1.Serve
 	if err != nil {
 		return nil, err
 	}
+	p.discard(ctx, t)
 	var ended *providerv1.Server
 	for _, id := range found {
 		d, err := p.client.status(ctx, id)
@@ -69,6 +71,7 @@ func (p *Provider) survey(ctx context.Context, t target) (kept *providerv1.Serve
 		}
 		switch s := p.server(t.attempt, d); {
 		case over(s):
+			p.bury(ctx, d)
 			ended = s
 		case kept == nil:
 			kept = s
@@ -94,20 +97,25 @@ func (p *Provider) meet(t target) {
 	}
 }
 
-// find looks for the attempt's deployment until the list can be believed that there is none. nil: so it is.
+// find looks for the attempt's deployment until the list can be believed that there is none. nil: so it is. One that has ended is an answer only then: it may be
+// what a refusal left behind, of which another process knows, and the newest may come into the list yet.
 func (p *Provider) find(ctx context.Context, t target) (*providerv1.Server, error) {
 	if !p.book.Released(t.attempt) {
 		p.meet(t)
 	}
+	var ended *providerv1.Server // which the list may have no more in the end
 	for wait := firstWait; ; wait *= 2 {
 		s, err := p.survey(ctx, t)
-		if err != nil || s != nil {
+		if err != nil || s != nil && !over(s) {
 			return s, err
+		}
+		if s != nil {
+			ended = s
 		}
 		k, _ := p.memory.Get(t.key())
 		left := time.Until(k.until)
 		if left <= 0 || p.book.Released(t.attempt) {
-			return nil, nil
+			return ended, nil
 		}
 		timer := time.NewTimer(min(wait, left))
 		select {

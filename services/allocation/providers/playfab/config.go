@@ -98,6 +98,21 @@ func checkRegion(name string) error {
 	return nil
 }
 
+// regionOf returns Berth's name of a region of PlayFab's; "" if it has none, or several, of which a session does not tell which was asked for.
+func (c Config) regionOf(theirs string) string {
+	ours := ""
+	for name, region := range c.Regions {
+		switch {
+		case region != theirs:
+		case ours != "":
+			return ""
+		default:
+			ours = name
+		}
+	}
+	return ours
+}
+
 // plain leaves out what is between the words of a name.
 func plain(r rune) rune {
 	if r == ' ' || r == '-' || r == '_' {

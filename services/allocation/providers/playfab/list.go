@@ -99,7 +99,7 @@ func (p *Provider) ours(deployment string, at place, sessions []session) []*prov
 			continue
 		}
 		out = append(out, &providerv1.Server{
-			AttemptId: attempt, ExternalId: id, State: state, Region: hostapi.NameOf(p.cfg.Regions, at.region), Endpoints: endpointsOf(s),
+			AttemptId: attempt, ExternalId: id, State: state, Region: p.cfg.regionOf(at.region), Endpoints: endpointsOf(s),
 		})
 	}
 	return out

@@ -88,6 +88,34 @@ func TestListOfWhatIsNotThere(t *testing.T) {
 	}
 }
 
+// Of two names for one region of PlayFab's, a server has the one that was asked for: a session does not tell which that was.
+func TestTwoNamesOfOneRegion(t *testing.T) {
+	_, cfg, _ := start(t, nil)
+	cfg.Regions["europe"] = cfg.Regions["eu"]
+	p := open(t, cfg)
+	for _, region := range []string{"eu", "europe", "us"} {
+		req := order("shooter", region)
+		made, err := p.Allocate(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := made.GetServer().GetRegion(); got != region {
+			t.Errorf("Allocate in %s answers %q", region, got)
+		}
+		seen, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: req.GetAttemptId(), Deployment: "live"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := seen.GetServer().GetRegion(); got != "" && got != region {
+			t.Errorf("Get of one in %s answers %q", region, got)
+		}
+	}
+	list(t, p) // the host shows none yet
+	if got := list(t, p); len(got) != 3 {
+		t.Errorf("got %v", got)
+	}
+}
+
 // list returns the regions of the servers by their attempts.
 func list(t *testing.T, p *playfab.Provider) map[string]string {
 	t.Helper()

@@ -159,6 +159,23 @@ func stateOf(state string) (providerv1.ServerState, bool) {
 	}
 }
 
+// over reports whether a server in that state was told to end, or has.
+func over(state providerv1.ServerState) bool {
+	return state == providerv1.ServerState_SERVER_STATE_STOPPING || state == providerv1.ServerState_SERVER_STATE_EXITED
+}
+
+// is returns an error unless it is the session of that id, which was asked for.
+func (s session) is(op *hostapi.Operation, id string) error {
+	if !strings.EqualFold(s.SessionID, id) {
+		return s.senseless(op)
+	}
+	return nil
+}
+
+func (s session) senseless(op *hostapi.Operation) error {
+	return hostapi.Senseless(host, op, fmt.Sprintf("session %q in state %q", hostapi.Clean(s.SessionID), hostapi.Clean(s.State)))
+}
+
 // endpointsOf has the machine's name for ports of TCP, since TLS needs one, and its address for those of UDP.
 func endpointsOf(s session) []*typev1.Endpoint {
 	ports := make([]hostapi.Port, 0, len(s.Ports))

@@ -81,6 +81,8 @@ func TestFailures(t *testing.T) {
 		"unauthorized":      {refusal(401, "MultiplayerServerUnauthorized", "Who?"), provider.Unauthenticated, "Who?"},
 		"not authorized":    {refusal(400, "NotAuthorized", "Not for this title"), provider.Unauthenticated, "Not for this title"},
 		"away for all":      {refusal(400, "ServiceUnavailable", "Back soon"), provider.Unavailable, "Back soon"},
+		"a firewall":        {answer{403, "text/html", html}, provider.Ambiguous, "a page of text/html"},
+		"a proxy":           {answer{400, "text/html", html}, provider.Ambiguous, "a page of text/html"},
 		"late":              {answer{504, "text/html", html}, provider.Ambiguous, "a page of text/html"},
 		"away":              {refusal(503, "MultiplayerServerUnavailable", "Later"), provider.Unavailable, "Later"},
 		"broken":            {refusal(500, "MultiplayerServerInternalServerError", "Oops"), provider.Ambiguous, "Oops"},

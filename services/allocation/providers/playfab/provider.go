@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"google.golang.org/grpc/status"
@@ -76,6 +75,7 @@ func (p *Provider) Allocate(ctx context.Context, req *providerv1.AllocateRequest
 	if err != nil {
 		return nil, err
 	}
+	s.Region = req.GetRegion() // of several that PlayFab has one name for, the one that was asked for
 	return &providerv1.AllocateResponse{Server: s}, nil
 }
 
@@ -156,11 +156,14 @@ func (p *Provider) server(ctx context.Context, id, attempt string) (*providerv1.
 // told is the server that the host told of, if that makes sense.
 func (p *Provider) told(op *hostapi.Operation, s session, id, attempt string) (*providerv1.Server, error) {
 	state, ok := stateOf(s.State)
-	if !ok || !strings.EqualFold(s.SessionID, id) {
-		return nil, hostapi.Senseless(host, op, fmt.Sprintf("session %q in state %q", hostapi.Clean(s.SessionID), hostapi.Clean(s.State)))
+	if !ok {
+		return nil, s.senseless(op)
+	}
+	if err := s.is(op, id); err != nil {
+		return nil, err
 	}
 	return &providerv1.Server{
-		AttemptId: attempt, ExternalId: id, State: state, Region: hostapi.NameOf(p.cfg.Regions, s.Region), Endpoints: endpointsOf(s),
+		AttemptId: attempt, ExternalId: id, State: state, Region: p.cfg.regionOf(s.Region), Endpoints: endpointsOf(s),
 	}, nil
 }
 
@@ -174,7 +177,7 @@ func (p *Provider) Get(ctx context.Context, req *providerv1.GetRequest) (*provid
 	return &providerv1.GetResponse{Server: s}, nil
 }
 
-// Release implements provider.Provider. A session that cannot be looked up is shut down nevertheless: it may be too new.
+// Release implements provider.Provider. A session that is not there is shut down nevertheless: it may be too new. So is one in a state that is not known.
 func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
 	unlock, err := p.book.End(ctx, req.GetAttemptId())
 	if err != nil {
@@ -182,12 +185,15 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 	}
 	defer unlock()
 	id, _ := p.learn(req)
-	s, err := p.server(ctx, id, req.GetAttemptId())
-	switch {
-	case err != nil && provider.ReasonOf(err) != provider.NotFound:
+	s, err := p.client.session(ctx, id)
+	if err == nil {
+		err = s.is(p.client.details, id)
+	}
+	if err != nil && provider.ReasonOf(err) != provider.NotFound {
 		return nil, err
-	case s.GetState() == providerv1.ServerState_SERVER_STATE_EXITED, s.GetState() == providerv1.ServerState_SERVER_STATE_STOPPING:
-		return &providerv1.ReleaseResponse{State: s.GetState()}, nil
+	}
+	if state, known := stateOf(s.State); known && over(state) {
+		return &providerv1.ReleaseResponse{State: state}, nil
 	}
 	err = p.client.shutDown(ctx, id)
 	if provider.ReasonOf(err) == provider.NotFound {

@@ -67,6 +67,14 @@ func TestFailures(t *testing.T) {
 		"410 of another":        {says(410, `<html>gone</html>`), provider.Unavailable, provider.Unavailable, "in place of JSON"},
 		"408":                   {says(408, ``), provider.Ambiguous, provider.Unavailable, "an empty answer"},
 		"422":                   {says(422, `wrong region`), provider.Invalid, provider.Invalid, "wrong region"},
+		"401 of another":        {says(401, `<html>log in</html>`), provider.Ambiguous, provider.Unavailable, "in place of JSON"},
+		"403 of a firewall":     {says(403, "\n\t<!doctype html><title>Request blocked</title>"), provider.Ambiguous, provider.Unavailable, "in place of JSON"},
+		"400 of a proxy":        {says(400, `<html>bad request</html>`), provider.Ambiguous, provider.Unavailable, "in place of JSON"},
+		"405 of a proxy":        {says(405, `<html>not allowed</html>`), provider.Ambiguous, provider.Unavailable, "in place of JSON"},
+		"413 of a proxy":        {says(413, `<html>too large</html>`), provider.Ambiguous, provider.Unavailable, "in place of JSON"},
+		"407 of a proxy":        {says(407, `<html>who are you</html>`), provider.Unauthenticated, provider.Unauthenticated, "HTTP 407"},
+		"408 of a proxy":        {says(408, `<html>too slow</html>`), provider.Ambiguous, provider.Unavailable, "in place of JSON"},
+		"429 of a proxy":        {says(429, `<html>too many</html>`), provider.RateLimited, provider.RateLimited, "in place of JSON"},
 		"429":                   {says(429, `{}`), provider.RateLimited, provider.RateLimited, "HTTP 429"},
 		"500":                   {says(500, `{"message": "oops"}`), provider.Ambiguous, provider.Unavailable, "oops"},
 		"502":                   {says(502, `<html>bad gateway</html>`), provider.Ambiguous, provider.Unavailable, "in place of JSON"},
@@ -280,6 +288,29 @@ func TestExplainAndAuthorizeDecide(t *testing.T) {
 	c = client(t, hostapi.Config{Host: "Host", URL: srv.URL, Authorize: func(context.Context, *http.Request) error { return broken }})
 	if err := c.Do(t.Context(), hostapi.Call{Operation: hostapi.Write("start a server", 0), Method: http.MethodPost}); !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// What a provider makes of a status does not hold for a page, which is nobody's word; but what it knows of something on the way does.
+func TestExplainOfAPage(t *testing.T) {
+	for name, c := range map[string]struct {
+		status    int
+		body      string
+		explained providerv1.FailureReason
+		want      providerv1.FailureReason
+	}{
+		"of the host":                 {403, `{"message": "no"}`, provider.Unauthenticated, provider.Unauthenticated},
+		"of a firewall":               {403, `<html>no</html>`, provider.Unauthenticated, provider.Ambiguous},
+		"of a firewall, full":         {422, `<html>no</html>`, provider.NoCapacity, provider.Ambiguous},
+		"of a proxy, known to be one": {409, `<html>no</html>`, provider.Unavailable, provider.Unavailable},
+		"of an ingress":               {404, `<html>no</html>`, provider.NotFound, provider.NotFound},
+	} {
+		srv := httptest.NewServer(says(c.status, c.body))
+		api := client(t, hostapi.Config{Host: "Host", URL: srv.URL, Explain: func(r hostapi.Refusal) error { return r.Failure(c.explained, r.Words()) }})
+		if err := api.Do(t.Context(), hostapi.Call{Operation: hostapi.Write("start a server", 0), Method: http.MethodPost}); provider.ReasonOf(err) != c.want {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+		srv.Close()
 	}
 }
 

@@ -1,8 +1,10 @@
 package hostapi
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -10,23 +12,41 @@ import (
 	"github.com/berth-dev/berth/sdk/go/provider"
 )
 
-// maxConfigured is how long the name of a build or region may be, in bytes.
-const maxConfigured = 128
+// names are those that a placement can ask for (berth.instance.v1.Placement): any other one would be configured in vain.
+type names struct {
+	pattern *regexp.Regexp
+	words   string
+}
 
-// CheckMaps returns an error unless a provider has builds and regions with names. block is that of its settings.
+var (
+	buildNames  = names{regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`), "a-z, 0-9, and '.', '_' and '-' between them"}
+	regionNames = names{regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "a-z, 0-9, and '-' between them"}
+)
+
+// CheckMaps returns an error unless a provider has builds and regions, with names that can be asked for. block is that of its settings.
 func CheckMaps[B, R any](block string, builds map[string]B, regions map[string]R) error {
-	for _, m := range []struct {
-		setting string
-		names   []string
-	}{{block + ".builds", slices.Sorted(maps.Keys(builds))}, {block + ".regions", slices.Sorted(maps.Keys(regions))}} {
-		if len(m.names) == 0 {
-			return fmt.Errorf("%s: at least one is needed", m.setting)
+	if err := buildNames.check(slices.Sorted(maps.Keys(builds))); err != nil {
+		return fmt.Errorf("%s.builds: %w", block, err)
+	}
+	if err := regionNames.check(slices.Sorted(maps.Keys(regions))); err != nil {
+		return fmt.Errorf("%s.regions: %w", block, err)
+	}
+	return nil
+}
+
+func (n names) check(configured []string) error {
+	if len(configured) == 0 {
+		return errors.New("at least one is needed")
+	}
+	for _, name := range configured {
+		if n.pattern.MatchString(name) {
+			continue
 		}
-		for _, name := range m.names {
-			if name == "" || len(name) > maxConfigured {
-				return fmt.Errorf("%s: %q is no name of 1 to %d bytes", m.setting, name, maxConfigured)
-			}
+		better := ""
+		if lower := strings.ToLower(name); n.pattern.MatchString(lower) {
+			better = fmt.Sprintf("; call it %q", lower)
 		}
+		return fmt.Errorf("%q is no name that a placement can ask for: up to 63 of %s%s", name, n.words, better)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package hostapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,8 +65,11 @@ func (r Refusal) RetryAfter() time.Duration {
 	return 0
 }
 
-// Reason is what the status says. Nothing is NOT_FOUND but by an object of JSON, in which every host says so.
+// Reason is what the status says. Nothing is NOT_FOUND but by an object of JSON, in which every host says so; a page of HTML has no refusal of the host's.
 func (r Refusal) Reason() providerv1.FailureReason {
+	if r.foreign() {
+		return r.doubt()
+	}
 	switch r.Status {
 	case http.StatusUnauthorized, http.StatusForbidden, http.StatusProxyAuthRequired:
 		return provider.Unauthenticated
@@ -84,10 +88,26 @@ func (r Refusal) Reason() providerv1.FailureReason {
 	if r.Status >= 400 && r.Status < 500 && r.Status != http.StatusRequestTimeout {
 		return provider.Invalid
 	}
-	if r.Operation.Write { // it broke while at it
+	return r.doubt() // it broke while at it
+}
+
+// doubt is the reason of a failure that does not say whether the host did what it was asked.
+func (r Refusal) doubt() providerv1.FailureReason {
+	if r.Operation.Write {
 		return provider.Ambiguous
 	}
 	return provider.Unavailable
+}
+
+// foreign reports whether a refusal for good is a page of something on the way, such as a firewall: the host's own are JSON, or text. Such a thing may have kept back
+// the host's answer as well as the call. It may speak for itself: a proxy wants credentials (407), or a call took too long (408) or is one too many (429).
+func (r Refusal) foreign() bool {
+	switch r.Status {
+	case http.StatusNotFound, http.StatusGone, http.StatusProxyAuthRequired, http.StatusRequestTimeout, http.StatusTooManyRequests:
+		return false
+	default:
+		return r.Status >= 400 && r.Status < 500 && isPage(r.Body)
+	}
 }
 
 // Words are what the host says for people, as far as that can be told.
@@ -112,11 +132,21 @@ func (c *Client) explain(op *Operation, r Refusal) error {
 	if c.cfg.Explain != nil {
 		err = c.cfg.Explain(r)
 	}
-	if err == nil {
+	if err == nil || r.foreign() && believed(err) {
 		err = r.Failure(r.Reason(), r.Words())
 	}
 	op.Heed(err)
 	return err
+}
+
+// believed reports whether a failure takes a refusal for the host's word.
+func believed(err error) bool {
+	switch provider.ReasonOf(err) {
+	case provider.Unavailable, provider.Ambiguous:
+		return false
+	default:
+		return true
+	}
 }
 
 // unanswered is the failure of a call that got no answer.
@@ -172,13 +202,16 @@ func isObject(body []byte) bool {
 	return json.Unmarshal(body, &members) == nil && members != nil
 }
 
+// isPage reports whether a body is a page of HTML or another document of that kind.
+func isPage(body []byte) bool { return bytes.HasPrefix(bytes.TrimSpace(body), []byte("<")) }
+
 // describe says what an answer is that was to be JSON.
 func describe(h http.Header, body []byte) string {
 	text := strings.TrimSpace(string(body[:min(len(body), 4*maxWords)]))
 	switch {
 	case text == "":
 		return "an empty answer"
-	case strings.HasPrefix(text, "<"):
+	case isPage(body):
 		return fmt.Sprintf("a page of %s in place of JSON; is it the API's address, and is there a proxy?", kindOf(h))
 	default:
 		return Clean(text)
