@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -65,22 +66,28 @@ func (m *machines) read(at machine) (o order, ok bool, err error) {
 	if err == nil {
 		err = json.Unmarshal(raw, &o)
 	}
-	return o, err == nil, err
+	if err != nil {
+		return o, false, fmt.Errorf("%s cannot be read, so nobody knows whose server is on that machine: repair it, or remove it when none is: %w", m.file(at), err)
+	}
+	return o, true, nil
 }
 
-// find returns the machine with an attempt's server.
+// find returns the machine with an attempt's server. A file that cannot be read may be the attempt's: only if no other one is, it is in the way.
 func (m *machines) find(attempt string) (machine, bool, error) {
+	var unread error
 	for _, at := range m.list {
-		if o, ok, err := m.read(at); err != nil || ok && o.Attempt == attempt {
-			return at, ok, err
+		o, ok, err := m.read(at)
+		if ok && o.Attempt == attempt {
+			return at, true, nil
 		}
+		unread = errors.Join(unread, err)
 	}
-	return machine{}, false, nil
+	return machine{}, false, unread
 }
 
 func (at machine) server(attempt string) *providerv1.Server {
 	return &providerv1.Server{
-		AttemptId: attempt, ExternalId: at.host, Region: at.region, State: providerv1.ServerState_SERVER_STATE_RUNNING,
+		AttemptId: attempt, ExternalId: net.JoinHostPort(at.host, strconv.Itoa(int(at.port))), Region: at.region, State: providerv1.ServerState_SERVER_STATE_RUNNING,
 		Endpoints: []*typev1.Endpoint{{Name: "game", Host: at.host, Port: at.port, Protocol: typev1.Protocol_PROTOCOL_UDP}},
 	}
 }
@@ -166,17 +173,21 @@ func (m *machines) noteReleased(attempt string) error {
 	return err
 }
 
-// write makes the file in one step: it is there whole, or not at all. Its document is a secret.
+// write makes the file in one step: it is there whole, or not at all, also after a power failure. Its document is a secret.
 func (m *machines) write(at machine, o order) error {
 	raw, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
-	temp := m.file(at) + ".new"
-	if err := os.WriteFile(temp, raw, 0o600); err != nil {
+	f, err := os.OpenFile(m.file(at)+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
 		return err
 	}
-	return os.Rename(temp, m.file(at))
+	_, err = f.Write(raw)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil { // the name may reach the disk before what is in the file
+		return err
+	}
+	return os.Rename(f.Name(), m.file(at))
 }
 
 // Get implements provider.Provider.
@@ -190,7 +201,7 @@ func (m *machines) Get(_ context.Context, req *providerv1.GetRequest) (*provider
 	return &providerv1.GetResponse{Server: at.server(req.GetAttemptId())}, err
 }
 
-// List implements provider.Provider: all on one page, those with the mark of the deployment that asks.
+// List implements provider.Provider: all on one page, those with the mark of the deployment that asks. One file that cannot be read does not hide the others.
 func (m *machines) List(_ context.Context, req *providerv1.ListRequest) (*providerv1.ListResponse, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -198,7 +209,7 @@ func (m *machines) List(_ context.Context, req *providerv1.ListRequest) (*provid
 	for _, at := range m.list {
 		o, ok, err := m.read(at)
 		if err != nil {
-			return nil, err
+			slog.Error("a machine is not listed", "error", err)
 		}
 		if ok && o.Deployment == req.GetDeployment() {
 			resp.Servers = append(resp.Servers, at.server(o.Attempt))

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// plugin starts the plugin, and returns a client once it listens and what kills it. There are two machines in eu and one in us, and more as said.
+// plugin starts the plugin, and returns a client once it listens and what kills it. There are two machines in eu, on one host, and one in us, and more as said.
 func plugin(t *testing.T, dir string, more ...string) (p provider.Provider, kill func()) {
 	t.Helper()
 	self, err := os.Executable()
@@ -37,7 +37,7 @@ func plugin(t *testing.T, dir string, more ...string) (p provider.Provider, kill
 		t.Fatal(err)
 	}
 	address := "unix://" + filepath.Join(dir, "p.sock")
-	cmd := exec.Command(self, "-address", address, "-dir", filepath.Join(dir, "machines"), "-machine", "eu/10.0.0.5:7777", "-machine", "eu/10.0.0.6:7777", "-machine", "us/10.1.0.5:7777")
+	cmd := exec.Command(self, "-address", address, "-dir", filepath.Join(dir, "machines"), "-machine", "eu/10.0.0.5:7777", "-machine", "eu/10.0.0.5:7778", "-machine", "us/10.1.0.5:7777")
 	cmd.Args = append(cmd.Args, more...)
 	cmd.Env = append(os.Environ(), running+"=1")
 	log, err := cmd.StderrPipe()
@@ -79,7 +79,7 @@ func (h host) Bootstrap(ctx context.Context, attempt string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := os.ReadFile(filepath.Join(h.machines, got.GetServer().GetExternalId()+"_7777.json"))
+	raw, err := os.ReadFile(filepath.Join(h.machines, strings.ReplaceAll(got.GetServer().GetExternalId(), ":", "_")+".json"))
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +128,39 @@ func TestAMachineIsHandedOutOnceAlsoAfterACrash(t *testing.T) {
 	if _, err := p.Get(t.Context(), &providerv1.GetRequest{AttemptId: "a-1"}); provider.ReasonOf(err) != provider.NotFound {
 		t.Error(err)
 	}
-	if third, err := allocate(p, "a-3", "eu", "blue"); err != nil || third.GetExternalId() != "10.0.0.5" {
+	if third, err := allocate(p, "a-3", "eu", "blue"); err != nil || third.GetExternalId() != "10.0.0.5:7777" {
 		t.Errorf("after the release: %v, %v", third, err)
+	}
+}
+
+// A disk has spoiled the file of one machine. The servers of the others go on as before; only what the file may say is not known.
+func TestAFileThatCannotBeReadStopsNoOtherMachine(t *testing.T) {
+	m := &machines{dir: t.TempDir(), build: "example", list: []machine{{"eu", "10.0.0.5", 7777}, {"eu", "10.0.0.6", 7777}, {"eu", "10.0.0.7", 7777}}}
+	for _, attempt := range []string{"a-1", "a-2"} {
+		if _, err := allocate(m, attempt, "eu", "blue"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(m.file(m.list[0]), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := allocate(m, "a-2", "eu", "blue"); err != nil || again.GetExternalId() != "10.0.0.6:7777" {
+		t.Errorf("a repeat: %v, %v", again, err)
+	}
+	if got, err := m.Get(t.Context(), &providerv1.GetRequest{AttemptId: "a-2"}); err != nil || got.GetServer().GetExternalId() != "10.0.0.6:7777" {
+		t.Errorf("get: %v, %v", got, err)
+	}
+	if list, err := m.List(t.Context(), &providerv1.ListRequest{Deployment: "blue"}); err != nil || len(list.GetServers()) != 1 || list.GetServers()[0].GetAttemptId() != "a-2" {
+		t.Errorf("list: %v, %v", list, err)
+	}
+	if _, err := m.Release(t.Context(), &providerv1.ReleaseRequest{AttemptId: "a-2"}); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	// The file may be that of a-1, and of any attempt that no other file names.
+	if _, err := m.Get(t.Context(), &providerv1.GetRequest{AttemptId: "a-1"}); provider.ReasonOf(err) != provider.Ambiguous || !strings.Contains(err.Error(), "10.0.0.5_7777.json") {
+		t.Errorf("the server whose file it is: %v", err)
+	}
+	if s, err := allocate(m, "a-1", "eu", "blue"); provider.ReasonOf(err) != provider.Ambiguous {
+		t.Errorf("its server got a second machine: %v, %v", s, err)
 	}
 }

@@ -3,10 +3,13 @@ package main
 import (
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/berth-dev/berth/pkg/app"
+	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 	"github.com/berth-dev/berth/services/berth/plugin"
 )
 
@@ -23,28 +26,49 @@ func verifyCommand() *cobra.Command {
 		Long: `Runs the conformance suite on a provider: calls it as the allocation service does, and looks at what it answers. Prints a line for each check, with
 the reason if it failed or was skipped, and ends with status 1 if one failed.
 
-It starts real servers, few at a time, with a bootstrap document that leads to no gateway, and gives back all of them, also when it is interrupted. They are
-marked as a deployment of their own, so the provider can be in use meanwhile. Checks for which the host has to misbehave need the suite in a test of Go.`,
+It starts real servers, few at a time, with a bootstrap document that leads to no gateway, and gives back all of them, also when it is interrupted once. What it
+cannot give back, it names. They are marked as a deployment of their own, so the provider can be in use meanwhile; with --deployment, nothing else may
+have that mark: List is empty before. Checks for which the host has to misbehave need the suite in a test of Go.
+
+The checks, of which --check names some:
+` + checkNames(),
 		Example: `  berth provider verify --address unix:///run/berth/plugin.sock
   berth provider verify --address plugin.example.com:7300 --ca ca.pem --cert allocation.pem --key allocation.key --build shooter --region eu`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return plugin.Verify(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Address, "address", "", "where the provider listens: unix:///path or host:port")
-	f.StringVar(&o.CA, "ca", "", "file with the authorities that the provider's certificate is of (PEM); without it there is no TLS")
+	f.StringVar(&o.CA, "ca", "", "file with the authorities that the provider's certificate is of (PEM; default: those of the system). Without --ca, --cert, --key and --server-name there is no TLS")
 	f.StringVar(&o.Cert, "cert", "", "file with the certificate to call it with (PEM)")
 	f.StringVar(&o.Key, "key", "", "file with the key of that certificate (PEM)")
+	f.StringVar(&o.ServerName, "server-name", "", "what the provider's certificate has to name (default: the host of the address)")
 	f.StringVar(&o.Build, "build", "", "build to run (default: the first that the provider names)")
 	f.StringVar(&o.Region, "region", "", "region to run in (default: the first that the provider names)")
-	f.StringVar(&o.Deployment, "deployment", "", "what the servers are marked with (default: one of this run's own)")
-	f.StringSliceVar(&o.Checks, "check", nil, "names of checks to run (default: all)")
+	f.StringVar(&o.Deployment, "deployment", "", "what the servers are marked with; nothing else may have that mark (default: one of this run's own)")
+	f.StringSliceVar(&o.Checks, "check", nil, "names of checks to run, with commas between them (default: all)")
 	f.IntVar(&o.MaxServers, "max-servers", 0, "how many servers it may have at once; checks that need more are skipped (default 3)")
 	f.DurationVar(&o.Limit, "limit", 0, "how long each check may take, with the end of its servers (default 30s)")
 	f.StringSliceVar(&o.BootstrapCommand, "bootstrap-command", nil, "command, and its arguments after commas, that gets an attempt's id and prints the document that its server got")
 	if err := cmd.MarkFlagRequired("address"); err != nil {
 		panic(fmt.Sprintf("a flag of this command: %v", err))
 	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		if strings.HasSuffix(err.Error(), "--check") { // without a name
+			return fmt.Errorf("%w, of these:\n%s", err, checkNames())
+		}
+		return err
+	})
 	return cmd
+}
+
+// checkNames lists the names of the checks in lines for a terminal.
+func checkNames() string {
+	const perLine = 6
+	var lines []string
+	for names := range slices.Chunk(providertest.Checks(), perLine) {
+		lines = append(lines, "  "+strings.Join(names, ", "))
+	}
+	return strings.Join(lines, ",\n")
 }
 
 func chaosCommand() *cobra.Command {

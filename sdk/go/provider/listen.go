@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -93,37 +94,62 @@ func listen(ctx context.Context, cfg ServeConfig) (ln net.Listener, remove func(
 }
 
 // listenUnix makes the socket in a folder that is this user's alone and moves it to its place: nobody else can connect at any moment. One that was left
-// behind is replaced, one that somebody listens on is not.
+// behind is replaced, one that somebody listens on is not. Of several plugins that start at the same time one gets the place.
 func listenUnix(ctx context.Context, path string) (net.Listener, func() error, error) {
 	if !filepath.IsAbs(path) {
 		return nil, nil, fmt.Errorf("address unix://%s: an absolute path is needed, as in unix:///run/plugin.sock", path)
 	}
-	if err := free(ctx, path); err != nil {
-		return nil, nil, err
-	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), ".s")
+	unlock, err := lock(path)
 	if err != nil {
 		return nil, nil, err
+	}
+	defer unlock()
+	if err = free(ctx, path); err != nil {
+		return nil, nil, err
+	}
+	ln, err := place(ctx, path)
+	if err != nil {
+		return nil, nil, err
+	}
+	made, err := os.Lstat(path)
+	if err != nil {
+		return nil, nil, errors.Join(err, ln.Close())
+	}
+	return moved{ln, path}, func() error { return removeSame(path, made) }, nil
+}
+
+// place makes the socket and moves it to its place.
+func place(ctx context.Context, path string) (net.Listener, error) {
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".s")
+	if err != nil {
+		return nil, err
 	}
 	defer func() { _ = os.Remove(dir) }() // empty by then; a folder that stays hurts nobody
 	made := filepath.Join(dir, "s")
 	ln, err := new(net.ListenConfig).Listen(ctx, "unix", made)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	ln.(*net.UnixListener).SetUnlinkOnClose(false)
 	if err = os.Chmod(made, 0o600); err == nil {
 		err = os.Rename(made, path)
 	}
 	if err != nil {
-		return nil, nil, errors.Join(err, ln.Close(), os.Remove(made))
+		return nil, errors.Join(err, ln.Close(), os.Remove(made))
 	}
-	return moved{ln, path}, func() error {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	return ln, nil
+}
+
+// removeSame removes the socket, unless another one has taken its place: while this plugin waits for its last calls, the next one may listen already.
+func removeSame(path string, made fs.FileInfo) error {
+	now, err := os.Lstat(path)
+	if err == nil && os.SameFile(made, now) && made.ModTime().Equal(now.ModTime()) { // the number of a file that is gone may be another one's
+		err = os.Remove(path)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}, nil
+	}
+	return err
 }
 
 // moved is a listener on a socket that was moved to its place.
@@ -135,7 +161,11 @@ type moved struct {
 // Addr implements net.Listener: where callers find it, and not where it was made.
 func (m moved) Addr() net.Addr { return &net.UnixAddr{Name: m.path, Net: "unix"} }
 
-// free returns an error unless a socket may be made at the path.
+// dialTime is how long a plugin may take to accept a connection by which it shows that it is there.
+const dialTime = time.Second
+
+// free returns an error unless a socket may be made at the path: there is none, or one that nobody listens on. Only a refused connection shows that: a plugin that has too much to
+// do, or is another user's, is there as well.
 func free(ctx context.Context, path string) error {
 	info, err := os.Lstat(path)
 	switch {
@@ -146,11 +176,15 @@ func free(ctx context.Context, path string) error {
 	case info.Mode().Type() != fs.ModeSocket:
 		return fmt.Errorf("%s is there and no socket: move it away, or listen elsewhere", path)
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
-	if err == nil {
+	switch {
+	case err == nil:
 		return errors.Join(fmt.Errorf("%s is in use: another plugin listens there", path), conn.Close())
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		return nil
+	default:
+		return fmt.Errorf("%s is in use, as far as can be seen: %w. If no plugin listens there, remove it", path, err)
 	}
-	return nil
 }

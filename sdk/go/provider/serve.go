@@ -79,7 +79,9 @@ func Serve(ctx context.Context, cfg ServeConfig, p Provider) error {
 	case <-ctx.Done():
 		alive.Shutdown()
 		err = stop(srv, stopTime)
-		err = errors.Join(err, <-served)
+		if failed := <-served; !errors.Is(failed, grpc.ErrServerStopped) { // which is a stop that was quicker than the start
+			err = errors.Join(err, failed)
+		}
 	}
 	return errors.Join(err, remove())
 }

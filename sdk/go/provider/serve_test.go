@@ -158,13 +158,7 @@ func TestServeStopsAfterTheCallsUnderWay(t *testing.T) {
 	<-begun
 	stopped := make(chan error, 1)
 	go func() { stopped <- stop() }()
-	for { // no more calls are taken from the moment it stops
-		late, err := net.Dial("unix", path)
-		if err != nil {
-			break
-		}
-		_ = late.Close()
-	}
+	untilNobodyListens(path) // no more calls are taken from the moment it stops
 	close(end)
 	if err := <-answer; err != nil {
 		t.Errorf("the call under way: %v", err)
@@ -175,6 +169,106 @@ func TestServeStopsAfterTheCallsUnderWay(t *testing.T) {
 	if _, err := os.Lstat(path); !os.IsNotExist(err) {
 		t.Errorf("the socket is left: %v", err)
 	}
+}
+
+// The stop may come between the moment when a plugin is ready and its first look for a connection.
+func TestAPluginThatIsStoppedAtOnceEndsWell(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "p.sock")
+	for range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		if err := provider.Serve(ctx, provider.ServeConfig{Address: "unix://" + path, Ready: func(net.Addr) { cancel() }}, author{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A plugin stops and waits for a call. Meanwhile the next one starts, finds that nobody listens, and takes the place.
+func TestAPluginThatStopsLeavesTheSocketOfTheNext(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "p.sock")
+	begun, end := make(chan struct{}), make(chan struct{})
+	_, stop := start(t, provider.ServeConfig{Address: "unix://" + path}, author{get: func(context.Context) (*providerv1.GetResponse, error) {
+		close(begun)
+		<-end
+		return new(providerv1.GetResponse), nil
+	}})
+	old := dial(t, "unix://"+path)
+	answer := make(chan error, 1)
+	go func() {
+		_, err := provider.Client(old).Get(context.Background(), &providerv1.GetRequest{AttemptId: "a"})
+		answer <- err
+	}()
+	<-begun
+	stopped := make(chan error, 1)
+	go func() { stopped <- stop() }()
+	untilNobodyListens(path)
+	start(t, provider.ServeConfig{Address: "unix://" + path}, author{})
+	close(end)
+	if err := <-answer; err != nil {
+		t.Errorf("the call under way: %v", err)
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if _, err := provider.Client(dial(t, "unix://"+path)).Describe(t.Context(), new(providerv1.DescribeRequest)); err != nil {
+		t.Errorf("the next one cannot be reached: %v", err)
+	}
+}
+
+// untilNobodyListens returns once connections are refused.
+func untilNobodyListens(path string) {
+	for {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			return
+		}
+		_ = conn.Close()
+	}
+}
+
+// Eight plugins find a socket that was left behind, all at the same time. Each of them may take it; only one can be found there then.
+func TestOfPluginsThatStartTogetherOneServes(t *testing.T) {
+	const plugins = 8
+	for range 20 {
+		dir := t.TempDir()
+		path := filepath.Join(dir, "p.sock")
+		leave(t, path)
+		ctx, cancel := context.WithCancel(t.Context())
+		ready, ended := make(chan struct{}, plugins), make(chan error, plugins) // one each
+		for range plugins {
+			go func() {
+				ended <- provider.Serve(ctx, provider.ServeConfig{Address: "unix://" + path, Ready: func(net.Addr) { ready <- struct{}{} }}, author{})
+			}()
+		}
+		for range plugins - 1 {
+			select {
+			case err := <-ended:
+				if err == nil || !strings.Contains(err.Error(), "in use") {
+					t.Errorf("it ends with %v", err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%d plugins serve", len(ready))
+			}
+		}
+		<-ready
+		if list, err := os.ReadDir(dir); err != nil || len(list) != 1 {
+			t.Errorf("beside the socket there is something: %v, %v", list, err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// leave makes a socket on which nobody listens, as a killed process leaves it.
+func leave(t *testing.T, path string) {
+	t.Helper()
+	left, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left.(*net.UnixListener).SetUnlinkOnClose(false)
+	_ = left.Close()
 }
 
 // A call that heeds its context is cut off; one that does not would keep a graceful stop for ever.
@@ -221,12 +315,7 @@ func TestStopIsBounded(t *testing.T) {
 func TestServeListensWhereOnlyItsUserCanConnect(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "p.sock")
-	left, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	left.(*net.UnixListener).SetUnlinkOnClose(false)
-	_ = left.Close() // as a killed process leaves it
+	leave(t, path)
 	if addr, _ := start(t, provider.ServeConfig{Address: "unix://" + path}, author{}); addr.String() != path {
 		t.Errorf("it says that it listens on %s", addr)
 	}

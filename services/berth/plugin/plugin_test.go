@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -22,6 +23,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/berth-dev/berth/pkg/tlsx/tlsxtest"
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/sdk/go/provider/chaos"
@@ -227,6 +229,56 @@ func TestVerifyWithoutAProvider(t *testing.T) {
 	}
 }
 
+func TestVerifyThatIsInterruptedSaysSo(t *testing.T) {
+	o, address := serve(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	interrupt := func(*providerv1.Server) { cancel() } // while a check runs
+	o.server.Store(&interrupt)
+	var out bytes.Buffer
+	err := plugin.Verify(ctx, plugin.VerifyOptions{Address: address, Out: &out, Checks: []string{"allocate", "list"}})
+	if err == nil || !strings.Contains(err.Error(), "interrupted") {
+		t.Errorf("%v", err)
+	}
+	if strings.Count(out.String(), "the run was cut off") != 2 || !strings.Contains(out.String(), "passed   clean-up") || o.Stats().Started != 1 || o.Stats().Alive != 0 {
+		t.Errorf("%+v, and it says\n%s", o.Stats(), out.String())
+	}
+}
+
+// The provider is reached by an address that its certificate does not name.
+func TestVerifySpeaksTLSAsTheServiceDoes(t *testing.T) {
+	authority := tlsxtest.NewAuthority(t)
+	files := tlsxtest.NewFiles(t, authority, "plugin.example.com")
+	p, err := chaos.New(chaos.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	ctx, cancel := context.WithCancel(t.Context())
+	ready, served := make(chan net.Addr, 1), make(chan error, 1) // one each
+	go func() {
+		served <- provider.Serve(ctx, provider.ServeConfig{
+			Address: "127.0.0.1:0", Ready: func(a net.Addr) { ready <- a }, TLS: provider.TLS{CertFile: files.CertFile, KeyFile: files.KeyFile, CAFile: files.CAFile},
+		}, p)
+	}()
+	t.Cleanup(func() { cancel(); <-served })
+	address := (<-ready).String()
+	for name, test := range map[string]struct {
+		o    plugin.VerifyOptions
+		says string // empty: it passes
+	}{
+		"the host of the address":  {plugin.VerifyOptions{CA: files.CAFile}, ""},
+		"its name":                 {plugin.VerifyOptions{CA: files.CAFile, ServerName: "plugin.example.com"}, ""},
+		"another name":             {plugin.VerifyOptions{CA: files.CAFile, ServerName: "other.example.com"}, "not other.example.com"},
+		"the system's authorities": {plugin.VerifyOptions{}, "unknown authority"},
+	} {
+		var out bytes.Buffer
+		test.o.Address, test.o.Cert, test.o.Key, test.o.Checks, test.o.Out = address, files.CertFile, files.KeyFile, []string{"describe"}, &out
+		if err := plugin.Verify(t.Context(), test.o); (err == nil) != (test.says == "") || !strings.Contains(out.String(), test.says) {
+			t.Errorf("%s: %v\n%s", name, err, out.String())
+		}
+	}
+}
+
 func TestOptionsNameWhatIsWrong(t *testing.T) {
 	script := filepath.Join(t.TempDir(), "script.yaml")
 	if err := os.WriteFile(script, []byte("allocate: [{fail: NONE}]"), 0o600); err != nil {
@@ -243,7 +295,7 @@ func TestOptionsNameWhatIsWrong(t *testing.T) {
 	for want, err := range map[string]error{
 		"--ca: open /nowhere":                      verify(plugin.VerifyOptions{Address: "127.0.0.1:1", CA: "/nowhere"}),
 		"has no certificate":                       verify(plugin.VerifyOptions{Address: "127.0.0.1:1", CA: script}),
-		"--cert, --key: are for TLS":               verify(plugin.VerifyOptions{Address: "127.0.0.1:1", Cert: script}),
+		"--cert, --key: open /nowhere":             verify(plugin.VerifyOptions{Address: "127.0.0.1:1", Cert: "/nowhere", Key: "/nowhere"}),
 		`"speed" is none of`:                       verify(plugin.VerifyOptions{Address: "127.0.0.1:1", Checks: []string{"speed"}}),
 		"allocate[0].fail":                         run(plugin.ChaosOptions{Listen: "127.0.0.1:0", Script: script}),
 		"script: open /nowhere":                    run(plugin.ChaosOptions{Listen: "127.0.0.1:0", Script: "/nowhere"}),

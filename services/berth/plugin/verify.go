@@ -22,12 +22,18 @@ import (
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 )
 
+// maxHeaders bounds the headers of an answer, such as the words of a failure, as the allocation service does.
+const maxHeaders = 64 << 10
+
 // VerifyOptions say which provider to check, and how.
 type VerifyOptions struct {
 	// Address is where it listens: unix:///path or host:port.
 	Address string
-	// CA, Cert and Key are files in PEM: the authorities that the provider's certificate is of, and the certificate to call it with. Without CA there is no TLS.
+	// CA, Cert and Key are files in PEM: the authorities that the provider's certificate is of, by default those of the system, and the certificate to call it with. Without
+	// any of them, and without ServerName, there is no TLS.
 	CA, Cert, Key string
+	// ServerName is what the provider's certificate has to name. Default: the host of the address.
+	ServerName string
 	// Build, Region, Deployment, Checks, MaxServers and Limit are those of providertest.Config.
 	Build, Region, Deployment string
 	Checks                    []string
@@ -45,7 +51,7 @@ func Verify(ctx context.Context, o VerifyOptions) error {
 	if err != nil {
 		return err
 	}
-	conn, err := grpc.NewClient(o.Address, grpc.WithTransportCredentials(transport))
+	conn, err := grpc.NewClient(o.Address, grpc.WithTransportCredentials(transport), grpc.WithMaxHeaderListSize(maxHeaders))
 	if err != nil {
 		return fmt.Errorf("address %q is neither unix:///path nor host:port: %w", o.Address, err)
 	}
@@ -65,8 +71,10 @@ func Verify(ctx context.Context, o VerifyOptions) error {
 	switch {
 	case failed > 0:
 		return fmt.Errorf("%d of %d checks failed", failed, len(report))
+	case ctx.Err() != nil: // what was cut off has verified nothing
+		return errors.New("interrupted: not all checks have run")
 	default:
-		return ctx.Err() // what was cut off has verified nothing
+		return nil
 	}
 }
 
@@ -78,19 +86,19 @@ func printResult(out io.Writer, r providertest.Result) {
 }
 
 func (o VerifyOptions) transport() (credentials.TransportCredentials, error) {
-	if o.CA == "" {
-		if o.Cert != "" || o.Key != "" {
-			return nil, errors.New("--cert, --key: are for TLS, which needs --ca")
-		}
+	if o.CA == "" && o.Cert == "" && o.Key == "" && o.ServerName == "" {
 		return insecure.NewCredentials(), nil
 	}
-	raw, err := os.ReadFile(o.CA)
-	if err != nil {
-		return nil, fmt.Errorf("--ca: %w", err)
-	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
-	if !cfg.RootCAs.AppendCertsFromPEM(raw) {
-		return nil, fmt.Errorf("--ca: %s has no certificate in PEM", o.CA)
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}
+	if o.CA != "" {
+		raw, err := os.ReadFile(o.CA)
+		if err != nil {
+			return nil, fmt.Errorf("--ca: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(raw) {
+			return nil, fmt.Errorf("--ca: %s has no certificate in PEM", o.CA)
+		}
 	}
 	if o.Cert != "" || o.Key != "" {
 		pair, err := tls.LoadX509KeyPair(o.Cert, o.Key)

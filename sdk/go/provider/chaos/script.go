@@ -48,7 +48,7 @@ type Step struct {
 	// At are the calls that it happens to, counted from 1 for each rpc since the script began. Empty: all.
 	At []int `yaml:"at"`
 	// Probability that it happens to such a call, above 0 and up to 1. Default: 1.
-	Probability float64 `yaml:"probability"`
+	Probability Probability `yaml:"probability,omitempty"`
 
 	// Delay is before the effect. If the caller goes meanwhile, there is none.
 	Delay time.Duration `yaml:"delay"`
@@ -80,6 +80,22 @@ type Step struct {
 	LoseReply bool `yaml:"lose_reply"`
 	// Garble does what was asked and answers nonsense, as a provider with a bug.
 	Garble bool `yaml:"garble"`
+}
+
+// Probability is how likely a step is. Its zero value is 1, as that of a step that says nothing of it; a script that says 0 is refused, as it would mean the opposite.
+type Probability float64
+
+var errProbability = errors.New("probability: is above 0 and up to 1. Without it the step always happens; for never, leave the step out")
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (p *Probability) UnmarshalYAML(node *yaml.Node) error {
+	if err := node.Decode((*float64)(p)); err != nil {
+		return err
+	}
+	if *p == 0 {
+		return fmt.Errorf("line %d: %w", node.Line, errProbability)
+	}
+	return nil
 }
 
 // Reason is a failure's reason, as in the contract without its prefix.
@@ -144,7 +160,7 @@ func (s *Step) check(rpc string) error {
 	case slices.ContainsFunc(s.At, func(n int) bool { return n < 1 }):
 		return errors.New("at: calls are counted from 1")
 	case !(s.Probability >= 0 && s.Probability <= 1): // nor not a number
-		return errors.New("probability: is from 0 to 1")
+		return errProbability
 	case s.Delay < 0 || s.ReplyDelay < 0 || s.Jitter < 0 || s.RetryAfter < 0 || s.Late < 0:
 		return errors.New("delay, reply_delay, jitter, retry_after, late: must not be negative")
 	case s.Fail != "" && s.Fail.value() == 0:
@@ -178,7 +194,7 @@ func (s *Script) pick(rpc string, n int) Step {
 		if len(step.At) > 0 && !slices.Contains(step.At, n) {
 			continue
 		}
-		if step.Probability > 0 && chance.Float64() >= step.Probability {
+		if step.Probability > 0 && chance.Float64() >= float64(step.Probability) {
 			continue
 		}
 		if step.Jitter > 0 {

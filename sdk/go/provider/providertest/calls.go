@@ -50,12 +50,10 @@ func (p *probe) allocate(req *providerv1.AllocateRequest) *providerv1.Server {
 		if err == nil {
 			return s
 		}
-		switch provider.ReasonOf(err) {
-		case provider.RateLimited, provider.Unavailable, provider.Ambiguous:
-			p.sleep(max(provider.RetryAfterOf(err), p.poll()), fmt.Sprintf("Allocate: %v", err))
-		default:
+		if !passing(err) {
 			p.failf("Allocate: %s: %v", reason(err), err)
 		}
+		p.sleep(max(provider.RetryAfterOf(err), p.poll()), fmt.Sprintf("Allocate: %v", err))
 	}
 }
 
@@ -69,7 +67,7 @@ func (p *probe) sleep(d time.Duration, why string) {
 
 // tryGet calls Get.
 func (p *probe) tryGet(ctx context.Context, attempt string) (*providerv1.Server, error) {
-	resp, err := call(ctx, p.cfg.Provider.Get, &providerv1.GetRequest{AttemptId: attempt, Deployment: p.cfg.Deployment})
+	resp, err := call(ctx, p.cfg.Provider.Get, &providerv1.GetRequest{AttemptId: attempt, ExternalId: p.external(attempt), Deployment: p.cfg.Deployment})
 	p.seen(ctx, "Get", err)
 	if err != nil {
 		return nil, err
@@ -87,49 +85,11 @@ func (p *probe) get(attempt string) *providerv1.Server {
 	return s
 }
 
-// sane ends the check if an answer cannot be one for the attempt.
-func (p *probe) sane(method string, s *providerv1.Server, attempt string) {
-	switch {
-	case s == nil:
-		p.failf("%s answers without a server, and without a failure", method)
-	case s.GetAttemptId() != attempt:
-		p.failf("%s answers for attempt %q, asked about %q", method, s.GetAttemptId(), attempt)
-	case s.GetState() < starting || s.GetState() > exited:
-		p.failf("%s answers with state %v", method, s.GetState())
-	case s.GetFailure() != 0 && s.GetState() != exited:
-		p.failf("%s answers with the failure %v of a server that is %v: only one that has EXITED was refused after all", method, s.GetFailure(), s.GetState())
-	case s.GetFailure() == provider.Ambiguous || s.GetFailure() == provider.NotFound:
-		p.failf("%s answers with the failure %v of a server that has ended: that is no reason for which one is refused", method, s.GetFailure())
-	}
-	for _, e := range s.GetEndpoints() {
-		if e.GetHost() == "" || e.GetPort() == 0 || e.GetPort() > 65535 {
-			p.failf("%s answers with an endpoint that players cannot go to: %v", method, e)
-		}
-	}
-}
-
 // same ends the check if two answers are not about one server. An external id may be missing as long as the host has given none.
 func (p *probe) same(what string, a, b *providerv1.Server) {
 	if a.GetExternalId() != "" && b.GetExternalId() != "" && a.GetExternalId() != b.GetExternalId() {
 		p.failf("%s: two servers for one attempt: external_id %q and %q", what, a.GetExternalId(), b.GetExternalId())
 	}
-}
-
-// release calls Release until the server has ended.
-func (p *probe) release(attempt string) {
-	p.wait("the end of the server of attempt "+attempt+" after its release", func() bool {
-		resp, err := call(p.ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: attempt, Deployment: p.cfg.Deployment})
-		p.seen(p.ctx, "Release", err)
-		switch {
-		case err != nil && (provider.ReasonOf(err) == provider.RateLimited || provider.ReasonOf(err) == provider.Unavailable || provider.ReasonOf(err) == provider.Ambiguous):
-			return false
-		case err != nil:
-			p.failf("Release: %s: %v", reason(err), err)
-		case resp.GetState() != stopping && resp.GetState() != exited:
-			p.failf("Release answers with state %v: it is STOPPING or EXITED", resp.GetState())
-		}
-		return resp.GetState() == exited
-	})
 }
 
 // gone ends the check unless no server runs for the attempt.
@@ -155,11 +115,13 @@ func (p *probe) list(deployment string) []*providerv1.Server {
 		}
 		servers = append(servers, resp.GetServers()...)
 		next := resp.GetNextPageToken()
-		switch next {
-		case "":
+		switch {
+		case next == "":
 			return servers
-		case token:
+		case next == token:
 			p.failf("List: the page of token %q names itself as the next one", token)
+		case len(next) > maxToken:
+			p.failf("List: next_page_token has %d bytes, and at most %d are taken", len(next), maxToken)
 		}
 		token = next
 	}

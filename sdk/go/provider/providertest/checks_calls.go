@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -32,31 +31,23 @@ func describeIsSane(p *probe) {
 	if err != nil {
 		p.failf("Describe: %s: %v", reason(err), err)
 	}
-	switch {
-	case d.GetKind() == "":
-		p.failf("kind: is empty")
-	case d.GetContract() != 0 && d.GetContract() != provider.Contract:
-		p.failf("contract: is %d; the caller named %d", d.GetContract(), provider.Contract)
-	case len(d.GetBuilds()) == 0 || slices.Contains(d.GetBuilds(), ""):
-		p.failf("builds: %q: at least one is needed, and none without a name", d.GetBuilds())
-	case !slices.Contains(d.GetBuilds(), p.cfg.Build):
-		p.failf("builds: %q is not among %q", p.cfg.Build, d.GetBuilds())
-	case p.cfg.Region != "" && !slices.Contains(d.GetRegions(), p.cfg.Region):
-		p.failf("regions: %q is not among %q", p.cfg.Region, d.GetRegions())
-	case d.GetMaxBootstrapBytes() < 0 || d.GetMaxBootstrapBytes() > 0 && d.GetMaxBootstrapBytes() < bootstrapSize:
-		p.failf("max_bootstrap_bytes: is %d; a document has about %d", d.GetMaxBootstrapBytes(), bootstrapSize)
-	}
-	if poll := d.GetPollInterval(); poll != nil && (poll.AsDuration() <= 0 || poll.AsDuration() > time.Minute) {
-		p.failf("poll_interval: is %v; a server is noticed that late. Up to 1 minute, or unset", poll.AsDuration())
+	if err := p.checkDescription(d); err != nil {
+		p.failf("%v", err)
 	}
 }
 
+// describeRefusesOtherContracts asks as a caller of a far future, and then as one that speaks the old versions, too.
 func describeRefusesOtherContracts(p *probe) {
 	const far = 1_000_000
 	d, err := call(p.ctx, p.cfg.Provider.Describe, &providerv1.DescribeRequest{ContractMin: far, ContractMax: far})
 	p.seen(p.ctx, "Describe", err)
 	if provider.ReasonOf(err) != provider.Invalid {
 		p.failf("Describe for a caller that speaks version %d of the contract alone: %s (%v), contract %d; want INVALID", far, reason(err), err, d.GetContract())
+	}
+	d, err = call(p.ctx, p.cfg.Provider.Describe, &providerv1.DescribeRequest{ContractMin: provider.Contract, ContractMax: far})
+	p.seen(p.ctx, "Describe", err)
+	if err != nil || max(1, d.GetContract()) != provider.Contract {
+		p.failf("Describe for a caller that speaks versions %d to %d of the contract: %s (%v), contract %d; want %d", provider.Contract, far, reason(err), err, d.GetContract(), provider.Contract)
 	}
 }
 
@@ -89,6 +80,9 @@ func allocateGivesAServer(p *probe) {
 		}
 		return again.GetState() == running
 	})
+	for range 2 { // of which one is with the external id and one without
+		p.same("Get", s, p.get(req.GetAttemptId()))
+	}
 }
 
 func allocateTwice(p *probe) {
@@ -110,11 +104,11 @@ func allocateConcurrently(p *probe) {
 	server := p.allocate(req)
 	for n := range at {
 		p.seen(p.ctx, "Allocate", failures[n])
-		switch r := provider.ReasonOf(failures[n]); {
+		switch {
 		case failures[n] == nil:
 			p.sane("Allocate", responses[n].GetServer(), req.GetAttemptId())
 			p.same("the same Allocate, concurrently", server, responses[n].GetServer())
-		case r != provider.RateLimited && r != provider.Unavailable && r != provider.Ambiguous:
+		case !passing(failures[n]):
 			p.failf("the same Allocate, concurrently: %s: %v", reason(failures[n]), failures[n])
 		}
 	}

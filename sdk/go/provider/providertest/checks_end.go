@@ -3,9 +3,7 @@ package providertest
 import (
 	"slices"
 	"strings"
-	"sync"
 
-	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 )
 
@@ -22,29 +20,27 @@ func releaseChecks() []check {
 }
 
 func releaseEndsTheServer(p *probe) {
+	p.endsByRelease("after the release", func(string) {})
+	p.endsByRelease("after a release without external_id", func(attempt string) { delete(p.told, attempt) }) // as where the answer of Allocate was lost
+}
+
+func (p *probe) endsByRelease(what string, before func(attempt string)) {
 	req := p.order()
 	p.allocate(req)
+	before(req.GetAttemptId())
 	p.release(req.GetAttemptId())
-	p.gone("after the release", req.GetAttemptId())
+	p.gone(what, req.GetAttemptId())
 	p.wait("a released server to leave List", func() bool { return p.listed(req.GetAttemptId()) == 0 })
 }
 
 func releaseTwice(p *probe) {
 	req := p.order()
 	p.allocate(req)
-	responses, failures := make([]*providerv1.ReleaseResponse, at), make([]error, at)
-	var all sync.WaitGroup
-	for n := range at {
-		all.Go(func() {
-			responses[n], failures[n] = call(p.ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: p.cfg.Deployment})
-		})
-	}
-	all.Wait()
-	for n := range at {
-		p.seen(p.ctx, "Release", failures[n])
-		r := provider.ReasonOf(failures[n])
-		if failures[n] != nil && r != provider.RateLimited && r != provider.Unavailable && r != provider.Ambiguous {
-			p.failf("the same Release, concurrently: %s: %v", reason(failures[n]), failures[n])
+	_, failures := p.releaseTogether(slices.Repeat([]string{req.GetAttemptId()}, at))
+	for _, err := range failures {
+		p.seen(p.ctx, "Release", err)
+		if err != nil && !passing(err) {
+			p.failf("the same Release, concurrently: %s: %v", reason(err), err)
 		}
 	}
 	p.release(req.GetAttemptId())
@@ -133,19 +129,5 @@ func failuresAreTyped(p *probe) {
 	const few = 3
 	if n := len(p.untyped); n > 0 {
 		p.failf("%d failures have no ErrorInfo of domain %s with a reason, and count as AMBIGUOUS, such as: %s", n, provider.Domain, strings.Join(p.untyped[:min(n, few)], "; "))
-	}
-}
-
-// nothingIsLeft releases all that the suite ever asked for, once more.
-func nothingIsLeft(p *probe) {
-	p.heal()
-	for _, s := range p.list(p.cfg.Deployment) {
-		if slices.Contains(p.suite.attempts, s.GetAttemptId()) {
-			p.release(s.GetAttemptId())
-		}
-	}
-	p.wait("List to be empty", func() bool { return len(p.list(p.cfg.Deployment)) == 0 })
-	for _, attempt := range p.suite.attempts {
-		p.gone("at the end", attempt)
 	}
 }

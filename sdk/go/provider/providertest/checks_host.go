@@ -113,7 +113,7 @@ func lostReplyOfRelease(p *probe) {
 	p.allocate(req)
 	p.need("to lose its reply", p.cfg.Host.LoseReply(p.ctx))
 	within(p.ctx, late, func(ctx context.Context) {
-		resp, err := call(ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: req.GetAttemptId(), Deployment: p.cfg.Deployment})
+		resp, err := call(ctx, p.cfg.Provider.Release, p.releaseRequest(req.GetAttemptId()))
 		p.seen(ctx, "Release", err)
 		if err == nil && resp.GetState() != stopping && resp.GetState() != exited {
 			p.failf("Release whose reply is lost answers with state %v", resp.GetState())
@@ -178,7 +178,7 @@ func (p *probe) runsDespiteNonsense() {
 	if s, err := p.tryGet(p.ctx, there.GetAttemptId()); err != nil && provider.ReasonOf(err) == provider.NotFound || s.GetState() == exited {
 		p.failf("Get takes an answer that makes no sense for the end of a server that runs: %v, %v", s, err)
 	}
-	resp, err := call(p.ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: p.cfg.Deployment})
+	resp, err := call(p.ctx, p.cfg.Provider.Release, p.releaseRequest(there.GetAttemptId()))
 	p.seen(p.ctx, "Release", err)
 	p.heal()
 	if err == nil && resp.GetState() == exited {
@@ -225,7 +225,7 @@ func hangingHost(p *probe) {
 		}
 	})
 	within(p.ctx, patience, func(ctx context.Context) {
-		if resp, err := call(ctx, p.cfg.Provider.Release, &providerv1.ReleaseRequest{AttemptId: there.GetAttemptId(), Deployment: p.cfg.Deployment}); err == nil && resp.GetState() == exited {
+		if resp, err := call(ctx, p.cfg.Provider.Release, p.releaseRequest(there.GetAttemptId())); err == nil && resp.GetState() == exited {
 			p.failf("Release at a host that hangs says that the server has ended")
 		} else {
 			p.seen(ctx, "Release", err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/sdk/go/provider/chaos"
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
@@ -31,6 +32,65 @@ func onGet(f func(p *plugin, next getFunc) getFunc) func(*plugin) {
 
 func onRelease(f func(p *plugin, next releaseFunc) releaseFunc) func(*plugin) {
 	return func(p *plugin) { p.release = f(p, p.release) }
+}
+
+// describes changes what Describe says.
+func describes(change func(*providerv1.DescribeResponse)) func(*plugin) {
+	return func(p *plugin) {
+		next := p.describe
+		p.describe = func(ctx context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
+			resp, err := next(ctx, req)
+			if err == nil {
+				change(resp)
+			}
+			return resp, err
+		}
+	}
+}
+
+// tells changes what Allocate and Get say of a server.
+func tells(change func(*providerv1.Server)) func(*plugin) {
+	return func(p *plugin) {
+		allocate, get := p.allocate, p.get
+		p.allocate = func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
+			resp, err := allocate(ctx, req)
+			if err == nil {
+				change(resp.Server)
+			}
+			return resp, err
+		}
+		p.get = func(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+			resp, err := get(ctx, req)
+			if err == nil {
+				change(resp.Server)
+			}
+			return resp, err
+		}
+	}
+}
+
+// finds answers to Get only if it is asked in the right way.
+func finds(right func(*providerv1.GetRequest) bool) func(*plugin) {
+	return onGet(func(_ *plugin, next getFunc) getFunc {
+		return func(ctx context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+			if !right(req) {
+				return nil, provider.Failure(provider.NotFound, "no such server")
+			}
+			return next(ctx, req)
+		}
+	})
+}
+
+// releases does so only if it is asked in the right way. If it is not, there is nothing to release.
+func releases(right func(*providerv1.ReleaseRequest) bool) func(*plugin) {
+	return onRelease(func(_ *plugin, next releaseFunc) releaseFunc {
+		return func(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+			if !right(req) {
+				return &providerv1.ReleaseResponse{State: providerv1.ServerState_SERVER_STATE_EXITED}, nil
+			}
+			return next(ctx, req)
+		}
+	})
 }
 
 // relabel answers with another reason where there was one.
@@ -74,16 +134,45 @@ func mistakes() map[string]struct {
 				return next(ctx, &providerv1.DescribeRequest{ContractMin: 1, ContractMax: 1})
 			}
 		}, []string{"describe-other-contract"}},
-		"has no kind": {func(p *plugin) {
+		"speaks with nobody who is newer": {func(p *plugin) {
 			next := p.describe
 			p.describe = func(ctx context.Context, req *providerv1.DescribeRequest) (*providerv1.DescribeResponse, error) {
-				resp, err := next(ctx, req)
-				if err == nil {
-					resp.Kind = ""
+				if req.GetContractMax() != 1 {
+					return nil, provider.Failure(provider.Invalid, "this speaks version 1")
 				}
-				return resp, err
+				return next(ctx, req)
 			}
-		}, []string{"describe"}},
+		}, []string{"describe-other-contract"}},
+		"has no kind":                      {describes(func(d *providerv1.DescribeResponse) { d.Kind = "" }), []string{"describe"}},
+		"has a build with an endless name": {describes(func(d *providerv1.DescribeResponse) { d.Builds = append(d.Builds, strings.Repeat("b", 129)) }), []string{"describe"}},
+		"has a region for each street": {describes(func(d *providerv1.DescribeResponse) {
+			d.Regions = append(d.Regions, slices.Repeat([]string{"r"}, 1000)...)
+		}), []string{"describe"}},
+		"names endpoints for people": {tells(func(s *providerv1.Server) {
+			s.Endpoints = []*typev1.Endpoint{{Name: "Game port", Host: "10.0.0.5", Port: 7777}}
+		}), []string{"allocate"}},
+		"has two endpoints of one name": {tells(func(s *providerv1.Server) {
+			s.Endpoints = []*typev1.Endpoint{{Name: "game", Host: "10.0.0.5", Port: 7777}, {Name: "game", Host: "10.0.0.5", Port: 7778}}
+		}), []string{"allocate"}},
+		"has an external id that is a document": {tells(func(s *providerv1.Server) { s.ExternalId = strings.Repeat("x", 513) }), []string{"allocate"}},
+		"finds nothing by the external id that it gave": {finds(func(req *providerv1.GetRequest) bool {
+			return req.GetExternalId() == ""
+		}), []string{"allocate"}},
+		"finds nothing without the external id": {finds(func(req *providerv1.GetRequest) bool {
+			return req.GetExternalId() != ""
+		}), []string{"allocate"}},
+		"releases nothing by the external id that it gave": {releases(func(req *providerv1.ReleaseRequest) bool {
+			return req.GetExternalId() == ""
+		}), []string{"release"}},
+		"releases nothing without the external id": {releases(func(req *providerv1.ReleaseRequest) bool {
+			return req.GetExternalId() != ""
+		}), []string{"release"}},
+		"does not say how far a release is": {onRelease(func(_ *plugin, next releaseFunc) releaseFunc {
+			return func(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+				_, err := next(ctx, req)
+				return new(providerv1.ReleaseResponse), err
+			}
+		}), []string{"release", "release-twice", "list-several"}},
 		"starts a server for each call": {onAllocate(func(_ *plugin, next allocateFunc) allocateFunc {
 			var calls atomic.Int32
 			return func(ctx context.Context, req *providerv1.AllocateRequest) (*providerv1.AllocateResponse, error) {
@@ -294,7 +383,14 @@ func mistakes() map[string]struct {
 	}
 }
 
-// Each mistake is found by the checks that are about it.
+// leaky are the mistakes by which servers stay that nobody can give back: they are released by nothing, or nobody knows of what attempt they are.
+func leaky() []string {
+	return []string{
+		"releases nothing", "starts a server for each call", "forgets the server of a cancelled call", "starts a server more for a request that came twice",
+	}
+}
+
+// Each mistake is found by the checks that are about it. Whatever it is, what can be given back is.
 func TestEveryMistakeIsFound(t *testing.T) {
 	for name, mistake := range mistakes() {
 		t.Run(name, func(t *testing.T) {
@@ -316,6 +412,9 @@ func TestEveryMistakeIsFound(t *testing.T) {
 				if !slices.Contains(failed, check) {
 					t.Errorf("%s does not find it; these do: %q", check, failed)
 				}
+			}
+			if alive := p.Stats().Alive; (alive > 0) != slices.Contains(leaky(), name) {
+				t.Errorf("at the end %d servers run: %v", alive, report)
 			}
 		})
 	}

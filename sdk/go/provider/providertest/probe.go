@@ -16,6 +16,9 @@ import (
 	"github.com/berth-dev/berth/sdk/go/provider"
 )
 
+// interrupted is why a check is skipped that did not come to its end, or not even to its turn.
+const interrupted = "the run was cut off"
+
 var errStuck = fmt.Errorf("did not return within %v of the end of its context", prompt)
 
 // panicked is a call that panicked.
@@ -39,7 +42,7 @@ func (s *suite) run(ctx context.Context, c check) Result {
 	last := c.name == cleanUp
 	switch {
 	case ctx.Err() != nil && !last:
-		p.status, p.why = Skipped, "the run was cut off"
+		p.status, p.why = Skipped, interrupted
 	case s.describe == nil && c.name != describeFirst:
 		p.status, p.why = Skipped, "Describe failed, and everything else builds on it"
 	case c.servers > s.cfg.MaxServers:
@@ -64,12 +67,8 @@ func (p *probe) perform(ctx context.Context, c check) {
 	}
 	within(context.WithoutCancel(ctx), p.cfg.Limit, func(ctx context.Context) {
 		p.ctx = ctx
-		p.do(func(p *probe) {
-			p.heal()
-			for _, attempt := range p.attempts {
-				p.release(attempt)
-			}
-		})
+		p.do((*probe).heal)
+		p.giveBack(p.attempts)
 	})
 }
 
@@ -88,9 +87,13 @@ func (p *probe) do(f func(*probe)) {
 	<-done
 }
 
-// failf ends the check. What failed first is what is told.
+// failf ends the check. What failed first is what is told. Of what fails because the run was cut off, the provider is not to blame.
 func (p *probe) failf(format string, args ...any) {
-	if p.status != Failed {
+	switch {
+	case p.status == Failed:
+	case errors.Is(p.ctx.Err(), context.Canceled):
+		p.status, p.why = Skipped, interrupted
+	default:
 		p.status, p.why = Failed, fmt.Sprintf(format, args...)
 		if p.ctx.Err() != nil {
 			p.why += fmt.Sprintf(" (the check's time of %v is over)", p.cfg.Limit)
@@ -195,15 +198,23 @@ func reason(err error) string {
 	return strings.TrimPrefix(provider.ReasonOf(err).String(), "FAILURE_REASON_")
 }
 
-// wait waits until what holds, asking as often as the provider wants to be asked.
+// wait waits until what holds, and ends the check if it does not in time.
 func (p *probe) wait(what string, holds func() bool) {
+	if !p.until(holds) {
+		p.failf("waited in vain for %s", what)
+	}
+}
+
+// until reports whether something holds before the check's time is over, asking as often as the provider wants to be asked.
+func (p *probe) until(holds func() bool) bool {
 	tick := time.NewTicker(p.poll())
 	defer tick.Stop()
 	for !holds() {
 		select {
 		case <-tick.C:
 		case <-p.ctx.Done():
-			p.failf("waited in vain for %s", what)
+			return false
 		}
 	}
+	return true
 }

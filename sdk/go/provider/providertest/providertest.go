@@ -145,18 +145,23 @@ func checks() []check {
 	return append(all, endChecks()...)
 }
 
+// Checks returns the names of all checks, in the order in which they run.
+func Checks() []string {
+	var names []string
+	for _, c := range checks() {
+		names = append(names, c.name)
+	}
+	return names
+}
+
 // chosen returns the checks of those names.
 func chosen(names []string) ([]check, error) {
 	all := checks()
 	if len(names) == 0 {
 		return all, nil
 	}
-	var known []string
-	for _, c := range all {
-		known = append(known, c.name)
-	}
 	for _, name := range names {
-		if !slices.Contains(known, name) {
+		if known := Checks(); !slices.Contains(known, name) {
 			return nil, fmt.Errorf("checks: %q is none of %s", name, strings.Join(known, ", "))
 		}
 	}
@@ -169,6 +174,9 @@ type suite struct {
 	checks   []check
 	describe *providerv1.DescribeResponse // nil: failed
 	attempts []string                     // all that the suite ever named to the provider with an Allocate
+	left     []string                     // of these, whose servers were not seen to end
+	told     map[string]string            // the last external id that the provider told of each
+	asked    map[string]int               // how often it was asked about each
 	untyped  []string                     // failures without a reason
 	stranger string                       // a deployment that is not ours
 }
@@ -193,7 +201,7 @@ func newSuite(ctx context.Context, cfg Config) (*suite, error) {
 	if cfg.Host == nil {
 		cfg.Host = Unsupported{}
 	}
-	s := &suite{cfg: cfg, checks: list, stranger: "stranger-" + random(4)}
+	s := &suite{cfg: cfg, checks: list, told: make(map[string]string), asked: make(map[string]int), stranger: "stranger-" + random(4)}
 	s.ask(ctx)
 	return s, nil
 }

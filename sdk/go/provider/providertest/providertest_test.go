@@ -5,10 +5,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
+	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/sdk/go/provider/providertest"
 )
 
@@ -88,6 +90,68 @@ func TestARunThatIsCutOffCleansUp(t *testing.T) {
 	last := report[len(report)-1]
 	if p.Stats().Started != 1 || p.Stats().Alive != 0 || last.Name != "clean-up" || last.Status != providertest.Passed || report.Count(providertest.Skipped) < 20 {
 		t.Errorf("%+v, %v", p.Stats(), report)
+	}
+}
+
+// Three servers run, and each Release takes effect and then hangs, so that the time of a check is over with the first.
+func TestAReleaseThatHangsKeepsNoOtherServerFromItsOwn(t *testing.T) {
+	p := newPlugin()
+	t.Cleanup(p.Close)
+	next := p.release
+	p.release = func(ctx context.Context, req *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+		if _, err := next(ctx, req); err != nil {
+			return nil, err
+		}
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	report, err := providertest.Verify(t.Context(), providertest.Config{Provider: p, Checks: []string{"list-several"}, Limit: time.Second}, nil)
+	if err != nil || report.Count(providertest.Failed) != 2 || !strings.Contains(report[0].Why, "end of servers after their release") {
+		t.Errorf("%v, %v", report, err)
+	}
+	if s := p.Stats(); s.Started != 3 || s.Alive != 0 {
+		t.Errorf("at the end: %+v", s)
+	}
+}
+
+// What the suite cannot give back it names, so that somebody can. Another's server, which has the mark, it does not tell anybody to end.
+func TestServersThatAreLeftAreNamed(t *testing.T) {
+	p := newPlugin()
+	t.Cleanup(p.Close)
+	if _, err := p.Allocate(t.Context(), &providerv1.AllocateRequest{AttemptId: "theirs", Build: "chaos", Deployment: "blue"}); err != nil {
+		t.Fatal(err)
+	}
+	p.release = func(context.Context, *providerv1.ReleaseRequest) (*providerv1.ReleaseResponse, error) {
+		return nil, provider.Failure(provider.Invalid, "no")
+	}
+	report, err := providertest.Verify(t.Context(), providertest.Config{Provider: p, Checks: []string{"allocate"}, Deployment: "blue", Limit: time.Second}, nil)
+	if err != nil || len(report) != 2 {
+		t.Fatalf("%v, %v", report, err)
+	}
+	for _, want := range []string{"INVALID", `ended at the host: "chaos-2" of attempt "`, `did not name: "chaos-1" of attempt "theirs"`} {
+		if !strings.Contains(report[1].Why, want) {
+			t.Errorf("it does not say %q but %q", want, report[1].Why)
+		}
+	}
+}
+
+// The provider is not to blame for what fails because the run was cut off.
+func TestACheckThatIsCutOffHasNoVerdict(t *testing.T) {
+	p := newPlugin()
+	t.Cleanup(p.Close)
+	ctx, cancel := context.WithCancel(t.Context())
+	next := p.get
+	p.get = func(c context.Context, req *providerv1.GetRequest) (*providerv1.GetResponse, error) {
+		if ctx.Err() == nil {
+			cancel()
+			<-c.Done()
+			return nil, c.Err()
+		}
+		return next(c, req)
+	}
+	report, err := providertest.Verify(ctx, providertest.Config{Provider: p, Checks: []string{"allocate"}}, nil)
+	if err != nil || len(report) != 2 || report[0].Status != providertest.Skipped || report[0].Why != "the run was cut off" {
+		t.Errorf("%v, %v", report, err)
 	}
 }
 
