@@ -200,19 +200,44 @@ func TestWhoseServerTheStoreHasLostHasToJoinAgain(t *testing.T) {
 	w := start(t, nil)
 	server := w.join("rack-7", 1).GetServer()
 	w.arrive(server.GetId(), &linkv1.Hello{Pool: "metal"})
+	known := func() time.Time {
+		t.Helper()
+		renewed, err := w.sessions.RenewGateway(internally(), &sessionv1.RenewGatewayRequest{GatewayId: "gw", Lease: durationpb.New(time.Minute)})
+		if err != nil || renewed.GetLapsed() || renewed.GetKnownSince() == nil {
+			t.Fatalf("%v, %v", renewed, err)
+		}
+		return renewed.GetKnownSince().AsTime()
+	}
+	before := known()
+	if !known().Equal(before) {
+		t.Error("the lease is kept, and not known since when it was taken")
+	}
 	if err := w.store.FlushAll(t.Context()).Err(); err != nil {
 		t.Fatal(err)
 	}
-	renewed, err := w.sessions.RenewGateway(internally(), &sessionv1.RenewGatewayRequest{GatewayId: "gw", Lease: durationpb.New(time.Minute)})
-	if err != nil || !renewed.GetUnknown() || renewed.GetLapsed() {
-		t.Errorf("the lease is lost, and its gateway hears %v, %v", renewed, err)
-	}
-	if again, err := w.sessions.RenewGateway(internally(), &sessionv1.RenewGatewayRequest{GatewayId: "gw", Lease: durationpb.New(time.Minute)}); err != nil || again.GetUnknown() {
-		t.Errorf("the lease stands, and its gateway hears %v, %v", again, err)
+	if again := known(); again.Equal(before) || !known().Equal(again) {
+		t.Errorf("the lease was lost, and is known since %v as before", again)
 	}
 	open := &sessionv1.OpenSessionRequest{Namespace: "default", ServerId: server.GetId(), PairId: "pair", GatewayId: "gw", Hello: &linkv1.Hello{Pool: "metal"}}
-	_, err = w.sessions.OpenSession(internally(), open)
+	_, err := w.sessions.OpenSession(internally(), open)
 	reasonIs(t, err, errs.CredentialsExpired)
 	w.join("rack-7", 1)
 	w.arrive(server.GetId(), &linkv1.Hello{Pool: "metal"})
+}
+
+// A server that people have taken out of its pool does not come back by itself, however often its connection does.
+func TestADeregisteredServerOfAPoolStaysOut(t *testing.T) {
+	w := start(t, nil)
+	server := w.join("rack-7", 1).GetServer()
+	hello := &linkv1.Hello{Pool: "metal", Nonce: "a nonce of one process"}
+	w.arrive(server.GetId(), hello)
+	if _, err := w.registry.DeregisterGameServer(as(apiKey), &gameserverv1.DeregisterGameServerRequest{ServerId: server.GetId()}); err != nil {
+		t.Fatal(err)
+	}
+	w.arrive(server.GetId(), hello)
+	if out, err := w.registry.ListGameServers(as(apiKey), &gameserverv1.ListGameServersRequest{}); err != nil || len(out.GetServers()) != 0 {
+		t.Errorf("it is back: %v, %v", out, err)
+	}
+	w.join("rack-7", 1) // as its process does when it is started again
+	w.arrive(server.GetId(), hello)
 }

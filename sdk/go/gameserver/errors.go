@@ -161,6 +161,9 @@ func final(err error) bool {
 	if errors.As(err, &closed) {
 		return !closed.reconnect
 	}
+	if errors.As(err, new(unjoined)) {
+		return false
+	}
 	var orphaned *OrphanedError
 	var refused *Error
 	return errors.Is(err, errUnlinked) || errors.As(err, &orphaned) || errors.As(err, &refused) && (!refused.temporary() || refused.expired())

@@ -3,6 +3,7 @@ package gameserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -57,7 +58,9 @@ func (h *Host) keepLinked(soft, hard context.Context) {
 		sock, err := h.open(soft, nil)
 		switch {
 		case err != nil && h.pool != nil && h.mustJoin(err):
-			err = h.rejoin(soft)
+			if err = h.rejoin(soft); len(h.all()) > 0 && !errors.Is(err, errJoined) {
+				err = unjoined{err} // its matches are played to their end
+			}
 		case err != nil && h.outdated(err):
 			err = h.refreshOverREST(soft)
 		}

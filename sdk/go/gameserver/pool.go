@@ -18,6 +18,11 @@ import (
 // errJoined is why there is no connection yet: now there may be one.
 var errJoined = errors.New("the server had to join its pool again, and did")
 
+// unjoined is why a server that has matches could not join its pool again. The key may be known again before they are over, such as from a backup.
+type unjoined struct{ error }
+
+func (e unjoined) Unwrap() error { return e.error }
+
 // pool is a warm pool that the server joins.
 type pool struct {
 	name string

@@ -95,3 +95,26 @@ func TestAPoolThatRefusesTheKey(t *testing.T) {
 		t.Errorf("%v, after %d", err, asked.Load())
 	}
 }
+
+// Whoever has a match when its pool does not let it in any more plays it to its end, and tries again meanwhile.
+func TestAServerWithAMatchIsNotEndedByItsPool(t *testing.T) {
+	g := newGateway(t)
+	asked := g.joinAnswers(g.joined(), berthSays(http.StatusUnauthorized, codes.Unauthenticated, "CREDENTIALS_INVALID"), g.joined())
+	h, p := g.openWith([]gameserver.Option{g.inPool()}, assigned(instanceID))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	p.reply(p.requestFor(instanceID, 0, "Link"), startData())
+	if s, err := h.Accept(ctx); err != nil || s == nil {
+		t.Fatalf("%v, %v", s, err)
+	}
+	p.cut()
+	for range 2 {
+		p, _ = g.again(instanceID)
+		p.bye(linkv1.CloseCode_CLOSE_CODE_UNAUTHENTICATED, true)
+	}
+	p, _ = g.again(instanceID)
+	p.welcome("2", resumed(101))
+	if err := h.Err(); err != nil || asked.Load() != 3 {
+		t.Errorf("after joining %d times: %v", asked.Load(), err)
+	}
+}

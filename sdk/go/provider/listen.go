@@ -142,6 +142,11 @@ func place(ctx context.Context, path string) (net.Listener, error) {
 
 // removeSame removes the socket, unless another one has taken its place: while this plugin waits for its last calls, the next one may listen already.
 func removeSame(path string, made fs.FileInfo) error {
+	unlock, err := lock(path)
+	if err != nil {
+		return nil //nolint:nilerr // the next one starts there at this moment, and replaces it
+	}
+	defer unlock()
 	now, err := os.Lstat(path)
 	if err == nil && os.SameFile(made, now) && made.ModTime().Equal(now.ModTime()) { // the number of a file that is gone may be another one's
 		err = os.Remove(path)

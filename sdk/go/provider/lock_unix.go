@@ -14,7 +14,7 @@ import (
 func lock(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: it keeps two plugins from starting at once. If it is another user's and no plugin starts, remove it", err)
 	}
 	if err := hold(f); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), f.Close())

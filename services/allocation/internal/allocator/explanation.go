@@ -50,9 +50,9 @@ func (c *Candidate) possible() bool {
 	}
 }
 
-// may reports whether it could give a server one day: also one that operators keep this from, as they may let it again.
-func (c *Candidate) may() bool {
-	return c.possible() || c.Exclusion == placement.Drained || c.Exclusion == placement.Weight
+// kept reports whether people keep it from giving a server, which they may end at any time.
+func (c *Candidate) kept() bool {
+	return c.Exclusion == placement.Drained || c.Exclusion == placement.Weight
 }
 
 // place is the candidate in words.
@@ -92,7 +92,7 @@ func (a *Allocation) Begin(e placement.Explanation, now time.Time) {
 		next := Candidate{Candidate: c}
 		if n := slices.IndexFunc(old, func(o Candidate) bool { return o.Provider == c.Provider && o.Region == c.Region }); n >= 0 {
 			next.Tries, next.NotBefore = old[n].Tries, old[n].NotBefore
-			if o := old[n]; c.Exclusion == placement.None && (o.Exclusion == placement.Refused || o.Exclusion == placement.Bootstrap) {
+			if o := old[n]; (c.Exclusion == placement.None || next.kept()) && (o.Exclusion == placement.Refused || o.Exclusion == placement.Bootstrap) {
 				next.Exclusion, next.Message = o.Exclusion, o.Message
 			}
 		}
@@ -201,7 +201,7 @@ func (a *Allocation) RoundOver(now time.Time) {
 	a.RoundAt = time.Time{}
 	var next time.Time
 	for _, c := range a.Explanation.Candidates {
-		if !c.may() {
+		if !c.possible() && (a.WaitSince.IsZero() || !c.kept()) { // who waits already is not ended by a drain
 			continue
 		}
 		at := c.NotBefore

@@ -444,19 +444,37 @@ func TestTheInstanceHearsOfAnExitFirst(t *testing.T) {
 	expect(t, a, Releasing, ReportReleased, Tell)
 }
 
-// Who waits does so until its deadline, also when operators have drained the last place for it: they may resume it.
+// Who waits does so until its deadline, also when operators have drained the last place for it: they may resume it. Who does not wait yet, fails.
 func TestADrainDoesNotEndWhoWaits(t *testing.T) {
 	for _, why := range []placement.Exclusion{placement.Drained, placement.Weight} {
-		a := queued(t0.Add(time.Hour))
-		a.Begin(placement.Explanation{Candidates: []placement.Candidate{{Provider: "p", Region: "r", Exclusion: why}}}, t0)
-		a.RoundOver(t0)
-		expect(t, a, Queued, ReportNone, Wait)
-		if a.WaitSince.IsZero() {
-			t.Errorf("%v: it is in no line", why)
+		round := func(a *Allocation, why placement.Exclusion) {
+			a.Begin(placement.Explanation{Candidates: []placement.Candidate{{Provider: "p", Region: "r", Exclusion: why}}}, t0)
+			a.RoundOver(t0)
 		}
+		a := queued(t0.Add(time.Hour))
+		b := a
+		round(&a, placement.Full)
+		round(&a, why)
+		expect(t, a, Queued, ReportNone, Wait)
 		a.Begin(placement.Explanation{Candidates: []placement.Candidate{{Provider: "p", Region: "r"}}}, t0)
 		if a.candidate() != 0 {
 			t.Errorf("%v: resumed, and no candidate", why)
 		}
+		round(&b, why)
+		expect(t, b, Queued, ReportFailed, Tell)
+	}
+}
+
+// What has refused an allocation for good has done so, whether it was drained in between or not.
+func TestARefusalOutlivesADrain(t *testing.T) {
+	a := queued(t0.Add(time.Hour))
+	for _, why := range []placement.Exclusion{placement.None, placement.Drained, placement.None} {
+		a.Begin(placement.Explanation{Candidates: []placement.Candidate{{Provider: "p", Region: "r", Exclusion: why}}}, t0)
+		if a.Rounds == 1 {
+			a.Exclude(0, placement.Refused, "no such image")
+		}
+	}
+	if got := a.Explanation.Candidates[0]; got.Exclusion != placement.Refused {
+		t.Errorf("it is asked again: %+v", got)
 	}
 }

@@ -14,8 +14,10 @@ func (p *Provider) adopt(ctx context.Context, t target, id string) (bool, error)
 	switch {
 	case provider.ReasonOf(err) == provider.NotFound:
 		return false, nil
-	case err != nil:
+	case provider.ReasonOf(err) == provider.RateLimited, err != nil && ctx.Err() != nil:
 		return false, err
+	case err != nil: // one whose status cannot be had hides no others
+		return true, nil
 	case over(p.server(t.attempt, d)):
 		p.bury(ctx, d)
 		return false, nil

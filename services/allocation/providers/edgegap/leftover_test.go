@@ -3,6 +3,7 @@ package edgegap_test
 import (
 	"context"
 	"net/http"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -251,6 +252,68 @@ func TestAListStopsWhatARefusalLeft(t *testing.T) {
 	}
 	if n := stops.Load(); n != 2 {
 		t.Errorf("it was told to stop %d times; want once in vain, and once", n)
+	}
+}
+
+// One whose status cannot be had hides no others from the reaper.
+func TestADeploymentWithoutAStatusHidesNoOthers(t *testing.T) {
+	host, cfg := start(t)
+	p := open(t, cfg)
+	one, two := order("shooter", "eu"), order("shooter", "eu")
+	entry := func(id, attempt string) string {
+		return `{"request_id": "` + id + `", "tags": ["berth-live", "` + attempt + `"]}`
+	}
+	host.Answer(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/v1/deployments":
+			says(http.StatusOK, "", `{"data": [`+entry("a69f8e3e0555", one.GetAttemptId())+`, `+entry("b69f8e3e0555", two.GetAttemptId())+`], "pagination": {"has_next": false}}`)(w, r)
+		case "/v1/status/a69f8e3e0555":
+			says(http.StatusInternalServerError, "", `{"message": "Oops"}`)(w, r)
+		default:
+			says(http.StatusOK, "", `{"request_id": "b69f8e3e0555", "current_status": "Status.READY", "running": true, "fqdn": "b.example.com", "ports": {}}`)(w, r)
+		}
+	})
+	if servers := list(t, p); len(servers) != 2 {
+		t.Errorf("the list has %v", servers)
+	}
+}
+
+// What a refusal left is stopped beside the server, and not in its place.
+func TestALeftoverThatCannotBeStoppedKeepsNoServer(t *testing.T) {
+	host, cfg := start(t)
+	p, req := open(t, cfg), order("shooter", "eu")
+	orders, stops := 0, map[string]int{}
+	host.Answer(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPost && orders == 0:
+			orders++
+			says(http.StatusUnprocessableEntity, "", `{"request_id": "a69f8e3e0555", "message": "No location"}`)(w, r)
+		case r.Method == http.MethodPost:
+			says(http.StatusOK, "", `{"request_id": "b69f8e3e0555"}`)(w, r)
+		case r.Method == http.MethodDelete:
+			id := path.Base(r.URL.Path)
+			stops[id]++
+			if id == "a69f8e3e0555" {
+				says(http.StatusInternalServerError, "", `{"message": "Oops"}`)(w, r)
+				return
+			}
+			says(http.StatusOK, "", `{}`)(w, r)
+		case r.URL.Path == "/v1/deployments":
+			says(http.StatusOK, "", `{"data": [], "pagination": {"has_next": false}}`)(w, r)
+		default:
+			says(http.StatusOK, "", `{"request_id": "b69f8e3e0555", "current_status": "Status.READY", "running": true, "fqdn": "b.example.com", "ports": {}}`)(w, r)
+		}
+	})
+	if _, err := p.Allocate(t.Context(), req); provider.ReasonOf(err) != provider.NoCapacity {
+		t.Fatalf("got %v", err)
+	}
+	made, err := p.Allocate(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.Release(t.Context(), &providerv1.ReleaseRequest{Deployment: "live", AttemptId: req.GetAttemptId(), ExternalId: made.GetServer().GetExternalId()})
+	if err != nil || stops["b69f8e3e0555"] != 1 || got.GetState() != providerv1.ServerState_SERVER_STATE_STOPPING {
+		t.Errorf("%v, %v after stops %v", got, err, stops)
 	}
 }
 

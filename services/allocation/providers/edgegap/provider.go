@@ -208,13 +208,14 @@ func (p *Provider) Release(ctx context.Context, req *providerv1.ReleaseRequest) 
 	}
 	p.memory.Update(t.key(), func(k *knowledge) { k.last = nil }) // from here on its status counts
 	k, _ := p.memory.Get(t.key())
-	known := append([]string{req.GetExternalId(), k.id}, k.unstopped...)
-	slices.Sort(known)
-	known = slices.Compact(known)
+	known := slices.Compact([]string{req.GetExternalId(), k.id})
 	gone, err := p.endAll(ctx, known) // whether or not the list can be had
 	if err != nil {
 		return nil, err
 	}
+	p.discard(ctx, t)
+	left, _ := p.memory.Get(t.key())
+	gone = gone && len(left.unstopped) == 0
 	if !k.alone {
 		found, err := p.marked(ctx, t)
 		if err != nil {

@@ -169,7 +169,13 @@ func (p *Provider) createOn(ctx context.Context, req *providerv1.AllocateRequest
 	}
 	session, err := p.client.createSession(ctx, at.region.Region, in)
 	switch codeOf(err) {
-	case codeOtherParameters, codeConflict, codeFleetStatus: // the session may be there from a call before
+	case codeOtherParameters: // the session is there from a call before, whether it is to be seen yet or not
+		s, look := p.created(ctx, at.fleet, at.region, req.GetAttemptId())
+		if look != nil {
+			look = provider.Failure(provider.Ambiguous, "%s; and what an earlier call made is not known: %s", words(err), words(look))
+		}
+		return s, look
+	case codeConflict, codeFleetStatus: // the session may be there from a call before
 		return p.adopt(err, func() (sighting, error) { return p.created(ctx, at.fleet, at.region, req.GetAttemptId()) })
 	}
 	if err != nil {

@@ -166,14 +166,16 @@ func (p *Provider) serverOf(k known, a allocation) *providerv1.Server {
 // end asks for the end of an allocation, and reports whether it is gone: only the host's word that there is none says so, as what it is asked for waits in a queue
 // of its own. Where the answer does not say whether it will, the allocation does, by being gone.
 func (p *Provider) end(ctx context.Context, k known) (gone bool, err error) {
+	asked, _ := p.memory.of(k.id)
 	err = p.client.deallocate(ctx, k.fleet, k.id)
+	doubtful := err == nil && asked.ending // a host may take an order for what is gone by now, too
 	switch provider.ReasonOf(err) {
 	case provider.NotFound:
 		return true, nil
 	case provider.Ambiguous, provider.Invalid:
-		if ctx.Err() != nil {
-			return false, err
-		}
+		doubtful = ctx.Err() == nil
+	}
+	if doubtful {
 		if _, there := p.looks.look(ctx, k.fleet, k.id); provider.ReasonOf(there) == provider.NotFound {
 			return true, nil
 		}

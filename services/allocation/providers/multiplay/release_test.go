@@ -3,6 +3,7 @@ package multiplay_test
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -65,6 +66,27 @@ func TestAReleaseThatIsQueued(t *testing.T) {
 	}
 	if state := tryRelease(t, p, req); state != exited {
 		t.Errorf("Release of what is gone: %v", state)
+	}
+}
+
+// A host that takes an order to end what is gone by now ends the release all the same.
+func TestAReleaseOfWhatIsGoneThatIsTaken(t *testing.T) {
+	host, cfg := startBehind(t, multiplay.RocketScience, func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodDelete {
+				next.ServeHTTP(httptest.NewRecorder(), r)
+				w.WriteHeader(http.StatusNoContent)
+				return
+			}
+			next.ServeHTTP(w, r)
+		})
+	})
+	p, req := open(t, cfg), order()
+	allocate(t, p, req)
+	becomes(t, p, req, running)
+	release(t, p, req)
+	if n := host.Allocated(); n != 0 || p.Known() != 0 {
+		t.Errorf("%d allocations with servers; %d are known", n, p.Known())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	eventv1 "github.com/berth-dev/berth/pkg/gen/berth/event/v1"
 	sessionv1 "github.com/berth-dev/berth/pkg/gen/berth/session/v1"
@@ -115,7 +116,11 @@ func (s *Session) RenewGateway(ctx context.Context, req *sessionv1.RenewGatewayR
 		return nil, errs.New(errs.ValidationFailed, "lease: must be above 0 and at most 1 minute")
 	}
 	r, err := s.sessions.Renew(ctx, req.GetGatewayId(), lease)
-	return &sessionv1.RenewGatewayResponse{Lapsed: !r.Standing, UndeliveredInstanceIds: r.Undelivered, Unknown: !r.Known}, err
+	out := &sessionv1.RenewGatewayResponse{Lapsed: r.Known.IsZero(), UndeliveredInstanceIds: r.Undelivered}
+	if !r.Known.IsZero() {
+		out.KnownSince = timestamppb.New(r.Known)
+	}
+	return out, err
 }
 
 const (

@@ -65,6 +65,8 @@ type CallFailed struct {
 	Kind      CallKind
 	AttemptID string
 	Retry     time.Duration
+	// Message is why no server can be asked for, should that stay so; empty: it is nobody's business.
+	Message string
 }
 
 // ReportAllocated says that a provider has named a server, or that a registered one has room.

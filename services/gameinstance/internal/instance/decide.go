@@ -119,6 +119,9 @@ func (c CallFailed) decide(t *turn) error {
 			t.changed = true
 		}
 	}
+	if a := t.i.attempt(c.AttemptID); a != nil && c.Message != "" {
+		a.Message = c.Message
+	}
 	return nil
 }
 

@@ -3,6 +3,7 @@ package instance_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -281,6 +282,16 @@ func TestEndpointsMayBecomeKnownLater(t *testing.T) {
 	l.do(ReportAllocated{AttemptID: attempt1, Endpoints: []Endpoint{{Name: "other"}}})
 	if l.inst.Endpoints[0].Name != "game" {
 		t.Error("a repeated report changed the endpoints")
+	}
+}
+
+// Who waits in vain hears why nobody could be asked for a server.
+func TestATimeoutSaysWhyThereWasNoServer(t *testing.T) {
+	l := begin(t).do(CallFailed{Kind: CallAllocate, AttemptID: attempt1, Retry: time.Second, Message: "all providers are drained"})
+	l.now = l.inst.Deadlines[DeadlineAllocation]
+	l.do(Expire{}).is(Terminated)
+	if l.inst.Reason != AllocationTimeout || !strings.Contains(l.inst.Message, "all providers are drained") {
+		t.Errorf("%v: %s", l.inst.Reason, l.inst.Message)
 	}
 }
 

@@ -51,7 +51,7 @@ func (c Expire) decide(t *turn) error {
 	case due(DeadlineLifetime):
 		t.terminate(LifetimeExceeded, "lived longer than its lifetime of %s", t.i.Timeouts.Lifetime)
 	case due(DeadlineAllocation):
-		t.terminate(AllocationTimeout, "no provider named a server within %s", t.i.Timeouts.Allocation)
+		t.terminate(AllocationTimeout, "no provider named a server within %s%s", t.i.Timeouts.Allocation, t.i.Attempt().words())
 	case due(DeadlineLink):
 		t.loseServer(LinkTimeout, "the server did not link within %s", t.i.Timeouts.Link)
 	case due(DeadlineConnectPlayers):

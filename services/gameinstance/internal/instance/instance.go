@@ -233,7 +233,8 @@ type Attempt struct {
 	ReleaseTime  time.Time
 	// Registered says that the server is a registered one: it was there before, and stays.
 	Registered bool
-	// Failure and Message are why no server came of it where it was; Failure is the reason's name in the provider contract. Empty otherwise.
+	// Failure and Message are why no server came of it where it was; Failure is the reason's name in the provider contract. Empty otherwise, but for a Message that
+	// says why none can be asked for yet.
 	Failure, Message string
 	// ClaimNonceHash is the SHA-256 of the nonce with which the server's claim code was used; nil as long as it was not.
 	ClaimNonceHash []byte
@@ -281,6 +282,14 @@ func (i *Instance) Attempt() *Attempt {
 		return nil
 	}
 	return &i.Attempts[len(i.Attempts)-1]
+}
+
+// words end a sentence with why there is no server yet, where that is known.
+func (a *Attempt) words() string {
+	if a == nil || a.Message == "" {
+		return ""
+	}
+	return ": " + a.Message
 }
 
 // Waits reports whether a server is the one that the instance waits for, or has.

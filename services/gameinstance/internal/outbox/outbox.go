@@ -156,7 +156,7 @@ func (d *Driver) call(living, ctx context.Context, inst *instance.Instance, call
 		}
 		ctx, cancel := context.WithTimeout(living, callDeadline) // the call may have used its time up
 		defer cancel()
-		if _, applyErr := d.instances.Apply(ctx, "", inst.ID, env, instance.CallFailed{Kind: call.Kind, AttemptID: call.AttemptID, Retry: retry}); applyErr != nil {
+		if _, applyErr := d.instances.Apply(ctx, "", inst.ID, env, instance.CallFailed{Kind: call.Kind, AttemptID: call.AttemptID, Retry: retry, Message: reasonToWait(err)}); applyErr != nil {
 			return applyErr
 		}
 		return err
@@ -194,8 +194,16 @@ func (d *Driver) onRegistered(ctx context.Context, call instance.Call, room inst
 	}
 }
 
-// permanent reports whether repeating a call for a server cannot help. An instance that has had a server is not ended because operators have drained the last
-// place for another one: they may resume it.
+// reasonToWait says why no server can be asked for now; empty: for no reason that lies with the instance.
+func reasonToWait(err error) string {
+	if errs.Is(err, errs.PlacementImpossible) {
+		return err.Error()
+	}
+	return ""
+}
+
+// permanent reports whether repeating a call for a server cannot help. For another server than its first one an instance is not ended because there is no place
+// now: operators may have drained the last one for a while. It waits until its allocation timeout.
 func permanent(err error, inst *instance.Instance) bool {
 	switch errs.ReasonOf(err) {
 	case errs.PlacementImpossible:

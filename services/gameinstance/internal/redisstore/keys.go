@@ -43,6 +43,7 @@ func placeKey(p int, a string) string { return redisx.Key(p, "place:"+a) }
 const (
 	leasesKey = "berth:{gateways}:leases"
 	lapsedKey = "berth:{gateways}:lapsed"
+	knownKey  = "berth:{gateways}:known"
 )
 
 // membersKey has the replicas that sweep.

@@ -54,7 +54,7 @@ func joined(t *testing.T, s *redisstore.Store, server registry.Server) registry.
 // connect says that a server has a socket, through a gateway that stands, or none.
 func connect(t *testing.T, s *redisstore.Store, serverID string, connected bool) {
 	t.Helper()
-	if _, _, err := s.RenewGateway(t.Context(), "gw", time.Hour); err != nil {
+	if _, err := s.RenewGateway(t.Context(), "gw", time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	was, now, err := s.LoadSession(t.Context(), serverID)
@@ -144,7 +144,7 @@ func TestAServerWhoseGatewayIsGoneGetsNothing(t *testing.T) {
 	each(t, func(t *testing.T, s *redisstore.Store) {
 		joined(t, s, member("a", 1))
 		p := pools(s, s)
-		if _, _, err := s.RenewGateway(t.Context(), "gw", 0); err != nil {
+		if _, err := s.RenewGateway(t.Context(), "gw", 0); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := p.Take(t.Context(), want()); !errs.Is(err, errs.GameServerFull) {

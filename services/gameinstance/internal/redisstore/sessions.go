@@ -32,7 +32,7 @@ func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Sessi
 		return session.Session{}, time.Time{}, fmt.Errorf("load of a session answered %q: %w", reply, err)
 	}
 	if reply[2] == "" {
-		return session.Session{ServerID: serverID, Left: reply[3] != "", Registered: reply[4] != ""}, now, nil
+		return session.Session{ServerID: serverID, Left: reply[3] != "", Known: reply[4] != ""}, now, nil
 	}
 	var r recordv1.SessionRecord
 	if err := proto.Unmarshal([]byte(reply[2]), &r); err != nil {
@@ -40,7 +40,7 @@ func (s *Store) LoadSession(ctx context.Context, serverID string) (session.Sessi
 	}
 	return session.Session{
 		ServerID: r.GetServerId(), Namespace: r.GetNamespace(), PairID: r.GetPairId(), ID: r.GetSessionId(), Epoch: r.GetEpoch(), GatewayID: r.GetGatewayId(),
-		ResumeKeyHash: r.GetResumeKeyHash(), NonceHash: r.GetNonceHash(), Connected: r.GetConnected(), ChangeTime: at(r.GetChangeTime()), Left: reply[3] != "", Registered: reply[4] != "",
+		ResumeKeyHash: r.GetResumeKeyHash(), NonceHash: r.GetNonceHash(), Connected: r.GetConnected(), ChangeTime: at(r.GetChangeTime()), Left: reply[3] != "", Known: reply[4] != "",
 	}, now, nil
 }
 
@@ -59,9 +59,9 @@ func (s *Store) SaveSession(ctx context.Context, v session.Session, lookedAt int
 }
 
 // RenewGateway implements session.Gateways.
-func (s *Store) RenewGateway(ctx context.Context, id string, lease time.Duration) (standing, known bool, err error) {
-	reply, err := s.redis.Write(ctx, s.scripts.renewGateway, []string{leasesKey, lapsedKey}, id, lease.Microseconds()).Int()
-	return reply > 0, reply != 2, err
+func (s *Store) RenewGateway(ctx context.Context, id string, lease time.Duration) (known time.Time, err error) {
+	reply, err := s.redis.Write(ctx, s.scripts.renewGateway, []string{leasesKey, lapsedKey, knownKey}, id, lease.Microseconds()).Int64()
+	return at(reply), err
 }
 
 // GatewayAlive implements session.Gateways.
@@ -95,7 +95,7 @@ func (s *Store) CondemnGateway(ctx context.Context, id string) (bool, error) {
 
 // ForgetGateway implements session.Gateways.
 func (s *Store) ForgetGateway(ctx context.Context, id string) error {
-	return s.redis.Write(ctx, s.scripts.forgetGateway, []string{leasesKey, lapsedKey}, id, lapsedLife.Microseconds()).Err()
+	return s.redis.Write(ctx, s.scripts.forgetGateway, []string{leasesKey, lapsedKey, knownKey}, id, lapsedLife.Microseconds()).Err()
 }
 
 // Links implements session.Gateways.

@@ -32,8 +32,9 @@ type Session struct {
 	NonceHash     []byte
 	Connected     bool
 	ChangeTime    time.Time
-	// Left says that the server has left its pool, and Registered that it is one of a pool, or a registered one. They are not saved: the registry says so.
-	Left, Registered bool
+	// Left says that the server has left its pool, and Known that it is one of a pool or a registered one, or was until somebody deregistered it. They are not
+	// saved: the registry says so.
+	Left, Known bool
 }
 
 // Sessions stores sessions.
@@ -46,9 +47,9 @@ type Sessions interface {
 
 // Gateways stores the leases of gateways.
 type Gateways interface {
-	// RenewGateway keeps a lease, and reports whether it stands, and was known before. It does not stand if the life is over: it was given back, or its links were
-	// seen to. A lease of 0 gives it back.
-	RenewGateway(ctx context.Context, id string, lease time.Duration) (standing, known bool, err error)
+	// RenewGateway keeps a lease, and returns since when it is known without a gap; the zero time if the life is over: it was given back, or its links were seen to.
+	// A lease of 0 gives it back.
+	RenewGateway(ctx context.Context, id string, lease time.Duration) (known time.Time, err error)
 	// GatewayAlive reports whether a lease stands.
 	GatewayAlive(ctx context.Context, id string) (bool, error)
 	// ExpiredGateways returns the lives whose links have to be seen to: those that gave their lease back, and those whose lease ran out.
@@ -199,7 +200,7 @@ func (s *Service) take(ctx context.Context, h Hello) (opened *Opened, resumed bo
 		if err != nil {
 			return nil, false, err
 		}
-		if current.Left || h.Pool != "" && !current.Registered { // it would wait for instances that nobody gives it
+		if current.Left || h.Pool != "" && !current.Known { // it would wait for instances that nobody gives it
 			return nil, false, errs.New(errs.CredentialsExpired, "the server is not in its pool: it was away for too long, or the store has lost it; join again")
 		}
 		resumes, same := proves(h.ResumeKey, current.ResumeKeyHash), proves(h.Nonce, current.NonceHash)
@@ -419,16 +420,16 @@ const redeliverAfter = 2 * time.Second
 
 // Renewal is what came of a gateway's renewal of its lease.
 type Renewal struct {
-	// Standing is false if the lease ran out; Known, if nothing was known of it before.
-	Standing, Known bool
+	// Known is since when the lease is known without a gap; zero: it ran out.
+	Known time.Time
 	// Undelivered are the instances whose entries the gateway should deliver again.
 	Undelivered []string
 }
 
 // Renew keeps a gateway's lease. A lease that was renewed is renewed, also if the store does not say in time which entries wait: the next renewal asks again.
 func (s *Service) Renew(ctx context.Context, gatewayID string, lease time.Duration) (r Renewal, err error) {
-	r.Standing, r.Known, err = s.Gateways.RenewGateway(ctx, gatewayID, lease)
-	if err != nil || !r.Standing || lease == 0 {
+	r.Known, err = s.Gateways.RenewGateway(ctx, gatewayID, lease)
+	if err != nil || r.Known.IsZero() || lease == 0 {
 		return r, err
 	}
 	looking, cancel := context.WithTimeout(ctx, within(ctx))

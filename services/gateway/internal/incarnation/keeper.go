@@ -26,8 +26,10 @@ type Subscription interface {
 
 // Renewal is what came of a renewal.
 type Renewal struct {
-	// Lapsed says that the lease has run out; Unknown, that it was not known before.
-	Lapsed, Unknown bool
+	// Lapsed says that the lease has run out.
+	Lapsed bool
+	// Known is since when the lease is known without a gap; zero: who keeps it does not say.
+	Known time.Time
 	// Undelivered are the instances whose mailboxes have waited too long.
 	Undelivered []string
 }
@@ -82,6 +84,7 @@ type Keeper struct {
 type lease struct {
 	id      string    // of the life
 	renewed time.Time // when the renewal that was last answered was sent
+	known   time.Time // since when it is known to the store without a gap
 }
 
 // New returns a Keeper.
@@ -224,12 +227,12 @@ func (k *Keeper) renew(ctx context.Context, id string) (forgotten bool, err erro
 		}
 		return false, nil
 	}
-	had := k.held.Load() != nil // a lease that is only being taken can neither have lapsed nor been lost
-	if r.Lapsed && had {
+	had := k.held.Load() // a lease that is only being taken can neither have lapsed nor been lost
+	if r.Lapsed && had != nil {
 		k.held.Store(nil)
 		return false, errLapsed
 	}
-	k.held.Store(&lease{id: id, renewed: sent})
+	k.held.Store(&lease{id: id, renewed: sent, known: r.Known})
 	k.cfg.Remind(r.Undelivered)
-	return r.Unknown && had, nil
+	return had != nil && !had.known.IsZero() && !r.Known.IsZero() && !had.known.Equal(r.Known), nil
 }

@@ -155,14 +155,15 @@ func TestALapseEndsTheLife(t *testing.T) {
 
 // A store that has lost the lease has lost the sockets' servers, too; the life itself goes on.
 func TestALeaseThatTheStoreHasLost(t *testing.T) {
-	unknown := answer{Renewal: incarnation.Renewal{Unknown: true}}
-	s := &stage{answers: []answer{unknown, {}, unknown}} // the first says nothing: that lease is only being taken
+	known := func(since int64) answer { return answer{Renewal: incarnation.Renewal{Known: time.UnixMicro(since)}} }
+	lost := answer{err: errors.New("the answer is lost")}
+	s := &stage{answers: []answer{known(1), known(1), lost, known(2), known(2), {}}} // the last is of a replica that does not say
 	play(t, s, func(t *testing.T, k *incarnation.Keeper) {
 		first, err := k.Current()
 		if err != nil || s.forgets != 0 {
 			t.Fatalf("%v, %d losses", err, s.forgets)
 		}
-		s.pass(5 * time.Second)
+		s.pass(11 * time.Second)
 		if now, err := k.Current(); err != nil || now != first || s.forgets != 1 || s.lapses != 0 {
 			t.Errorf("%q after %q, %v, %d losses, %d lapses", now, first, err, s.forgets, s.lapses)
 		}

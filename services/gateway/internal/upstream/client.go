@@ -183,7 +183,11 @@ func (c *Client) Ack(instanceID string, linkEpoch, offset int64) {
 // Renew keeps the lease of a gateway's life.
 func (c *Client) Renew(ctx context.Context, gatewayID string, lease time.Duration) (incarnation.Renewal, error) {
 	resp, err := c.sessions.RenewGateway(ctx, &sessionv1.RenewGatewayRequest{GatewayId: gatewayID, Lease: durationpb.New(lease)})
-	return incarnation.Renewal{Lapsed: resp.GetLapsed(), Unknown: resp.GetUnknown(), Undelivered: resp.GetUndeliveredInstanceIds()}, rpc.FromStatus(err)
+	r := incarnation.Renewal{Lapsed: resp.GetLapsed(), Undelivered: resp.GetUndeliveredInstanceIds()}
+	if known := resp.GetKnownSince(); known != nil {
+		r.Known = known.AsTime()
+	}
+	return r, rpc.FromStatus(err)
 }
 
 // Release gives the lease of a gateway's life back.

@@ -14,6 +14,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -939,8 +940,8 @@ type RenewGatewayResponse struct {
 	Lapsed bool `protobuf:"varint,1,opt,name=lapsed,proto3" json:"lapsed,omitempty"`
 	// Instances linked through this gateway with entries unacknowledged for 2 s or more.
 	UndeliveredInstanceIds []string `protobuf:"bytes,2,rep,name=undelivered_instance_ids,json=undeliveredInstanceIds,proto3" json:"undelivered_instance_ids,omitempty"`
-	// The lease was not known before: it was taken for the first time, or the store has lost it, and whatever else it had.
-	Unknown       bool `protobuf:"varint,3,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// Since when the lease is known without a gap. Another time than before: the store has lost it meanwhile, and whatever else it had.
+	KnownSince    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=known_since,json=knownSince,proto3" json:"known_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -989,18 +990,18 @@ func (x *RenewGatewayResponse) GetUndeliveredInstanceIds() []string {
 	return nil
 }
 
-func (x *RenewGatewayResponse) GetUnknown() bool {
+func (x *RenewGatewayResponse) GetKnownSince() *timestamppb.Timestamp {
 	if x != nil {
-		return x.Unknown
+		return x.KnownSince
 	}
-	return false
+	return nil
 }
 
 var File_berth_session_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
-	"&berth/session/v1/session_service.proto\x12\x10berth.session.v1\x1a\x1aberth/event/v1/event.proto\x1a\x19berth/link/v1/frame.proto\x1a\x1aberth/type/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\"\xdf\x01\n" +
+	"&berth/session/v1/session_service.proto\x12\x10berth.session.v1\x1a\x1aberth/event/v1/event.proto\x1a\x19berth/link/v1/frame.proto\x1a\x1aberth/type/v1/access.proto\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x01\n" +
 	"\x12OpenSessionRequest\x12%\n" +
 	"\tnamespace\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tnamespace\x12$\n" +
 	"\tserver_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\bserverId\x12 \n" +
@@ -1071,11 +1072,12 @@ const file_berth_session_v1_session_service_proto_rawDesc = "" +
 	"\n" +
 	"gateway_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\tgatewayId\x127\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x06\xbaH\x03\xc8\x01\x01R\x05lease\x12\x18\n" +
-	"\arelease\x18\x03 \x01(\bR\arelease\"\x82\x01\n" +
+	"\arelease\x18\x03 \x01(\bR\arelease\"\xa5\x01\n" +
 	"\x14RenewGatewayResponse\x12\x16\n" +
 	"\x06lapsed\x18\x01 \x01(\bR\x06lapsed\x128\n" +
-	"\x18undelivered_instance_ids\x18\x02 \x03(\tR\x16undeliveredInstanceIds\x12\x18\n" +
-	"\aunknown\x18\x03 \x01(\bR\aunknown2\x81\x05\n" +
+	"\x18undelivered_instance_ids\x18\x02 \x03(\tR\x16undeliveredInstanceIds\x12;\n" +
+	"\vknown_since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"knownSince2\x81\x05\n" +
 	"\x0eSessionService\x12b\n" +
 	"\vOpenSession\x12$.berth.session.v1.OpenSessionRequest\x1a%.berth.session.v1.OpenSessionResponse\"\x06\xea\xe0\x18\x02\b\b\x12e\n" +
 	"\fCloseSession\x12%.berth.session.v1.CloseSessionRequest\x1a&.berth.session.v1.CloseSessionResponse\"\x06\xea\xe0\x18\x02\b\b\x12T\n" +
@@ -1118,6 +1120,7 @@ var file_berth_session_v1_session_service_proto_goTypes = []any{
 	(*durationpb.Duration)(nil),       // 17: google.protobuf.Duration
 	(*v1.Response)(nil),               // 18: berth.link.v1.Response
 	(*v11.Delivery)(nil),              // 19: berth.event.v1.Delivery
+	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
 }
 var file_berth_session_v1_session_service_proto_depIdxs = []int32{
 	15, // 0: berth.session.v1.OpenSessionRequest.hello:type_name -> berth.link.v1.Hello
@@ -1130,23 +1133,24 @@ var file_berth_session_v1_session_service_proto_depIdxs = []int32{
 	19, // 7: berth.session.v1.PullNotificationsResponse.deliveries:type_name -> berth.event.v1.Delivery
 	11, // 8: berth.session.v1.AckNotificationsRequest.acks:type_name -> berth.session.v1.MailboxAck
 	17, // 9: berth.session.v1.RenewGatewayRequest.lease:type_name -> google.protobuf.Duration
-	0,  // 10: berth.session.v1.SessionService.OpenSession:input_type -> berth.session.v1.OpenSessionRequest
-	3,  // 11: berth.session.v1.SessionService.CloseSession:input_type -> berth.session.v1.CloseSessionRequest
-	5,  // 12: berth.session.v1.SessionService.Relay:input_type -> berth.session.v1.RelayRequest
-	8,  // 13: berth.session.v1.SessionService.PullNotifications:input_type -> berth.session.v1.PullNotificationsRequest
-	10, // 14: berth.session.v1.SessionService.AckNotifications:input_type -> berth.session.v1.AckNotificationsRequest
-	13, // 15: berth.session.v1.SessionService.RenewGateway:input_type -> berth.session.v1.RenewGatewayRequest
-	1,  // 16: berth.session.v1.SessionService.OpenSession:output_type -> berth.session.v1.OpenSessionResponse
-	4,  // 17: berth.session.v1.SessionService.CloseSession:output_type -> berth.session.v1.CloseSessionResponse
-	7,  // 18: berth.session.v1.SessionService.Relay:output_type -> berth.session.v1.RelayResponse
-	9,  // 19: berth.session.v1.SessionService.PullNotifications:output_type -> berth.session.v1.PullNotificationsResponse
-	12, // 20: berth.session.v1.SessionService.AckNotifications:output_type -> berth.session.v1.AckNotificationsResponse
-	14, // 21: berth.session.v1.SessionService.RenewGateway:output_type -> berth.session.v1.RenewGatewayResponse
-	16, // [16:22] is the sub-list for method output_type
-	10, // [10:16] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	20, // 10: berth.session.v1.RenewGatewayResponse.known_since:type_name -> google.protobuf.Timestamp
+	0,  // 11: berth.session.v1.SessionService.OpenSession:input_type -> berth.session.v1.OpenSessionRequest
+	3,  // 12: berth.session.v1.SessionService.CloseSession:input_type -> berth.session.v1.CloseSessionRequest
+	5,  // 13: berth.session.v1.SessionService.Relay:input_type -> berth.session.v1.RelayRequest
+	8,  // 14: berth.session.v1.SessionService.PullNotifications:input_type -> berth.session.v1.PullNotificationsRequest
+	10, // 15: berth.session.v1.SessionService.AckNotifications:input_type -> berth.session.v1.AckNotificationsRequest
+	13, // 16: berth.session.v1.SessionService.RenewGateway:input_type -> berth.session.v1.RenewGatewayRequest
+	1,  // 17: berth.session.v1.SessionService.OpenSession:output_type -> berth.session.v1.OpenSessionResponse
+	4,  // 18: berth.session.v1.SessionService.CloseSession:output_type -> berth.session.v1.CloseSessionResponse
+	7,  // 19: berth.session.v1.SessionService.Relay:output_type -> berth.session.v1.RelayResponse
+	9,  // 20: berth.session.v1.SessionService.PullNotifications:output_type -> berth.session.v1.PullNotificationsResponse
+	12, // 21: berth.session.v1.SessionService.AckNotifications:output_type -> berth.session.v1.AckNotificationsResponse
+	14, // 22: berth.session.v1.SessionService.RenewGateway:output_type -> berth.session.v1.RenewGatewayResponse
+	17, // [17:23] is the sub-list for method output_type
+	11, // [11:17] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_berth_session_v1_session_service_proto_init() }

@@ -12,7 +12,7 @@ import (
 	"github.com/berth-dev/berth/sdk/go/provider"
 )
 
-// names are those that a placement can ask for (berth.instance.v1.Placement): any other one would be configured in vain.
+// names are those that a placement can ask for (berth.instance.v1.Placement): a build of any other one would be configured in vain, and a region could not be asked for.
 type names struct {
 	pattern *regexp.Regexp
 	words   string

@@ -15,6 +15,7 @@ if redis.call('HGET', KEYS[1], 'used') ~= '0' then return reply end
 redis.call('SREM', KEYS[3], ARGV[1])
 if redis.call('HEXISTS', KEYS[1], 'drain') == 1 then
   redis.call('HDEL', KEYS[1], 'server', 'ns', 'cap', 'used', 'made', 'join', 'drain')
+  redis.call('HSET', KEYS[1], 'out', '1')
   redis.call('ZREM', KEYS[2], ARGV[1])
   redis.call('EXPIRE', KEYS[1], ARGV[4])
 end

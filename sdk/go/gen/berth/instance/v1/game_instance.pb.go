@@ -776,7 +776,7 @@ type Attempt struct {
 	// Why no server came of it at that provider, so that another attempt was made, if one was left: a berth.provider.v1.FailureReason without its prefix, such as
 	// NO_CAPACITY. Empty otherwise.
 	Failure string `protobuf:"bytes,10,opt,name=failure,proto3" json:"failure,omitempty"`
-	// The same in words.
+	// The same in words; or, without a failure, why no server can be asked for yet.
 	Message       string `protobuf:"bytes,11,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
