@@ -17,7 +17,7 @@ func (p *Provider) adopt(ctx context.Context, t target, id string) (bool, error)
 	case provider.ReasonOf(err) == provider.RateLimited, err != nil && ctx.Err() != nil:
 		return false, err
 	case err != nil: // one whose status cannot be had hides no others
-		return true, nil
+		return true, nil //nolint:nilerr // it is in the list, whatever it does
 	case over(p.server(t.attempt, d)):
 		p.bury(ctx, d)
 		return false, nil
