@@ -111,11 +111,12 @@ func (h *hold) gate(ctx context.Context) (bool, error) {
 	defer cancel()
 	l := h.a.line()
 	h.given = h.w.keeper.given()
+	window := h.w.keeper.window(l) // first: one that gets its server between the two leaves the line, and takes the room that it had from the window
 	ahead, err := h.w.cfg.Lines.Ahead(ctx, l, h.a.turn())
 	if err != nil {
 		return false, err
 	}
-	if ahead >= h.w.keeper.window(l) {
+	if ahead >= window {
 		h.a.WaitsBehind(ahead, h.now())
 		return false, nil
 	}
