@@ -2,7 +2,6 @@ package allocation_test
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -105,27 +104,5 @@ func TestASickProviderRests(t *testing.T) {
 		if h := rep.worker.Health(); len(h) != 2 || h[0].Provider != "farm" || !h[0].Resting || h[1].Resting {
 			t.Errorf("health: %+v", h)
 		}
-	})
-}
-
-// An order to which a provider cannot say what it did is asked for again and again, and does not have the provider rest for all others.
-func TestOneOrderAloneDoesNotRestAProvider(t *testing.T) {
-	each(t, func(t *testing.T, r *rig) {
-		rep := r.start(nil)
-		r.farm.set(func(_ context.Context, call, attempt string) error {
-			if call == "allocate" && attempt == wish(1).ID {
-				return errors.New("nil pointer dereference")
-			}
-			return nil
-		})
-		r.create(rep, wish(1))
-		eventually(t, func() (bool, any) { n, _, _ := r.farm.count("allocate", ""); return n > 5, n })
-		for _, h := range rep.worker.Health() {
-			if h.Resting {
-				t.Errorf("it rests: %+v", h)
-			}
-		}
-		r.create(rep, wish(2))
-		r.settled(wish(2), allocator.Bound)
 	})
 }

@@ -11,10 +11,8 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/pkg/errs"
-	attemptv1 "github.com/berth-dev/berth/pkg/gen/berth/attempt/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/internal/allocator"
-	"github.com/berth-dev/berth/services/allocation/internal/placement"
 	"github.com/berth-dev/berth/services/allocation/internal/redisstore"
 )
 
@@ -186,71 +184,5 @@ func TestTwoServersAtOnceServeTwo(t *testing.T) {
 		close(given)
 		r.settled(first, allocator.Bound)
 		r.settled(wish(2), allocator.Bound)
-	})
-}
-
-// Who waits keeps its place when another provider is to be had, or none any more: whoever came meanwhile does not have it, though no more may wait.
-func TestAFullLineIsForNewcomers(t *testing.T) {
-	each(t, func(t *testing.T, r *rig) {
-		r.limit = 1
-		second := newFarm()
-		var drained atomic.Bool
-		rep := r.start(func(c *allocator.WorkerConfig) {
-			r.and("second", second)(c)
-			both, one := withoutPolicy(c.Providers), withoutPolicy(c.Providers[:1])
-			c.Explain = func(q placement.Request) placement.Explanation {
-				if drained.Load() {
-					return one(q)
-				}
-				return both(q)
-			}
-		})
-		full := func(_ context.Context, call, _ string) error {
-			if call == "allocate" {
-				return provider.Failure(provider.NoCapacity, "full")
-			}
-			return nil
-		}
-		r.farm.set(full)
-		second.set(full)
-		r.create(rep, wish(1))
-		r.waits(1)
-		other := allocator.Waiter{ID: wish(2).ID, Line: allocator.Line{Build: "demo", Where: "elsewhere"}, Since: time.Now()}
-		if ok, err := redisstore.New(r.redis).Enter(t.Context(), other, time.Now(), 2); !ok || err != nil {
-			t.Fatal(err)
-		}
-		drained.Store(true)
-		eventually(t, func() (bool, any) {
-			a := r.stored(wish(1))
-			return len(a.Explanation.Candidates) == 1, a
-		})
-		r.waits(2)
-		if a := r.stored(wish(1)); a.State > allocator.Placing || a.Report != allocator.ReportNone {
-			t.Errorf("it waits no more: %+v", a)
-		}
-	})
-}
-
-// One that was cancelled stands in nobody's way, also while its instance cannot be told.
-func TestACancelledOneLeavesTheLine(t *testing.T) {
-	each(t, func(t *testing.T, r *rig) {
-		rep := r.start(nil)
-		r.full()
-		r.create(rep, wish(0))
-		r.settled(wish(0), allocator.Bound)
-		r.create(rep, wish(1))
-		r.waits(1)
-		r.peer.mu.Lock()
-		r.peer.onReport = func(req *attemptv1.ReportAttemptRequest) error {
-			if req.GetAttemptId() == wish(1).ID {
-				return errors.New("away")
-			}
-			return nil
-		}
-		r.peer.mu.Unlock()
-		if _, err := rep.Cancel(t.Context(), "default", wish(1).ID, ""); err != nil {
-			t.Fatal(err)
-		}
-		r.waits(0)
 	})
 }

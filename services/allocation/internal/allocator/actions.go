@@ -128,18 +128,14 @@ func (h *hold) ask(ctx context.Context, p Provider, bootstrap []byte) (symptoms 
 	h.asked = &site{h.a.Provider, h.a.Region}
 	ctx, cancel := context.WithTimeout(ctx, h.untilDeadline(p.Info.Timeout))
 	defer cancel()
-	start, again := time.Now(), h.a.Doubtful
+	start := time.Now()
 	server, err := p.Host.Allocate(ctx, Order{
 		Attempt: h.a.ID, Namespace: h.a.Namespace, InstanceID: h.a.InstanceID, Build: h.a.Placement.Build, Region: h.a.Region,
 		Labels: h.a.Placement.Labels, Bootstrap: bootstrap, Traceparent: h.a.Traceparent,
 	})
 	took := time.Since(start)
 	if err != nil {
-		f := failureOf(err)
-		h.a.Refused(f, took, h.now())
-		if again && f.Kind == Ambiguous { // it may be this order that the provider cannot answer: one alone does not have it rest
-			return errNotAsked
-		}
+		h.a.Refused(failureOf(err), took, h.now())
 		return symptom(ctx, err, took, p.Info.Timeout)
 	}
 	h.a.Answered(took, h.now())

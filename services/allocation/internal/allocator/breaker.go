@@ -126,9 +126,7 @@ func symptom(ctx context.Context, err error, took time.Duration, timeout time.Du
 		return err
 	case ctx.Err() != nil:
 		return errNotAsked
-	case errors.As(err, &f) && f.Kind != Ambiguous:
+	default:
 		return nil
-	default: // it answers, but not whether it has a server: others say more
-		return err
 	}
 }

@@ -72,7 +72,7 @@ func TestSymptoms(t *testing.T) {
 	<-late.Done()
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
-	noAnswer, errUnsure := errors.New("no answer"), &Failure{Kind: Ambiguous}
+	noAnswer := errors.New("no answer")
 	for name, test := range map[string]struct {
 		ctx  context.Context
 		err  error
@@ -82,11 +82,10 @@ func TestSymptoms(t *testing.T) {
 		"an answer":                  {t.Context(), nil, time.Second, nil},
 		"no room is an answer":       {t.Context(), &Failure{Kind: NoCapacity}, 0, nil},
 		"away":                       {t.Context(), errAway, 0, errAway},
-		"it knows not what it did":   {t.Context(), errUnsure, 0, errUnsure},
 		"no answer in time":          {late, noAnswer, fairChance, noAnswer},
 		"no time at all":             {late, noAnswer, time.Millisecond, errNotAsked},
 		"this process stops":         {stopped, noAnswer, time.Hour, errNotAsked},
-		"an answer that is nonsense": {t.Context(), noAnswer, 0, noAnswer},
+		"an answer that is nonsense": {t.Context(), noAnswer, 0, nil},
 	} {
 		if got := symptom(test.ctx, test.err, test.took, time.Minute); !errors.Is(got, test.want) || (got == nil) != (test.want == nil) {
 			t.Errorf("%s: %v", name, got)

@@ -50,11 +50,6 @@ func (c *Candidate) possible() bool {
 	}
 }
 
-// kept reports whether people keep it from giving a server, which they may end at any time.
-func (c *Candidate) kept() bool {
-	return c.Exclusion == placement.Drained || c.Exclusion == placement.Weight
-}
-
 // place is the candidate in words.
 func (c *Candidate) place() string {
 	if c.Region == "" {
@@ -92,7 +87,7 @@ func (a *Allocation) Begin(e placement.Explanation, now time.Time) {
 		next := Candidate{Candidate: c}
 		if n := slices.IndexFunc(old, func(o Candidate) bool { return o.Provider == c.Provider && o.Region == c.Region }); n >= 0 {
 			next.Tries, next.NotBefore = old[n].Tries, old[n].NotBefore
-			if o := old[n]; (c.Exclusion == placement.None || next.kept()) && (o.Exclusion == placement.Refused || o.Exclusion == placement.Bootstrap) {
+			if o := old[n]; c.Exclusion == placement.None && (o.Exclusion == placement.Refused || o.Exclusion == placement.Bootstrap) {
 				next.Exclusion, next.Message = o.Exclusion, o.Message
 			}
 		}
@@ -201,7 +196,7 @@ func (a *Allocation) RoundOver(now time.Time) {
 	a.RoundAt = time.Time{}
 	var next time.Time
 	for _, c := range a.Explanation.Candidates {
-		if !c.possible() && (a.WaitSince.IsZero() || !c.kept()) { // who waits already is not ended by a drain
+		if !c.possible() {
 			continue
 		}
 		at := c.NotBefore

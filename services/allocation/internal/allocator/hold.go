@@ -124,7 +124,7 @@ func (h *hold) underLease(ctx context.Context) (again time.Time, err error) {
 	defer cancel()
 	for {
 		now := h.now()
-		if h.a.State > Placing || h.a.Report == ReportFailed {
+		if h.a.State > Placing {
 			h.a.WaitSince = time.Time{} // a use-case has ended the waiting
 		}
 		action, due := h.a.Next(now)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
-	"math"
 	"slices"
 	"time"
 )
@@ -111,12 +110,11 @@ func (h *hold) gate(ctx context.Context) (bool, error) {
 	defer cancel()
 	l := h.a.line()
 	h.given = h.w.keeper.given()
-	window := h.w.keeper.window(l) // first: one that gets its server between the two leaves the line, and takes the room that it had from the window
 	ahead, err := h.w.cfg.Lines.Ahead(ctx, l, h.a.turn())
 	if err != nil {
 		return false, err
 	}
-	if ahead >= window {
+	if ahead >= h.w.keeper.window(l) {
 		h.a.WaitsBehind(ahead, h.now())
 		return false, nil
 	}
@@ -126,10 +124,7 @@ func (h *hold) gate(ctx context.Context) (bool, error) {
 
 // queueUp has an allocation that waits stand in its line. That it waits is stored before, so that whoever takes it up knows that it has to leave it again.
 func (h *hold) queueUp(ctx context.Context) error {
-	l, limit := h.a.line(), h.w.cfg.QueueLimit
-	if !h.stored.WaitSince.IsZero() { // it waits already: nobody who comes meanwhile has its place
-		limit = math.MaxInt
-	}
+	l := h.a.line()
 	if h.stored.WaitSince.IsZero() || l != h.stored.line() {
 		if err := h.commit(ctx, Change{Keep: true}); err != nil {
 			return err
@@ -137,7 +132,7 @@ func (h *hold) queueUp(ctx context.Context) error {
 	}
 	callCtx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	ok, err := h.w.cfg.Lines.Enter(callCtx, Waiter{h.id, l, h.a.WaitSince}, h.a.turn(), limit)
+	ok, err := h.w.cfg.Lines.Enter(callCtx, Waiter{h.id, l, h.a.WaitSince}, h.a.turn(), h.w.cfg.QueueLimit)
 	switch {
 	case err != nil:
 		return err

@@ -14,8 +14,6 @@ const (
 	retention = time.Hour
 	// maxMissing is how often in a row a provider may not know a server that it named, before the server counts as gone.
 	maxMissing = 3
-	// missingAgain is the least time between two looks at a server that the provider does not know: its API may answer from a copy that lags behind.
-	missingAgain = 5 * time.Second
 	// maxMessage bounds messages, and maxTryMessage those of single calls, in bytes.
 	maxMessage    = 1024
 	maxTryMessage = 256
@@ -79,11 +77,11 @@ func (a *Allocation) Next(now time.Time) (Action, time.Time) {
 		}
 		return Wait, a.earliest(true)
 	case Releasing:
-		if a.Report != ReportNone && !now.Before(a.ReportAt) { // first: the instance does not wait for a provider that is slow to take its server back
-			return Tell, now
-		}
 		if !a.Gone && !now.Before(a.CallAt) {
 			return GiveBack, now
+		}
+		if a.Report != ReportNone && !now.Before(a.ReportAt) {
+			return Tell, now
 		}
 		return Wait, a.earliest(!a.Gone)
 	default:
@@ -242,7 +240,7 @@ func (a *Allocation) LookFailed(f *Failure, poll time.Duration, now time.Time) {
 		a.CallAt = now.Add(poll)
 	default:
 		a.Missing++
-		a.CallAt = now.Add(max(poll, missingAgain))
+		a.CallAt = now.Add(poll)
 		if a.Missing == maxMissing && a.Report != ReportFailed { // no proof that it ended: the instance is told, and says what becomes of it
 			a.say(fmt.Sprintf("provider %q no longer knows the server", a.Provider))
 			a.owe(ReportExited, now)

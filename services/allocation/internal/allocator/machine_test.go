@@ -386,9 +386,6 @@ func TestAServerThatTheProviderForgot(t *testing.T) {
 	for range maxMissing - 1 {
 		a.LookFailed(&Failure{Kind: NotFound}, time.Second, t0)
 		expect(t, a, Bound, ReportNone, Wait) // once is no proof
-		if action, at := a.Next(t0); action != Wait || at.Before(t0.Add(missingAgain)) {
-			t.Errorf("%v %v later: a copy that lags behind is given no time", action, at.Sub(t0))
-		}
 	}
 	b := a
 	b.Observed(Server{State: ServerRunning}, time.Second, t0)
@@ -428,53 +425,5 @@ func TestBackoffGrowsToItsTop(t *testing.T) {
 			t.Errorf("wait %d is %v after %v", n, d, last)
 		}
 		last = d
-	}
-}
-
-// A provider that is slow to take a server back does not keep the instance from hearing that it has lost it.
-func TestTheInstanceHearsOfAnExitFirst(t *testing.T) {
-	a := ready()
-	a.Told(Accepted, t0)
-	a.Observed(Server{State: ServerExited}, time.Second, t0)
-	expect(t, a, Releasing, ReportExited, Tell)
-	a.NotTold(t0) // nor does an instance that is away keep the server
-	expect(t, a, Releasing, ReportExited, GiveBack)
-	a.GivenBack(true, time.Second, t0)
-	a.Told(Accepted, t0)
-	expect(t, a, Releasing, ReportReleased, Tell)
-}
-
-// Who waits does so until its deadline, also when operators have drained the last place for it: they may resume it. Who does not wait yet, fails.
-func TestADrainDoesNotEndWhoWaits(t *testing.T) {
-	for _, why := range []placement.Exclusion{placement.Drained, placement.Weight} {
-		round := func(a *Allocation, why placement.Exclusion) {
-			a.Begin(placement.Explanation{Candidates: []placement.Candidate{{Provider: "p", Region: "r", Exclusion: why}}}, t0)
-			a.RoundOver(t0)
-		}
-		a := queued(t0.Add(time.Hour))
-		b := a
-		round(&a, placement.Full)
-		round(&a, why)
-		expect(t, a, Queued, ReportNone, Wait)
-		a.Begin(placement.Explanation{Candidates: []placement.Candidate{{Provider: "p", Region: "r"}}}, t0)
-		if a.candidate() != 0 {
-			t.Errorf("%v: resumed, and no candidate", why)
-		}
-		round(&b, why)
-		expect(t, b, Queued, ReportFailed, Tell)
-	}
-}
-
-// What has refused an allocation for good has done so, whether it was drained in between or not.
-func TestARefusalOutlivesADrain(t *testing.T) {
-	a := queued(t0.Add(time.Hour))
-	for _, why := range []placement.Exclusion{placement.None, placement.Drained, placement.None} {
-		a.Begin(placement.Explanation{Candidates: []placement.Candidate{{Provider: "p", Region: "r", Exclusion: why}}}, t0)
-		if a.Rounds == 1 {
-			a.Exclude(0, placement.Refused, "no such image")
-		}
-	}
-	if got := a.Explanation.Candidates[0]; got.Exclusion != placement.Refused {
-		t.Errorf("it is asked again: %+v", got)
 	}
 }
