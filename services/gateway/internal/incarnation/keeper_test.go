@@ -160,8 +160,11 @@ func TestALeaseThatTheStoreHasLost(t *testing.T) {
 	s := &stage{answers: []answer{known(1), known(1), lost, known(2), known(2), {}}} // the last is of a replica that does not say
 	play(t, s, func(t *testing.T, k *incarnation.Keeper) {
 		first, err := k.Current()
-		if err != nil || s.forgets != 0 {
-			t.Fatalf("%v, %d losses", err, s.forgets)
+		s.mu.Lock()
+		forgets := s.forgets
+		s.mu.Unlock()
+		if err != nil || forgets != 0 {
+			t.Fatalf("%v, %d losses", err, forgets)
 		}
 		s.pass(11 * time.Second)
 		if now, err := k.Current(); err != nil || now != first || s.forgets != 1 || s.lapses != 0 {
