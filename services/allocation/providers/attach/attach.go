@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -23,6 +22,7 @@ import (
 	typev1 "github.com/berth-dev/berth/sdk/go/gen/berth/type/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
 	"github.com/berth-dev/berth/services/allocation/providers/internal/attempts"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/names"
 )
 
 const (
@@ -30,9 +30,6 @@ const (
 	version      = "1"
 	pollInterval = time.Second
 )
-
-// endpointName is what names of ports look like.
-var endpointName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // Config configures a Provider.
 type Config struct {
@@ -99,7 +96,7 @@ func New(_ context.Context, cfg Config) (*Provider, error) {
 		return nil, errors.New("attach.builds: at least one build is needed")
 	}
 	for _, e := range cfg.Endpoints {
-		if !endpointName.MatchString(e.Name) {
+		if !names.Label(e.Name) {
 			return nil, fmt.Errorf("attach.endpoints: %q is no name for a port: lower-case letters, digits and '-'", e.Name)
 		}
 	}

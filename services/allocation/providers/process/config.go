@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/berth-dev/berth/sdk/go/bootstrap"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/names"
 )
 
 // The ways of handing the bootstrap document to a server. A command line is none of them: everybody on the machine can read it.
@@ -105,11 +106,7 @@ type Endpoint struct {
 	Protocol string `yaml:"protocol"`
 }
 
-var (
-	buildName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
-	labelName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-	envName   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-)
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // complete checks the configuration and fills in defaults.
 func (c Config) complete() (Config, error) {
@@ -149,15 +146,14 @@ func (c Config) complete() (Config, error) {
 	if _, err := parsePorts(c.Ports); err != nil {
 		return c, err
 	}
-	for _, name := range c.Regions {
-		if !labelName.MatchString(name) {
-			return c, fmt.Errorf("process.regions: %q is no name that a placement can ask for: lower-case letters, digits and '-'", name)
-		}
+	if err := names.Regions(c.Regions); err != nil {
+		return c, fmt.Errorf("process.regions: %w", err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(c.Builds)) {
-		if !buildName.MatchString(name) {
-			return c, fmt.Errorf("process.builds: %q is no name for a build: lower-case letters, digits, '.', '_' and '-'", name)
-		}
+	builds := slices.Sorted(maps.Keys(c.Builds))
+	if err := names.Builds(builds); err != nil {
+		return c, fmt.Errorf("process.builds: %w", err)
+	}
+	for _, name := range builds {
 		if err := c.Builds[name].check(); err != nil {
 			return c, fmt.Errorf("process.builds.%s.%w", name, err)
 		}
@@ -180,7 +176,7 @@ func (b Build) check() error {
 	seen := make(map[string]bool, len(b.Endpoints))
 	for i, e := range b.Endpoints {
 		switch {
-		case !labelName.MatchString(e.Name):
+		case !names.Label(e.Name):
 			return fmt.Errorf("endpoints[%d].name: %q is none: lower-case letters, digits and '-'", i, e.Name)
 		case seen[e.Name]:
 			return fmt.Errorf("endpoints[%d].name: %q is there twice", i, e.Name)

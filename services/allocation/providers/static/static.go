@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/berth-dev/berth/pkg/rpc"
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
+	"github.com/berth-dev/berth/services/allocation/providers/internal/names"
 )
 
 const (
@@ -51,30 +51,20 @@ type Config struct {
 	Builds []string `yaml:"builds"`
 }
 
-// Names that servers can join under, and placements ask for.
-var (
-	buildName = regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`)
-	labelName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-)
-
 func (c Config) check() error {
 	switch {
 	case c.Pool == "":
 		return errors.New("pool: the name of the pool is needed, as its servers say it when they join")
-	case !labelName.MatchString(c.Pool):
+	case !names.Label(c.Pool):
 		return fmt.Errorf("pool: no server can join %q: lower-case letters, digits and '-'", c.Pool)
 	case len(c.Builds) == 0:
 		return errors.New("builds: at least one build is needed")
 	}
-	for _, name := range c.Builds {
-		if !buildName.MatchString(name) {
-			return fmt.Errorf("builds: %q is no name that a placement can ask for: lower-case letters, digits, '.', '_' and '-'", name)
-		}
+	if err := names.Builds(c.Builds); err != nil {
+		return fmt.Errorf("builds: %w", err)
 	}
-	for _, name := range c.Regions {
-		if !labelName.MatchString(name) {
-			return fmt.Errorf("regions: %q is no name that a placement can ask for: lower-case letters, digits and '-'", name)
-		}
+	if err := names.Regions(c.Regions); err != nil {
+		return fmt.Errorf("regions: %w", err)
 	}
 	return nil
 }

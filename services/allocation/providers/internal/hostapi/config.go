@@ -1,52 +1,29 @@
 package hostapi
 
 import (
-	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
 	providerv1 "github.com/berth-dev/berth/sdk/go/gen/berth/provider/v1"
 	"github.com/berth-dev/berth/sdk/go/provider"
-)
-
-// names are those that a placement can ask for (berth.instance.v1.Placement): a build of any other one would be configured in vain, and a region could not be asked for.
-type names struct {
-	pattern *regexp.Regexp
-	words   string
-}
-
-var (
-	buildNames  = names{regexp.MustCompile(`^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$`), "a-z, 0-9, and '.', '_' and '-' between them"}
-	regionNames = names{regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`), "a-z, 0-9, and '-' between them"}
+	"github.com/berth-dev/berth/services/allocation/providers/internal/names"
 )
 
 // CheckMaps returns an error unless a provider has builds and regions, with names that can be asked for. block is that of its settings.
 func CheckMaps[B, R any](block string, builds map[string]B, regions map[string]R) error {
-	if err := buildNames.check(slices.Sorted(maps.Keys(builds))); err != nil {
+	switch {
+	case len(builds) == 0:
+		return fmt.Errorf("%s.builds: at least one is needed", block)
+	case len(regions) == 0:
+		return fmt.Errorf("%s.regions: at least one is needed", block)
+	}
+	if err := names.Builds(slices.Sorted(maps.Keys(builds))); err != nil {
 		return fmt.Errorf("%s.builds: %w", block, err)
 	}
-	if err := regionNames.check(slices.Sorted(maps.Keys(regions))); err != nil {
+	if err := names.Regions(slices.Sorted(maps.Keys(regions))); err != nil {
 		return fmt.Errorf("%s.regions: %w", block, err)
-	}
-	return nil
-}
-
-func (n names) check(configured []string) error {
-	if len(configured) == 0 {
-		return errors.New("at least one is needed")
-	}
-	for _, name := range configured {
-		if n.pattern.MatchString(name) {
-			continue
-		}
-		better := ""
-		if lower := strings.ToLower(name); n.pattern.MatchString(lower) {
-			better = fmt.Sprintf("; call it %q", lower)
-		}
-		return fmt.Errorf("%q is no name that a placement can ask for: up to 63 of %s%s", name, n.words, better)
 	}
 	return nil
 }
